@@ -1,0 +1,1 @@
+"""A PyTorch Lightning + Hydra research template; `train.py` is the map."""

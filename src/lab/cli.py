@@ -1,0 +1,97 @@
+"""`lab VERB …`: each verb is a Hydra app. Nothing heavy is imported before a job starts."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+VERBS = {
+    "train": "fit an experiment, test its best weights, keep both in a run folder",
+    "test": "the test metrics of a finished run, again",
+    "predict": "classify your own files with a finished run",
+}
+
+
+def main() -> None:
+    verb, *arguments = sys.argv[1:] or ["help"]
+    try:
+        if verb in ("help", "--help", "-h"):
+            print(_usage())
+        elif verb == "-sc":
+            _complete(arguments)
+        elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
+            from lab.train import join
+
+            join(*arguments)
+        else:
+            _run(verb, arguments)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(verb: str, arguments: Sequence[str]) -> None:
+    from lab import config
+
+    if verb not in VERBS:
+        config.fail([config.unknown("verb", verb, VERBS)])
+    sys.argv[1:] = arguments
+    config.check_command_line(verb, arguments)
+    _hydra_app(verb)
+
+
+def _hydra_app(verb: str) -> None:
+    import hydra
+
+    from lab.config import CONF
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong; `main` says it
+
+    def job(cfg: Any) -> Any:
+        from importlib import import_module
+
+        try:
+            return import_module(f"lab.{verb}").main(cfg)
+        except Exception as error:
+            if "-m" in sys.argv or "--multirun" in sys.argv or not _is_users(error):
+                raise
+            print(error, file=sys.stderr)  # here, before Hydra puts its own lines around it
+            sys.exit(2)
+
+    hydra.main(config_path=str(CONF), config_name=verb, version_base="1.3")(job)()
+
+
+def _is_users(error: Exception) -> bool:
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lab.errors import UserError
+
+    if isinstance(error, InstantiationException):
+        return False
+    return isinstance(error, (UserError, HydraException, OmegaConfBaseException))
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Hydra's tab completion asks `lab -sc query=bash`, with the line in `COMP_LINE`: the verb picks the app."""
+    line = os.environ.get("COMP_LINE", "")
+    _, _, rest = line.strip().partition(" ")
+    verb, space, rest = rest.lstrip().partition(" ")
+    if arguments[0].startswith("query=") and (verb not in VERBS or (not space and not line.endswith(" "))):
+        print(*(v for v in VERBS if v.startswith(verb)))
+        return
+    os.environ["COMP_LINE"] = f"lab {rest}"
+    sys.argv[1:] = ["-sc", *arguments]
+    _hydra_app(verb if verb in VERBS else "train")
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  lab {verb:<9} {does}" for verb, does in VERBS.items())
+    return f"""{verbs}
+
+  lab train                        the experiments
+  lab train --help                 everything that can be set
+  lab train experiment=digits      train one; then key=value, as many as you like
+  eval "$(lab -sc install=bash)"   tab completion"""

@@ -1,0 +1,142 @@
+"""What every data module shares: splits read once, loaders without hidden state, batches as dicts."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lab.errors import UserError
+
+Batch = dict[str, Tensor]
+
+
+class Batches(Dataset[Batch]):
+    """A dataset that hands out whole batches: `__getitems__` is one indexing call, with nothing to collate."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+
+class Data(L.LightningDataModule):
+    """Three splits and how they are batched. A subclass defines `read` and `read_inputs`.
+
+    The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
+    are dealt out disjointly (at most one a process is left out of an epoch), and the evaluation samples exactly once:
+    none is repeated to fill a batch, so the metrics are those of a single process.
+
+    Args:
+        batch_size: samples in each process's batch.
+        num_workers: processes that load; 0 loads in the main process.
+        tiny: read a small stand-in of the same format instead, made on the spot.
+        seed: of the order and the augmentation.
+    """
+
+    Facts: ClassVar[type]  # a dataclass of plain values; its fields fill the arguments of nets and tasks
+
+    def __init__(
+        self, batch_size: PositiveInt, num_workers: NonNegativeInt = 0, tiny: bool = False, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers, self.tiny, self.seed = batch_size, num_workers, tiny, seed
+        self.splits: dict[str, Dataset[Batch]] = {}
+        self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
+        self.input: str | Path | None = None  # what `predict_dataloader` reads
+
+    @abstractmethod
+    def read(self) -> tuple[dict[str, Dataset[Batch]], Any]:
+        """The splits "train", "val" and "test", and the facts."""
+
+    @abstractmethod
+    def read_inputs(self, path: Path) -> tuple[list[str], Dataset[Batch]]:
+        """Unlabelled samples from a user's file or folder, and a name for each."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits and stage != "predict":
+            self.splits, self.facts = self.read()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        dataset = self.splits["train"]
+        rank, world_size = self._rank()
+        sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=self.seed, drop_last=True)
+        drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        assert self.input is not None
+        return self._loader(self.read_inputs(Path(self.input))[1], batch_size=self.batch_size)
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+        dataset = self.splits[split]
+        rank, world_size = self._rank()
+        if len(dataset) < world_size:  # type: ignore[arg-type]
+            raise UserError(f"data: {split} has {len(dataset)} samples, fewer than the {world_size} processes.")  # type: ignore[arg-type]
+        batches = shard(len(dataset), self.batch_size, rank, world_size)  # type: ignore[arg-type]
+        return self._loader(dataset, batch_sampler=batches)
+
+    def _loader(self, dataset: Dataset[Batch], **kwargs: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_it_is,
+            **kwargs,
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def shard(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """The batches of one of `world_size` processes: as many for each, none empty, every sample exactly once."""
+    num_batches = -(-num_samples // (batch_size * world_size))
+    mine = torch.arange(rank, num_samples, world_size)
+    return [batch.tolist() for batch in mine.tensor_split(num_batches)]
+
+
+def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+    """Sample indices of "train" and of each part in `fractions`, drawn class by class.
+
+    Args:
+        label: (N,) class of each sample.
+        fractions: the share of every class that goes to a part, which gets at least one sample of it.
+        seed: the same seed, the same split.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {"train": [], **{part: [] for part in fractions}}
+    for value in label.unique().tolist():
+        order = (label == value).nonzero().flatten()
+        order = order[torch.randperm(len(order), generator=generator)]
+        sizes = [max(1, round(share * len(order))) for share in fractions.values()]
+        if sum(sizes) >= len(order):
+            raise UserError(
+                f"data: class {value} has {len(order)} samples, too few for train, {' and '.join(fractions)}."
+                " Add samples, or take a smaller fraction."
+            )
+        *chunks, rest = order.split([*sizes, len(order) - sum(sizes)])
+        for part, chunk in zip(fractions, chunks, strict=True):
+            parts[part].append(chunk)
+        parts["train"].append(rest)
+    return {part: torch.cat(chunks).sort().values for part, chunks in parts.items()}
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

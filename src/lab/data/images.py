@@ -1,0 +1,298 @@
+"""Images and their classes: held in memory as uint8, or decoded from files by workers."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchvision import datasets
+from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.transforms.v2 import functional as TF  # noqa: N812
+
+from lab.data import tiny
+from lab.data.augment import Augment, uniform
+from lab.data.base import Batch, Batches, Data, stratified_split
+from lab.errors import UserError
+from lab.types import Fraction
+
+Part = Dataset[Batch]
+DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    num_classes: int
+    class_names: list[str]
+    num_channels: int
+    image_size: int  # pixels of the height and of the width
+    mean: list[float]  # of each channel over the training split, in [0, 1]
+    std: list[float]
+    num_samples: dict[str, int]  # in each split
+    fingerprint: str  # SHA-256 of all samples and labels
+
+
+class ImageTensors(Batches):
+    """Images in memory: (N, C, H, W) uint8 and (N,) labels."""
+
+    def __init__(self, image: Tensor, label: Tensor) -> None:
+        self.image, self.label = image, label
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return {"image": self.image[index], "label": self.label[index], "index": index}
+
+
+class ImageFiles(Batches):
+    """Images on disk, decoded when asked for; without `label` their batches have none."""
+
+    def __init__(self, paths: Sequence[str], label: Tensor | None, num_channels: int, image_size: int) -> None:
+        self.paths, self.label, self.num_channels, self.image_size = paths, label, num_channels, image_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        image = torch.stack([read_image(self.paths[i], self.num_channels, self.image_size) for i in indices])
+        return {"image": image, "index": index} | ({} if self.label is None else {"label": self.label[index]})
+
+
+class ImageData(Data):
+    """Batches of `image` (B, C, H, W), `label` (B,) and `index` (B,).
+
+    Images travel to the device as uint8, and become floats there: augmented in training, then normalised by the
+    training split's mean and standard deviation.
+    """
+
+    Facts = ImageFacts
+
+    def __init__(self, augment: Augment | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.augment = augment
+
+    @abstractmethod
+    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+        """The splits, and the names of the classes."""
+
+    def read(self) -> tuple[dict[str, Part], ImageFacts]:
+        splits, class_names = self.read_splits()
+        image, mean, std = _statistics(splits["train"])
+        facts = ImageFacts(
+            num_classes=len(class_names),
+            class_names=class_names,
+            num_channels=image.shape[1],
+            image_size=image.shape[2],
+            mean=mean,
+            std=std,
+            num_samples={name: len(split) for name, split in splits.items()},  # type: ignore[arg-type]
+            fingerprint=_fingerprint(splits),
+        )
+        return splits, facts
+
+    def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
+        names = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _suffixes())
+        if not names:
+            raise UserError(f"input: {path} is neither an image nor a folder with images in it.")
+        paths = [str(name) for name in names]
+        return paths, ImageFiles(paths, None, self.facts.num_channels, self.facts.image_size)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        training = self.trainer is not None and self.trainer.training
+        image = TF.to_dtype(batch["image"], torch.float32, scale=True)
+        if training and self.augment:
+            assert self.trainer is not None
+            random = uniform(self.seed, self.trainer.current_epoch, batch["index"], self.augment.num_random)
+            image = self.augment(image, random)
+        return batch | {"image": TF.normalize(image, self.facts.mean, self.facts.std)}
+
+
+class Digits(ImageData):
+    """Scikit-learn's 8×8 digits (the test part of UCI's; Alpaydin & Kaynak 1998), enlarged to `image_size`."""
+
+    def __init__(
+        self, image_size: PositiveInt, val_fraction: Fraction, test_fraction: Fraction, split_seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size, self.split_seed = image_size, split_seed
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+
+    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        image = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)[:, None]  # 0..16 -> 0..255
+        label = torch.from_numpy(digits.target)
+        if self.tiny:
+            image, label = image[:200], label[:200]
+        image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
+        everything = ImageTensors(image, label)
+        parts = stratified_split(label, self.fractions, self.split_seed)
+        return {name: Subset(everything, index) for name, index in parts.items()}, list(map(str, range(10)))  # type: ignore[arg-type]
+
+
+class TorchvisionImages(ImageData):
+    """A small classification set of torchvision, held in memory; its official test set is the test split.
+
+    Args:
+        name: the class in `torchvision.datasets`.
+        root: where the files are, or are downloaded to.
+        val_fraction: share of each class's training images that validate instead.
+    """
+
+    def __init__(
+        self,
+        name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100"],
+        root: str,
+        val_fraction: Fraction,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset: Any = getattr(datasets, name)
+        self.root, self.val_fraction, self.split_seed = Path(root).expanduser(), val_fraction, split_seed
+
+    def prepare_data(self) -> None:
+        if self.tiny:
+            return
+        raw, debian = self.root / self.dataset.__name__ / "raw", DEBIAN.get(self.dataset.__name__)
+        if not raw.is_dir() and debian and debian.is_dir():
+            tiny.unpack(debian, raw)
+        try:
+            self.dataset(self.root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({error})."
+                " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
+            ) from error
+
+    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+        root, dataset = tiny.torchvision_images(self.dataset) if self.tiny else (self.root, self.dataset)
+        official = {train: dataset(root, train=train) for train in (True, False)}
+        train, test = (_in_memory(official[part]) for part in (True, False))
+        parts = stratified_split(train.label, {"val": self.val_fraction}, self.split_seed)
+        splits: dict[str, Part] = {name: Subset(train, index) for name, index in parts.items()}  # type: ignore[arg-type]
+        return splits | {"test": test}, list(official[True].classes)
+
+
+class ImageFolder(ImageData):
+    """One's own images: a folder for each class.
+
+    They lie directly in `root`, and are split by class and `split_seed`, or in `root/train`, `root/val` and
+    `root/test`; a val or test folder that is missing is split off train.
+
+    Args:
+        root: the folder.
+        image_size: the shorter side is resized to this many pixels, then the centre square is taken.
+        num_channels: 3 reads colour, 1 grey.
+        val_fraction: share of each class that validates, where there is no val folder.
+        test_fraction: share of each class that tests, where there is no test folder.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        image_size: PositiveInt,
+        num_channels: Literal[1, 3],
+        val_fraction: Fraction,
+        test_fraction: Fraction,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root, self.image_size, self.num_channels, self.split_seed = root, image_size, num_channels, split_seed
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+
+    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+        if self.root is None and not self.tiny:
+            raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
+        root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
+        if not root.is_dir():
+            raise UserError(f"data.root: {root} is not a folder. It holds a folder of images for each class.")
+        folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+        if "train" not in folders:
+            folders = {"train": root}
+        try:
+            class_names, class_to_idx = find_classes(str(folders["train"]))
+            splits: dict[str, Part] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
+        except FileNotFoundError as error:
+            raise UserError(f"data.root: {error}".partition(" Supported extensions")[0]) from error
+        missing = {name: share for name, share in self.fractions.items() if name not in folders}
+        train = splits["train"]
+        assert isinstance(train, ImageFiles) and train.label is not None
+        parts = stratified_split(train.label, missing, self.split_seed)
+        return splits | {name: Subset(train, index) for name, index in parts.items()}, class_names  # type: ignore[arg-type]
+
+    def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
+        samples = make_dataset(str(root), class_to_idx, extensions=_suffixes())
+        paths, labels = [path for path, _ in samples], [label for _, label in samples]
+        return ImageFiles(paths, torch.tensor(labels), self.num_channels, self.image_size)
+
+
+def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
+    """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
+
+    Any mode that PIL reads: transparency is laid on white, 16- and 32-bit grey is scaled by its largest value.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = _eight_bits(file)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        raise UserError(f"data: {path} is not a readable image ({error}). Mend or remove it.") from error
+    picture = picture.convert("RGB" if num_channels == 3 else "L")
+    image = TF.resize(TF.pil_to_tensor(picture), [image_size], antialias=True)
+    return TF.center_crop(image, [image_size, image_size])
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        low, high = picture.getextrema()
+        picture = picture.convert("F").point(lambda value: value * (255 / max(high, 1)))  # type: ignore[type-var]
+        return picture.convert("L")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _suffixes() -> tuple[str, ...]:
+    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+
+
+def _in_memory(dataset: Any) -> ImageTensors:
+    image = torch.as_tensor(dataset.data)
+    image = image[:, None] if image.ndim == 3 else image.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
+    return ImageTensors(image, torch.as_tensor(dataset.targets))
+
+
+def _statistics(split: Part, num_samples: int = 2000) -> tuple[Tensor, list[float], list[float]]:
+    """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
+    step = max(1, len(split) // num_samples)  # type: ignore[arg-type]
+    image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[attr-defined,arg-type]
+    pixel = image.double().div(255).flatten(2)  # (N, C, H·W)
+    std = pixel.std((0, 2)).clamp(min=1e-3)  # one grey tone everywhere is no reason to divide by zero
+    return image, pixel.mean((0, 2)).tolist(), std.tolist()
+
+
+def _fingerprint(splits: dict[str, Part]) -> str:
+    """Of pixels in memory, or of files' names and sizes; and of the labels, split by split."""
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        whole: Any = split.dataset if isinstance(split, Subset) else split
+        index = torch.as_tensor(split.indices) if isinstance(split, Subset) else torch.arange(len(whole))
+        digest.update(name.encode() + whole.label[index].numpy().tobytes())
+        if isinstance(whole, ImageTensors):
+            digest.update(whole.image[index].numpy().tobytes())
+        else:
+            files = [Path(whole.paths[i]) for i in index.tolist()]
+            digest.update("".join(f"{file.parent.name}/{file.name} {file.stat().st_size}\n" for file in files).encode())
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""`lab predict`: a finished run's answers for one's own files."""
+
+import csv
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from lab import config, run
+from lab.errors import UserError
+
+NUM_SHOWN = 20
+
+
+def main(cfg: DictConfig) -> None:
+    config.quiet()
+    saved, data, task = run.load(cfg.run)
+    if not Path(cfg.input).exists():
+        raise UserError(f"error: input={cfg.input}: there is no such file or folder.")
+    data.input = cfg.input
+    paths, _ = data.read_inputs(Path(cfg.input))
+    trainer = run.evaluation_trainer(saved, cfg.trainer)
+    if trainer.world_size > 1:
+        config.fail(["trainer: predict uses one process; choose trainer=cpu or trainer=gpu."])
+    probability, label = torch.cat(trainer.predict(task, data)).max(-1)
+    names = [data.facts.class_names[i] for i in label.tolist()]
+    rows = [(path, name, f"{p:.4f}") for path, name, p in zip(paths, names, probability.tolist(), strict=True)]
+    with open(cfg.output, "w", newline="") as file:
+        csv.writer(file).writerows([("path", "class", "probability"), *rows])
+    width = max(len(path) for path, _, _ in rows[:NUM_SHOWN])
+    print(*(f"{path:<{width}}  {p}  {name}" for path, name, p in rows[:NUM_SHOWN]), sep="\n")
+    more = f" ({len(rows) - NUM_SHOWN} more than shown)" if len(rows) > NUM_SHOWN else ""
+    print(f"\n{len(rows)} predictions in {cfg.output}{more}")

@@ -1,0 +1,21 @@
+"""What is printed at the end: for people."""
+
+from pathlib import Path
+from typing import Any
+
+
+def summary(results: dict[str, Any], folder: Path) -> str:
+    """The test metrics as a table, the run's folder, and how to look at its curves."""
+    lines = ["", table(results["test"]), "", f"run    {folder}"]
+    return "\n".join([*lines, f"look   tensorboard --logdir {folder}"])
+
+
+def table(metrics: dict[str, float], num_columns: int = 5) -> str:
+    """One metric a line; those of the form a/b/c, one for each class, side by side below."""
+    single = {name: value for name, value in metrics.items() if name.count("/") < 2}
+    each = [f"{name.split('/', 2)[2][:12]:>12} {value:.3f}" for name, value in metrics.items() if name not in single]
+    lines = [f"{name:<12} {value:.4f}" for name, value in sorted(single.items())]
+    if each:
+        lines.append("each class's accuracy")
+    lines += ["  ".join(each[i : i + num_columns]) for i in range(0, len(each), num_columns)]
+    return "\n".join(lines)

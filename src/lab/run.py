@@ -1,0 +1,174 @@
+"""A run is a folder. Make one, build what its config describes, come back to it later."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig, OmegaConf
+
+from lab.config import _parameters, fail, unknown
+from lab.data.base import Data
+from lab.errors import UserError
+from lab.stamp import stamp
+
+CONFIG, FACTS, RESULTS, BEST = "config.yaml", "data.json", "results.json", "best.ckpt"
+
+
+def read_data(cfg: DictConfig) -> Data:
+    """The data of a config, read and split."""
+    data: Data = _instantiate("data", cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
+    """The task of a config around its net; what they need to know of the data they are given by name."""
+    net = _instantiate("net", cfg.net, asdict(facts))
+    if cfg.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        net.compile()  # in place: the names of the weights stay as they are
+    parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
+    return _instantiate("task", cfg.task, asdict(facts) | parts)
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
+    """The trainer of a config, which writes its checkpoints and curves into `folder`."""
+    metric, mode = cfg.monitor.metric, cfg.monitor.mode
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder, "best", monitor=metric, mode=mode, save_last=True, enable_version_counter=False, verbose=False
+        ),
+        LearningRateMonitor(),
+        *(instantiate(callback) for callback in cfg.callbacks.values()),
+    ]
+    if cfg.early_stopping is not None:
+        callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
+    if cfg.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
+    loggers = [instantiate(cfg.logger, save_dir=str(folder)), CSVLogger(folder, name="", version="")]
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+
+
+def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
+    """Build what a node names; arguments it takes and the node leaves out come from `given`."""
+    parameters, _ = _parameters(get_object(node["_target_"]))
+    filled = {name: value for name, value in (given or {}).items() if name in parameters and name not in node}
+    try:
+        return instantiate(node, **filled, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
+            fail([f"{key}: {error.__cause__}"])
+        raise
+
+
+def create(cfg: DictConfig, facts: Any) -> Path:
+    """A new run folder, never one that is there: <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
+    parent = Path(cfg.log_dir) / cfg.name
+    parent.mkdir(parents=True, exist_ok=True)
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, n = parent / name, 0
+    while True:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            n += 1
+            folder = parent / f"{name}_{n}"
+    OmegaConf.save(cfg, folder / CONFIG)
+    write_json(folder / FACTS, asdict(facts))
+    write_json(folder / "stamp.json", stamp(folder) | {"data": facts.fingerprint})
+    return folder
+
+
+@contextmanager
+def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
+    """Keep `results.json` true: whatever is put in the dict that this yields, the seconds, and how the run ended."""
+    results: dict[str, Any] = {"status": "running"}
+    start = time.monotonic()
+
+    def save(status: str) -> None:
+        if trainer.is_global_zero:
+            results.update(status=status, seconds=round(time.monotonic() - start, 2))
+            write_json(folder / RESULTS, results)
+
+    save("running")
+    try:
+        yield results
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        results["error"] = "" if stopped else f"{type(error).__name__}: {error}"
+        save("interrupted" if stopped else "failed")
+        raise
+    save("finished")
+
+
+def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
+    """Config, data and trained task of a finished run; the data is not read before its `setup`.
+
+    Raises:
+        UserError: the folder is not that of a finished run.
+    """
+    folder = Path(folder)
+    status = _status(folder)
+    if status != "finished":
+        raise UserError(f"error: {folder} is not a finished run: {status}. lab train makes one.")
+    cfg = OmegaConf.load(folder / CONFIG)
+    assert isinstance(cfg, DictConfig)
+    data: Data = _instantiate("data", cfg.data)
+    data.facts = data.Facts(**json.loads((folder / FACTS).read_text()))
+    task = build_task(cfg, data.facts)
+    restore(task, folder)
+    return cfg, data, task.eval()
+
+
+def _status(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder"
+    for name in (RESULTS, CONFIG, FACTS, BEST):
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+    return str(json.loads((folder / RESULTS).read_text())["status"])
+
+
+def restore(task: LightningModule, folder: Path) -> None:
+    """Give a task the best weights of a run; the averaged ones, where it averaged."""
+    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    task.load_state_dict(checkpoint["state_dict"])
+
+
+def evaluation_trainer(cfg: DictConfig, overrides: DictConfig) -> Trainer:
+    """A trainer as the run's own that writes nothing, on the accelerator that `overrides` may name."""
+    trainer = OmegaConf.merge(cfg.trainer, overrides)
+    try:
+        return instantiate(trainer, logger=False, enable_checkpointing=False)
+    except InstantiationException as error:
+        fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
+
+
+def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
+    names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr,operator]
+    if cfg.monitor.metric not in names:
+        fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,55 @@
+"""Where a number came from: code, versions, machine, command line."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def stamp(folder: Path) -> dict[str, Any]:
+    """What is needed to do the run again; the code's uncommitted changes are put in `folder/git.diff`."""
+    return {
+        "command": shlex.join(["lab", *sys.argv[1:]]),
+        "git": _git(folder / "git.diff"),
+        "python": platform.python_version(),
+        "packages": dict(sorted((d.name, d.version) for d in distributions())),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _git(diff: Path) -> dict[str, Any] | None:
+    """Commit and state of the checkout that this code is in; None where it is installed from a wheel."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        status = git("status", "--porcelain", "--", ":/").splitlines()
+        changes = git("diff", "HEAD", "--", ":/")
+        if changes:
+            diff.write_text(changes)
+        untracked = [line[3:] for line in status if line.startswith("??")]
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(status), "untracked": untracked}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,84 @@
+"""What every task shares: one step for three stages, one optimizer, one schedule."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+
+
+class Task(L.LightningModule):
+    """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
+
+    Metrics are updated in every step and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
+    loss over samples is one of them.
+
+    Args:
+        net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
+        optimizer: named parameters -> optimizer.
+        scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length.
+        metrics: what to report beside the loss, for "train", "val" and "test".
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        metrics: dict[str, MetricCollection],
+    ) -> None:
+        super().__init__()
+        self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
+        self.inputs = list(inspect.signature(net.forward).parameters)
+        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric() for stage in metrics})
+        self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
+
+    @abstractmethod
+    def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
+        """Update `metrics` with a batch, and return its mean loss."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the net makes of a batch."""
+        return self.net(**{name: batch[name] for name in self.inputs if name in batch})
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self._step(batch, "train")
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        takes = inspect.signature(self.scheduler).parameters
+        length = {"total_steps": int(self.trainer.estimated_stepping_batches)} if "total_steps" in takes else {}
+        return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
+
+    def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        loss = self.step(batch, self.metrics[f"{stage}_"])  # type: ignore[arg-type]
+        self.losses[f"{stage}_"].update(loss.detach(), weight=len(next(iter(batch.values()))))  # type: ignore[operator]
+        return loss
+
+    def _log(self, stage: str) -> None:
+        loss, metrics = self.losses[f"{stage}_"], self.metrics[f"{stage}_"]
+        values = {"loss": loss.compute()} | metrics.compute()  # type: ignore[operator]
+        loss.reset(), metrics.reset()  # type: ignore[operator]
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")

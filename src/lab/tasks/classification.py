@@ -1,0 +1,38 @@
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.wrappers import ClasswiseWrapper
+
+from lab.types import Fraction
+from lab.tasks.base import Task
+
+
+class Classification(Task):
+    """Cross-entropy over classes; reports accuracy (`acc`), macro F1 (`f1`) and, at test, each class's accuracy.
+
+    Args:
+        label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
+    """
+
+    def __init__(
+        self, num_classes: PositiveInt, class_names: list[str], label_smoothing: Fraction = 0.0, **kwargs
+    ) -> None:
+        accuracy: dict[str, Metric | MetricCollection] = {"acc": MulticlassAccuracy(num_classes, average="micro")}
+        f1 = {"f1": MulticlassF1Score(num_classes, average="macro")}
+        each = {"each": ClasswiseWrapper(MulticlassAccuracy(num_classes, average=None), class_names, prefix="acc/")}
+        metrics = {"train": accuracy, "val": accuracy | f1, "test": accuracy | f1 | each}
+        super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
+        logits = self(batch)
+        metrics.update(logits.detach(), batch["label"])
+        return F.cross_entropy(
+            logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0
+        )
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """(B, num_classes) probabilities."""
+        return self(batch).float().softmax(-1)

@@ -1,0 +1,25 @@
+"""`lab test`: the test metrics of a finished run, again, from its folder alone."""
+
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lab import config, run
+from lab.report import table
+from lab.train import ranks
+
+
+def main(cfg: DictConfig) -> None:
+    config.quiet()
+    saved, data, task = run.load(cfg.run)
+    before = data.facts
+    data.prepare_data()
+    data.setup("test")
+    if data.facts != before:
+        print(f"warning: the data has changed since {cfg.run} was trained", file=sys.stderr)
+    with ranks("test", *HydraConfig.get().overrides.task):
+        trainer = run.evaluation_trainer(saved, cfg.trainer)
+        metrics = trainer.test(task, data, verbose=False)[0]
+    if trainer.is_global_zero:
+        print(table(dict(metrics)))

@@ -1,0 +1,73 @@
+"""The map: from a config to a trained, tested run, in the order in which it happens."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lab import config, run
+from lab.data.base import Data
+from lab.report import summary
+
+
+def main(cfg: DictConfig) -> float:
+    """`lab train`: check the config, read the data, make the run's folder, train in it."""
+    config.quiet()
+    config.check(cfg)
+    data = run.read_data(cfg)
+    folder = run.create(cfg, data.facts)
+    with ranks("rank", str(folder)):
+        return train(cfg, data, folder)
+
+
+def join(folder: str) -> None:
+    """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
+    config.quiet()
+    cfg = OmegaConf.load(Path(folder) / run.CONFIG)
+    assert isinstance(cfg, DictConfig)
+    train(cfg, run.read_data(cfg), Path(folder))
+
+
+def train(cfg: DictConfig, data: Data, folder: Path) -> float:
+    """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    task = run.build_task(cfg, data.facts)
+    run.check_monitor(cfg, task)
+    trainer = run.build_trainer(cfg, folder)
+    with run.recorded(folder, trainer) as results:
+        trainer.fit(task, data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        best = trainer.checkpoint_callback.best_model_score.item()
+        results["best"] = {"metric": cfg.monitor.metric, "value": best}
+        run.restore(task, folder)
+        results["test"] = trainer.test(task, data, verbose=False)[0]
+    if trainer.is_global_zero:
+        print(summary(results, folder))
+    return best
+
+
+@contextmanager
+def ranks(*arguments: str) -> Iterator[None]:
+    """Let Lightning start this job's other processes as `lab ARGUMENTS…`, and leave nothing of them behind.
+
+    By itself it repeats the command line, which in a sweep is the whole sweep, and each rank would draw its own
+    hyperparameters; what it puts in the environment would then make the next job take itself for a rank.
+    """
+    environ, argv = dict(os.environ), sys.argv[1:]
+    HydraConfig.instance().cfg = None  # else Lightning adds Hydra's own overrides
+    sys.argv[1:] = arguments
+    try:
+        yield
+    finally:
+        sys.argv[1:] = argv
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(environ)
