@@ -1,12 +1,9 @@
-"""From the command line to a checked config. Until `check`, nothing heavy is imported."""
+"""From the command line to a config. Nothing heavy is imported here."""
 
 import difflib
-import inspect
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -22,9 +19,6 @@ from lab.errors import UserError
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel's, or a checkout's
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
 def fail(problems: Sequence[str]) -> NoReturn:
     raise UserError("\n".join(f"error: {problem}" for problem in problems))
 
@@ -66,7 +60,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
         try:
             overrides.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
-            problems.append(_one_line(error))
+            problems.append(one_line(error))
     runs = not (args.help or args.cfg or args.info)
     if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
         raise UserError(_experiments())
@@ -94,7 +88,7 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
     try:
         cfg = hydra_compose(verb, [_single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
-        yield _one_line(error)
+        yield one_line(error)
         return
     for override in values:
         if not (override.is_add() or override.is_force_add()):
@@ -106,7 +100,7 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
     try:
         hydra_compose(verb, [_single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
-        yield _one_line(error)
+        yield one_line(error)
 
 
 def _values(override: Override) -> list[str]:
@@ -149,159 +143,8 @@ def _experiments() -> str:
     return "\n".join(lines)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-# What follows needs the signatures of the classes that a config names, and so imports them.
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse a training config that can't run on this machine: all that can be known before any data is read.
-
-    Raises:
-        UserError: a line for each problem.
-    """
-    problems = list(_unknown_roots(cfg))
-    facts: set[str] = set()
-    for key, node in _targets(cfg):
-        try:
-            target = _locate(str(node["_target_"]))
-        except HydraException as error:
-            problems.append(f"{key}._target_: {_one_line(error).removeprefix('Error getting class at ')}")
-            continue
-        facts |= set(getattr(getattr(target, "Facts", None), "__dataclass_fields__", ()))
-        problems += _wrong_arguments(key, target, node, facts)
-    problems += _unwritable(Path(cfg.log_dir))
-    if not problems:
-        problems = [*_refused("trainer", lambda: _try_trainer(cfg)), *_refused("optimizer", lambda: _try_optimizer(cfg))]
-    if problems:
-        fail(problems)
-
-
-def _unknown_roots(cfg: DictConfig) -> Iterator[str]:
-    known = OmegaConf.load(CONF / "train.yaml")
-    assert isinstance(known, DictConfig)
-    groups = {str(next(iter(entry))) for entry in known.defaults if isinstance(entry, DictConfig)}
-    names = ({str(key) for key in known} | groups) - {"hydra", "defaults"}
-    yield from (unknown("key", str(key), names) for key in cfg if key not in names)
-    yield from (f"monitor: {unknown('key', str(key), known.monitor)}" for key in cfg.monitor if key not in known.monitor)
-    yield from (f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group])
-
-
-def _targets(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node that names a class, with its key; the data first, for it knows what nets and tasks are given."""
-    tree = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(tree, dict)
-
-    def walk(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        if isinstance(node, dict):
-            if "_target_" in node:
-                yield key, node
-            for name, child in node.items():
-                yield from walk(f"{key}.{name}" if key else str(name), child)
-        elif isinstance(node, list):
-            for i, child in enumerate(node):
-                yield from walk(f"{key}[{i}]", child)
-
-    yield from walk("data", tree.pop("data", None))
-    yield from walk("", tree)
-
-
-def _locate(name: str) -> Callable[..., Any]:
-    from hydra.utils import get_object
-
-    found = get_object(name)
-    if not callable(found):
-        raise HydraException(f"{name} is neither a class nor a function")
-    return found
-
-
-def _wrong_arguments(key: str, target: Callable[..., Any], node: dict[str, Any], facts: set[str]) -> Iterator[str]:
-    parameters, takes_any = _parameters(target)
-    given = {name: value for name, value in node.items() if not (name.startswith("_") and name.endswith("_"))}
-    for name, value in given.items():
-        if name in parameters:
-            yield from _wrong_type(f"{key}.{name}", value, parameters[name])
-        elif not takes_any:
-            yield f"{key}: {unknown('argument', name, parameters)} ({target.__qualname__} takes no {name})"
-    if not node.get("_partial_"):
-        supplied = facts | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
-        own = [name for name, p in inspect.signature(target).parameters.items() if p.kind in NAMED and p.default is p.empty]
-        yield from (f"{key}.{name}: {target.__qualname__} needs it" for name in own if name not in supplied)
-
-
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The named parameters of a callable, those of its base classes where it passes `**kwargs` on, and whether any
-    other name is taken too."""
-    parameters: dict[str, inspect.Parameter] = {}
-    for owner in inspect.getmro(target) if inspect.isclass(target) else (target,):
-        if inspect.isclass(target) and "__init__" not in vars(owner):
-            continue
-        function = owner.__init__ if inspect.isclass(owner) else owner  # type: ignore[misc]
-        hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-        own = inspect.signature(function).parameters
-        kinds = {p.kind for p in own.values()}
-        for name, p in own.items():
-            if p.kind in NAMED and name != "self":
-                parameters.setdefault(name, p.replace(annotation=hints.get(name, Any)))
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            return parameters, False
-    return parameters, True
-
-
-def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:
-    """Compare a plain value with an annotation, as strictly as JSON would: no "8" for 8, but a list for a tuple."""
-    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
-
-    if value is None and parameter.default is None or "_target_" in str(value):
-        return
-    try:
-        adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-        adapter.validate_json(json.dumps(value))
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        return  # an annotation that says nothing about plain values
-    except ValidationError as error:
-        reasons = [e["msg"] for e in error.errors() if "JsonOrPython" not in e["msg"] and "instance of" not in e["msg"]]
-        if reasons:
-            expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
-            yield f"{key}={value}: {expected}".replace("input should", "should")
-
-
-def _unwritable(log_dir: Path) -> Iterator[str]:
-    there = log_dir.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        yield f"log_dir={log_dir}: {there} is not a folder that can be written to"
-
-
-def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
-    """What Lightning and torch themselves say against a value, of which they know best."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        build()
-    except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        cause = error.__cause__ or error
-        yield f"{key}: {_one_line(cause)}"
-
-
-def _try_trainer(cfg: DictConfig) -> None:
-    from hydra.utils import instantiate
-
-    instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
-
-
-def _try_optimizer(cfg: DictConfig) -> None:
-    """One step's worth of objects, on a net of two parameters."""
-    import torch
-    from hydra.utils import instantiate
-
-    optimizer = instantiate(cfg.optimizer)(torch.nn.Linear(2, 2).named_parameters())
-    scheduler = instantiate(cfg.scheduler)
-    takes = inspect.signature(scheduler).parameters
-    scheduler(optimizer, **({"total_steps": 100} if "total_steps" in takes else {}))
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error if str(error) else error.__cause__).split())
 
 
 def quiet() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -23,7 +23,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lab.config import _parameters, fail, unknown
+from lab.check import locate, parameters
+from lab.config import fail, unknown
 from lab.data.base import Data
 from lab.errors import UserError
 from lab.stamp import stamp
@@ -70,8 +71,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
 
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
     """Build what a node names; arguments it takes and the node leaves out come from `given`."""
-    parameters, _ = _parameters(get_object(node["_target_"]))
-    filled = {name: value for name, value in (given or {}).items() if name in parameters and name not in node}
+    takes, _ = parameters(locate(node["_target_"]))
+    filled = {name: value for name, value in (given or {}).items() if name in takes and name not in node}
     try:
         return instantiate(node, **filled, _convert_="all")
     except InstantiationException as error:

@@ -11,15 +11,17 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lab import config, run
+from lab import run
+from lab.check import check
+from lab.config import quiet
 from lab.data.base import Data
 from lab.report import summary
 
 
 def main(cfg: DictConfig) -> float:
     """`lab train`: check the config, read the data, make the run's folder, train in it."""
-    config.quiet()
-    config.check(cfg)
+    quiet()
+    check(cfg)
     data = run.read_data(cfg)
     folder = run.create(cfg, data.facts)
     with ranks("rank", str(folder)):
@@ -28,7 +30,7 @@ def main(cfg: DictConfig) -> float:
 
 def join(folder: str) -> None:
     """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
-    config.quiet()
+    quiet()
     cfg = OmegaConf.load(Path(folder) / run.CONFIG)
     assert isinstance(cfg, DictConfig)
     train(cfg, run.read_data(cfg), Path(folder))

@@ -1,0 +1,189 @@
+"""Is a config sound? Its values are compared with the signatures of the classes it names, before any data is read."""
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+
+from lab.config import fail, one_line, unknown
+from lab.types import Fraction
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+@dataclass
+class Root:
+    """The keys of conf/train.yaml, with the types of those that no class takes."""
+
+    seed: NonNegativeInt
+    early_stopping: PositiveInt | None
+    ema: Fraction | None
+    compile: bool
+    channels_last: bool
+    name: str
+    log_dir: str
+    monitor: Any
+    callbacks: Any
+    data: Any
+    net: Any
+    task: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: Any
+    logger: Any
+
+
+@dataclass
+class Monitor:
+    metric: str
+    mode: Literal["min", "max"]
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a training config that can't run on this machine.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
+    facts: set[str] = set()
+    for key, target, node in _calls(cfg):
+        try:
+            function = locate(target) if isinstance(target, str) else target
+        except (HydraException, ImportError) as error:
+            problems.append(f"{key}._target_={target}: {one_line(error).partition(' Are you sure')[0]}")
+            continue
+        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
+        problems += _wrong_arguments(key, function, node, facts)
+    problems += _unwritable(Path(cfg.log_dir))
+    if not problems:
+        problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
+    if problems:
+        fail(problems)
+
+
+def locate(name: str) -> Callable[..., Any]:
+    """The class or function of a `_target_`."""
+    found = get_object(name)
+    if not callable(found):
+        raise HydraException(f"{name} is neither a class nor a function")
+    return found
+
+
+def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """What can be passed by name, base classes included where `**kwargs` goes on to them; and whether anything can."""
+    found: dict[str, inspect.Parameter] = {}
+    owners = [vars(owner).get("__init__") for owner in inspect.getmro(function)] if inspect.isclass(function) else [function]
+    for owner in filter(None, owners):
+        try:
+            hints = get_type_hints(inspect.unwrap(owner), include_extras=True)
+        except NameError:  # names an optional package that is not installed
+            hints = {}
+        own = inspect.signature(owner).parameters
+        for name, p in own.items():
+            if p.kind in NAMED and name != "self":
+                found.setdefault(name, p.replace(annotation=hints.get(name, Any)))
+        if not any(p.kind == p.VAR_KEYWORD for p in own.values()):
+            return found, False
+    return found, True
+
+
+def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
+    """Every call that the config stands for: its key, the callable or its name, and the arguments.
+
+    The data comes first, for it knows what nets and tasks are given. An argument that is an interpolation is left
+    out: its source is checked where it stands.
+    """
+
+    def walk(key: str, node: Any, raw: Any) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
+        if isinstance(node, dict):
+            plain = {name: ... if str(raw[name]).startswith("${") else value for name, value in node.items()}
+            if "_target_" in node:
+                yield key, str(node["_target_"]), plain
+            for name, child in node.items():
+                yield from walk(f"{key}.{name}" if key else str(name), child, raw[name])
+        elif isinstance(node, list):
+            for i, child in enumerate(node):
+                yield from walk(f"{key}[{i}]", child, raw[i])
+
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    yield "", Root, tree
+    yield "monitor", Monitor, tree["monitor"]
+    for key in sorted(tree, key=lambda key: key != "data"):
+        yield from walk(key, tree[key], raw[key])
+
+
+def _wrong_arguments(key: str, function: Callable[..., Any], node: dict[str, Any], facts: set[str]) -> Iterator[str]:
+    takes, takes_any = parameters(function)
+    given = {name: value for name, value in node.items() if not (name.startswith("_") and name.endswith("_"))}
+    dot, colon = (f"{key}.", f"{key}: ") if key else ("", "")
+    for name, value in given.items():
+        if name in takes:
+            yield from _wrong_type(f"{dot}{name}", value, takes[name])
+        elif not takes_any:
+            yield colon + unknown("argument" if "_target_" in node else "key", name, takes)
+    if not node.get("_partial_"):
+        supplied = facts | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
+        own = inspect.signature(function).parameters.values()
+        needed = [p.name for p in own if p.kind in NAMED and p.default is p.empty and p.name not in supplied]
+        yield from (f"{dot}{name}: {function.__qualname__} needs it" for name in needed)
+
+
+def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:
+    """Compare a plain value with an annotation, as strictly as JSON would: no "8" for 8, but a list for a tuple."""
+    if value is ... or (value is None and parameter.default is None) or "_target_" in str(value):
+        return
+    try:
+        adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+        adapter.validate_json(json.dumps(value))
+    except (PydanticUserError, TypeError):
+        return  # an annotation that says nothing about plain values
+    except ValidationError as error:
+        reasons = [e["msg"] for e in error.errors() if e["type"] not in ("needs_python_object", "is_instance_of")]
+        if reasons:
+            expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
+            yield f"{key}={value}: {expected}".replace("input should", "should")
+
+
+def _unwritable(log_dir: Path) -> Iterator[str]:
+    there = log_dir.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError:
+        yield f"log_dir={log_dir}: {there} is not a folder that can be written to"
+
+
+def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
+    yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
+    yield "logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)
+
+    def optimizer() -> torch.optim.Optimizer:
+        return instantiate(cfg.optimizer)(torch.nn.Linear(2, 2).named_parameters())
+
+    def scheduler() -> Any:
+        partial = instantiate(cfg.scheduler)
+        length = {"total_steps": 100} if "total_steps" in inspect.signature(partial).parameters else {}
+        return partial(optimizer(), **length)
+
+    yield "scheduler" if not list(_refused("optimizer", optimizer)) else "optimizer", scheduler
+
+
+def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
+    try:
+        build()
+    except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        yield f"{key}: {one_line(error.__cause__ or error)}"

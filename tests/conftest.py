@@ -1,0 +1,92 @@
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores: one thread each, or all of them crawl
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from lab import config, run, train
+
+torch.set_num_threads(1)
+
+CONF = Path(__file__).parents[1] / "conf"
+LAB = Path(sys.executable).with_name("lab")
+
+
+def options(group: str) -> list[str]:
+    found = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+    assert found, f"conf/{group} is empty"
+    return found
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="rewrite golden.json instead of comparing with it")
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+    """The config of a small training run on the CPU that writes below `tmp_path`."""
+
+    def compose(*overrides: str) -> DictConfig:
+        config.quiet()
+        quick = [f"log_dir={tmp_path}/logs", "trainer=cpu", "trainer.enable_progress_bar=false"]
+        return config.compose("train", [*quick, *overrides])
+
+    return compose
+
+
+@pytest.fixture
+def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
+    """Train as `lab train` does, and return the run's folder."""
+
+    def trained(*overrides: str) -> Path:
+        cfg = compose(*overrides)
+        before = set((tmp_path / "logs").glob("*/*"))
+        train.main(cfg)
+        (folder,) = set((tmp_path / "logs").glob("*/*")) - before
+        return folder
+
+    return trained
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The `lab` command in an empty folder, as a user types it."""
+
+    def lab(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(LAB), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=200, **kwargs
+        )
+
+    return lab
+
+
+class Losses(L.Callback):
+    """The loss of every training step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+        self.values.append(outputs["loss"].item())
+
+
+def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    cfg.trainer.max_steps = num
+    data = run.read_data(cfg)
+    task = run.build_task(cfg, data.facts)
+    losses = Losses()
+    trainer = run.build_trainer(cfg, folder)
+    trainer.callbacks.append(losses)
+    trainer.fit(task, data)
+    shutil.rmtree(folder)
+    return losses.values

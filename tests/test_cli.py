@@ -1,0 +1,126 @@
+"""The command line: what is answered at once, and what is said to a mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CONF, options
+
+
+def test_bare_lab_shows_the_verbs(lab):
+    result = lab()
+    assert result.returncode == 0
+    for verb in ("lab train", "lab test", "lab predict"):
+        assert verb in result.stdout
+
+
+def test_bare_train_lists_the_experiments(lab):
+    result = lab("train")
+    assert result.returncode == 2
+    for experiment in options("experiment"):
+        assert experiment in result.stderr
+    assert "How well does the seed's CNN" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["train", "test", "predict"])
+def test_help(lab, verb):
+    result = lab(verb, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"lab {verb}" in result.stdout
+    assert "trainer" in result.stdout
+
+
+def test_hydra_shows_the_config(lab):
+    result = lab("train", "experiment=digits", "net.hidden=7", "--cfg", "job")
+    assert result.returncode == 0, result.stderr
+    assert "hidden: 7" in result.stdout
+    assert lab("train", "experiment=digits", "--info", "defaults").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lab ", "train test predict"),
+        ("lab tr", "train"),
+        ("lab train experiment=", "experiment=digits"),
+        ("lab train experiment=digits net=", "net=cnn"),
+        ("lab train experiment=digits net.", "net.hidden="),
+        ("lab test ru", "run="),
+    ],
+)
+def test_tab_completion(lab, line, expected):
+    result = lab("-sc", "query=bash", env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))})
+    assert expected in result.stdout, result.stderr
+    assert "error" not in result.stderr.lower()
+
+
+def test_tab_completion_installs(lab):
+    script = lab("-sc", "install=bash").stdout
+    assert "complete -o nospace -o default -F hydra_bash_completion lab" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_heavy_modules_are_not_imported_before_a_job():
+    code = """
+import sys
+from lab import cli
+sys.argv = ["lab", *{arguments!r}]
+try:
+    cli.main()
+except SystemExit:
+    pass
+heavy = {{"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib", "pydantic"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    for arguments in ([], ["train"], ["train", "--help"], ["train", "net=x", "experiment=digits"], ["train", "--info"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code.format(arguments=arguments)], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+
+
+BAD_COMMAND_LINES = {
+    ("trian",): "unknown verb trian. Did you mean train?",
+    ("train", "experiment=digts"): "unknown experiment digts. Did you mean digits?",
+    ("train", "experiment=digits", "net=cn"): "unknown net cn. Did you mean cnn?",
+    ("train", "experiment=digits", "nett=cnn"): "unknown key nett. Did you mean net?",
+    ("train", "experiment=digits", "trainer.max_epoch=3"): "unknown key max_epoch. Did you mean max_epochs? (in trainer)",
+    ("train", "experiment=digits", "data.augment.flip=1"): "data.augment has no keys here",
+    ("train", "experiment=digits", "net=cnn,mlp"): "needs -m",
+    ("train", "-m", "experiment=digits", "net=cnn,mpl"): "unknown net mpl. Did you mean mlp?",
+    ("train", "experiment=digits", "a=[1"): "a=[1",
+    ("test",): "run",
+    ("test", "rn=x"): "unknown key rn. Did you mean run?",
+    ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",
+    ("predict", "run=nowhere"): "input",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_COMMAND_LINES, ids=" ".join)
+def test_a_mistake_is_said_in_a_line(lab, arguments, tmp_path):
+    result = lab(*arguments)
+    assert BAD_COMMAND_LINES[arguments] in result.stderr
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_all_mistakes_are_said_at_once(lab, tmp_path):
+    result = lab("train", "experiment=digits", "net=cn", "trainer.x=1", "data.batchsize=2")
+    assert len(result.stderr.splitlines()) == 3
+    result = lab("train", "experiment=digits", "data.batch_size=abc", "optimizer.lr=abc", "+net.depth=2", "log_dir=/proc/x")
+    assert [line.split("=")[0].split(":")[1] for line in result.stderr.splitlines()] == [
+        " data.batch_size", " net", " optimizer.lr", " log_dir",
+    ], result.stderr  # fmt: skip
+    assert result.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkout_uses_its_own_conf():
+    from lab import config
+
+    assert CONF == config.CONF
+    assert (Path(config.__file__).parents[2] / "conf") == CONF
