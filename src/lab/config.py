@@ -162,6 +162,6 @@ def quiet() -> None:
         "Checkpoint directory .* exists and is not empty",
         "Experiment logs directory .* exists",
         "Starting from v1.9.0, `tensorboardX`",
-        "Trying to infer the `batch_size`",
+        "You requested to overfit but enabled train dataloader shuffling",
     ):
         warnings.filterwarnings("ignore", noise)

@@ -1,11 +1,14 @@
 """The optimizers and schedules that torch does not have."""
 
+import math
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from lab.types import Fraction
 
 
 class MuonAdamW(Optimizer):
@@ -60,9 +63,13 @@ class MuonAdamW(Optimizer):
         self._share()
 
 
-def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: Fraction = 0.05) -> LRScheduler:
     """A linear warm-up over a share of the steps, then half a cosine to zero (Loshchilov & Hutter 2017)."""
     num_warmup = max(1, round(warmup * total_steps))
-    rise = LinearLR(optimizer, start_factor=1 / num_warmup, total_iters=num_warmup)
-    fall = CosineAnnealingLR(optimizer, T_max=max(1, total_steps - num_warmup))
-    return SequentialLR(optimizer, [rise, fall], milestones=[num_warmup])
+
+    def share(step: int) -> float:
+        if step < num_warmup:
+            return (step + 1) / num_warmup
+        return (1 + math.cos(math.pi * (step - num_warmup) / max(1, total_steps - num_warmup))) / 2
+
+    return LambdaLR(optimizer, share)

@@ -94,6 +94,8 @@ def create(cfg: DictConfig, facts: Any) -> Path:
         except FileExistsError:
             n += 1
             folder = parent / f"{name}_{n}"
+    if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
+        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     OmegaConf.save(cfg, folder / CONFIG)
     write_json(folder / FACTS, asdict(facts))
     write_json(folder / "stamp.json", stamp(folder) | {"data": facts.fingerprint})

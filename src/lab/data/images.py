@@ -16,6 +16,7 @@ from torchvision import datasets
 from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.v2 import functional as TF  # noqa: N812
 
+from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import Batch, Batches, Data, stratified_split
@@ -75,6 +76,7 @@ class ImageData(Data):
     """
 
     Facts = ImageFacts
+    num_for_statistics = 1_000_000  # training images whose mean and standard deviation are taken
 
     def __init__(self, augment: Augment | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -86,7 +88,7 @@ class ImageData(Data):
 
     def read(self) -> tuple[dict[str, Part], ImageFacts]:
         splits, class_names = self.read_splits()
-        image, mean, std = _statistics(splits["train"])
+        image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
             num_classes=len(class_names),
             class_names=class_names,
@@ -171,7 +173,7 @@ class TorchvisionImages(ImageData):
             self.dataset(self.root, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({error})."
+                f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({one_line(error)})."
                 " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
             ) from error
 
@@ -197,6 +199,8 @@ class ImageFolder(ImageData):
         val_fraction: share of each class that validates, where there is no val folder.
         test_fraction: share of each class that tests, where there is no test folder.
     """
+
+    num_for_statistics = 1000  # each has to be decoded
 
     def __init__(
         self,
@@ -274,13 +278,16 @@ def _in_memory(dataset: Any) -> ImageTensors:
     return ImageTensors(image, torch.as_tensor(dataset.targets))
 
 
-def _statistics(split: Part, num_samples: int = 2000) -> tuple[Tensor, list[float], list[float]]:
+def _statistics(split: Part, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
     """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
-    step = max(1, len(split) // num_samples)  # type: ignore[arg-type]
+    step = -(-len(split) // num_samples)  # type: ignore[arg-type]
     image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[attr-defined,arg-type]
-    pixel = image.double().div(255).flatten(2)  # (N, C, H·W)
-    std = pixel.std((0, 2)).clamp(min=1e-3)  # one grey tone everywhere is no reason to divide by zero
-    return image, pixel.mean((0, 2)).tolist(), std.tolist()
+    level = torch.linspace(0, 1, 256, dtype=torch.float64)
+    share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
+    share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
+    mean = share @ level
+    std = (share @ level**2 - mean**2).sqrt().clamp(min=1e-3)  # one tone everywhere is no reason to divide by zero
+    return image, mean.tolist(), std.tolist()
 
 
 def _fingerprint(splits: dict[str, Part]) -> str:

@@ -1,0 +1,266 @@
+"""One conformance suite for every data module, by its tiny version; then what is particular to images."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from conftest import options
+from PIL import Image
+
+from lab import run
+from lab.data.augment import Augment, uniform
+from lab.data.base import shard, stratified_split
+from lab.data.images import read_image
+from lab.errors import UserError
+
+DATA = options("data")
+
+
+@pytest.fixture(params=DATA)
+def data(request, compose):
+    return run.read_data(compose("experiment=digits", f"data={request.param}", "data.tiny=true", "data.batch_size=16"))
+
+
+def epoch(loader) -> list[dict[str, torch.Tensor]]:
+    return list(loader)
+
+
+def test_batches_are_dicts_of_uint8_images_and_labels(data):
+    facts = data.facts
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        assert batch["image"].dtype == torch.uint8
+        assert batch["image"].shape[1:] == (facts.num_channels, facts.image_size, facts.image_size)
+        assert batch["label"].dtype == torch.int64
+        assert 0 <= batch["label"].min() <= batch["label"].max() < facts.num_classes
+        assert len(batch["image"]) == len(batch["label"]) == len(batch["index"]) <= 16
+
+
+def test_splits_are_disjoint_and_stratified(data):
+    labels = {name: torch.cat([b["label"] for b in epoch(loader)]) for name, loader in _all_loaders(data).items()}
+    assert {name: len(label) for name, label in labels.items()} == data.facts.num_samples
+    for label in labels.values():
+        counts = label.bincount(minlength=data.facts.num_classes)
+        assert counts.min() > 0
+        assert counts.max() <= 1.5 * counts.min() + 2
+    seen = [b["image"].flatten(1) for loader in _all_loaders(data).values() for b in epoch(loader)]
+    every = torch.cat(seen)
+    assert len(every.unique(dim=0)) == len(every), "an image is in two splits, or twice in one"
+
+
+def _all_loaders(data):
+    """The training split without order or dropped batches, and the other two."""
+    train = data._loader(data.splits["train"], batch_size=16)
+    return {"train": train, "val": data.val_dataloader(), "test": data.test_dataloader()}
+
+
+def test_split_depends_on_the_split_seed_alone(data, compose):
+    other = type(data)
+    assert other is type(data)
+    again = compose("experiment=digits", f"data={_name(data)}", "data.tiny=true", "seed=7")
+    assert run.read_data(again).facts == data.facts
+    again.data.split_seed = 1
+    assert run.read_data(again).facts.fingerprint != data.facts.fingerprint
+
+
+def _name(data) -> str:
+    name = getattr(getattr(data, "dataset", None), "__name__", type(data).__name__)
+    return {"Digits": "digits", "ImageFolder": "image_folder", "FashionMNIST": "fashion_mnist"}.get(name, name.lower())
+
+
+def test_order_is_a_function_of_seed_and_epoch(data):
+    def order(loader, number):
+        loader.sampler.set_epoch(number)
+        return torch.cat([batch["index"] for batch in loader]).tolist()
+
+    loader = data.train_dataloader()
+    first, second = order(loader, 0), order(loader, 1)
+    assert first != second
+    assert order(data.train_dataloader(), 1) == second, "the order depends on what was drawn before"
+    assert len(set(first)) == len(first)
+    data.seed = 1
+    assert order(data.train_dataloader(), 0) != first
+
+
+def test_normalised_to_zero_mean_and_unit_deviation(data):
+    image = torch.cat([data.on_after_batch_transfer(b)["image"] for b in _all_loaders(data)["train"]])
+    assert image.dtype == torch.float32
+    torch.testing.assert_close(image.mean((0, 2, 3)), torch.zeros(data.facts.num_channels), atol=2e-3, rtol=0)
+    torch.testing.assert_close(image.std((0, 2, 3)), torch.ones(data.facts.num_channels), atol=2e-3, rtol=0)
+
+
+def test_facts_are_plain_values(data):
+    assert type(data.facts)(**json.loads(json.dumps(asdict(data.facts)))) == data.facts
+    assert len(data.facts.class_names) == data.facts.num_classes
+
+
+def test_one_example_is_a_row_of_the_batch(data):
+    split = data.splits["val"]
+    example, batch = split[2], split.__getitems__([0, 1, 2])
+    assert all(example[name].equal(batch[name][2]) for name in batch)
+
+
+@pytest.mark.parametrize(("num", "size", "world"), [(10, 4, 1), (10, 4, 3), (13, 4, 3), (7, 3, 2), (3, 8, 3), (97, 16, 4)])
+def test_shards_cover_every_sample_once_in_equally_many_batches(num, size, world):
+    shards = [shard(num, size, rank, world) for rank in range(world)]
+    assert sorted(i for batches in shards for batch in batches for i in batch) == list(range(num))
+    assert len({len(batches) for batches in shards}) == 1
+    assert all(0 < len(batch) <= size for batches in shards for batch in batches)
+
+
+def test_more_processes_than_samples_is_an_error(data, monkeypatch):
+    monkeypatch.setattr(data, "_rank", lambda: (0, 1000))
+    with pytest.raises(UserError, match="fewer than the 1000 processes"):
+        data.val_dataloader()
+
+
+def test_stratified_split_takes_its_share_of_each_class():
+    label = torch.tensor([0] * 100 + [1] * 40 + [2] * 4)
+    parts = stratified_split(label, {"val": 0.1, "test": 0.25}, seed=0)
+    assert label[parts["val"]].bincount().tolist() == [10, 4, 1]
+    assert label[parts["test"]].bincount().tolist() == [25, 10, 1]
+    assert torch.cat(list(parts.values())).sort().values.equal(torch.arange(144))
+    with pytest.raises(UserError, match="class 0 has 2 samples, too few for train, val and test"):
+        stratified_split(torch.tensor([0, 0]), {"val": 0.1, "test": 0.1}, seed=0)
+
+
+class TestAugment:
+    def test_nothing_asked_for_changes_nothing(self):
+        image = torch.rand(4, 3, 9, 9)
+        torch.testing.assert_close(Augment()(image, torch.rand(4, 7)), image)
+
+    def test_flip_mirrors_about_half_of_the_images(self):
+        image = torch.rand(400, 1, 6, 6)
+        out = Augment(flip=True)(image, uniform(0, 0, torch.arange(400), 7))
+        flipped = torch.isclose(out, image.flip(-1), atol=1e-5).all((1, 2, 3))
+        same = torch.isclose(out, image, atol=1e-5).all((1, 2, 3))
+        assert (flipped | same).all()
+        assert 160 < flipped.sum() < 240
+
+    def test_shift_moves_by_whole_pixels_where_the_number_says_so(self):
+        image = torch.rand(1, 1, 10, 10)
+        random = torch.tensor([[0.9, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5]])  # as far right of the centre as it goes
+        out = Augment(shift=0.2)(image, random)
+        torch.testing.assert_close(out[..., :-2], image[..., 2:], atol=1e-5, rtol=0)
+        assert not out[..., -2:].any()
+
+    def test_a_quarter_turn(self):
+        image = torch.rand(1, 1, 8, 8)
+        random = torch.tensor([[0.9, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]])
+        out = Augment(rotate=90)(image, random)
+        turned = min(((out - image.rot90(k, (-2, -1))).abs().max().item(), k) for k in range(4))
+        assert turned[0] < 1e-5
+        assert turned[1] in (1, 3)
+
+    def test_cutout_erases_its_square_and_no_more(self):
+        out = Augment(cutout=0.5)(torch.ones(1, 2, 8, 8), torch.full((1, 7), 0.5))
+        assert out[0, 0].sum() == 64 - 16
+        assert not out[0, :, 2:6, 2:6].any()
+
+    def test_an_image_is_augmented_alike_in_any_batch(self):
+        image, index = torch.rand(8, 1, 9, 9), torch.arange(8)
+        augment = Augment(flip=True, rotate=20, scale=0.2, shift=0.2, cutout=0.3)
+        whole = augment(image, uniform(3, 5, index, 7))
+        some = torch.tensor([6, 1])
+        torch.testing.assert_close(augment(image[some], uniform(3, 5, index[some], 7)), whole[some])
+        assert not augment(image, uniform(3, 6, index, 7)).allclose(whole), "two epochs are augmented alike"
+        assert not augment(image, uniform(4, 5, index, 7)).allclose(whole), "two seeds are augmented alike"
+
+    def test_numbers_are_uniform_and_independent(self):
+        u = torch.cat([uniform(seed, epoch, torch.arange(500), 7) for seed in range(4) for epoch in range(5)]).double()
+        assert 0 <= u.min() < u.max() < 1
+        torch.testing.assert_close(u.mean(0), torch.full((7,), 0.5).double(), atol=0.02, rtol=0)
+        torch.testing.assert_close(u.T.cov(), torch.eye(7).double() / 12, atol=4e-3, rtol=0)
+        assert u.unique().numel() > 0.99 * u.numel()
+
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_every_mode_is_read(mode, num_channels, tmp_path):
+    left_black = Image.new("L", (30, 20))
+    left_black.paste(255, (15, 0, 30, 20))
+    picture = left_black.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr", "HSV") else left_black.convert(
+        {"I;16": "I", "P": "L", "RGBA": "RGB"}.get(mode, mode)
+    )
+    picture = picture.convert(mode)
+    if mode == "HSV":
+        picture = picture.convert("RGB")  # no format stores it
+    path = tmp_path / f"picture.{'jpg' if mode in ('CMYK', 'YCbCr') else 'tiff' if mode in ('I', 'I;16', 'F') else 'png'}"
+    picture.save(path)
+    image = read_image(str(path), num_channels, 8)
+    assert image.shape == (num_channels, 8, 8)
+    assert image.dtype == torch.uint8
+    assert image[:, :, :3].float().mean() < 20
+    assert image[:, :, -3:].float().mean() > 235
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert read_image(str(tmp_path / "a.png"), 3, 8).min() == 255
+
+
+class TestImageFolder:
+    def data(self, compose, root, *more):
+        return run.read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
+
+    @staticmethod
+    def fill(folder, classes="ab", num=4):
+        for name in classes:
+            (folder / name).mkdir(parents=True)
+            for i in range(num):
+                Image.new("RGB", (20, 12), (i, ord(name), 0)).save(folder / name / f"{i}.png")
+
+    def test_classes_are_the_folders(self, compose, tmp_path):
+        self.fill(tmp_path / "x", "cab")
+        data = self.data(compose, tmp_path / "x")
+        assert data.facts.class_names == ["a", "b", "c"]
+        assert data.facts.num_samples == {"train": 6, "val": 3, "test": 3}
+
+    def test_folders_that_are_splits_are_the_splits(self, compose, tmp_path):
+        for split, num in {"train": 5, "val": 2, "test": 3}.items():
+            self.fill(tmp_path / "x" / split, num=num)
+        assert self.data(compose, tmp_path / "x").facts.num_samples == {"train": 10, "val": 4, "test": 6}
+
+    def test_a_missing_split_is_taken_from_train(self, compose, tmp_path):
+        self.fill(tmp_path / "x/train", num=10)
+        self.fill(tmp_path / "x/test", num=3)
+        data = self.data(compose, tmp_path / "x", "data.val_fraction=0.2")
+        assert data.facts.num_samples == {"train": 16, "test": 6, "val": 4}
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda x: None, "is not a folder"),
+            (lambda x: x.mkdir(), "Couldn't find any class folder"),
+            (lambda x: (x / "a").mkdir(parents=True), "Found no valid file for the classes a"),
+            (lambda x: TestImageFolder.fill(x, num=2), "class 0 has 2 samples, too few"),
+        ],
+    )
+    def test_a_folder_that_is_none_is_named(self, compose, tmp_path, make, message):
+        make(tmp_path / "x")
+        with pytest.raises(UserError, match=message):
+            self.data(compose, tmp_path / "x")
+
+    def test_no_root(self, compose):
+        with pytest.raises(UserError, match="data.root=PATH"):
+            run.read_data(compose("experiment=image_folder"))
+
+    def test_a_corrupt_image_is_named(self, compose, tmp_path):
+        self.fill(tmp_path / "x")
+        (tmp_path / "x/a/1.png").write_bytes((tmp_path / "x/a/2.png").read_bytes()[:40])
+        with pytest.raises(UserError, match=r"a/1.png is not a readable image"):
+            for loader in _all_loaders(self.data(compose, tmp_path / "x")).values():
+                list(loader)
+
+
+def test_a_set_that_can_not_be_had_is_said_in_a_line(compose, tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
+    with pytest.raises(UserError, match=r"KMNIST is not in .*no network.*data.root=PATH"):
+        run.read_data(compose("experiment=digits", "data=kmnist", f"data.root={tmp_path}/nothing"))

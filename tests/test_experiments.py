@@ -1,0 +1,83 @@
+"""Every file in conf/ is run; every experiment's numbers are what they were; a run learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONF, options, step_losses
+
+from lab import train
+from lab.errors import UserError
+
+GOLDEN = Path(__file__).with_name("golden.json")
+NEEDS_GPU = {"trainer": {"gpu", "ddp"}}
+NEEDS_EXTRA = {"logger": {"wandb", "mlflow"}}
+TWO_PROCESSES = {"trainer": {"ddp_cpu"}}  # test_ddp.py
+OPTIONS = [
+    (group.name, option)
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "experiment")
+    for option in options(group.name)
+]
+
+
+def test_every_file_is_accounted_for():
+    verbs = {path.stem for path in CONF.glob("*.yaml")}
+    assert verbs == {"train", "test", "predict"}
+    assert len(OPTIONS) + len(options("experiment")) == len(list(CONF.rglob("*.yaml"))) - len(verbs)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_runs(compose, trained, group, option):
+    overrides = ["experiment=digits", "data.tiny=true", "debug=two_batches", f"{group}={option}"]
+    if group == "data":  # the experiment's batch size stays the set's own
+        overrides.append("net=mlp")
+    if option in TWO_PROCESSES.get(group, ()):
+        assert compose(*overrides).trainer.devices == 2
+    elif option in NEEDS_EXTRA.get(group, ()):
+        with pytest.raises(UserError, match=f"error: logger: .*{option}.* not met"):
+            train.main(compose(*overrides))
+    elif option in NEEDS_GPU.get(group, ()) and not torch.cuda.is_available():
+        with pytest.raises(UserError, match="No supported gpu backend found"):
+            train.main(compose(*overrides))
+    else:
+        assert json.loads((trained(*overrides) / "results.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_runs_and_says_what_it_is_for(trained, experiment):
+    comments = [line for line in (CONF / f"experiment/{experiment}.yaml").read_text().splitlines() if line[:2] == "# "]
+    assert comments[0] == "# @package _global_"
+    assert comments[1].count("?") == 1, "the first comment asks the question"
+    folder = trained(f"experiment={experiment}", "data.tiny=true", "debug=two_batches")
+    assert json.loads((folder / "results.json").read_text())["test"]["test/acc"] >= 0
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_the_first_losses_are_golden(compose, experiment, tmp_path, request):
+    """Rounding on another processor moves a loss by some 1e-6; a bug moves it by more than 1e-4."""
+    losses = [
+        step_losses(compose(f"experiment={experiment}", "data.tiny=true"), 5, tmp_path / "run") for _ in range(2)
+    ]
+    assert losses[0] == losses[1], "the same seed gives other losses"
+    other = step_losses(compose(f"experiment={experiment}", "data.tiny=true", "seed=1"), 5, tmp_path / "run")
+    assert other != losses[0], "the seed changes nothing"
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if request.config.getoption("--write-golden"):
+        GOLDEN.write_text(json.dumps(dict(sorted((golden | {experiment: losses[0]}).items())), indent=2) + "\n")
+    else:
+        assert losses[0] == pytest.approx(golden[experiment], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "floor"),
+    [
+        (["experiment=digits", "trainer.max_epochs=3"], 0.93),
+        (["experiment=fashion_mnist", "data.tiny=true", "data.augment.flip=false", "data.batch_size=16"], 0.9),
+        (["experiment=image_folder", "data.tiny=true", "data.augment=null", "data.batch_size=8"], 0.9),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_short_run_learns(trained, overrides, floor):
+    results = json.loads((trained(*overrides) / "results.json").read_text())
+    assert results["test"]["test/acc"] > floor

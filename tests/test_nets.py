@@ -1,0 +1,126 @@
+"""One conformance suite for every net, by its config; then what is particular to each."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import options
+from hydra.utils import instantiate
+from torch import nn
+from torchvision import models
+
+from lab.nets.cnn import CNN
+from lab.nets.resnet import ResNet
+from lab.nets.torchvision import TorchvisionNet
+
+NETS = options("net")
+FACTS = {"num_channels": 3, "image_size": 32, "num_classes": 5}
+
+
+@pytest.fixture(params=NETS)
+def net(request, compose):
+    torch.manual_seed(0)
+    node = compose("experiment=digits", f"net={request.param}").net
+    takes = inspect.signature(instantiate(node, _partial_=True).func).parameters
+    return instantiate(node, **{name: value for name, value in FACTS.items() if name in takes})
+
+
+@pytest.fixture
+def image():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_have_a_column_for_each_class(net, image):
+    assert net(image).shape == (4, 5)
+
+
+def test_every_parameter_gets_a_gradient_and_moves(net, image):
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    F.cross_entropy(net(image), torch.tensor([0, 1, 2, 3])).backward()
+    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    assert not [name for name, p in net.named_parameters() if p.equal(before[name])]
+
+
+def test_examples_are_independent_of_each_other(net, image):
+    net.eval()
+    image.requires_grad_()
+    net(image)[1].sum().backward()
+    assert image.grad[1].any()
+    assert not image.grad[[0, 2, 3]].any()
+    torch.testing.assert_close(net(image)[:1], net(image[:1]), atol=1e-4, rtol=1e-4)
+
+
+def test_evaluation_is_deterministic_and_changes_nothing(net, image):
+    net.eval()
+    before = copy.deepcopy(net.state_dict())
+    assert net(image).equal(net(image))
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+def test_weights_round_trip(net, image, tmp_path):
+    net.eval()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    other = copy.deepcopy(net)
+    for p in other.parameters():
+        nn.init.ones_(p)
+    other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    assert other(image).equal(net(image))
+
+
+def test_nets_know_nothing_of_lightning_and_hydra(net):
+    imports = inspect.getsource(inspect.getmodule(type(net)))
+    assert not any(name in imports for name in ("lightning", "hydra", "omegaconf"))
+
+
+def test_flattened_sizes_are_the_seeds():
+    assert CNN(num_channels=1, image_size=32, num_classes=10, pool=True).num_features == 64 * 6 * 6
+    assert CNN(num_channels=1, image_size=10, num_classes=10, pool=False).num_features == 64 * 6 * 6
+    assert CNN(num_channels=1, image_size=28, num_classes=10, pool=True).num_features == 64 * 5 * 5
+
+
+@pytest.mark.parametrize(("pool", "smallest"), [(True, 10), (False, 5)])
+def test_cnn_says_how_small_an_image_may_be(pool, smallest):
+    CNN(num_channels=1, image_size=smallest, num_classes=2, pool=pool)(torch.zeros(1, 1, smallest, smallest))
+    with pytest.raises(ValueError, match=f"images of {smallest} pixels or more, got {smallest - 1}"):
+        CNN(num_channels=1, image_size=smallest - 1, num_classes=2, pool=pool)
+
+
+def test_cnn_is_the_seeds():
+    net = CNN(num_channels=1, image_size=32, num_classes=10)
+    assert [type(layer).__name__ for layer in net.layers] == (
+        "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d Flatten Linear ReLU Dropout Linear".split()
+    )
+    assert sum(p.numel() for p in net.parameters()) == 320 + 18496 + 64 * 36 * 128 + 128 + 1290
+
+
+def test_resnet_keeps_small_images_large():
+    net = ResNet(num_channels=1, num_classes=10, widths=(8, 16, 32), num_blocks=2)
+    assert net.blocks(net.stem(torch.zeros(1, 1, 28, 28))).shape == (1, 32, 7, 7)
+
+
+ON_META = [name for name in models.list_models(module=models) if not name.startswith("regnet")]  # it computes widths
+
+
+@pytest.mark.parametrize("name", [*ON_META, "regnet_x_400mf", "regnet_y_400mf"])
+def test_every_torchvision_model_fits_the_data(name):
+    with torch.device("meta" if name in ON_META else "cpu"):
+        net = TorchvisionNet(num_channels=1, image_size=224, num_classes=7, name=name).eval()
+        assert net(torch.zeros(2, 1, 224, 224)).shape == (2, 7)
+
+
+def test_a_grey_first_convolution_answers_as_the_colour_one(monkeypatch):
+    torch.manual_seed(0)
+    colour = models.resnet18()
+    monkeypatch.setattr(models, "get_model", lambda *args, **kwargs: copy.deepcopy(colour))
+    net = TorchvisionNet(num_channels=1, image_size=32, num_classes=1000, name="resnet18").eval()
+    net.model.fc.load_state_dict(colour.fc.state_dict())
+    grey = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(net(grey), colour.eval()(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_torchvision_model():
+    with pytest.raises(ValueError, match=r"no classification model 'resnet19'; it has .*resnet18"):
+        TorchvisionNet(num_channels=3, image_size=32, num_classes=2, name="resnet19")

@@ -1,0 +1,234 @@
+"""A run is a folder: what is in it, how to come back, and what is refused."""
+
+import json
+import threading
+
+import lightning as L
+import pytest
+import torch
+from conftest import Losses
+from omegaconf import OmegaConf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lab import predict, run
+from lab import test as lab_test
+from lab.config import compose as compose_verb
+from lab.errors import UserError
+
+QUICK = ("experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2")
+
+
+def test_a_run_folder_is_complete(trained):
+    folder = trained(*QUICK)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "data.json", "best.ckpt", "last.ckpt", "metrics.csv", "results.json", "stamp.json"} <= names
+    results = json.loads((folder / "results.json").read_text())
+    assert results["status"] == "finished"
+    assert results["best"]["metric"] == "val/acc"
+    assert {"test/loss", "test/acc", "test/f1", "test/acc/0"} <= set(results["test"])
+    assert results["seconds"] > 0
+    stamp = json.loads((folder / "stamp.json").read_text())
+    assert len(stamp["git"]["commit"]) == 40
+    assert stamp["git"]["dirty"] == bool(stamp["git"]["untracked"] or (folder / "git.diff").exists())
+    assert stamp["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert stamp["hardware"]["cores"] >= 1
+    assert len(stamp["data"]) == 64
+    assert OmegaConf.load(folder / "config.yaml").name == "digits"
+    assert (folder / "metrics.csv").read_text().count("\n") >= 5
+
+
+def test_curves_are_in_tensorboard(trained):
+    events = EventAccumulator(str(trained(*QUICK, "trainer.log_every_n_steps=1")))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "val/f1", "test/acc", "lr-Adam"} <= scalars
+    assert "hp_metric" not in scalars
+    assert len(events.Scalars("val/acc")) == 2
+
+
+def test_a_run_loads_from_its_folder_alone(trained, monkeypatch, tmp_path):
+    folder = trained(*QUICK)
+    monkeypatch.chdir("/")
+    cfg, data, task = run.load(folder)
+    assert cfg.net.widths == [256, 128]
+    assert not data.splits, "the data was read"
+    assert not task.training
+    best = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(value.equal(best[name]) for name, value in task.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [("results.json", "it has no results.json"), ("best.ckpt", "it has no best.ckpt"), (".", "there is no such folder")],
+)
+def test_what_is_no_finished_run_is_refused(trained, remove, message):
+    folder = trained(*QUICK)
+    (folder / remove).unlink() if remove != "." else folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(UserError, match=f"is not a finished run: {message}"):
+        run.load(folder)
+
+
+def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("lab.tasks.classification.Classification.step", broken)
+    cfg = compose(*QUICK)
+    from lab import train
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        train.main(cfg)
+    (folder,) = (tmp_path / "logs/digits").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["status"] == "failed"
+    assert results["error"] == "RuntimeError: no luck"
+    with pytest.raises(UserError, match="is not a finished run"):
+        run.load(folder)
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(compose):
+    cfg = compose(*QUICK)
+    data = run.read_data(cfg)
+    folders: list = []
+    threads = [threading.Thread(target=lambda: folders.append(run.create(cfg.copy(), data.facts))) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(set(folders)) == 8
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["ema=0.9"],
+        ["compile=true"],
+        ["channels_last=true", "net=resnet"],
+        ["ema=0.9", "net=resnet", "trainer.precision=bf16-mixed"],
+        ["optimizer=muon", "scheduler=warmup_cosine", "early_stopping=1", "trainer.gradient_clip_val=1.0"],
+        ["trainer.accumulate_grad_batches=2", "trainer.deterministic=true", "trainer.max_epochs=3"],
+    ],
+    ids=" ".join,
+)
+def test_the_test_metrics_come_again_from_the_folder_alone(trained, more, capsys):
+    folder = trained(*QUICK, *more)
+    for checkpoint in folder.glob("*.ckpt"):
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert not [name for name in weights if "_orig_mod" in name]
+    before = json.loads((folder / "results.json").read_text())["test"]
+    capsys.readouterr()
+    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    shown = capsys.readouterr().out
+    for name in ("acc", "f1", "loss"):
+        assert f"test/{name:<7} {before[f'test/{name}']:.4f}" in shown
+
+
+def test_the_averaged_weights_are_the_ones_tested(trained):
+    folder = trained(*QUICK, "ema=0.99")
+    checkpoint = torch.load(folder / "best.ckpt", weights_only=True)
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert not averaged["net.layers.1.weight"].equal(current["net.layers.1.weight"])
+    _, data, task = run.load(folder)
+    assert task.net.layers[1].weight.equal(averaged["net.layers.1.weight"])
+    data.setup("test")
+    trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    again = trainer.test(task, data, verbose=False)[0]
+    results = json.loads((folder / "results.json").read_text())
+    assert again["test/loss"] == pytest.approx(results["test"]["test/loss"])
+
+
+def test_a_sweep_sees_the_best_value_not_the_last(compose, tmp_path, monkeypatch):
+    cfg = compose(*QUICK, "trainer.max_epochs=4")
+    values = iter([0.5, 0.9, 0.7, 0.6])
+    log = L.LightningModule.log_dict
+
+    def scripted(self, metrics, **kwargs):
+        if "val/acc" in metrics:
+            metrics = metrics | {"val/acc": torch.tensor(next(values))}
+        log(self, metrics, **kwargs)
+
+    monkeypatch.setattr("lab.tasks.base.Task.log_dict", scripted, raising=False)
+    from lab import train
+
+    assert train.main(cfg) == pytest.approx(0.9)
+    (folder,) = (tmp_path / "logs/digits").iterdir()
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_early_stopping_stops(trained):
+    folder = trained(*QUICK, "early_stopping=1", "optimizer.lr=0.0", "scheduler=constant", "trainer.max_epochs=9")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_seed_zero_is_a_seed(compose, tmp_path):
+    losses = []
+    for seed in (0, 0, 1):
+        cfg = compose(*QUICK, f"seed={seed}")
+        data = run.read_data(cfg)
+        L.seed_everything(seed, verbose=False)
+        trainer = run.build_trainer(cfg, tmp_path)
+        trainer.callbacks.append(callback := Losses())
+        trainer.fit(run.build_task(cfg, data.facts), data)
+        losses.append(callback.values)
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_unknown_monitor(trained):
+    with pytest.raises(UserError, match="unknown metric val/accuracy. Did you mean val/acc?"):
+        trained(*QUICK, "monitor.metric=val/accuracy")
+
+
+def test_secrets_stay_references(trained, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    folder = trained(*QUICK, "name=${oc.env:MY_NAME,x}", "++logger.prefix='${oc.env:MY_SECRET}'")
+    assert not [path for path in folder.iterdir() if path.suffix != ".ckpt" and b"hunter2" in path.read_bytes()
+                and "tfevents" not in path.name and path.name != "metrics.csv"]  # fmt: skip
+
+
+class TestPredict:
+    @pytest.fixture
+    def digits(self, tmp_path):
+        from sklearn.datasets import load_digits
+
+        folder = tmp_path / "mine"
+        (folder / "deep").mkdir(parents=True)
+        for i, (image, label) in enumerate(zip(load_digits().images[:20], load_digits().target[:20], strict=True)):
+            picture = Image.fromarray((image * 15).astype("uint8")).convert("RGB" if i % 2 else "L")
+            picture.resize((40, 40)).save(folder / ("deep" if i > 9 else "") / f"{i:02d}_{label}.png")
+        return folder
+
+    def test_files_are_classified(self, trained, digits, capsys):
+        folder = trained("experiment=digits", "data.tiny=true", "trainer.max_epochs=12")
+        predict.main(compose_verb("predict", [f"run={folder}", f"input={digits}"]))
+        lines = (folder / "predictions.csv").read_text().splitlines()
+        assert lines[0] == "path,class,probability"
+        rows = [line.split(",") for line in lines[1:]]
+        assert len(rows) == 20
+        right = sum(path.endswith(f"_{name}.png") for path, name, _ in rows)
+        assert right >= 18, f"{right} of 20 images that it was trained on"
+        assert all(0.1 < float(probability) <= 1 for _, _, probability in rows)
+        assert "20 predictions in" in capsys.readouterr().out
+
+    def test_one_file_and_another_output(self, trained, digits, tmp_path):
+        folder = trained(*QUICK)
+        overrides = [f"run={folder}", f"input={digits}/00_0.png", f"output={tmp_path}/out.csv"]
+        predict.main(compose_verb("predict", overrides))
+        assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda path: None, "there is no such file or folder"),
+            (lambda path: path.mkdir(), "neither an image nor a folder with images"),
+            (lambda path: path.write_text("no image"), "input.* is not a readable image"),
+        ],
+    )
+    def test_bad_input_is_said_in_a_line(self, trained, tmp_path, make, message):
+        folder = trained(*QUICK)
+        make(tmp_path / "input")
+        with pytest.raises(UserError, match=message):
+            predict.main(compose_verb("predict", [f"run={folder}", f"input={tmp_path}/input"]))
+        assert not (folder / "predictions.csv").exists()
+
+

@@ -1,0 +1,187 @@
+"""The conformance suite for tasks: one step, three stages, an optimizer and a schedule by config."""
+
+import copy
+import json
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import options, step_losses
+from hydra.utils import instantiate
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from lab import run
+from lab.optim import MuonAdamW, warmup_cosine
+
+QUICK = ("experiment=digits", "data.tiny=true")
+
+
+@pytest.fixture(params=options("task"))
+def built(request, compose):
+    cfg = compose(*QUICK, f"task={request.param}", "net=mlp")
+    L.seed_everything(0, verbose=False)
+    data = run.read_data(cfg)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())))
+    return run.build_task(cfg, data.facts), batch
+
+
+def test_a_step_is_differentiable_in_every_parameter(built):
+    task, batch = built
+    loss = task._step(batch, "train")
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert not [name for name, p in task.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_the_first_loss_is_that_of_a_guess(built):
+    task, batch = built
+    assert abs(task._step(batch, "val").item() - torch.tensor(10.0).log().item()) < 0.3
+
+
+def test_checkpoints_hold_the_nets_weights_and_nothing_else(built):
+    task, _ = built
+    assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
+
+
+def test_metrics_agree_with_sklearn(built):
+    task, _ = built
+    generator = torch.Generator().manual_seed(0)
+    logits, label = torch.randn(3, 40, 10, generator=generator), torch.randint(10, (3, 40), generator=generator)
+    metrics = task.metrics["test_"]
+    for i in range(3):
+        metrics.update(logits[i], label[i])
+    values = metrics.compute()
+    predicted, true = logits.argmax(-1).flatten(), label.flatten()
+    assert values["acc"].item() == pytest.approx(accuracy_score(true, predicted))
+    assert values["f1"].item() == pytest.approx(f1_score(true, predicted, average="macro"))
+    for c in range(10):
+        assert values[f"acc/{c}"].item() == pytest.approx((predicted[true == c] == c).double().mean().item())
+
+
+def test_label_smoothing_is_for_training_alone(compose):
+    cfg = compose(*QUICK, "net=mlp", "task.label_smoothing=0.2")
+    data = run.read_data(cfg)
+    task = run.build_task(cfg, data.facts)
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())))
+    logits = task(batch)
+    expected = F.cross_entropy(logits, batch["label"], label_smoothing=0.2)
+    assert task.train()._step(batch, "train").item() == pytest.approx(expected.item())
+    assert task.eval()._step(batch, "val").item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
+
+
+def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
+    folder = trained(*QUICK, "net=mlp", "trainer.max_epochs=1", "data.batch_size=16")
+    _, data, task = run.load(folder)
+    data.setup("test")
+    batches = [data.on_after_batch_transfer(batch) for batch in data.test_dataloader()]
+    assert len({len(batch["label"]) for batch in batches}) > 1, "all batches have one size: nothing is shown"
+    with torch.no_grad():
+        losses = [F.cross_entropy(task(batch), batch["label"], reduction="none") for batch in batches]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"]["test/loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_optimizer_learns_a_batch_by_heart(compose, optimizer, tmp_path):
+    cfg = compose(*QUICK, "net=mlp", f"optimizer={optimizer}", "trainer.overfit_batches=1", "trainer.max_epochs=60")
+    cfg.optimizer.lr = {"gd": 0.1, "sgd": 0.02}.get(optimizer, 0.003)
+    losses = step_losses(cfg, 60, tmp_path / "x")
+    assert losses[0] > 2
+    assert losses[-1] < 0.1
+
+
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_schedules_last_as_long_as_the_run(compose, scheduler, tmp_path):
+    cfg = compose(*QUICK, "net=mlp", f"scheduler={scheduler}", "trainer.max_epochs=12")
+    data = run.read_data(cfg)
+    trainer = run.build_trainer(cfg, tmp_path)
+    rates = Rates()
+    trainer.callbacks.append(rates)
+    trainer.fit(run.build_task(cfg, data.facts), data)
+    assert len(rates.values) == 12 * len(data.train_dataloader())
+    assert max(rates.values) == pytest.approx(cfg.optimizer.lr, rel=0.05)
+    if scheduler == "constant":
+        assert min(rates.values) == max(rates.values)
+    else:
+        assert rates.values[-1] < 0.15 * max(rates.values)
+        assert rates.values[0] < max(rates.values)
+
+
+class Rates(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.values.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_warmup_cosine_rises_falls_and_ends_at_zero():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = warmup_cosine(optimizer, total_steps=100, warmup=0.1), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-6)
+
+
+class TestMuon:
+    def net(self):
+        torch.manual_seed(0)
+        return nn.ModuleDict(
+            {"embed": nn.Embedding(7, 6), "conv": nn.Conv1d(6, 6, 3), "norm": nn.LayerNorm(6), "hidden": nn.Linear(6, 5),
+             "head": nn.Linear(5, 4)}
+        )  # fmt: skip
+
+    def test_touches_hidden_matrices_only(self):
+        optimizer = MuonAdamW(self.net().named_parameters(), lr=1e-3)
+        muon, adamw = (group["param_names"] for group in optimizer.param_groups)
+        assert muon == ["hidden.weight"]
+        assert len(adamw) == 8
+
+    def test_steps_as_its_two_parts_would(self):
+        net, twin = self.net(), self.net()
+        together = MuonAdamW(net.named_parameters(), lr=0.01)
+        rest = [p for name, p in twin.named_parameters() if name != "hidden.weight"]
+        apart = [
+            torch.optim.Muon([twin["hidden"].weight], 0.01, 0.01, 0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, 0.01, weight_decay=0.01),
+        ]
+        for step in range(3):
+            for model in (net, twin):
+                for i, p in enumerate(model.parameters()):
+                    p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i))
+            together.step()
+            [part.step() for part in apart]
+        assert all(p.equal(q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+    def test_state_round_trip_goes_on_as_before(self):
+        net = self.net()
+        optimizer = MuonAdamW(net.named_parameters(), lr=0.01)
+
+        def step(model, opt, seed):
+            for i, p in enumerate(model.parameters()):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + i))
+            opt.step()
+
+        step(net, optimizer, 0)
+        twin = copy.deepcopy(net)
+        other = MuonAdamW(twin.named_parameters(), lr=0.5)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        step(net, optimizer, 50)
+        step(twin, other, 50)
+        assert all(p.equal(q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+    def test_one_learning_rate_is_scheduled_for_both(self):
+        optimizer = MuonAdamW(self.net().named_parameters(), lr=1.0)
+        scheduler = instantiate(
+            {"_target_": "torch.optim.lr_scheduler.LambdaLR", "_partial_": True}
+        )(optimizer, lambda step: 0.5)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+        assert [part.param_groups[0]["lr"] for part in optimizer._parts] == [0.5, 0.5]
+        assert scheduler
