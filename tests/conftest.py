@@ -75,7 +75,7 @@ class Losses(L.Callback):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx) -> None:
         self.values.append(outputs["loss"].item())
 
 

@@ -86,15 +86,19 @@ BAD_COMMAND_LINES = {
     ("train", "experiment=digts"): "unknown experiment digts. Did you mean digits?",
     ("train", "experiment=digits", "net=cn"): "unknown net cn. Did you mean cnn?",
     ("train", "experiment=digits", "nett=cnn"): "unknown key nett. Did you mean net?",
-    ("train", "experiment=digits", "trainer.max_epoch=3"): "unknown key max_epoch. Did you mean max_epochs? (in trainer)",
+    (
+        "train",
+        "experiment=digits",
+        "trainer.max_epoch=3",
+    ): "unknown key max_epoch. Did you mean max_epochs? (in trainer)",
     ("train", "experiment=digits", "data.augment.flip=1"): "data.augment has no keys here",
     ("train", "experiment=digits", "net=cnn,mlp"): "needs -m",
     ("train", "-m", "experiment=digits", "net=cnn,mpl"): "unknown net mpl. Did you mean mlp?",
     ("train", "experiment=digits", "a=[1"): "a=[1",
-    ("test",): "run",
+    ("test",): "error: run: say it, with run=...",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",
-    ("predict", "run=nowhere"): "input",
+    ("predict", "run=nowhere"): "error: input: say it, with input=...",
 }
 
 
@@ -111,7 +115,9 @@ def test_a_mistake_is_said_in_a_line(lab, arguments, tmp_path):
 def test_all_mistakes_are_said_at_once(lab, tmp_path):
     result = lab("train", "experiment=digits", "net=cn", "trainer.x=1", "data.batchsize=2")
     assert len(result.stderr.splitlines()) == 3
-    result = lab("train", "experiment=digits", "data.batch_size=abc", "optimizer.lr=abc", "+net.depth=2", "log_dir=/proc/x")
+    result = lab(
+        "train", "experiment=digits", "data.batch_size=abc", "optimizer.lr=abc", "+net.depth=2", "log_dir=/proc/x"
+    )
     assert [line.split("=")[0].split(":")[1] for line in result.stderr.splitlines()] == [
         " data.batch_size", " net", " optimizer.lr", " log_dir",
     ], result.stderr  # fmt: skip

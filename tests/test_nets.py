@@ -91,7 +91,7 @@ def test_cnn_says_how_small_an_image_may_be(pool, smallest):
 def test_cnn_is_the_seeds():
     net = CNN(num_channels=1, image_size=32, num_classes=10)
     assert [type(layer).__name__ for layer in net.layers] == (
-        "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d Flatten Linear ReLU Dropout Linear".split()
+        ["Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
     )
     assert sum(p.numel() for p in net.parameters()) == 320 + 18496 + 64 * 36 * 128 + 128 + 1290
 

@@ -60,7 +60,11 @@ def test_a_run_loads_from_its_folder_alone(trained, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("remove", "message"),
-    [("results.json", "it has no results.json"), ("best.ckpt", "it has no best.ckpt"), (".", "there is no such folder")],
+    [
+        ("results.json", "it has no results.json"),
+        ("best.ckpt", "it has no best.ckpt"),
+        (".", "there is no such folder"),
+    ],
 )
 def test_what_is_no_finished_run_is_refused(trained, remove, message):
     folder = trained(*QUICK)
@@ -230,5 +234,3 @@ class TestPredict:
         with pytest.raises(UserError, match=message):
             predict.main(compose_verb("predict", [f"run={folder}", f"input={tmp_path}/input"]))
         assert not (folder / "predictions.csv").exists()
-
-

@@ -133,10 +133,8 @@ def test_warmup_cosine_rises_falls_and_ends_at_zero():
 class TestMuon:
     def net(self):
         torch.manual_seed(0)
-        return nn.ModuleDict(
-            {"embed": nn.Embedding(7, 6), "conv": nn.Conv1d(6, 6, 3), "norm": nn.LayerNorm(6), "hidden": nn.Linear(6, 5),
-             "head": nn.Linear(5, 4)}
-        )  # fmt: skip
+        layers = {"embed": nn.Embedding(7, 6), "conv": nn.Conv1d(6, 6, 3), "norm": nn.LayerNorm(6)}
+        return nn.ModuleDict(layers | {"hidden": nn.Linear(6, 5), "head": nn.Linear(5, 4)})
 
     def test_touches_hidden_matrices_only(self):
         optimizer = MuonAdamW(self.net().named_parameters(), lr=1e-3)
@@ -179,9 +177,9 @@ class TestMuon:
 
     def test_one_learning_rate_is_scheduled_for_both(self):
         optimizer = MuonAdamW(self.net().named_parameters(), lr=1.0)
-        scheduler = instantiate(
-            {"_target_": "torch.optim.lr_scheduler.LambdaLR", "_partial_": True}
-        )(optimizer, lambda step: 0.5)
+        scheduler = instantiate({"_target_": "torch.optim.lr_scheduler.LambdaLR", "_partial_": True})(
+            optimizer, lambda step: 0.5
+        )
         assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
         assert [part.param_groups[0]["lr"] for part in optimizer._parts] == [0.5, 0.5]
         assert scheduler

@@ -83,7 +83,9 @@ def locate(name: str) -> Callable[..., Any]:
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """What can be passed by name, base classes included where `**kwargs` goes on to them; and whether anything can."""
     found: dict[str, inspect.Parameter] = {}
-    owners = [vars(owner).get("__init__") for owner in inspect.getmro(function)] if inspect.isclass(function) else [function]
+    owners = (
+        [vars(owner).get("__init__") for owner in inspect.getmro(function)] if inspect.isclass(function) else [function]
+    )
     for owner in filter(None, owners):
         try:
             hints = get_type_hints(inspect.unwrap(owner), include_extras=True)

@@ -37,6 +37,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, VERBS)])
+    arguments = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)  # Hydra wants flags last
     sys.argv[1:] = arguments
     config.check_command_line(verb, arguments)
     _hydra_app(verb)

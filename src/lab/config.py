@@ -16,9 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
+from lab.folder import check_finished
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel's, or a checkout's
+
+
 def fail(problems: Sequence[str]) -> NoReturn:
     raise UserError("\n".join(f"error: {problem}" for problem in problems))
 
@@ -60,19 +63,26 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
         try:
             overrides.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
-            problems.append(one_line(error))
+            problems.append(f"{text}: {one_line(error)}")
     runs = not (args.help or args.cfg or args.info)
     if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
         raise UserError(_experiments())
     with initialize_config_dir(str(CONF), version_base="1.3"):
         problems += _unknown_names(verb, overrides, args.multirun)
+        if runs and not problems:
+            cfg = hydra_compose(verb, [_single(o) for o in overrides])
+            problems += [f"{key}: say it, with {key}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
+            if not problems and "run" in cfg:
+                check_finished(Path(cfg.run))
     if problems:
         fail(problems)
 
 
 def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> Iterator[str]:
     loader = GlobalHydra.instance().config_loader()
-    groups, sound, values = loader.list_groups(""), [], []
+    groups = loader.list_groups("")
+    sound: list[Override] = []
+    values: list[Override] = []
     for override in overrides:
         name = override.key_or_group
         if override.is_sweep_override() and not multirun and not name.startswith("hydra"):

@@ -24,9 +24,7 @@ class MuonAdamW(Optimizer):
         weight_decay: decoupled, for both.
     """
 
-    def __init__(
-        self, named_params: Any, lr: float = 1e-3, weight_decay: float = 0.01, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, named_params: Any, lr: float = 1e-3, weight_decay: float = 0.01, momentum: float = 0.95) -> None:
         named: list[tuple[str, Parameter]] = list(named_params)
         matrices = [(name, p) for name, p in named if p.ndim == 2 and "embed" not in name]
         hidden = {name for name, _ in matrices[:-1]}

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -22,7 +23,8 @@ def main(cfg: DictConfig) -> None:
     trainer = run.evaluation_trainer(saved, cfg.trainer)
     if trainer.world_size > 1:
         config.fail(["trainer: predict uses one process; choose trainer=cpu or trainer=gpu."])
-    probability, label = torch.cat(trainer.predict(task, data)).max(-1)
+    batches: Any = trainer.predict(task, data)
+    probability, label = torch.cat(batches).max(-1)
     names = [data.facts.class_names[i] for i in label.tolist()]
     rows = [(path, name, f"{p:.4f}") for path, name, p in zip(paths, names, probability.tolist(), strict=True)]
     with open(cfg.output, "w", newline="") as file:

@@ -1,6 +1,5 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from lab.check import locate, parameters
 from lab.config import fail, unknown
 from lab.data.base import Data
-from lab.errors import UserError
+from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_json
 from lab.stamp import stamp
-
-CONFIG, FACTS, RESULTS, BEST = "config.yaml", "data.json", "results.json", "best.ckpt"
 
 
 def read_data(cfg: DictConfig) -> Data:
@@ -55,9 +52,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
     """The trainer of a config, which writes its checkpoints and curves into `folder`."""
     metric, mode = cfg.monitor.metric, cfg.monitor.mode
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder, "best", monitor=metric, mode=mode, save_last=True, enable_version_counter=False, verbose=False
-        ),
+        ModelCheckpoint(folder, "best", monitor=metric, mode=mode, enable_version_counter=False),
+        ModelCheckpoint(folder, "last", enable_version_counter=False),  # save_last=True would skip all but new bests
         LearningRateMonitor(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
     ]
@@ -98,7 +94,7 @@ def create(cfg: DictConfig, facts: Any) -> Path:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     OmegaConf.save(cfg, folder / CONFIG)
     write_json(folder / FACTS, asdict(facts))
-    write_json(folder / "stamp.json", stamp(folder) | {"data": facts.fingerprint})
+    write_json(folder / STAMP, stamp(folder) | {"data": facts.fingerprint})
     return folder
 
 
@@ -131,25 +127,21 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
         UserError: the folder is not that of a finished run.
     """
     folder = Path(folder)
-    status = _status(folder)
-    if status != "finished":
-        raise UserError(f"error: {folder} is not a finished run: {status}. lab train makes one.")
+    check_finished(folder)
     cfg = OmegaConf.load(folder / CONFIG)
     assert isinstance(cfg, DictConfig)
     data: Data = _instantiate("data", cfg.data)
-    data.facts = data.Facts(**json.loads((folder / FACTS).read_text()))
+    data.facts = data.Facts(**read_json(folder / FACTS))
     task = build_task(cfg, data.facts)
     restore(task, folder)
     return cfg, data, task.eval()
 
 
-def _status(folder: Path) -> str:
-    if not folder.is_dir():
-        return "there is no such folder"
-    for name in (RESULTS, CONFIG, FACTS, BEST):
-        if not (folder / name).is_file():
-            return f"it has no {name}"
-    return str(json.loads((folder / RESULTS).read_text())["status"])
+def best_score(trainer: Trainer) -> float:
+    """The best value of the monitored metric, not the last."""
+    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
+    assert trainer.checkpoint_callback.best_model_score is not None
+    return trainer.checkpoint_callback.best_model_score.item()
 
 
 def restore(task: LightningModule, folder: Path) -> None:
@@ -168,10 +160,6 @@ def evaluation_trainer(cfg: DictConfig, overrides: DictConfig) -> Trainer:
 
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
-    names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr,operator]
+    names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr]
     if cfg.monitor.metric not in names:
         fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

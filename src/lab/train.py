@@ -15,6 +15,7 @@ from lab import run
 from lab.check import check
 from lab.config import quiet
 from lab.data.base import Data
+from lab.folder import CONFIG
 from lab.report import summary
 
 
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> float:
 def join(folder: str) -> None:
     """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
     quiet()
-    cfg = OmegaConf.load(Path(folder) / run.CONFIG)
+    cfg = OmegaConf.load(Path(folder) / CONFIG)
     assert isinstance(cfg, DictConfig)
     train(cfg, run.read_data(cfg), Path(folder))
 
@@ -46,7 +47,7 @@ def train(cfg: DictConfig, data: Data, folder: Path) -> float:
         trainer.fit(task, data)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        best = trainer.checkpoint_callback.best_model_score.item()
+        best = run.best_score(trainer)
         results["best"] = {"metric": cfg.monitor.metric, "value": best}
         run.restore(task, folder)
         results["test"] = trainer.test(task, data, verbose=False)[0]

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from lab.errors import UserError
 
@@ -27,6 +27,9 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+
+Split = Batches | Subset[Batch]
 
 
 class Data(L.LightningDataModule):
@@ -50,16 +53,16 @@ class Data(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.tiny, self.seed = batch_size, num_workers, tiny, seed
-        self.splits: dict[str, Dataset[Batch]] = {}
+        self.splits: dict[str, Split] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
         self.input: str | Path | None = None  # what `predict_dataloader` reads
 
     @abstractmethod
-    def read(self) -> tuple[dict[str, Dataset[Batch]], Any]:
+    def read(self) -> tuple[dict[str, Split], Any]:
         """The splits "train", "val" and "test", and the facts."""
 
     @abstractmethod
-    def read_inputs(self, path: Path) -> tuple[list[str], Dataset[Batch]]:
+    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
         """Unlabelled samples from a user's file or folder, and a name for each."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -69,7 +72,7 @@ class Data(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self.splits["train"]
         rank, world_size = self._rank()
-        sampler = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=self.seed, drop_last=True)
+        sampler: Any = DistributedSampler(dataset, world_size, rank, seed=self.seed, drop_last=True)
         drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
@@ -86,12 +89,12 @@ class Data(L.LightningDataModule):
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         dataset = self.splits[split]
         rank, world_size = self._rank()
-        if len(dataset) < world_size:  # type: ignore[arg-type]
-            raise UserError(f"data: {split} has {len(dataset)} samples, fewer than the {world_size} processes.")  # type: ignore[arg-type]
-        batches = shard(len(dataset), self.batch_size, rank, world_size)  # type: ignore[arg-type]
+        if len(dataset) < world_size:
+            raise UserError(f"data: {split} has {len(dataset)} samples, fewer than the {world_size} processes.")
+        batches = shard(len(dataset), self.batch_size, rank, world_size)
         return self._loader(dataset, batch_sampler=batches)
 
-    def _loader(self, dataset: Dataset[Batch], **kwargs: Any) -> DataLoader[Batch]:
+    def _loader(self, dataset: Split, **kwargs: Any) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
@@ -112,7 +115,7 @@ def shard(num_samples: int, batch_size: int, rank: int, world_size: int) -> list
     return [batch.tolist() for batch in mine.tensor_split(num_batches)]
 
 
-def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
+def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Sample indices of "train" and of each part in `fractions`, drawn class by class.
 
     Args:
@@ -135,8 +138,8 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
         for part, chunk in zip(fractions, chunks, strict=True):
             parts[part].append(chunk)
         parts["train"].append(rest)
-    return {part: torch.cat(chunks).sort().values for part, chunks in parts.items()}
+    return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Batch:
     return batch

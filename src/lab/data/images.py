@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from torchvision import datasets
 from torchvision.datasets.folder import find_classes, make_dataset
-from torchvision.transforms.v2 import functional as TF  # noqa: N812
+from torchvision.transforms.v2 import functional as TF
 
 from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
-from lab.data.base import Batch, Batches, Data, stratified_split
+from lab.data.base import Batch, Batches, Data, Split, stratified_split
 from lab.errors import UserError
 from lab.types import Fraction
 
-Part = Dataset[Batch]
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 
 
@@ -83,10 +83,10 @@ class ImageData(Data):
         self.augment = augment
 
     @abstractmethod
-    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
         """The splits, and the names of the classes."""
 
-    def read(self) -> tuple[dict[str, Part], ImageFacts]:
+    def read(self) -> tuple[dict[str, Split], ImageFacts]:
         splits, class_names = self.read_splits()
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
@@ -96,7 +96,7 @@ class ImageData(Data):
             image_size=image.shape[2],
             mean=mean,
             std=std,
-            num_samples={name: len(split) for name, split in splits.items()},  # type: ignore[arg-type]
+            num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=_fingerprint(splits),
         )
         return splits, facts
@@ -122,13 +122,18 @@ class Digits(ImageData):
     """Scikit-learn's 8×8 digits (the test part of UCI's; Alpaydin & Kaynak 1998), enlarged to `image_size`."""
 
     def __init__(
-        self, image_size: PositiveInt, val_fraction: Fraction, test_fraction: Fraction, split_seed: int = 0, **kwargs: Any
+        self,
+        image_size: PositiveInt,
+        val_fraction: Fraction,
+        test_fraction: Fraction,
+        split_seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_size, self.split_seed = image_size, split_seed
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
-    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -139,7 +144,7 @@ class Digits(ImageData):
         image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
         everything = ImageTensors(image, label)
         parts = stratified_split(label, self.fractions, self.split_seed)
-        return {name: Subset(everything, index) for name, index in parts.items()}, list(map(str, range(10)))  # type: ignore[arg-type]
+        return {name: Subset(everything, index) for name, index in parts.items()}, list(map(str, range(10)))
 
 
 class TorchvisionImages(ImageData):
@@ -177,12 +182,12 @@ class TorchvisionImages(ImageData):
                 " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
             ) from error
 
-    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
         root, dataset = tiny.torchvision_images(self.dataset) if self.tiny else (self.root, self.dataset)
         official = {train: dataset(root, train=train) for train in (True, False)}
         train, test = (_in_memory(official[part]) for part in (True, False))
         parts = stratified_split(train.label, {"val": self.val_fraction}, self.split_seed)
-        splits: dict[str, Part] = {name: Subset(train, index) for name, index in parts.items()}  # type: ignore[arg-type]
+        splits: dict[str, Split] = {name: Subset(train, index) for name, index in parts.items()}
         return splits | {"test": test}, list(official[True].classes)
 
 
@@ -216,7 +221,7 @@ class ImageFolder(ImageData):
         self.root, self.image_size, self.num_channels, self.split_seed = root, image_size, num_channels, split_seed
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
-    def read_splits(self) -> tuple[dict[str, Part], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
         if self.root is None and not self.tiny:
             raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
         root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
@@ -227,14 +232,15 @@ class ImageFolder(ImageData):
             folders = {"train": root}
         try:
             class_names, class_to_idx = find_classes(str(folders["train"]))
-            splits: dict[str, Part] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
+            splits: dict[str, Split] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
         except FileNotFoundError as error:
             raise UserError(f"data.root: {error}".partition(" Supported extensions")[0]) from error
         missing = {name: share for name, share in self.fractions.items() if name not in folders}
         train = splits["train"]
-        assert isinstance(train, ImageFiles) and train.label is not None
+        assert isinstance(train, ImageFiles)
+        assert train.label is not None
         parts = stratified_split(train.label, missing, self.split_seed)
-        return splits | {name: Subset(train, index) for name, index in parts.items()}, class_names  # type: ignore[arg-type]
+        return splits | {name: Subset(train, index) for name, index in parts.items()}, class_names
 
     def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
         samples = make_dataset(str(root), class_to_idx, extensions=_suffixes())
@@ -259,9 +265,8 @@ def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
-        low, high = picture.getextrema()
-        picture = picture.convert("F").point(lambda value: value * (255 / max(high, 1)))  # type: ignore[type-var]
-        return picture.convert("L")
+        level = np.asarray(picture, dtype=np.float64)
+        return Image.fromarray((level.clip(0) * (255 / max(level.max(), 1))).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -278,10 +283,10 @@ def _in_memory(dataset: Any) -> ImageTensors:
     return ImageTensors(image, torch.as_tensor(dataset.targets))
 
 
-def _statistics(split: Part, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
+def _statistics(split: Split, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
     """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
-    step = -(-len(split) // num_samples)  # type: ignore[arg-type]
-    image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[attr-defined,arg-type]
+    step = -(-len(split) // num_samples)
+    image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[call-overload]
     level = torch.linspace(0, 1, 256, dtype=torch.float64)
     share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
     share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
@@ -290,7 +295,7 @@ def _statistics(split: Part, num_samples: int) -> tuple[Tensor, list[float], lis
     return image, mean.tolist(), std.tolist()
 
 
-def _fingerprint(splits: dict[str, Part]) -> str:
+def _fingerprint(splits: dict[str, Split]) -> str:
     """Of pixels in memory, or of files' names and sizes; and of the labels, split by split."""
     digest = hashlib.sha256()
     for name, split in sorted(splits.items()):

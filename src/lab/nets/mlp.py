@@ -25,9 +25,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [num_channels * image_size**2, *widths]
-        hidden = [
-            layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))
-        ]
+        hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))]
         self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 class ResNet(nn.Module):
     """Pre-activation residual blocks (He et al. 2016b) for images of about 32 pixels.
 
-    ImageNet's stem, a 7×7 convolution and a pool that each halve the image, would leave little of 28 pixels; here
-    the stem keeps the size, and each width after the first halves it.
+    ImageNet's stem, a 7×7 convolution and a pool that each halve the image, would leave little of 28 pixels. Here
+    the stem is 3×3 and keeps the size, unless it is given a stride, and each width after the first halves it.
 
     Args:
         widths: channels of each stage.
         num_blocks: residual blocks of each stage.
+        stem_stride: 2 halves the image at once, for a quarter of the time.
     """
 
     def __init__(
@@ -21,10 +22,11 @@ class ResNet(nn.Module):
         num_classes: PositiveInt,
         widths: Sequence[PositiveInt] = (16, 32, 64),
         num_blocks: PositiveInt = 1,
+        stem_stride: PositiveInt = 1,
     ) -> None:
         super().__init__()
         width = widths[0]
-        self.stem = nn.Conv2d(num_channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(num_channels, width, 3, stem_stride, padding=1, bias=False)
         blocks = []
         for i, out in enumerate(widths):
             for j in range(num_blocks):

@@ -48,9 +48,7 @@ def _fit_first_convolution(model: nn.Module, num_channels: int) -> None:
     path, old = next((path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if old.in_channels == num_channels:
         return
-    new = nn.Conv2d(
-        num_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None
-    )  # type: ignore[arg-type]
+    new = nn.Conv2d(num_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
     if num_channels == 1:
         new.weight.data.copy_(old.weight.data.sum(1, keepdim=True))
     if old.bias is not None and new.bias is not None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
@@ -5,8 +7,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.types import Fraction
 from lab.tasks.base import Task
+from lab.types import Fraction
 
 
 class Classification(Task):
@@ -17,7 +19,7 @@ class Classification(Task):
     """
 
     def __init__(
-        self, num_classes: PositiveInt, class_names: list[str], label_smoothing: Fraction = 0.0, **kwargs
+        self, num_classes: PositiveInt, class_names: list[str], label_smoothing: Fraction = 0.0, **kwargs: Any
     ) -> None:
         accuracy: dict[str, Metric | MetricCollection] = {"acc": MulticlassAccuracy(num_classes, average="micro")}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro")}
@@ -29,9 +31,7 @@ class Classification(Task):
     def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
         logits = self(batch)
         metrics.update(logits.detach(), batch["label"])
-        return F.cross_entropy(
-            logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0
-        )
+        return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """(B, num_classes) probabilities."""

@@ -1,0 +1,95 @@
+"""Two processes on the CPU: what is particular to being several."""
+
+import csv
+import json
+import os
+import re
+
+import pytest
+import torch
+
+from lab import run
+
+QUICK = ("experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
+
+
+def run_folders(tmp_path):
+    return [path for path in (tmp_path / "logs").glob("*/*") if path.is_dir() and path.parent.name != "sweeps"]
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    """A callback, importable by every rank, that writes down what each rank sees."""
+    folder = tmp_path_factory.mktemp("callbacks")
+    (folder / "recorder.py").write_text(
+        """
+import json, os
+import lightning as L
+
+class Recorder(L.Callback):
+    def __init__(self, folder):
+        self.folder, self.seen = folder, {"train": [], "test": []}
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        if trainer.current_epoch == 0:
+            self.seen["train"] += batch["index"].tolist()
+
+    def on_test_batch_end(self, trainer, task, outputs, batch, batch_idx, dataloader_idx=0):
+        self.seen["test"] += batch["index"].tolist()
+
+    def on_test_end(self, trainer, task):
+        total = sum(p.double().sum().item() for p in task.net.parameters())
+        rate = task.optimizer.keywords["lr"]
+        content = self.seen | {"weights": total, "lr": rate, "seed": trainer.datamodule.seed}
+        name = f"rank{trainer.global_rank}_{rate}_{trainer.datamodule.seed}.json"
+        with open(os.path.join(self.folder, name), "w") as file:
+            json.dump(content, file)
+"""
+    )
+    return folder
+
+
+def record(lab, recorder, tmp_path, *arguments):
+    result = lab(
+        "train", *arguments, *QUICK, "trainer=ddp_cpu",
+        f"+callbacks.recorder={{_target_: recorder.Recorder, folder: '{tmp_path}'}}",
+        env=os.environ | {"PYTHONPATH": str(recorder)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result, {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("rank*.json")}
+
+
+def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, recorder, tmp_path):
+    result, ranks = record(lab, recorder, tmp_path)
+    first, second = (ranks[name] for name in sorted(ranks))
+    assert not set(first["train"]) & set(second["train"])
+    assert len(first["train"]) == len(second["train"]) > 40
+    assert first["weights"] == second["weights"]
+    tested = first["test"] + second["test"]
+    assert len(tested) == len(set(tested)) == 40, "a test sample is missing, or counted twice"
+    assert result.stdout.count("test/acc ") == 1, "both processes report"
+
+    (folder,) = run_folders(tmp_path)
+    results = json.loads((folder / "results.json").read_text())
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows if row["val/loss"]] == [row["step"] for row in rows if row["train/loss"]]
+    assert len([row for row in rows if row["test/loss"]]) == 1
+    torch.load(folder / "best.ckpt", weights_only=True)
+
+    tables = {}
+    for trainer in ("cpu", "ddp_cpu"):
+        shown = lab("test", f"run={folder}", f"trainer={trainer}")
+        assert shown.returncode == 0, shown.stderr
+        tables[trainer] = re.findall(r"(\S+) +(\d\.\d+)", shown.stdout)
+    assert tables["cpu"] == tables["ddp_cpu"]
+    assert float(dict(tables["cpu"])["test/acc"]) == pytest.approx(results["test"]["test/acc"], abs=5e-5)
+    assert run_folders(tmp_path) == [folder], "testing made a folder"
+
+
+def test_every_rank_of_a_sweeps_job_has_that_jobs_config(lab, recorder, tmp_path):
+    _, ranks = record(lab, recorder, tmp_path, "optimizer.lr=0.001,0.01", "-m", "seed=3")
+    assert sorted(ranks) == ["rank0_0.001_3", "rank0_0.01_3", "rank1_0.001_3", "rank1_0.01_3"]
+    for rate in ("0.001", "0.01"):
+        assert ranks[f"rank0_{rate}_3"]["weights"] == ranks[f"rank1_{rate}_3"]["weights"]
+    folders = run_folders(tmp_path)
+    assert sorted(run.load(folder)[0].optimizer.lr for folder in folders) == [0.001, 0.01]
