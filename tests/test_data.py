@@ -1,5 +1,6 @@
 """One conformance suite for every data module, by its tiny version; then what is particular to images."""
 
+import itertools
 import json
 from dataclasses import asdict
 
@@ -122,7 +123,7 @@ def test_stratified_split_takes_its_share_of_each_class():
     parts = stratified_split(label, {"val": 0.1, "test": 0.25}, seed=0)
     assert label[parts["val"]].bincount().tolist() == [10, 4, 1]
     assert label[parts["test"]].bincount().tolist() == [25, 10, 1]
-    assert sorted(sum(parts.values(), [])) == list(range(144))
+    assert sorted(itertools.chain(*parts.values())) == list(range(144))
     with pytest.raises(UserError, match="class 0 has 2 samples, too few for train, val and test"):
         stratified_split(torch.tensor([0, 0]), {"val": 0.1, "test": 0.1}, seed=0)
 

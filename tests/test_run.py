@@ -1,12 +1,16 @@
 """A run is a folder: what is in it, how to come back, and what is refused."""
 
 import json
+import shutil
+import signal
+import subprocess
 import threading
+import time
 
 import lightning as L
 import pytest
 import torch
-from conftest import Losses
+from conftest import LAB, Losses
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lab import predict, run
 from lab import test as lab_test
 from lab.config import compose as compose_verb
+from lab.data import tiny
 from lab.errors import UserError
 
 QUICK = ("experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2")
@@ -30,6 +35,8 @@ def test_a_run_folder_is_complete(trained):
     assert results["seconds"] > 0
     stamp = json.loads((folder / "stamp.json").read_text())
     assert len(stamp["git"]["commit"]) == 40
+    assert stamp["overrides"][-4:] == list(QUICK)
+    assert stamp["command"].endswith(" ".join(QUICK))
     assert stamp["git"]["dirty"] == bool(stamp["git"]["untracked"] or (folder / "git.diff").exists())
     assert stamp["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert stamp["hardware"]["cores"] >= 1
@@ -184,10 +191,40 @@ def test_unknown_monitor(trained):
 
 
 def test_secrets_stay_references(trained, monkeypatch):
-    monkeypatch.setenv("MY_SECRET", "hunter2")
-    folder = trained(*QUICK, "name=${oc.env:MY_NAME,x}", "++logger.prefix='${oc.env:MY_SECRET}'")
-    assert not [path for path in folder.iterdir() if path.suffix != ".ckpt" and b"hunter2" in path.read_bytes()
-                and "tfevents" not in path.name and path.name != "metrics.csv"]  # fmt: skip
+    secret = ":".join(["00", "12", "34", "56"])
+    monkeypatch.setenv("MY_SECRET", secret)
+    timer = "{_target_: lightning.pytorch.callbacks.Timer, duration: '${oc.env:MY_SECRET}'}"
+    folder = trained(*QUICK, f"+callbacks.timer={timer}")
+    assert "${oc.env:MY_SECRET}" in (folder / "config.yaml").read_text()
+    assert not [path for path in folder.iterdir() if secret.encode() in path.read_bytes()]
+
+
+def test_changed_data_is_noticed(trained, tmp_path, capsys):
+    shutil.copytree(tiny.image_folder(), tmp_path / "images")
+    folder = trained(
+        "experiment=image_folder", f"data.root={tmp_path}/images", "debug=two_batches", "data.num_workers=0"
+    )
+    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    assert "changed" not in capsys.readouterr().err
+    (tmp_path / "images/a/0.png").unlink()
+    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    assert "warning: the data has changed" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
+    command = [LAB, "train", *QUICK, "trainer.max_epochs=10000", "trainer=cpu"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("logs/digits/*/last.ckpt")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    (folder,) = tmp_path.glob("logs/digits/*")
+    assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
+    with pytest.raises(UserError, match="its status is interrupted"):
+        run.load(folder)
 
 
 class TestPredict:

@@ -47,6 +47,13 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def overrides() -> list[str]:
+    """What this job was given on the command line; its references to secrets are kept as references."""
+    if not HydraConfig.initialized():
+        return []
+    return list(map(str, OmegaConf.to_container(HydraConfig.get().overrides.task)))  # type: ignore[arg-type]
+
+
 def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     """Refuse overrides that name what is not there, all of them at once.
 
@@ -71,7 +78,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
         problems += _unknown_names(verb, overrides, args.multirun)
         if runs and not problems:
             cfg = hydra_compose(verb, [_single(o) for o in overrides])
-            problems += [f"{key}: say it, with {key}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
+            problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
             if not problems and "run" in cfg:
                 check_finished(Path(cfg.run))
     if problems:

@@ -1,5 +1,6 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from lab.check import locate, parameters
-from lab.config import fail, unknown
+from lab.config import fail, overrides, unknown
 from lab.data.base import Data
 from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_json
 from lab.stamp import stamp
@@ -94,7 +95,7 @@ def create(cfg: DictConfig, facts: Any) -> Path:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     OmegaConf.save(cfg, folder / CONFIG)
     write_json(folder / FACTS, asdict(facts))
-    write_json(folder / STAMP, stamp(folder) | {"data": facts.fingerprint})
+    write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
     return folder
 
 
@@ -112,10 +113,12 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     save("running")
     try:
         yield results
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the one into the other
+        save("interrupted")
+        raise SystemExit(128 + signal.SIGINT) from stop
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        results["error"] = "" if stopped else f"{type(error).__name__}: {error}"
-        save("interrupted" if stopped else "failed")
+        results["error"] = f"{type(error).__name__}: {error}"
+        save("failed")
         raise
     save("finished")
 
@@ -150,9 +153,9 @@ def restore(task: LightningModule, folder: Path) -> None:
     task.load_state_dict(checkpoint["state_dict"])
 
 
-def evaluation_trainer(cfg: DictConfig, overrides: DictConfig) -> Trainer:
-    """A trainer as the run's own that writes nothing, on the accelerator that `overrides` may name."""
-    trainer = OmegaConf.merge(cfg.trainer, overrides)
+def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
+    """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
+    trainer = OmegaConf.merge(cfg.trainer, accelerator)
     try:
         return instantiate(trainer, logger=False, enable_checkpointing=False)
     except InstantiationException as error:

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 
-def stamp(folder: Path) -> dict[str, Any]:
+def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """What is needed to do the run again; the code's uncommitted changes are put in `folder/git.diff`."""
     return {
-        "command": shlex.join(["lab", *sys.argv[1:]]),
+        "command": shlex.join(["lab", "train", *overrides]),
+        "overrides": list(overrides),
         "git": _git(folder / "git.diff"),
         "python": platform.python_version(),
         "packages": dict(sorted((d.name, d.version) for d in distributions())),

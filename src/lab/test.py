@@ -2,7 +2,6 @@
 
 import sys
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lab import config, run
@@ -18,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     data.setup("test")
     if data.facts != before:
         print(f"warning: the data has changed since {cfg.run} was trained", file=sys.stderr)
-    with ranks("test", *HydraConfig.get().overrides.task):
+    with ranks("test", *config.overrides()):
         trainer = run.evaluation_trainer(saved, cfg.trainer)
         metrics = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:

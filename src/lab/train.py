@@ -45,8 +45,6 @@ def train(cfg: DictConfig, data: Data, folder: Path) -> float:
     trainer = run.build_trainer(cfg, folder)
     with run.recorded(folder, trainer) as results:
         trainer.fit(task, data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         best = run.best_score(trainer)
         results["best"] = {"metric": cfg.monitor.metric, "value": best}
         run.restore(task, folder)

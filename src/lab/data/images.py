@@ -243,6 +243,8 @@ class ImageFolder(ImageData):
         return splits | {name: Subset(train, index) for name, index in parts.items()}, class_names
 
     def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
+        if extra := set(find_classes(str(root))[0]) - set(class_to_idx):
+            raise UserError(f"data.root: {root} has classes that train has not: {', '.join(sorted(extra))}.")
         samples = make_dataset(str(root), class_to_idx, extensions=_suffixes())
         paths, labels = [path for path, _ in samples], [label for _, label in samples]
         return ImageFiles(paths, torch.tensor(labels), self.num_channels, self.image_size)
