@@ -12,7 +12,7 @@ from PIL import Image
 from lab import run
 from lab.data.augment import Augment, uniform
 from lab.data.base import shard, stratified_split
-from lab.data.images import read_image
+from lab.data.image_files import read_image
 from lab.errors import UserError
 
 DATA = options("data")

@@ -1,4 +1,4 @@
-"""Images and their classes: held in memory as uint8, or decoded from files by workers."""
+"""Images and their classes: the data modules for image classification."""
 
 import hashlib
 from abc import abstractmethod
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.utils.data import Subset
@@ -21,6 +19,7 @@ from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import Batch, Batches, Data, Split, stratified_split
+from lab.data.image_files import ImageFiles, suffixes
 from lab.errors import UserError
 from lab.types import Fraction
 
@@ -51,21 +50,6 @@ class ImageTensors(Batches):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
         return {"image": self.image[index], "label": self.label[index], "index": index}
-
-
-class ImageFiles(Batches):
-    """Images on disk, decoded when asked for; without `label` their batches have none."""
-
-    def __init__(self, paths: Sequence[str], label: Tensor | None, num_channels: int, image_size: int) -> None:
-        self.paths, self.label, self.num_channels, self.image_size = paths, label, num_channels, image_size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        image = torch.stack([read_image(self.paths[i], self.num_channels, self.image_size) for i in indices])
-        return {"image": image, "index": index} | ({} if self.label is None else {"label": self.label[index]})
 
 
 class ImageData(Data):
@@ -102,7 +86,7 @@ class ImageData(Data):
         return splits, facts
 
     def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
-        names = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _suffixes())
+        names = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes())
         if not names:
             raise UserError(f"input: {path} is neither an image nor a folder with images in it.")
         paths = [str(name) for name in names]
@@ -245,38 +229,9 @@ class ImageFolder(ImageData):
     def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
         if extra := set(find_classes(str(root))[0]) - set(class_to_idx):
             raise UserError(f"data.root: {root} has classes that train has not: {', '.join(sorted(extra))}.")
-        samples = make_dataset(str(root), class_to_idx, extensions=_suffixes())
+        samples = make_dataset(str(root), class_to_idx, extensions=suffixes())
         paths, labels = [path for path, _ in samples], [label for _, label in samples]
         return ImageFiles(paths, torch.tensor(labels), self.num_channels, self.image_size)
-
-
-def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
-    """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
-
-    Any mode that PIL reads: transparency is laid on white, 16- and 32-bit grey is scaled by its largest value.
-    """
-    try:
-        with Image.open(path) as file:
-            picture = _eight_bits(file)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise UserError(f"data: {path} is not a readable image ({error}). Mend or remove it.") from error
-    picture = picture.convert("RGB" if num_channels == 3 else "L")
-    image = TF.resize(TF.pil_to_tensor(picture), [image_size], antialias=True)
-    return TF.center_crop(image, [image_size, image_size])
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        level = np.asarray(picture, dtype=np.float64)
-        return Image.fromarray((level.clip(0) * (255 / max(level.max(), 1))).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
-
-
-def _suffixes() -> tuple[str, ...]:
-    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
 
 
 def _in_memory(dataset: Any) -> ImageTensors:

@@ -1,0 +1,56 @@
+"""Images on disk, in any mode that PIL reads."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from lab.data.base import Batch, Batches
+from lab.errors import UserError
+
+
+class ImageFiles(Batches):
+    """Images on disk, decoded when asked for; without `label` their batches have none."""
+
+    def __init__(self, paths: Sequence[str], label: Tensor | None, num_channels: int, image_size: int) -> None:
+        self.paths, self.label, self.num_channels, self.image_size = paths, label, num_channels, image_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        image = torch.stack([read_image(self.paths[i], self.num_channels, self.image_size) for i in indices])
+        return {"image": image, "index": index} | ({} if self.label is None else {"label": self.label[index]})
+
+
+def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
+    """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
+
+    Any mode that PIL reads: transparency is laid on white, 16- and 32-bit grey is scaled by its largest value.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = _eight_bits(file)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        raise UserError(f"data: {path} is not a readable image ({error}). Mend or remove it.") from error
+    picture = picture.convert("RGB" if num_channels == 3 else "L")
+    image = TF.resize(TF.pil_to_tensor(picture), [image_size], antialias=True)
+    return TF.center_crop(image, [image_size, image_size])
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        level = np.asarray(picture, dtype=np.float64)
+        return Image.fromarray((level.clip(0) * (255 / max(level.max(), 1))).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def suffixes() -> tuple[str, ...]:
+    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
