@@ -70,6 +70,7 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     assert result.stdout.count("test/acc ") == 1, "both processes report"
 
     (folder,) = run_folders(tmp_path)
+    assert "name: digits" in (folder / "config.yaml").read_text()
     results = json.loads((folder / "results.json").read_text())
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows if row["val/loss"]] == [row["step"] for row in rows if row["train/loss"]]

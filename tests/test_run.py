@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import predict, run
+from lab import predict, run, train
 from lab import test as lab_test
 from lab.config import compose as compose_verb
 from lab.data import tiny
@@ -86,8 +87,6 @@ def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch
 
     monkeypatch.setattr("lab.tasks.classification.Classification.step", broken)
     cfg = compose(*QUICK)
-    from lab import train
-
     with pytest.raises(RuntimeError, match="no luck"):
         train.main(cfg)
     (folder,) = (tmp_path / "logs/digits").iterdir()
@@ -159,8 +158,6 @@ def test_a_sweep_sees_the_best_value_not_the_last(compose, tmp_path, monkeypatch
         log(self, metrics, **kwargs)
 
     monkeypatch.setattr("lab.tasks.base.Task.log_dict", scripted, raising=False)
-    from lab import train
-
     assert train.main(cfg) == pytest.approx(0.9)
     (folder,) = (tmp_path / "logs/digits").iterdir()
     assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 1
@@ -209,6 +206,36 @@ def test_changed_data_is_noticed(trained, tmp_path, capsys):
     (tmp_path / "images/a/0.png").unlink()
     lab_test.main(compose_verb("test", [f"run={folder}"]))
     assert "warning: the data has changed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    """Twelve pictures of three classes, in five modes."""
+    for i in range(12):
+        mode = ["RGB", "L", "P", "RGBA", "CMYK"][i % 5]
+        picture = Image.new("RGB", (30 + i, 25), ["red", "green", "blue"][i % 3]).convert(mode)
+        folder = tmp_path / "images" / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
+    return tmp_path / "images"
+
+
+def test_twelve_pictures_in_five_modes_train(trained, twelve):
+    folder = trained("experiment=image_folder", f"data.root={twelve}", "trainer.max_epochs=1")
+    assert json.loads((folder / "data.json").read_text())["class_names"] == ["a", "b", "c"]
+    assert json.loads((folder / "results.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, split):
+    cfg = compose("experiment=image_folder", f"data.root={twelve}", "trainer.max_epochs=1")
+    part = run.read_data(cfg).splits[split]
+    path = Path(part.dataset.paths[part.indices[0]])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError) as caught:
+        train.main(cfg)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"data: {path} is not a readable image (")
 
 
 def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):

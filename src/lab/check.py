@@ -68,6 +68,8 @@ def check(cfg: DictConfig) -> None:
     problems += _unwritable(Path(cfg.log_dir))
     if not problems:
         problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
+    if not problems:  # last, for some open their database
+        problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
     if problems:
         fail(problems)
 
@@ -171,7 +173,6 @@ def _unwritable(log_dir: Path) -> Iterator[str]:
 def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
     yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
-    yield "logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)
 
     def optimizer() -> torch.optim.Optimizer:
         return instantiate(cfg.optimizer)(torch.nn.Linear(2, 2).named_parameters())

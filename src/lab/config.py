@@ -39,12 +39,17 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose(verb, list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-    if "name" in cfg:
-        cfg.name = str(cfg.name)  # the experiment's: resolved while Hydra knows it
+    freeze(cfg)
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def freeze(cfg: DictConfig) -> None:
+    """Resolve the one key that only Hydra can, so that the config stands without it."""
+    if "name" in cfg:
+        cfg.name = str(cfg.name)
 
 
 def overrides() -> list[str]:

@@ -6,8 +6,10 @@ from typing import Any
 
 def summary(results: dict[str, Any], folder: Path) -> str:
     """The test metrics as a table, the run's folder, and how to look at its curves."""
-    lines = ["", table(results["test"]), "", f"run    {folder}"]
-    return "\n".join([*lines, f"look   tensorboard --logdir {folder}"])
+    lines = ["", table(results["test"]), "", f"run          {folder}"]
+    if any(folder.glob("events.*")):
+        lines.append(f"tensorboard  tensorboard --logdir {folder}")
+    return "\n".join(lines)
 
 
 def table(metrics: dict[str, float], num_columns: int = 5) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import run
 from lab.check import check
-from lab.config import quiet
+from lab.config import freeze, quiet
 from lab.data.base import Data
 from lab.folder import CONFIG
 from lab.report import summary
@@ -22,6 +22,7 @@ from lab.report import summary
 def main(cfg: DictConfig) -> float:
     """`lab train`: check the config, read the data, make the run's folder, train in it."""
     quiet()
+    freeze(cfg)
     check(cfg)
     data = run.read_data(cfg)
     folder = run.create(cfg, data.facts)
