@@ -23,7 +23,7 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 @dataclass
 class Root:
-    """The keys of conf/train.yaml, with the types of those that no class takes."""
+    """The keys of conf/train.yaml, with the types of those that no class takes; a new key there is named here too."""
 
     seed: NonNegativeInt
     early_stopping: PositiveInt | None
