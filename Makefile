@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+UV := uv==0.13.9
 
 .PHONY: train test check lock clean
 train: $(READY)
@@ -28,12 +29,12 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("lab needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@if $(BIN)/pip install -q uv 2>/dev/null; then \
+	@if $(BIN)/pip install -q $(UV) 2>/dev/null; then \
 		echo "installing with uv"; \
 		export VIRTUAL_ENV=.venv; \
-		$(BIN)/uv pip install -q --require-hashes -r requirements.lock && $(BIN)/uv pip install -q --no-deps -e .; \
+		$(BIN)/uv pip install -q --require-hashes -r requirements.lock && $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .; \
 	else \
 		echo "installing with pip: a minute or two"; \
-		$(BIN)/pip install -q --require-hashes -r requirements.lock && $(BIN)/pip install -q --no-deps -e .; \
+		$(BIN)/pip install -q --require-hashes -r requirements.lock && $(BIN)/pip install -q --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $@

@@ -94,7 +94,7 @@ BAD_COMMAND_LINES = {
     ("train", "experiment=digits", "data.augment.flop=1"): "unknown key flop",
     ("train", "experiment=digits", "net=cnn,mlp"): "needs -m",
     ("train", "-m", "experiment=digits", "net=cnn,mpl"): "unknown net mpl. Did you mean mlp?",
-    ("train", "experiment=digits", "a=[1"): "a=[1",
+    ("train", "experiment=digits", "a=[1"): "error: a=[1: ",
     ("test",): "error: run: say it, with run=...",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",
@@ -130,3 +130,10 @@ def test_a_checkout_uses_its_own_conf():
 
     assert CONF == config.CONF
     assert (Path(config.__file__).parents[2] / "conf") == CONF
+
+
+def test_a_glob_is_a_sweep_over_all_options(lab, tmp_path):
+    quick = ["data.tiny=true", "debug=two_batches", "trainer.enable_progress_bar=false"]
+    result = lab("train", "-m", "experiment=digits", "scheduler=glob(c*,exclude=x)", *quick)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("logs/digits/*"))) == 1

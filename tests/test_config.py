@@ -43,6 +43,13 @@ WRONG = {
     "ema=1.5": "ema=1.5: should be less than or equal to 1",
     "compile=perhaps": "compile=perhaps: should be a valid boolean",
     "monitor.mode=up": "monitor.mode=up: should be 'min' or 'max'",
+    "seed=4294967296": "seed=4294967296: should be less than 4294967296",
+    "data.augment=7": "data.augment=7: should be null, or name a class",
+    "+callbacks.x=3": "callbacks: ",
+    "+callbacks.x={_target_: lightning.pytorch.callbacks.Timer, duration: abc}": "callbacks: ",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: the best weights are chosen by validation",
+    "+trainer.fast_dev_run=true": "trainer.fast_dev_run: it keeps no checkpoint",
+    "+trainer.enable_checkpointing=false": "trainer.enable_checkpointing=false: a run is",
     "logger=wandb": "logger: ",
     "logger=mlflow": "logger: ",
 }

@@ -10,6 +10,7 @@ from conftest import options
 from PIL import Image
 
 from lab import run
+from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import shard, stratified_split
 from lab.data.image_files import read_image
@@ -56,18 +57,11 @@ def _all_loaders(data):
     return {"train": train, "val": data.val_dataloader(), "test": data.test_dataloader()}
 
 
-def test_split_depends_on_the_split_seed_alone(data, compose):
-    other = type(data)
-    assert other is type(data)
-    again = compose("experiment=digits", f"data={_name(data)}", "data.tiny=true", "seed=7")
+def test_split_depends_on_the_split_seed_alone(data, compose, request):
+    again = compose("experiment=digits", f"data={request.node.callspec.params['data']}", "data.tiny=true", "seed=7")
     assert run.read_data(again).facts == data.facts
     again.data.split_seed = 1
     assert run.read_data(again).facts.fingerprint != data.facts.fingerprint
-
-
-def _name(data) -> str:
-    name = getattr(getattr(data, "dataset", None), "__name__", type(data).__name__)
-    return {"Digits": "digits", "ImageFolder": "image_folder", "FashionMNIST": "fashion_mnist"}.get(name, name.lower())
 
 
 def test_order_is_a_function_of_seed_and_epoch(data):
@@ -205,6 +199,33 @@ def test_every_mode_is_read(mode, num_channels, tmp_path):
     assert image[:, :, -3:].float().mean() > 235
 
 
+def test_a_picture_stands_as_the_camera_was_held(tmp_path):
+    picture = Image.new("L", (20, 20))
+    picture.paste(255, (0, 0, 10, 20))  # white on the left; turned by a quarter, on top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    image = read_image(str(tmp_path / "a.jpg"), 1, 20)[0].float()
+    assert image[:8].mean() > 240
+    assert image[12:].mean() < 15
+
+
+def test_debians_files_are_unpacked_once(compose, tmp_path, monkeypatch):
+    import gzip
+
+    from lab.data import images
+
+    source, debian = tiny.torchvision_images(images.datasets.FashionMNIST)[0], tmp_path / "debian"
+    debian.mkdir()
+    for path in (source / "FashionMNIST/raw").iterdir():
+        (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    monkeypatch.setitem(images.DEBIAN, "FashionMNIST", debian)
+    root = tmp_path / "root"
+    data = run.read_data(compose("experiment=digits", "data=fashion_mnist", f"data.root={root}"))
+    assert data.facts.num_samples == {"train": 140, "val": 20, "test": 40}
+    assert [path.name for path in (root / "FashionMNIST").iterdir()] == ["raw"]
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert read_image(str(tmp_path / "a.png"), 3, 8).min() == 255
@@ -237,6 +258,13 @@ class TestImageFolder:
         self.fill(tmp_path / "x/test", num=3)
         data = self.data(compose, tmp_path / "x", "data.val_fraction=0.2")
         assert data.facts.num_samples == {"train": 16, "test": 6, "val": 4}
+
+    @pytest.mark.parametrize("names", [("a", "b", "test"), ("val", "test"), ("train", "valid")])
+    def test_half_a_split_is_refused(self, compose, tmp_path, names):
+        for name in names:
+            self.fill(tmp_path / "x" / name)
+        with pytest.raises(UserError, match="expected train, with val and test or without"):
+            self.data(compose, tmp_path / "x")
 
     @pytest.mark.parametrize(
         ("make", "message"),

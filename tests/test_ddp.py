@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import lightning as L
 import pytest
 import torch
 
@@ -76,6 +77,12 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     assert [row["step"] for row in rows if row["val/loss"]] == [row["step"] for row in rows if row["train/loss"]]
     assert len([row for row in rows if row["test/loss"]]) == 1
     torch.load(folder / "best.ckpt", weights_only=True)
+
+    _, data, task = run.load(folder)
+    data.setup("test")
+    again = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(task, data, verbose=False)[0]
+    assert again.pop("test/loss") == pytest.approx(results["test"].pop("test/loss"), rel=1e-6)
+    assert again == results["test"], "not exactly the metrics of one process"
 
     tables = {}
     for trainer in ("cpu", "ddp_cpu"):

@@ -124,3 +124,15 @@ def test_a_grey_first_convolution_answers_as_the_colour_one(monkeypatch):
 def test_unknown_torchvision_model():
     with pytest.raises(ValueError, match=r"no classification model 'resnet19'; it has .*resnet18"):
         TorchvisionNet(num_channels=3, image_size=32, num_classes=2, name="resnet19")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_pretrained_weights_are_kept(name, monkeypatch):
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name != "resnet18" else {}
+    weights = models.get_model(name, **options).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: weights)
+    net = TorchvisionNet(num_channels=1, image_size=96, num_classes=3, name=name, weights="DEFAULT")
+    kept = [key for key, value in net.model.state_dict().items() if key in weights and value.equal(weights[key])]
+    assert len(kept) > 0.5 * len(net.model.state_dict())
+    assert net(torch.randn(2, 1, 96, 96)).shape == (2, 3)

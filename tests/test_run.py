@@ -182,9 +182,56 @@ def test_seed_zero_is_a_seed(compose, tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_unknown_monitor(trained):
-    with pytest.raises(UserError, match="unknown metric val/accuracy. Did you mean val/acc?"):
-        trained(*QUICK, "monitor.metric=val/accuracy")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["monitor.metric=val/accuracy"], "unknown metric val/accuracy. Did you mean val/loss?"),
+        (["net=torchvision", "net.name=resnet19"], "no classification model 'resnet19'"),
+        (["net=cnn", "data.image_size=6"], "CNN needs images of 10 pixels or more, got 6"),
+    ],
+)
+def test_what_the_data_shows_to_be_wrong_leaves_no_folder(trained, overrides, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        trained(*QUICK, *overrides)
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["trainer.max_steps=3"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"], ["trainer.max_epochs=0"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("ema", ["ema=null", "ema=0.9"])
+def test_a_run_that_ends_before_its_first_validation_is_validated(trained, overrides, ema):
+    folder = trained(*QUICK, ema, "scheduler=constant", *overrides)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["status"] == "finished"
+    assert results["best"]["value"] > 0
+    run.load(folder)
+
+
+def test_a_diverged_run_fails_and_says_so(trained, tmp_path):
+    with pytest.raises(UserError, match="the training diverged. Try a smaller optimizer.lr"):
+        trained(*QUICK, "optimizer=sgd", "optimizer.lr=1e20", "scheduler=constant", "ema=null")
+    (results,) = tmp_path.glob("logs/digits/*/results.json")
+    assert json.loads(results.read_text())["status"] == "failed"
+
+
+def test_a_schedule_needs_an_end(trained):
+    with pytest.raises(UserError, match="scheduler: it needs an end"):
+        trained(*QUICK, "trainer.max_epochs=-1", "trainer.max_time='00:00:00:05'")
+
+
+def test_pretrained_weights_are_not_fetched_to_load_a_run(trained, monkeypatch):
+    folder = trained(*QUICK, "debug=two_batches", "net=torchvision")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("weights: null", "weights: DEFAULT"))
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    assert run.load(folder)[0].net.weights == "DEFAULT"
 
 
 def test_secrets_stay_references(trained, monkeypatch):
@@ -203,9 +250,16 @@ def test_changed_data_is_noticed(trained, tmp_path, capsys):
     )
     lab_test.main(compose_verb("test", [f"run={folder}"]))
     assert "changed" not in capsys.readouterr().err
+    mean = json.loads((folder / "data.json").read_text())["mean"]
     (tmp_path / "images/a/0.png").unlink()
     lab_test.main(compose_verb("test", [f"run={folder}"]))
     assert "warning: the data has changed" in capsys.readouterr().err
+    _, data, _ = run.load(folder)
+    data.setup("test")
+    assert data.facts.mean == mean, "the weights were trained with another mean"
+    shutil.copytree(tmp_path / "images/a", tmp_path / "images/d")
+    with pytest.raises(UserError, match="its classes are no longer those"):
+        lab_test.main(compose_verb("test", [f"run={folder}"]))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from lab import run
+from lab.errors import UserError
 from lab.optim import MuonAdamW, warmup_cosine
 
 QUICK = ("experiment=digits", "data.tiny=true")
@@ -157,6 +158,11 @@ class TestMuon:
             together.step()
             [part.step() for part in apart]
         assert all(p.equal(q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+    def test_refuses_a_net_without_a_hidden_matrix(self):
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+        with pytest.raises(UserError, match="no hidden matrix for Muon"):
+            MuonAdamW(net.named_parameters(), lr=0.01)
 
     def test_state_round_trip_goes_on_as_before(self):
         net = self.net()

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 
 from lab.config import fail, one_line, unknown
 from lab.types import Fraction
@@ -25,7 +25,7 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 class Root:
     """The keys of conf/train.yaml, with the types of those that no class takes; a new key there is named here too."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     early_stopping: PositiveInt | None
     ema: Fraction | None
     compile: bool
@@ -66,6 +66,7 @@ def check(cfg: DictConfig) -> None:
         facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
         problems += _wrong_arguments(key, function, node, facts)
     problems += _unwritable(Path(cfg.log_dir))
+    problems += _without_a_best(cfg)
     if not problems:
         problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
     if not problems:  # last, for some open their database
@@ -146,8 +147,11 @@ def _wrong_arguments(key: str, function: Callable[..., Any], node: dict[str, Any
 
 def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:
     """Compare a plain value with an annotation, as strictly as JSON would: no "8" for 8, but a list for a tuple."""
-    if value is ... or (value is None and parameter.default is None) or "_target_" in str(value):
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if value is ... or (value is None and parameter.default is None):
         return
+    if any("_target_" in child for child in (value, *nested) if isinstance(child, dict)):
+        return  # an object to be: checked as a call of its own
     try:
         adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
         adapter.validate_json(json.dumps(value))
@@ -155,9 +159,21 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
         return  # an annotation that says nothing about plain values
     except ValidationError as error:
         reasons = [e["msg"] for e in error.errors() if e["type"] not in ("needs_python_object", "is_instance_of")]
+        if not reasons and not isinstance(value, dict | list):
+            yield f"{key}={value}: should be null, or name a class with _target_"
         if reasons:
             expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
             yield f"{key}={value}: {expected}".replace("input should", "should")
+
+
+def _without_a_best(cfg: DictConfig) -> Iterator[str]:
+    """A run ends in the test of its best weights; these leave none."""
+    if cfg.trainer.get("fast_dev_run"):
+        yield "trainer.fast_dev_run: it keeps no checkpoint; debug=two_batches goes through every stage"
+    if cfg.trainer.get("enable_checkpointing") is False:
+        yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
+    if cfg.trainer.get("limit_val_batches") == 0:
+        yield "trainer.limit_val_batches=0: the best weights are chosen by validation"
 
 
 def _unwritable(log_dir: Path) -> Iterator[str]:
@@ -173,9 +189,11 @@ def _unwritable(log_dir: Path) -> Iterator[str]:
 def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
     yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
+    yield "callbacks", lambda: [instantiate(callback) for callback in cfg.callbacks.values()]
 
     def optimizer() -> torch.optim.Optimizer:
-        return instantiate(cfg.optimizer)(torch.nn.Linear(2, 2).named_parameters())
+        net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        return instantiate(cfg.optimizer)(net.named_parameters())
 
     def scheduler() -> Any:
         partial = instantiate(cfg.scheduler)

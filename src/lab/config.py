@@ -70,16 +70,18 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     args = get_args_parser().parse_args(list(arguments))
     if args.hydra_help or args.shell_completion or args.config_name or args.config_path or args.config_dir:
         return
-    problems, overrides = [], []
-    for text in args.overrides:
-        try:
-            overrides.append(OverridesParser.create().parse_override(text))
-        except HydraException as error:
-            problems.append(f"{text}: {one_line(error)}")
     runs = not (args.help or args.cfg or args.info)
-    if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
-        raise UserError(_experiments())
+    problems: list[str] = []
+    overrides: list[Override] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for text in args.overrides:
+            try:
+                overrides.append(parser.parse_override(text))
+            except HydraException as error:
+                problems.append(f"{text}: {one_line(error)}")
+        if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
+            raise UserError(_experiments())
         problems += _unknown_names(verb, overrides, args.multirun)
         if runs and not problems:
             cfg = hydra_compose(verb, [_single(o) for o in overrides])
@@ -126,22 +128,18 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
 
 
 def _values(override: Override) -> list[str]:
-    """The options that a group override names; none for a glob, which names what there is."""
+    """The options that a group override names."""
     if override.is_sweep_override():
-        return list(map(str, override.sweep_string_iterator())) if override.is_choice_sweep() else []
+        return list(map(str, override.sweep_string_iterator()))
     value = override.value()
-    return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    return [str(option) for option in (value if isinstance(value, list) else [value]) if option is not None]
 
 
 def _single(override: Override) -> str:
     """An override as it stands in one job; the first, of a sweep's."""
     if not override.is_sweep_override() or override.key_or_group.startswith("hydra"):
         return str(override.input_line)
-    if override.is_choice_sweep() or override.is_range_sweep():
-        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
-    loader = GlobalHydra.instance().config_loader()
-    first = next(iter(loader.get_group_options(override.key_or_group)), "null")
-    return f"{override.get_key_element()}={first}"
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
 def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from lab.errors import UserError
 from lab.types import Fraction
 
 
@@ -28,15 +29,15 @@ class MuonAdamW(Optimizer):
         named: list[tuple[str, Parameter]] = list(named_params)
         matrices = [(name, p) for name, p in named if p.ndim == 2 and "embed" not in name]
         hidden = {name for name, _ in matrices[:-1]}
+        if not hidden:
+            raise UserError("error: optimizer: the net has no hidden matrix for Muon; take adamw.")
         groups: dict[bool, list[tuple[str, Parameter]]] = {True: [], False: []}
         for name, p in named:
             groups[name in hidden].append((name, p))
-        self._parts: list[Optimizer] = []
-        if groups[True]:
-            muon = Muon(groups[True], lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw")
-            self._parts.append(muon)
-        if groups[False]:
-            self._parts.append(AdamW(groups[False], lr, weight_decay=weight_decay))
+        self._parts: list[Optimizer] = [
+            Muon(groups[True], lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
+            AdamW(groups[False], lr, weight_decay=weight_decay),
+        ]
         super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
         self._share()
 

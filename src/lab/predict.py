@@ -18,6 +18,8 @@ def main(cfg: DictConfig) -> None:
     saved, data, task = run.load(cfg.run)
     if not Path(cfg.input).exists():
         raise UserError(f"error: input={cfg.input}: there is no such file or folder.")
+    if not Path(cfg.output).absolute().parent.is_dir():
+        raise UserError(f"error: output={cfg.output}: there is no such folder.")
     data.input = cfg.input
     paths, _ = data.read_inputs(Path(cfg.input))
     trainer = run.evaluation_trainer(saved, cfg.trainer)

@@ -91,9 +91,10 @@ def create(cfg: DictConfig, facts: Any) -> Path:
         except FileExistsError:
             n += 1
             folder = parent / f"{name}_{n}"
+    frozen = cfg.copy()
     if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
-    OmegaConf.save(cfg, folder / CONFIG)
+        frozen.data.root = str(Path(cfg.data.root).expanduser().absolute())
+    OmegaConf.save(frozen, folder / CONFIG)
     write_json(folder / FACTS, asdict(facts))
     write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
     return folder
@@ -135,16 +136,29 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
     assert isinstance(cfg, DictConfig)
     data: Data = _instantiate("data", cfg.data)
     data.facts = data.Facts(**read_json(folder / FACTS))
-    task = build_task(cfg, data.facts)
+    own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
+    assert isinstance(own, DictConfig)
+    task = build_task(own, data.facts)
     restore(task, folder)
     return cfg, data, task.eval()
 
 
-def best_score(trainer: Trainer) -> float:
-    """The best value of the monitored metric, not the last."""
+def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path, metric: str) -> float:
+    """The best value of the monitored metric, not the last.
+
+    A run that ends before its first validation is validated now, and its weights are the best that it has.
+
+    Raises:
+        UserError: the metric is not a finite number: the training diverged.
+    """
     assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-    assert trainer.checkpoint_callback.best_model_score is not None
-    return trainer.checkpoint_callback.best_model_score.item()
+    score = trainer.checkpoint_callback.best_model_score
+    if score is None:
+        score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
+        trainer.save_checkpoint(folder / BEST)
+    if not score.isfinite():
+        fail([f"{metric} is {score.item()}: the training diverged. Try a smaller optimizer.lr, or clip the gradient."])
+    return score.item()
 
 
 def restore(task: LightningModule, folder: Path) -> None:

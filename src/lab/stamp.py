@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lab.config import CONF
+
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """What is needed to do the run again; the code's uncommitted changes are put in `folder/git.diff`."""
@@ -32,18 +34,20 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _git(diff: Path) -> dict[str, Any] | None:
     """Commit and state of the checkout that this code is in; None where it is installed from a wheel."""
+    if CONF.parent == Path(__file__).parent:
+        return None
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(CONF), "-c", "color.ui=false", *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
-        status = git("status", "--porcelain", "--", ":/").splitlines()
-        changes = git("diff", "HEAD", "--", ":/")
+        status = git("status", "--porcelain", "--", ":/").decode(errors="replace").splitlines()
+        changes = git("diff", "--no-ext-diff", "--binary", "HEAD", "--", ":/")
         if changes:
-            diff.write_text(changes)
+            diff.write_bytes(changes)
         untracked = [line[3:] for line in status if line.startswith("??")]
-        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(status), "untracked": untracked}
+        return {"commit": git("rev-parse", "HEAD").decode().strip(), "dirty": bool(status), "untracked": untracked}
     except (OSError, subprocess.CalledProcessError):
         return None
 

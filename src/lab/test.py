@@ -12,10 +12,11 @@ from lab.train import ranks
 def main(cfg: DictConfig) -> None:
     config.quiet()
     saved, data, task = run.load(cfg.run)
-    before = data.facts
     data.prepare_data()
     data.setup("test")
-    if data.facts != before:
+    if data.found.class_names != data.facts.class_names:
+        config.fail([f"data: its classes are no longer those that {cfg.run} was trained on."])
+    if data.found != data.facts:
         print(f"warning: the data has changed since {cfg.run} was trained", file=sys.stderr)
     with ranks("test", *config.overrides()):
         trainer = run.evaluation_trainer(saved, cfg.trainer)

@@ -20,14 +20,14 @@ from lab.report import summary
 
 
 def main(cfg: DictConfig) -> float:
-    """`lab train`: check the config, read the data, make the run's folder, train in it."""
+    """`lab train`: check the config, read the data, build the task, make the run's folder, train in it."""
     quiet()
     freeze(cfg)
     check(cfg)
-    data = run.read_data(cfg)
+    data, task = parts(cfg)
     folder = run.create(cfg, data.facts)
     with ranks("rank", str(folder)):
-        return train(cfg, data, folder)
+        return train(cfg, data, task, folder)
 
 
 def join(folder: str) -> None:
@@ -35,18 +35,24 @@ def join(folder: str) -> None:
     quiet()
     cfg = OmegaConf.load(Path(folder) / CONFIG)
     assert isinstance(cfg, DictConfig)
-    train(cfg, run.read_data(cfg), Path(folder))
+    train(cfg, *parts(cfg), Path(folder))
 
 
-def train(cfg: DictConfig, data: Data, folder: Path) -> float:
-    """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
+def parts(cfg: DictConfig) -> tuple[Data, L.LightningModule]:
+    """The data, read, and the task, its weights drawn by the seed."""
+    data = run.read_data(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)
+    return data, task
+
+
+def train(cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path) -> float:
+    """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
     trainer = run.build_trainer(cfg, folder)
     with run.recorded(folder, trainer) as results:
         trainer.fit(task, data)
-        best = run.best_score(trainer)
+        best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
         results["best"] = {"metric": cfg.monitor.metric, "value": best}
         run.restore(task, folder)
         results["test"] = trainer.test(task, data, verbose=False)[0]

@@ -36,8 +36,8 @@ class Data(L.LightningDataModule):
     """Three splits and how they are batched. A subclass defines `read` and `read_inputs`.
 
     The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
-    are dealt out disjointly (at most one a process is left out of an epoch), and the evaluation samples exactly once:
-    none is repeated to fill a batch, so the metrics are those of a single process.
+    are dealt out disjointly; those that fill no batch are left out of that epoch. Each evaluation sample is seen by
+    exactly one process: none is repeated to fill a batch, so the metrics are those of a single process.
 
     Args:
         batch_size: samples in each process's batch.
@@ -55,6 +55,7 @@ class Data(L.LightningDataModule):
         self.batch_size, self.num_workers, self.tiny, self.seed = batch_size, num_workers, tiny, seed
         self.splits: dict[str, Split] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
+        self.found: Any = None  # the `Facts` that reading gave
         self.input: str | Path | None = None  # what `predict_dataloader` reads
 
     @abstractmethod
@@ -67,7 +68,8 @@ class Data(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
-            self.splits, self.facts = self.read()
+            self.splits, self.found = self.read()
+            self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
 
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset = self.splits["train"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -34,8 +34,8 @@ def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            picture = _eight_bits(file)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+            picture = _eight_bits(ImageOps.exif_transpose(file))
+    except Exception as error:  # each format has errors of its own
         raise UserError(f"data: {path} is not a readable image ({error}). Mend or remove it.") from error
     picture = picture.convert("RGB" if num_channels == 3 else "L")
     image = TF.resize(TF.pil_to_tensor(picture), [image_size], antialias=True)

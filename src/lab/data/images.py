@@ -1,6 +1,9 @@
 """Images and their classes: the data modules for image classification."""
 
+import gzip
 import hashlib
+import shutil
+import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +89,11 @@ class ImageData(Data):
         return splits, facts
 
     def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
-        names = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes())
+        names = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes() and p.is_file())
+        )
         if not names:
             raise UserError(f"input: {path} is neither an image nor a folder with images in it.")
         paths = [str(name) for name in names]
@@ -153,12 +160,12 @@ class TorchvisionImages(ImageData):
         self.root, self.val_fraction, self.split_seed = Path(root).expanduser(), val_fraction, split_seed
 
     def prepare_data(self) -> None:
-        if self.tiny:
+        if self.tiny or self.splits:
             return
         raw, debian = self.root / self.dataset.__name__ / "raw", DEBIAN.get(self.dataset.__name__)
-        if not raw.is_dir() and debian and debian.is_dir():
-            tiny.unpack(debian, raw)
         try:
+            if not raw.is_dir() and debian and debian.is_dir():
+                _unpack(debian, raw)
             self.dataset(self.root, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
@@ -212,8 +219,13 @@ class ImageFolder(ImageData):
         if not root.is_dir():
             raise UserError(f"data.root: {root} is not a folder. It holds a folder of images for each class.")
         folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-        if "train" not in folders:
-            folders = {"train": root}
+        others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in folders]
+        if folders and ("train" not in folders or others):
+            raise UserError(
+                f"data.root: {root} has {', '.join([*folders, *others])}; expected train, with val and test or without,"
+                " and nothing else; or a folder for each class."
+            )
+        folders = folders or {"train": root}
         try:
             class_names, class_to_idx = find_classes(str(folders["train"]))
             splits: dict[str, Split] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
@@ -232,6 +244,21 @@ class ImageFolder(ImageData):
         samples = make_dataset(str(root), class_to_idx, extensions=suffixes())
         paths, labels = [path for path, _ in samples], [label for _, label in samples]
         return ImageFiles(paths, torch.tensor(labels), self.num_channels, self.image_size)
+
+
+def _unpack(source: Path, target: Path) -> None:
+    """Unpack the gzipped files of a folder into a new one, which is there whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent))
+    for path in source.glob("*.gz"):
+        with gzip.open(path) as packed, open(folder / path.stem, "wb") as file:
+            shutil.copyfileobj(packed, file)
+    try:
+        folder.rename(target)
+    except OSError:  # another process was faster, with the same content
+        shutil.rmtree(folder)
+        if not target.is_dir():
+            raise
 
 
 def _in_memory(dataset: Any) -> ImageTensors:

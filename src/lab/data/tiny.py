@@ -1,7 +1,7 @@
 """Made-up data sets in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
 
-import gzip
-import os
+import atexit
+import functools
 import pickle
 import shutil
 import tempfile
@@ -19,38 +19,24 @@ def torchvision_images(dataset: Any) -> tuple[Path, Any]:
     """A root that holds a tiny set for a torchvision dataset, and the class that reads it."""
     name = dataset.__name__
     if "MNIST" in name:
-        return _once(name, lambda root: _write_mnist(root / name / "raw")), dataset
+        return _written(_write_mnist, dataset), dataset
     # torchvision compares checksums before it unpickles a CIFAR file: the tiny set has none to compare
     train, test = dataset.train_list[0][0], dataset.test_list[0][0]
     lists = {"train_list": [[train, None]], "test_list": [[test, None]], "meta": dataset.meta | {"md5": None}}
-    root = _once(name, lambda root: _write_cifar(root / dataset.base_folder, train, test, dataset.meta))
-    return root, type(f"Tiny{name}", (dataset,), lists)
+    return _written(_write_cifar, dataset), type(f"Tiny{name}", (dataset,), lists)
 
 
 def image_folder() -> Path:
     """A root with 20 pictures of each of three classes."""
-    return _once("image_folder", _write_folder)
+    return _written(_write_folder)
 
 
-def unpack(source: Path, target: Path) -> None:
-    """Unpack the gzipped files of a folder into another."""
-    target.mkdir(parents=True)
-    for path in source.glob("*.gz"):
-        with gzip.open(path) as packed, open(target / path.stem, "wb") as file:
-            shutil.copyfileobj(packed, file)
-
-
-def _once(name: str, write: Callable[[Path], None]) -> Path:
-    """The folder that `write` fills, made by whoever comes first; several processes may come at once."""
-    root = Path(tempfile.gettempdir()) / f"lab-tiny-{os.getuid()}" / name
-    if not root.is_dir():
-        root.parent.mkdir(exist_ok=True)
-        mine = Path(tempfile.mkdtemp(dir=root.parent))
-        write(mine)
-        try:
-            mine.rename(root)
-        except OSError:  # somebody else was faster, with the same content
-            shutil.rmtree(mine)
+@functools.cache
+def _written(write: Callable[..., None], *arguments: Any) -> Path:
+    """A new folder that `write` fills; it lasts as long as this process."""
+    root = Path(tempfile.mkdtemp(prefix="lab-tiny-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    write(root, *arguments)
     return root
 
 
@@ -65,7 +51,8 @@ def _images(num: int, num_classes: int, side: int, num_channels: int, seed: int)
     return image.clip(0, 255).astype(np.uint8), label
 
 
-def _write_mnist(folder: Path) -> None:
+def _write_mnist(root: Path, dataset: Any) -> None:
+    folder = root / dataset.__name__ / "raw"
     folder.mkdir(parents=True)
     for seed, (stem, num) in enumerate({"train": SIZES["train"], "t10k": SIZES["test"]}.items()):
         image, label = _images(num, 10, 28, 1, seed)
@@ -75,8 +62,10 @@ def _write_mnist(folder: Path) -> None:
         (folder / f"{stem}-labels-idx1-ubyte").write_bytes(header + label.astype(np.uint8).tobytes())
 
 
-def _write_cifar(folder: Path, train: str, test: str, meta: dict[str, str]) -> None:
+def _write_cifar(root: Path, dataset: Any) -> None:
+    folder = root / dataset.base_folder
     folder.mkdir(parents=True)
+    train, test, meta = dataset.train_list[0][0], dataset.test_list[0][0], dataset.meta
     key, num_classes, per_class = ("labels", 10, 4) if train == "data_batch_1" else ("fine_labels", 100, 2)
     for seed, (name, num) in enumerate({train: 4 * per_class * num_classes, test: per_class * num_classes}.items()):
         image, label = _images(num, num_classes, 32, 3, seed)

@@ -31,11 +31,11 @@ class TorchvisionNet(nn.Module):
         options: dict[str, Any] = {}
         if name.startswith("vit_"):  # its position embedding has the size of the image
             options["image_size"] = image_size
-        if name in ("googlenet", "inception_v3"):  # one output, not three
-            options["aux_logits"] = False
-        if name in ("googlenet", "inception_v3") and weights is None:
-            options["init_weights"] = True
+        if name in ("googlenet", "inception_v3"):  # one output, not three; the data is normalised already
+            options |= {"aux_logits": False, "init_weights": True} if weights is None else {"transform_input": False}
         self.model = models.get_model(name, weights=weights, **options)
+        if isinstance(self.model, models.Inception3):
+            self.model.aux_logits, self.model.AuxLogits = False, None
         _fit_first_convolution(self.model, num_channels)
         _fit_head(self.model, num_classes)
 

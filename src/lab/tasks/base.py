@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
+from lab.errors import UserError
+
 
 class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
@@ -35,7 +37,8 @@ class Task(L.LightningModule):
         super().__init__()
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.inputs = list(inspect.signature(net.forward).parameters)
-        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric() for stage in metrics})
+        # `train` is a method of ModuleDict: hence the underscores
+        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy="disable") for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
 
     @abstractmethod
@@ -48,7 +51,7 @@ class Task(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -68,8 +71,11 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer((name, p) for name, p in self.named_parameters() if p.requires_grad)
-        takes = inspect.signature(self.scheduler).parameters
-        length = {"total_steps": int(self.trainer.estimated_stepping_batches)} if "total_steps" in takes else {}
+        length = {}
+        if "total_steps" in inspect.signature(self.scheduler).parameters:
+            length["total_steps"] = steps = self.trainer.estimated_stepping_batches
+            if steps == float("inf"):
+                raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
         return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
@@ -80,5 +86,6 @@ class Task(L.LightningModule):
     def _log(self, stage: str) -> None:
         loss, metrics = self.losses[f"{stage}_"], self.metrics[f"{stage}_"]
         values = {"loss": loss.compute()} | metrics.compute()  # type: ignore[operator]
-        loss.reset(), metrics.reset()  # type: ignore[operator]
+        loss.reset()  # type: ignore[operator]
+        metrics.reset()  # type: ignore[operator]
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")

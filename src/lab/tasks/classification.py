@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -21,10 +21,13 @@ class Classification(Task):
     def __init__(
         self, num_classes: PositiveInt, class_names: list[str], label_smoothing: Fraction = 0.0, **kwargs: Any
     ) -> None:
-        accuracy: dict[str, Metric | MetricCollection] = {"acc": MulticlassAccuracy(num_classes, average="micro")}
-        f1 = {"f1": MulticlassF1Score(num_classes, average="macro")}
-        each = {"each": ClasswiseWrapper(MulticlassAccuracy(num_classes, average=None), class_names, prefix="acc/")}
-        metrics = {"train": accuracy, "val": accuracy | f1, "test": accuracy | f1 | each}
+        def accuracy(average: Literal["micro"] | None) -> MulticlassAccuracy:
+            return MulticlassAccuracy(num_classes, average=average, validate_args=False)
+
+        acc: dict[str, Metric | MetricCollection] = {"acc": accuracy("micro")}
+        f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
+        each = {"each": ClasswiseWrapper(accuracy(None), class_names, prefix="acc/")}
+        metrics = {"train": acc, "val": acc | f1, "test": acc | f1 | each}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
         self.label_smoothing = label_smoothing
 
