@@ -18,6 +18,7 @@ from lab import config, run, train
 torch.set_num_threads(1)
 
 CONF = Path(__file__).parents[1] / "conf"
+PLAIN = ("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "monitor={metric: val/acc, mode: max}")
 LAB = Path(sys.executable).with_name("lab")
 
 

@@ -8,10 +8,11 @@ import re
 import lightning as L
 import pytest
 import torch
+from conftest import PLAIN
 
 from lab import run
 
-QUICK = ("experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
+QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 
 
 def run_folders(tmp_path):

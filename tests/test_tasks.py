@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options, step_losses
+from conftest import PLAIN, options, step_losses
 from hydra.utils import instantiate
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -16,7 +16,7 @@ from lab import run
 from lab.errors import UserError
 from lab.optim import MuonAdamW, warmup_cosine
 
-QUICK = ("experiment=digits", "data.tiny=true")
+QUICK = PLAIN
 
 
 @pytest.fixture(params=options("task"))
@@ -83,6 +83,14 @@ def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
         losses = [F.cross_entropy(task(batch), batch["label"], reduction="none") for batch in batches]
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["test/loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_a_batch_without_a_number_spoils_the_mean_instead_of_leaving_it(built):
+    task, batch = built
+    task._step(batch, "val")
+    nan = batch | {"image": torch.full_like(batch["image"], torch.nan)}
+    task._step(nan, "val")
+    assert task.losses["val_"].compute().isnan()
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))

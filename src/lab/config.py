@@ -77,7 +77,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for text in args.overrides:
             try:
-                overrides.append(parser.parse_override(text))
+                overrides.append(parser.parse_overrides([text])[0])
             except HydraException as error:
                 problems.append(f"{text}: {one_line(error)}")
         if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
@@ -182,6 +182,7 @@ def quiet() -> None:
         "Checkpoint directory .* exists and is not empty",
         "Experiment logs directory .* exists",
         "Starting from v1.9.0, `tensorboardX`",
+        "`ModelCheckpoint\\(monitor=.*could not find the monitored key",
         "You requested to overfit but enabled train dataloader shuffling",
     ):
         warnings.filterwarnings("ignore", noise)

@@ -149,15 +149,18 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path
     A run that ends before its first validation is validated now, and its weights are the best that it has.
 
     Raises:
-        UserError: the metric is not a finite number: the training diverged.
+        UserError: the metric or the last training loss is not a finite number: the training diverged.
     """
     assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
     score = trainer.checkpoint_callback.best_model_score
     if score is None:
         score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
         trainer.save_checkpoint(folder / BEST)
-    if not score.isfinite():
-        fail([f"{metric} is {score.item()}: the training diverged. Try a smaller optimizer.lr, or clip the gradient."])
+    for name, value in {metric: score, "train/loss": trainer.callback_metrics.get("train/loss", score)}.items():
+        if not value.isfinite():
+            fail(
+                [f"{name} is {value.item()}: the training diverged. Try a smaller optimizer.lr, or clip the gradient."]
+            )
     return score.item()
 
 

@@ -1,6 +1,7 @@
 """What every task shares: one step for three stages, one optimizer, one schedule."""
 
 import inspect
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,9 @@ class Task(L.LightningModule):
         super().__init__()
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.inputs = list(inspect.signature(net.forward).parameters)
+        # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
-        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy="disable") for stage in metrics})
+        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
 
     @abstractmethod
