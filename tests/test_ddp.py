@@ -11,6 +11,7 @@ import torch
 from conftest import PLAIN
 
 from lab import run
+from lab.config import quiet
 
 QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 
@@ -79,6 +80,7 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     assert len([row for row in rows if row["test/loss"]]) == 1
     torch.load(folder / "best.ckpt", weights_only=True)
 
+    quiet()
     _, data, task = run.load(folder)
     data.setup("test")
     again = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(task, data, verbose=False)[0]

@@ -158,9 +158,7 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path
         trainer.save_checkpoint(folder / BEST)
     for name, value in {metric: score, "train/loss": trainer.callback_metrics.get("train/loss", score)}.items():
         if not value.isfinite():
-            fail(
-                [f"{name} is {value.item()}: the training diverged. Try a smaller optimizer.lr, or clip the gradient."]
-            )
+            fail([f"{name} is {value.item()}: the training diverged. Try a smaller optimizer.lr."])
     return score.item()
 
 
