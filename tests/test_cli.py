@@ -95,6 +95,8 @@ BAD_COMMAND_LINES = {
     ("train", "experiment=digits", "net=cnn,mlp"): "needs -m",
     ("train", "-m", "experiment=digits", "net=cnn,mpl"): "unknown net mpl. Did you mean mlp?",
     ("train", "experiment=digits", "a=[1"): "error: a=[1: ",
+    ("train", "experiment=digits", "net=null"): "net=null: null is no net; leave it out, or choose one",
+    ("train", "experiment=digits", "-m", "--info"): "--multirun, --cfg, --info: one at a time",
     ("test",): "error: run: say it, with run=...",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",

@@ -70,6 +70,8 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     args = get_args_parser().parse_args(list(arguments))
     if args.hydra_help or args.shell_completion or args.config_name or args.config_path or args.config_dir:
         return
+    if sum(map(bool, (args.multirun, args.cfg, args.info))) > 1:
+        fail(["--multirun, --cfg, --info: one at a time"])
     runs = not (args.help or args.cfg or args.info)
     problems: list[str] = []
     overrides: list[Override] = []
@@ -101,6 +103,8 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
         name = override.key_or_group
         if override.is_sweep_override() and not multirun and not name.startswith("hydra"):
             yield f"{override.input_line}: several values are a sweep, which needs -m"
+        elif name in groups and not override.is_delete() and override.value() is None:
+            yield f"{override.input_line}: null is no {name}; leave it out, or choose one"
         elif name not in groups:
             (sound if name.startswith("hydra") else values).append(override)
         else:
