@@ -1,5 +1,6 @@
 """A run is a folder: what is in it, how to come back, and what is refused."""
 
+import functools
 import json
 import shlex
 import shutil
@@ -295,7 +296,9 @@ def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, sp
 
 def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
     command = [LAB, "train", *QUICK, "trainer.max_epochs=10000", "trainer=cpu"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=listen, **pipes) as process:
         while not list(tmp_path.glob("logs/digits/*/last.ckpt")):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
