@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -123,52 +124,72 @@ def test_stratified_split_takes_its_share_of_each_class():
 
 
 class TestAugment:
+    @staticmethod
+    def augmented(augment, image, numbers, monkeypatch):
+        monkeypatch.setattr("lab.data.augment.uniform", lambda *_: numbers.expand(len(image), 9))
+        return augment(image, torch.arange(len(image)), 0, 0)
+
     def test_nothing_asked_for_changes_nothing(self):
         image = torch.rand(4, 3, 9, 9)
-        torch.testing.assert_close(Augment()(image, torch.rand(4, 7)), image)
+        torch.testing.assert_close(Augment()(image, torch.arange(4), 0, 0), image)
 
     def test_flip_mirrors_about_half_of_the_images(self):
         image = torch.rand(400, 1, 6, 6)
-        out = Augment(flip=True)(image, uniform(0, 0, torch.arange(400), 7))
-        flipped = torch.isclose(out, image.flip(-1), atol=1e-5).all((1, 2, 3))
-        same = torch.isclose(out, image, atol=1e-5).all((1, 2, 3))
-        assert (flipped | same).all()
+        out = Augment(flip=True)(image, torch.arange(400), 0, 0)
+        flipped = (out == image.flip(-1)).all((1, 2, 3))
+        same = (out == image).all((1, 2, 3))
+        assert (flipped ^ same).all()
         assert 160 < flipped.sum() < 240
 
-    def test_shift_moves_by_whole_pixels_where_the_number_says_so(self):
+    def test_alternating_flip_shows_both_sides_in_any_two_epochs(self):
+        image, index = torch.rand(400, 1, 6, 6), torch.arange(400)
+        epochs = [Augment(flip="alternating")(image, index, 0, epoch) for epoch in range(4)]
+        assert 160 < (epochs[0] == image).all((1, 2, 3)).sum() < 240
+        assert all(later.equal(earlier.flip(-1)) for earlier, later in itertools.pairwise(epochs))
+
+    def test_crop_takes_every_window_of_the_mirrored_border(self):
+        image = torch.rand(1, 2, 5, 5)
+        padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")[0]
+        windows = [padded[:, y : y + 5, x : x + 5] for y in range(3) for x in range(3)]
+        out = Augment(crop=1)(image.expand(300, 2, 5, 5), torch.arange(300), 0, 0)
+        counts = [sum(window.equal(one) for one in out) for window in windows]
+        assert sum(counts) == 300
+        assert min(counts) > 15
+
+    def test_shift_moves_by_whole_pixels_where_the_number_says_so(self, monkeypatch):
         image = torch.rand(1, 1, 10, 10)
-        random = torch.tensor([[0.9, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5]])  # as far right of the centre as it goes
-        out = Augment(shift=0.2)(image, random)
+        numbers = torch.tensor([0.9, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5])  # as far right of the centre as it goes
+        out = self.augmented(Augment(shift=0.2), image, numbers, monkeypatch)
         torch.testing.assert_close(out[..., :-2], image[..., 2:], atol=1e-5, rtol=0)
         assert not out[..., -2:].any()
 
-    def test_a_quarter_turn(self):
+    def test_a_quarter_turn(self, monkeypatch):
         image = torch.rand(1, 1, 8, 8)
-        random = torch.tensor([[0.9, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]])
-        out = Augment(rotate=90)(image, random)
+        numbers = torch.tensor([0.9, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+        out = self.augmented(Augment(rotate=90), image, numbers, monkeypatch)
         turned = min(((out - image.rot90(k, (-2, -1))).abs().max().item(), k) for k in range(4))
         assert turned[0] < 1e-5
         assert turned[1] in (1, 3)
 
-    def test_cutout_erases_its_square_and_no_more(self):
-        out = Augment(cutout=0.5)(torch.ones(1, 2, 8, 8), torch.full((1, 7), 0.5))
+    def test_cutout_erases_its_square_and_no_more(self, monkeypatch):
+        out = self.augmented(Augment(cutout=0.5), torch.ones(1, 2, 8, 8), torch.full((9,), 0.5), monkeypatch)
         assert out[0, 0].sum() == 64 - 16
         assert not out[0, :, 2:6, 2:6].any()
 
     def test_an_image_is_augmented_alike_in_any_batch(self):
         image, index = torch.rand(8, 1, 9, 9), torch.arange(8)
-        augment = Augment(flip=True, rotate=20, scale=0.2, shift=0.2, cutout=0.3)
-        whole = augment(image, uniform(3, 5, index, 7))
+        augment = Augment(flip=True, crop=1, rotate=20, scale=0.2, shift=0.2, cutout=0.3)
+        whole = augment(image, index, 3, 5)
         some = torch.tensor([6, 1])
-        torch.testing.assert_close(augment(image[some], uniform(3, 5, index[some], 7)), whole[some])
-        assert not augment(image, uniform(3, 6, index, 7)).allclose(whole), "two epochs are augmented alike"
-        assert not augment(image, uniform(4, 5, index, 7)).allclose(whole), "two seeds are augmented alike"
+        torch.testing.assert_close(augment(image[some], index[some], 3, 5), whole[some])
+        assert not augment(image, index, 3, 6).allclose(whole), "two epochs are augmented alike"
+        assert not augment(image, index, 4, 5).allclose(whole), "two seeds are augmented alike"
 
     def test_numbers_are_uniform_and_independent(self):
-        u = torch.cat([uniform(seed, epoch, torch.arange(500), 7) for seed in range(4) for epoch in range(5)]).double()
+        u = torch.cat([uniform(seed, epoch, torch.arange(500), 9) for seed in range(4) for epoch in range(5)]).double()
         assert 0 <= u.min() < u.max() < 1
-        torch.testing.assert_close(u.mean(0), torch.full((7,), 0.5).double(), atol=0.02, rtol=0)
-        torch.testing.assert_close(u.T.cov(), torch.eye(7).double() / 12, atol=4e-3, rtol=0)
+        torch.testing.assert_close(u.mean(0), torch.full((9,), 0.5).double(), atol=0.02, rtol=0)
+        torch.testing.assert_close(u.T.cov(), torch.eye(9).double() / 12, atol=4e-3, rtol=0)
         assert u.unique().numel() > 0.99 * u.numel()
 
 
@@ -208,6 +229,16 @@ def test_a_picture_stands_as_the_camera_was_held(tmp_path):
     image = read_image(str(tmp_path / "a.jpg"), 1, 20)[0].float()
     assert image[:8].mean() > 240
     assert image[12:].mean() < 15
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(tmp_path):
+    left_black = Image.new("RGB", (1200, 800))
+    left_black.paste((255, 0, 0), (600, 0, 1200, 800))
+    left_black.save(tmp_path / "a.jpg", quality=95)
+    left_black.save(tmp_path / "a.png")
+    jpeg, png = (read_image(str(tmp_path / name), 3, 32).int() for name in ("a.jpg", "a.png"))
+    assert jpeg.shape == (3, 32, 32)
+    assert (jpeg - png).abs().max() <= 8
 
 
 def test_debians_files_are_unpacked_once(compose, tmp_path, monkeypatch):
@@ -279,6 +310,16 @@ class TestImageFolder:
         make(tmp_path / "x")
         with pytest.raises(UserError, match=message):
             self.data(compose, tmp_path / "x")
+
+    def test_a_cached_set_is_the_same_and_reads_no_file_again(self, compose, tmp_path):
+        self.fill(tmp_path / "x")
+        plain, cached = (self.data(compose, tmp_path / "x", f"data.cache={cache}") for cache in ("false", "true"))
+        assert cached.facts == plain.facts
+        before = [batch for loader in _all_loaders(plain).values() for batch in loader]
+        shutil.rmtree(tmp_path / "x")
+        after = [batch for loader in _all_loaders(cached).values() for batch in loader]
+        assert len(before) == len(after) == 3
+        assert all(a[name].equal(b[name]) for a, b in zip(before, after, strict=True) for name in a)
 
     def test_no_root(self, compose):
         with pytest.raises(UserError, match="data.root=PATH"):

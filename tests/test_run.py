@@ -285,8 +285,7 @@ def test_twelve_pictures_in_five_modes_train(trained, twelve):
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, split):
     cfg = compose("experiment=image_folder", f"data.root={twelve}", "trainer.max_epochs=1")
-    part = run.read_data(cfg).splits[split]
-    path = Path(part.dataset.paths[part.indices[0]])
+    path = Path(run.read_data(cfg).splits[split].paths[0])
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError) as caught:
         train.main(cfg)

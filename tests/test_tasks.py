@@ -87,10 +87,14 @@ def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
 
 def test_a_batch_without_a_number_spoils_the_mean_instead_of_leaving_it(built):
     task, batch = built
-    task._step(batch, "val")
+    logged = {}
+    task.log_dict = lambda values, **_: logged.update(values)
     nan = batch | {"image": torch.full_like(batch["image"], torch.nan)}
-    task._step(nan, "val")
-    assert task.losses["val_"].compute().isnan()
+    for batches, spoiled in (([batch, batch], False), ([batch, nan], True), ([batch], False)):
+        for one in batches:
+            task._step(one, "val")
+        task.on_validation_epoch_end()
+        assert logged["val/loss"].isnan() == spoiled
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))

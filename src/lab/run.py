@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
+from lab.callbacks.progress import ProgressBar
 from lab.check import locate, parameters
 from lab.config import fail, overrides, unknown
 from lab.data.base import Data
@@ -58,6 +59,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         LearningRateMonitor(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
     ]
+    if cfg.trainer.enable_progress_bar:
+        callbacks.append(ProgressBar())
     if cfg.early_stopping is not None:
         callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
     if cfg.ema is not None:

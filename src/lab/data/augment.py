@@ -1,61 +1,91 @@
 """Augmentation of whole batches on their device, each image with its own random numbers."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from lab.types import Fraction
 
 
 class Augment:
-    """Random flip, rotation, scale, shift and cutout.
+    """Random flip, crop, rotation, scale, shift and cutout.
 
     Torchvision's and kornia's transforms draw from the global generator, which ties a sample's augmentation to all
-    that was drawn before it. Here the numbers come in from outside: see `uniform`.
+    that was drawn before it. Here the numbers are a function of seed, epoch and sample: see `uniform`.
 
     Args:
-        flip: mirror every second image left to right.
+        flip: mirror every second image left to right; "alternating": each image in every second epoch
+            (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.6).
+        crop: pixels by which an image grows on each side, mirrored, before its own size is cut out of it.
         rotate: largest angle, degrees.
         scale: largest relative change of size.
         shift: largest shift, as a fraction of the side.
         cutout: side of an erased square, as a fraction of the side (DeVries & Taylor 2017).
     """
 
-    num_random = 7
-
     def __init__(
         self,
-        flip: bool = False,
+        flip: bool | Literal["alternating"] = False,
+        crop: NonNegativeInt = 0,
         rotate: NonNegativeFloat = 0.0,
         scale: Fraction = 0.0,
         shift: Fraction = 0.0,
         cutout: Fraction = 0.0,
     ) -> None:
-        self.flip, self.rotate, self.scale, self.shift, self.cutout = flip, rotate, scale, shift, cutout
+        self.flip, self.crop, self.cutout = flip, crop, cutout
+        self.rotate, self.scale, self.shift = rotate, scale, shift
 
-    def __call__(self, image: Tensor, random: Tensor) -> Tensor:
-        """(B, C, H, W) image, (B, `num_random`) numbers in [0, 1) -> (B, C, H, W) image."""
-        image = self._affine(image, random)
-        return self._cutout(image, random[:, 5:7]) if self.cutout else image
+    def __call__(self, image: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+        """(B, C, H, W) image and (B,) index of each in its split -> (B, C, H, W) image."""
+        random = uniform(seed, epoch, index, 9)
+        if self.flip:
+            image = _flip(image, self._mirrored(random, index, seed, epoch))
+        if self.crop:
+            image = _crop(image, self.crop, random[:, 7:9])
+        if self.rotate or self.scale or self.shift:
+            image = self._affine(image, random[:, 1:5])
+        return _cutout(image, self.cutout, random[:, 5:7]) if self.cutout else image
+
+    def _mirrored(self, random: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+        if self.flip == "alternating":
+            return (uniform(seed, 0, index, 1)[:, 0] < 0.5) ^ (epoch % 2 == 1)
+        return random[:, 0] < 0.5
 
     def _affine(self, image: Tensor, random: Tensor) -> Tensor:
-        mirror = 1 - 2 * (random[:, 0] < 0.5).to(image) if self.flip else torch.ones_like(random[:, 0])
-        centred = 2 * random[:, 1:5] - 1  # (B, 4) in [-1, 1)
-        angle = torch.deg2rad(self.rotate * centred[:, 0])
-        cos, sin = angle.cos() * (1 + self.scale * centred[:, 1]), angle.sin() * (1 + self.scale * centred[:, 1])
-        x, y = 2 * self.shift * centred[:, 2], 2 * self.shift * centred[:, 3]  # the image spans 2
-        row = torch.stack([mirror * cos, -mirror * sin, x], 1), torch.stack([sin, cos, y], 1)
+        angle, scale, x, y = (2 * random - 1).unbind(1)  # each (B,) in [-1, 1)
+        angle = torch.deg2rad(self.rotate * angle)
+        cos, sin = angle.cos() * (1 + self.scale * scale), angle.sin() * (1 + self.scale * scale)
+        x, y = 2 * self.shift * x, 2 * self.shift * y  # the image spans 2
+        row = torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)
         grid = F.affine_grid(torch.stack(row, 1).to(image), list(image.shape), align_corners=False)
         return F.grid_sample(image, grid, align_corners=False)
 
-    def _cutout(self, image: Tensor, centre: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        y = (torch.arange(height, device=image.device) + 0.5) / height
-        x = (torch.arange(width, device=image.device) + 0.5) / width
-        keep_y = (y - centre[:, :1]).abs() > self.cutout / 2  # (B, H)
-        keep_x = (x - centre[:, 1:]).abs() > self.cutout / 2  # (B, W)
-        return image * (keep_y[:, None, :, None] | keep_x[:, None, None, :])
+
+def _flip(image: Tensor, mirrored: Tensor) -> Tensor:
+    return torch.where(mirrored[:, None, None, None], image.flip(-1), image)
+
+
+def _crop(image: Tensor, pad: int, random: Tensor) -> Tensor:
+    """A place for each image: its rows, then its columns, are picked out of the padded batch."""
+    batch, channels, height, width = image.shape
+    y, x = (random * (2 * pad + 1)).long().unbind(1)
+    rows = y[:, None] + torch.arange(height, device=image.device)  # (B, H)
+    columns = x[:, None] + torch.arange(width, device=image.device)  # (B, W)
+    padded = F.pad(image, (pad, pad, pad, pad), mode="reflect")
+    padded = padded.gather(2, rows[:, None, :, None].expand(batch, channels, height, padded.shape[3]))
+    return padded.gather(3, columns[:, None, None, :].expand(batch, channels, height, width))
+
+
+def _cutout(image: Tensor, size: float, centre: Tensor) -> Tensor:
+    height, width = image.shape[-2:]
+    y = (torch.arange(height, device=image.device) + 0.5) / height
+    x = (torch.arange(width, device=image.device) + 0.5) / width
+    keep_y = (y - centre[:, :1]).abs() > size / 2  # (B, H)
+    keep_x = (x - centre[:, 1:]).abs() > size / 2  # (B, W)
+    return image * (keep_y[:, None, :, None] | keep_x[:, None, None, :])
 
 
 def uniform(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
@@ -63,7 +93,7 @@ def uniform(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
 
     The order of the samples, the batch they are in, the device and the number of processes change nothing.
     """
-    key = _mix(_mix(torch.tensor(seed, device=index.device)) + epoch)
+    key = _mix(_mix(torch.full((), seed, device=index.device)) + epoch)
     counter = index[:, None] * num + torch.arange(num, device=index.device)
     return ((_mix(_mix(counter) + key) >> 40) & 0xFFFFFF).float() / 2**24
 

@@ -3,14 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
-
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lab.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -25,11 +24,33 @@ class Batches(Dataset[Batch]):
     @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
+    @abstractmethod
+    def subset(self, indices: Sequence[int]) -> Self: ...
+
     def __getitem__(self, index: int) -> Batch:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
 
-Split = Batches | Subset[Batch]
+class Tensors(Batches):
+    """Samples in memory, or on a GPU: tensors whose first dimension is the samples', such as `image` and `label`."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices).to(next(iter(self.tensors.values())).device)
+        return {name: values.index_select(0, index) for name, values in self.tensors.items()} | {"index": index}
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        index = torch.as_tensor(indices)
+        return type(self)(**{name: values[index] for name, values in self.tensors.items()})
+
+    def to(self, device: torch.device) -> Self:
+        self.tensors = {name: values.to(device) for name, values in self.tensors.items()}
+        return self
 
 
 class Data(L.LightningDataModule):
@@ -41,7 +62,7 @@ class Data(L.LightningDataModule):
 
     Args:
         batch_size: samples in each process's batch.
-        num_workers: processes that load; 0 loads in the main process.
+        num_workers: processes that load what is not in memory; 0 loads in the main process.
         tiny: read a small stand-in of the same format instead, made on the spot.
         seed: of the order and the augmentation.
     """
@@ -53,13 +74,13 @@ class Data(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.tiny, self.seed = batch_size, num_workers, tiny, seed
-        self.splits: dict[str, Split] = {}
+        self.splits: dict[str, Batches] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
         self.found: Any = None  # the `Facts` that reading gave
         self.input: str | Path | None = None  # what `predict_dataloader` reads
 
     @abstractmethod
-    def read(self) -> tuple[dict[str, Split], Any]:
+    def read(self) -> tuple[dict[str, Batches], Any]:
         """The splits "train", "val" and "test", and the facts."""
 
     @abstractmethod
@@ -96,13 +117,16 @@ class Data(L.LightningDataModule):
         batches = shard(len(dataset), self.batch_size, rank, world_size)
         return self._loader(dataset, batch_sampler=batches)
 
-    def _loader(self, dataset: Split, **kwargs: Any) -> DataLoader[Batch]:
+    def _loader(self, dataset: Batches, **kwargs: Any) -> DataLoader[Batch]:
+        if isinstance(dataset, Tensors):  # they go to the GPU once and for all; a worker would only copy
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            return DataLoader(dataset.to(device), collate_fn=as_it_is, **kwargs)
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             **kwargs,
         )
 
@@ -143,5 +167,6 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
     return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 
 
-def _as_it_is(batch: Any) -> Batch:
+def as_it_is(batch: Any) -> Batch:
+    """The `collate_fn` for a dataset of batches."""
     return batch

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
+from tqdm import tqdm
 
-from lab.data.base import Batch, Batches
+from lab.data.base import Batch, Batches, as_it_is
 from lab.errors import UserError
 
 
@@ -26,6 +28,18 @@ class ImageFiles(Batches):
         image = torch.stack([read_image(self.paths[i], self.num_channels, self.image_size) for i in indices])
         return {"image": image, "index": index} | ({} if self.label is None else {"label": self.label[index]})
 
+    def subset(self, indices: Sequence[int]) -> "ImageFiles":
+        label = None if self.label is None else self.label[torch.as_tensor(indices)]
+        return ImageFiles([self.paths[i] for i in indices], label, self.num_channels, self.image_size)
+
+    def decode(self, num_workers: int) -> Tensor:
+        """(N, C, H, W) uint8: every image, decoded in as many processes."""
+        image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
+        batches = DataLoader(self, batch_size=64, num_workers=num_workers, collate_fn=as_it_is)
+        for batch in tqdm(batches, "Decoding", leave=False):
+            image[batch["index"]] = batch["image"]
+        return image
+
 
 def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
     """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
@@ -34,6 +48,7 @@ def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
     """
     try:
         with Image.open(path) as file:
+            file.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is enough
             picture = _eight_bits(ImageOps.exif_transpose(file))
     except Exception as error:  # each format has errors of its own
         raise UserError(f"data: {path} is not a readable image ({error}). Mend or remove it.") from error

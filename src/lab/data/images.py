@@ -5,23 +5,22 @@ import hashlib
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.utils.data import Subset
 from torchvision import datasets
 from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.v2 import functional as TF
 
 from lab.config import one_line
 from lab.data import tiny
-from lab.data.augment import Augment, uniform
-from lab.data.base import Batch, Batches, Data, Split, stratified_split
+from lab.data.augment import Augment
+from lab.data.base import Batch, Batches, Data, Tensors, stratified_split
 from lab.data.image_files import ImageFiles, suffixes
 from lab.errors import UserError
 from lab.types import Fraction
@@ -41,20 +40,6 @@ class ImageFacts:
     fingerprint: str  # SHA-256 of all samples and labels
 
 
-class ImageTensors(Batches):
-    """Images in memory: (N, C, H, W) uint8 and (N,) labels."""
-
-    def __init__(self, image: Tensor, label: Tensor) -> None:
-        self.image, self.label = image, label
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return {"image": self.image[index], "label": self.label[index], "index": index}
-
-
 class ImageData(Data):
     """Batches of `image` (B, C, H, W), `label` (B,) and `index` (B,).
 
@@ -64,16 +49,17 @@ class ImageData(Data):
 
     Facts = ImageFacts
     num_for_statistics = 1_000_000  # training images whose mean and standard deviation are taken
+    cache = False  # decode all files at the start, and keep them
 
     def __init__(self, augment: Augment | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.augment = augment
 
     @abstractmethod
-    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         """The splits, and the names of the classes."""
 
-    def read(self) -> tuple[dict[str, Split], ImageFacts]:
+    def read(self) -> tuple[dict[str, Batches], ImageFacts]:
         splits, class_names = self.read_splits()
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
@@ -86,6 +72,8 @@ class ImageData(Data):
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=_fingerprint(splits),
         )
+        if self.cache:
+            splits = {name: _decoded(split, self.num_workers) for name, split in splits.items()}
         return splits, facts
 
     def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
@@ -100,13 +88,12 @@ class ImageData(Data):
         return paths, ImageFiles(paths, None, self.facts.num_channels, self.facts.image_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        training = self.trainer is not None and self.trainer.training
-        image = TF.to_dtype(batch["image"], torch.float32, scale=True)
-        if training and self.augment:
-            assert self.trainer is not None
-            random = uniform(self.seed, self.trainer.current_epoch, batch["index"], self.augment.num_random)
-            image = self.augment(image, random)
-        return batch | {"image": TF.normalize(image, self.facts.mean, self.facts.std)}
+        image = batch["image"].float()  # 0 to 255
+        if self.augment and self.trainer is not None and self.trainer.training:
+            image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
+        mean = _pixel_levels(tuple(self.facts.mean), image.device)
+        std = _pixel_levels(tuple(self.facts.std), image.device)
+        return batch | {"image": (image - mean).div_(std)}
 
 
 class Digits(ImageData):
@@ -124,7 +111,7 @@ class Digits(ImageData):
         self.image_size, self.split_seed = image_size, split_seed
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
-    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -133,9 +120,9 @@ class Digits(ImageData):
         if self.tiny:
             image, label = image[:200], label[:200]
         image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
-        everything = ImageTensors(image, label)
+        everything = Tensors(image=image, label=label)
         parts = stratified_split(label, self.fractions, self.split_seed)
-        return {name: Subset(everything, index) for name, index in parts.items()}, list(map(str, range(10)))
+        return {name: everything.subset(index) for name, index in parts.items()}, list(map(str, range(10)))
 
 
 class TorchvisionImages(ImageData):
@@ -173,12 +160,12 @@ class TorchvisionImages(ImageData):
                 " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
             ) from error
 
-    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         root, dataset = tiny.torchvision_images(self.dataset) if self.tiny else (self.root, self.dataset)
         official = {train: dataset(root, train=train) for train in (True, False)}
         train, test = (_in_memory(official[part]) for part in (True, False))
-        parts = stratified_split(train.label, {"val": self.val_fraction}, self.split_seed)
-        splits: dict[str, Split] = {name: Subset(train, index) for name, index in parts.items()}
+        parts = stratified_split(train.tensors["label"], {"val": self.val_fraction}, self.split_seed)
+        splits: dict[str, Batches] = {name: train.subset(index) for name, index in parts.items()}
         return splits | {"test": test}, list(official[True].classes)
 
 
@@ -194,6 +181,7 @@ class ImageFolder(ImageData):
         num_channels: 3 reads colour, 1 grey.
         val_fraction: share of each class that validates, where there is no val folder.
         test_fraction: share of each class that tests, where there is no test folder.
+        cache: decode every image once, at the start, and hold it in memory: image_size² · num_channels bytes each.
     """
 
     num_for_statistics = 1000  # each has to be decoded
@@ -206,13 +194,15 @@ class ImageFolder(ImageData):
         val_fraction: Fraction,
         test_fraction: Fraction,
         split_seed: int = 0,
+        cache: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.cache = cache
         self.root, self.image_size, self.num_channels, self.split_seed = root, image_size, num_channels, split_seed
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
-    def read_splits(self) -> tuple[dict[str, Split], list[str]]:
+    def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         if self.root is None and not self.tiny:
             raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
         root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
@@ -228,7 +218,7 @@ class ImageFolder(ImageData):
         folders = folders or {"train": root}
         try:
             class_names, class_to_idx = find_classes(str(folders["train"]))
-            splits: dict[str, Split] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
+            splits: dict[str, Batches] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
         except FileNotFoundError as error:
             raise UserError(f"data.root: {error}".partition(" Supported extensions")[0]) from error
         missing = {name: share for name, share in self.fractions.items() if name not in folders}
@@ -236,7 +226,7 @@ class ImageFolder(ImageData):
         assert isinstance(train, ImageFiles)
         assert train.label is not None
         parts = stratified_split(train.label, missing, self.split_seed)
-        return splits | {name: Subset(train, index) for name, index in parts.items()}, class_names
+        return splits | {name: train.subset(index) for name, index in parts.items()}, class_names
 
     def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
         if extra := set(find_classes(str(root))[0]) - set(class_to_idx):
@@ -261,13 +251,25 @@ def _unpack(source: Path, target: Path) -> None:
             raise
 
 
-def _in_memory(dataset: Any) -> ImageTensors:
+def _decoded(files: Batches, num_workers: int) -> Tensors:
+    assert isinstance(files, ImageFiles)
+    assert files.label is not None
+    return Tensors(image=files.decode(num_workers), label=files.label)
+
+
+def _in_memory(dataset: Any) -> Tensors:
     image = torch.as_tensor(dataset.data)
     image = image[:, None] if image.ndim == 3 else image.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
-    return ImageTensors(image, torch.as_tensor(dataset.targets))
+    return Tensors(image=image, label=torch.as_tensor(dataset.targets))
 
 
-def _statistics(split: Split, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
+@cache
+def _pixel_levels(share: tuple[float, ...], device: torch.device) -> Tensor:
+    """Shares of white, one for each channel -> (C, 1, 1) levels of 0 to 255; kept, for a copy to a GPU is a wait."""
+    return 255 * torch.tensor(share, device=device)[:, None, None]
+
+
+def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
     """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
     step = -(-len(split) // num_samples)
     image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[call-overload]
@@ -279,16 +281,17 @@ def _statistics(split: Split, num_samples: int) -> tuple[Tensor, list[float], li
     return image, mean.tolist(), std.tolist()
 
 
-def _fingerprint(splits: dict[str, Split]) -> str:
+def _fingerprint(splits: dict[str, Batches]) -> str:
     """Of pixels in memory, or of files' names and sizes; and of the labels, split by split."""
     digest = hashlib.sha256()
     for name, split in sorted(splits.items()):
-        whole: Any = split.dataset if isinstance(split, Subset) else split
-        index = torch.as_tensor(split.indices) if isinstance(split, Subset) else torch.arange(len(whole))
-        digest.update(name.encode() + whole.label[index].numpy().tobytes())
-        if isinstance(whole, ImageTensors):
-            digest.update(whole.image[index].numpy().tobytes())
-        else:
-            files = [Path(whole.paths[i]) for i in index.tolist()]
+        digest.update(name.encode())
+        if isinstance(split, Tensors):
+            for tensor in (split.tensors["label"], split.tensors["image"]):
+                digest.update(tensor.numpy())
+        elif isinstance(split, ImageFiles):
+            assert split.label is not None
+            digest.update(split.label.numpy())
+            files = map(Path, split.paths)
             digest.update("".join(f"{file.parent.name}/{file.name} {file.stat().st_size}\n" for file in files).encode())
     return digest.hexdigest()

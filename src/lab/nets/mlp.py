@@ -12,6 +12,7 @@ class MLP(nn.Module):
 
     Args:
         widths: units of each hidden layer.
+        batch_norm: normalise each hidden layer's units over the batch, before the ReLU.
         dropout: probability of dropping a hidden unit.
     """
 
@@ -21,12 +22,17 @@ class MLP(nn.Module):
         image_size: PositiveInt,
         num_classes: PositiveInt,
         widths: Sequence[PositiveInt] = (256, 128),
+        batch_norm: bool = False,
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        sizes = [num_channels * image_size**2, *widths]
-        hidden = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout))]
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
+        layers: list[nn.Module] = [nn.Flatten()]
+        for num_in, num_out in pairwise([num_channels * image_size**2, *widths]):
+            layers.append(nn.Linear(num_in, num_out, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(num_out))
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, num_classes) logits."""

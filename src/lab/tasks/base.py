@@ -40,6 +40,7 @@ class Task(L.LightningModule):
         self.inputs = list(inspect.signature(net.forward).parameters)
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
+        self.sums: dict[str, tuple[Any, int]] = {}  # of a stage's losses, and its samples, so far
         self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
 
@@ -53,7 +54,9 @@ class Task(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
-        self.log("loss", loss.detach(), prog_bar=True)
+        every = self.trainer.log_every_n_steps
+        if every and (self.global_step + 1) % every == 0:  # else Lightning drops it, half a millisecond later
+            self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -82,11 +85,15 @@ class Task(L.LightningModule):
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         loss = self.step(batch, self.metrics[f"{stage}_"])  # type: ignore[arg-type]
-        self.losses[f"{stage}_"].update(loss.detach(), weight=len(next(iter(batch.values()))))  # type: ignore[operator]
+        total, num = self.sums.get(stage, (0.0, 0))
+        size = len(next(iter(batch.values())))
+        self.sums[stage] = total + loss.detach() * size, num + size
         return loss
 
     def _log(self, stage: str) -> None:
         loss, metrics = self.losses[f"{stage}_"], self.metrics[f"{stage}_"]
+        total, num = self.sums.pop(stage)
+        loss.update(total / num, weight=num)  # type: ignore[operator]
         values = {"loss": loss.compute()} | metrics.compute()  # type: ignore[operator]
         loss.reset()  # type: ignore[operator]
         metrics.reset()  # type: ignore[operator]
