@@ -13,7 +13,7 @@ WRONG = {
     "data.batch_size=0": "data.batch_size=0: should be greater than 0",
     "data.batch_size='8'": "data.batch_size=8: should be a valid integer",
     "data.batch_size=null": "data.batch_size=None: should be a valid integer",
-    "data.num_workers=-1": "data.num_workers=-1: should be greater than or equal to 0",
+    "+data.num_workers=-1": "data.num_workers=-1: should be greater than or equal to 0",
     "data.val_fraction=1.5": "data.val_fraction=1.5: should be less than or equal to 1",
     "data.tiny=maybe": "data.tiny=maybe: should be a valid boolean",
     "net.hidden=-3": "net.hidden=-3: should be greater than 0",

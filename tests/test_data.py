@@ -123,6 +123,16 @@ def test_stratified_split_takes_its_share_of_each_class():
         stratified_split(torch.tensor([0, 0]), {"val": 0.1, "test": 0.1}, seed=0)
 
 
+def test_digits_are_scikit_learns(compose):
+    from sklearn.datasets import load_digits
+
+    splits = run.read_data(compose("experiment=digits", "data.image_size=8")).splits.values()
+    image, label = (torch.cat([split.tensors[name] for split in splits]) for name in ("image", "label"))
+    digits = load_digits()
+    ours = sorted(zip(label.tolist(), (image[:, 0] * (16 / 255)).round().long().flatten(1).tolist(), strict=True))
+    assert ours == sorted(zip(digits.target.tolist(), digits.data.astype(int).tolist(), strict=True))
+
+
 class TestAugment:
     @staticmethod
     def augmented(augment, image, numbers, monkeypatch):

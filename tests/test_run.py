@@ -35,7 +35,9 @@ def test_a_run_folder_is_complete(trained):
     assert results["status"] == "finished"
     assert results["best"]["metric"] == "val/acc"
     assert {"test/loss", "test/acc", "test/f1", "test/acc/0"} <= set(results["test"])
-    assert results["seconds"] > 0
+    seconds = results["seconds"]
+    assert 0 < seconds["first_step"] < seconds["total"]
+    assert len(seconds["epochs"]) == 2
     stamp = json.loads((folder / "stamp.json").read_text())
     assert len(stamp["git"]["commit"]) == 40
     assert stamp["overrides"][-len(QUICK) :] == list(QUICK)
@@ -293,6 +295,20 @@ def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, sp
     assert line.startswith(f"data: {path} is not a readable image (")
 
 
+@pytest.mark.parametrize(("limit", "threads"), [("150000 100000", 2), ("max 100000", 3), ("10000 100000", 1)])
+def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(run, "CONTAINER_CORES", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    try:
+        torch.set_num_threads(4)
+        run.use_cores()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
     command = [LAB, "train", *QUICK, "trainer.max_epochs=10000", "trainer=cpu"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -324,7 +340,7 @@ class TestPredict:
         return folder
 
     def test_files_are_classified(self, trained, digits, capsys):
-        folder = trained("experiment=digits", "data.tiny=true", "trainer.max_epochs=12")
+        folder = trained("experiment=digits", "data.tiny=true", "ema=null", "trainer.max_epochs=12")
         predict.main(compose_verb("predict", [f"run={folder}", f"input={digits}"]))
         lines = (folder / "predictions.csv").read_text().splitlines()
         assert lines[0] == "path,class,probability"

@@ -1,12 +1,24 @@
-"""What is printed at the end: for people."""
+"""What is printed: for people."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning import Trainer
+
+
+def opening(trainer: Trainer, folder: Path) -> str:
+    """The run's folder, and on what it computes."""
+    accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
+    threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
+    return f"{folder}: {trainer.world_size} × {accelerator}{threads}"
+
 
 def summary(results: dict[str, Any], folder: Path) -> str:
     """The test metrics as a table, the run's folder, and how to look at its curves."""
-    lines = ["", table(results["test"]), "", f"run          {folder}"]
+    seconds = results["seconds"]
+    time = f"{seconds['total']:.0f} s, {seconds['first_step'] or seconds['total']:.0f} of them to the first step"
+    lines = ["", table(results["test"]), "", f"time         {time}", f"run          {folder}"]
     if any(folder.glob("events.*")):
         lines.append(f"tensorboard  tensorboard --logdir {folder}")
     return "\n".join(lines)

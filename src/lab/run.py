@@ -1,7 +1,8 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
+import math
+import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,12 +24,27 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
+from lab import seconds
 from lab.callbacks.progress import ProgressBar
+from lab.callbacks.timer import Timer
 from lab.check import locate, parameters
 from lab.config import fail, overrides, unknown
 from lab.data.base import Data
 from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_json
 from lab.stamp import stamp
+
+CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
+
+
+def use_cores() -> None:
+    """As many threads as this process has cores: torch counts those of the whole machine, and would crawl."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
+    if CONTAINER_CORES.is_file():
+        quota, period = CONTAINER_CORES.read_text().split()  # microseconds of work, in so many
+        cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
+    torch.set_num_threads(min(cores, torch.get_num_threads()))
 
 
 def read_data(cfg: DictConfig) -> Data:
@@ -57,6 +73,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         ModelCheckpoint(folder, "best", monitor=metric, mode=mode, enable_version_counter=False),
         ModelCheckpoint(folder, "last", enable_version_counter=False),  # save_last=True would skip all but new bests
         LearningRateMonitor(),
+        Timer(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
     ]
     if cfg.trainer.enable_progress_bar:
@@ -107,11 +124,12 @@ def create(cfg: DictConfig, facts: Any) -> Path:
 def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     """Keep `results.json` true: whatever is put in the dict that this yields, the seconds, and how the run ended."""
     results: dict[str, Any] = {"status": "running"}
-    start = time.monotonic()
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
-            results.update(status=status, seconds=round(time.monotonic() - start, 2))
+            times = {"first_step": timer.first_step, "epochs": timer.epochs, "total": seconds.passed()}
+            results.update(status=status, seconds=seconds.laps | times)
             write_json(folder / RESULTS, results)
 
     save("running")

@@ -16,7 +16,7 @@ from lab.check import check
 from lab.config import freeze, quiet
 from lab.data.base import Data
 from lab.folder import CONFIG
-from lab.report import summary
+from lab.report import opening, summary
 
 
 def main(cfg: DictConfig) -> float:
@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> float:
     quiet()
     freeze(cfg)
     check(cfg)
+    run.use_cores()
     data, task = parts(cfg)
     folder = run.create(cfg, data.facts)
     with ranks("rank", str(folder)):
@@ -50,6 +51,8 @@ def parts(cfg: DictConfig) -> tuple[Data, L.LightningModule]:
 def train(cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path) -> float:
     """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
     trainer = run.build_trainer(cfg, folder)
+    if trainer.is_global_zero:
+        print(opening(trainer, folder))
     with run.recorded(folder, trainer) as results:
         trainer.fit(task, data)
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)

@@ -7,9 +7,11 @@ import tempfile
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
@@ -112,11 +114,12 @@ class Digits(ImageData):
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        image = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)[:, None]  # 0..16 -> 0..255
-        label = torch.from_numpy(digits.target)
+        spec = find_spec("sklearn")  # found, not imported: it would take two seconds
+        assert spec is not None
+        assert spec.origin is not None
+        digits = np.loadtxt(Path(spec.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.int64)
+        level, label = torch.from_numpy(digits[:, :-1]), torch.from_numpy(digits[:, -1])
+        image = (level.double() * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8)  # 0..16 -> 0..255
         if self.tiny:
             image, label = image[:200], label[:200]
         image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
@@ -272,7 +275,7 @@ def _pixel_levels(share: tuple[float, ...], device: torch.device) -> Tensor:
 def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
     """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
     step = -(-len(split) // num_samples)
-    image = split.__getitems__(list(range(0, len(split), step)))["image"]  # type: ignore[call-overload]
+    image = split.__getitems__(list(range(0, len(split), step)))["image"]
     level = torch.linspace(0, 1, 256, dtype=torch.float64)
     share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
     share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
@@ -288,10 +291,10 @@ def _fingerprint(splits: dict[str, Batches]) -> str:
         digest.update(name.encode())
         if isinstance(split, Tensors):
             for tensor in (split.tensors["label"], split.tensors["image"]):
-                digest.update(tensor.numpy())
+                digest.update(tensor.numpy().tobytes())
         elif isinstance(split, ImageFiles):
             assert split.label is not None
-            digest.update(split.label.numpy())
+            digest.update(split.label.numpy().tobytes())
             files = map(Path, split.paths)
             digest.update("".join(f"{file.parent.name}/{file.name} {file.stat().st_size}\n" for file in files).encode())
     return digest.hexdigest()

@@ -54,7 +54,7 @@ class Task(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # else Lightning drops it, half a millisecond later
             self.log("loss", loss.detach(), prog_bar=True)
         return loss
