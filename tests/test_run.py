@@ -340,7 +340,7 @@ class TestPredict:
         return folder
 
     def test_files_are_classified(self, trained, digits, capsys):
-        folder = trained("experiment=digits", "data.tiny=true", "ema=null", "trainer.max_epochs=12")
+        folder = trained("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "trainer.max_epochs=12")
         predict.main(compose_verb("predict", [f"run={folder}", f"input={digits}"]))
         lines = (folder / "predictions.csv").read_text().splitlines()
         assert lines[0] == "path,class,probability"

@@ -28,7 +28,7 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for num_in, num_out in pairwise([num_channels * image_size**2, *widths]):
-            layers.append(nn.Linear(num_in, num_out, bias=not batch_norm))
+            layers.append(nn.Linear(num_in, num_out))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(num_out))
             layers += [nn.ReLU(), nn.Dropout(dropout)]
