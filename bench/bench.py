@@ -1,0 +1,246 @@
+"""`make bench`: what lab costs, as ratios to something measured beside it in the same run.
+
+    python bench/bench.py            the CPU cases: loops, start-up, scaling
+    python bench/bench.py accuracy   time to the accuracy of the seed's own listing, and what it is
+    python bench/bench.py gpu        the loops on a GPU, and CIFAR-10 beside airbench's figure
+
+Each round runs every command once, one after the other, so that a noisy neighbour meets both sides of a ratio; a row is
+the median of its rounds' ratios. The table is put in bench/<cases>.md and .json.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from idx import write
+from PIL import Image
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("LAB_DATA", "~/.cache/lab")).expanduser()
+LAB, PYTHON = str(Path(sys.executable).with_name("lab")), sys.executable
+SMALL_SET = 6_000  # images; 4 and 16 times as many beside it
+
+
+@dataclass
+class Run:
+    """A command that has ended."""
+
+    cpu: float  # seconds of the process and its children
+    wall: float
+    memory: int  # largest resident set of one process, KiB
+    output: str
+    results: list[dict]  # of the runs of lab that it left, in order
+
+    @property
+    def epoch(self) -> float:
+        """The median epoch, after the first: of the floor, or of lab's first run."""
+        epochs = self.results[0]["seconds"]["epochs"] if self.results else [float(x) for x in self.output.split()]
+        return statistics.median(epochs[1:])
+
+
+@dataclass
+class Row:
+    """A ratio of two figures out of a round's runs, and what it may be at most."""
+
+    what: str
+    above: Callable[[dict[str, Run]], float]
+    below: Callable[[dict[str, Run]], float]
+    at_most: float | None = None
+
+
+def run(command: Sequence[str], tmp: Path) -> Run:
+    logs = Path(tempfile.mkdtemp(dir=tmp))
+    words = [word.replace("LOGS", str(logs)).replace("TMP", str(tmp)) for word in command]
+    with open(logs / "out", "w+") as out, open(logs / "err", "w+") as err:
+        start = time.monotonic()
+        process = subprocess.Popen(words, stdout=out, stderr=err, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        for file in (out, err):
+            file.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(words)}\n{err.read()[-3000:]}")
+        results = [json.loads(path.read_text()) for path in sorted(logs.glob("*/*/results.json"))]
+        return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss, out.read(), results)
+
+
+def train(*overrides: str) -> list[str]:
+    return [LAB, "train", "trainer=cpu", "log_dir=LOGS", *overrides]
+
+
+PLAIN = ("experiment=digits", "data.augment=null", "ema=null", "scheduler=constant", "optimizer.lr=0.001")
+FASHION = (*PLAIN, "data=fashion_mnist")
+MLP = ("net=mlp", "net.widths=[64,128,64]", "net.batch_norm=true", "data.batch_size=128")
+SPLIT = "data.val_fraction=0.08333333"  # 55,000 + 5,000 of 60,000
+LISTING = ("optimizer=sgd", "optimizer.lr=0.01", "data.batch_size=32", "data.val_fraction=0.001")
+SCALES = (1, 4, 16)
+
+CPU_COMMANDS = {
+    "import": [PYTHON, "-c", "import lightning"],
+    "help": [LAB, "train", "--help"],
+    "cfg": [LAB, "train", "--cfg", "job", "experiment=digits"],
+    "digits": train("experiment=digits", "trainer.max_epochs=1"),
+    "mlp floor": [PYTHON, str(HERE / "floor.py"), "mlp", f"--root={DATA}", "--batch-size=128", "--epochs=6"],
+    "mlp": train(*FASHION, *MLP, SPLIT, "trainer.max_epochs=10"),
+    "lht": [PYTHON, str(HERE / "lht.py"), f"--root={DATA}", "--out=LOGS", "--epochs=1"],
+    "lht 2": [PYTHON, str(HERE / "lht.py"), f"--root={DATA}", "--out=LOGS", "--epochs=2"],
+    "cnn floor": [PYTHON, str(HERE / "floor.py"), "cnn", f"--root={DATA}", "--batch-size=64", "--steps=60",
+                  "--epochs=4"],
+    "cnn": train(*FASHION, "data.batch_size=64", "trainer.limit_train_batches=60", "trainer.limit_val_batches=1",
+                 "trainer.limit_test_batches=1", "trainer.max_epochs=4"),
+    "scale": train("-m", *FASHION, *MLP, f"data.root={','.join(f'TMP/{k}' for k in SCALES)}", "trainer.max_epochs=3"),
+    "1 process": train(*PLAIN, "trainer.max_epochs=4"),
+    "2 processes": train(*PLAIN, "trainer.max_epochs=4", "trainer=ddp_cpu", "data.batch_size=16"),
+    "folder": train("-m", "experiment=image_folder", "data.root=TMP/images", "net=mlp", "net.widths=[16]",
+                    "data.num_workers=0", "data.cache=false,true", "trainer.max_epochs=3"),
+}  # fmt: skip
+
+
+def scale(k: int, runs: dict[str, Run]) -> float:
+    """Seconds of an epoch for each of `SMALL_SET` images, at k times as many."""
+    return statistics.median(runs["scale"].results[SCALES.index(k)]["seconds"]["epochs"][1:]) / k
+
+
+def lht(runs: dict[str, Run]) -> float:
+    """CPU-seconds of ten epochs, from runs of one and two."""
+    return runs["lht"].cpu + 9 * (runs["lht 2"].cpu - runs["lht"].cpu)
+
+
+CPU_ROWS = [
+    Row("CPU: `lab train --help` ÷ `import lightning`", lambda r: r["help"].cpu, lambda r: r["import"].cpu, 0.10),
+    Row("CPU: `--cfg job experiment=digits` ÷ the same", lambda r: r["cfg"].cpu, lambda r: r["import"].cpu, 0.15),
+    Row("peak memory: `experiment=digits` ÷ the same", lambda r: r["digits"].memory, lambda r: r["import"].memory, 1.4),
+    Row("keystroke to first step of `experiment=digits` ÷ the same",
+        lambda r: r["digits"].results[0]["seconds"]["first_step"], lambda r: r["import"].wall),
+    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp"].epoch, lambda r: r["mlp floor"].epoch, 1.8),
+    Row("an epoch, the seed's CNN, batch 64: lab ÷ floor", lambda r: r["cnn"].epoch, lambda r: r["cnn floor"].epoch,
+        1.1),
+    Row("CPU: whole process, MLP, 10 epochs: lab ÷ LHT's loop rebuilt", lambda r: r["mlp"].cpu, lht, 0.25),
+    Row("time per image: 4 × the data ÷ 1 ×", partial(scale, 4), partial(scale, 1), 1.1),
+    Row("time per image: 16 × the data ÷ 1 ×", partial(scale, 16), partial(scale, 1), 1.1),
+    Row("an epoch: `trainer=ddp_cpu`, 2 processes ÷ 1", lambda r: r["2 processes"].epoch,
+        lambda r: r["1 process"].epoch),
+    Row("an image folder's second epoch: `data.cache=true` ÷ false",
+        lambda r: r["folder"].results[1]["seconds"]["epochs"][1],
+        lambda r: r["folder"].results[0]["seconds"]["epochs"][1]),
+]  # fmt: skip
+
+ACCURACY_COMMANDS = {
+    "listing": [PYTHON, str(HERE / "listing.py"), f"--root={DATA}", "--seed=SEED"],
+    "listing in lab": train(*FASHION, *LISTING, "trainer.max_epochs=10", "seed=SEED"),
+    "fast": train("experiment=fashion_mnist_fast", "seed=SEED"),
+}
+ACCURACY_ROWS = [
+    Row("CPU: `experiment=fashion_mnist_fast` ÷ the seed's listing", lambda r: r["fast"].cpu,
+        lambda r: r["listing"].cpu, 0.20),
+    Row("error: the same (at most 1: it is as accurate)", lambda r: 1 - test_acc(r["fast"]),
+        lambda r: 1 - float(r["listing"].output.split()[-1]), 1.0),
+    Row("CPU: the listing's own net, data and epochs: lab ÷ listing", lambda r: r["listing in lab"].cpu,
+        lambda r: r["listing"].cpu),
+]  # fmt: skip
+
+GPU = ("trainer=gpu", "trainer.precision=32-true")
+GPU_COMMANDS = {
+    name: [*command, "--device=cuda"] if "floor" in name else [*command, *GPU]
+    for name, command in CPU_COMMANDS.items() if name in ("mlp floor", "mlp", "cnn floor", "cnn")
+} | {"cifar10": train("experiment=cifar10_fast", "trainer=gpu", "seed=SEED")}  # fmt: skip
+GPU_ROWS = [
+    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp"].epoch, lambda r: r["mlp floor"].epoch),
+    Row("an epoch, the seed's CNN, batch 64: lab ÷ floor", lambda r: r["cnn"].epoch, lambda r: r["cnn floor"].epoch),
+    Row("`cifar10_fast`, its epochs ÷ airbench's 3.83 s on an A100",
+        lambda r: sum(r["cifar10"].results[0]["seconds"]["epochs"]), lambda r: 3.83),
+    Row("`cifar10_fast`, error ÷ airbench's 0.06", lambda r: 1 - test_acc(r["cifar10"]), lambda r: 0.06, 1.0),
+]  # fmt: skip
+
+
+def test_acc(done: Run) -> float:
+    return done.results[0]["test"]["test/acc"]
+
+
+def prepare(tmp: Path) -> None:
+    """Sets of noise of three sizes, and a folder of photographs' size."""
+    for k in SCALES:
+        write(tmp / str(k), k * SMALL_SET)
+    random = np.random.default_rng(0)
+    for i in range(240):
+        folder = tmp / "images" / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        noise.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
+
+
+def table(rows: Sequence[Row], rounds: Sequence[dict[str, Run]]) -> list[dict]:
+    lines = []
+    for row in rows:
+        ratios = sorted(row.above(runs) / row.below(runs) for runs in rounds)
+        above, below = (statistics.median(map(side, rounds)) for side in (row.above, row.below))
+        line = {"what": row.what, "ratio": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]}
+        lines.append(line | {"at_most": row.at_most, "above": above, "below": below})
+    return lines
+
+
+def markdown(lines: Sequence[dict], machine: str) -> str:
+    head = ["| what | ratio | least to most | at most | figures |", "|---|---|---|---|---|"]
+    body = [
+        f"| {x['what']} | **{x['ratio']:.3g}** | {x['least']:.3g} to {x['most']:.3g} | {x['at_most'] or ''} "
+        f"| {x['above']:.4g} ÷ {x['below']:.4g} |"
+        for x in lines
+    ]
+    return "\n".join([*head, *body, "", machine, ""])
+
+
+def hardware(num_rounds: int) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "hydra-core"))
+    return (
+        f"Medians of {num_rounds} rounds, OMP_NUM_THREADS=1; seconds, KiB or shares. {processor}, {os.cpu_count()} cores;"
+        f" Python {platform.python_version()}, {packages}; commit {commit.strip()}."
+    )
+
+
+def main() -> None:
+    cases = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    commands, rows, num_rounds = {
+        "cpu": (CPU_COMMANDS, CPU_ROWS, int(os.environ.get("ROUNDS", 5))),
+        "accuracy": (ACCURACY_COMMANDS, ACCURACY_ROWS, 3),
+        "gpu": (GPU_COMMANDS, GPU_ROWS, 5),
+    }[cases]
+    tmp = Path(tempfile.mkdtemp(prefix="lab-bench-"))
+    try:
+        prepare(tmp)
+        rounds = []
+        with tqdm(total=num_rounds * len(commands)) as bar:
+            for seed in range(num_rounds):
+                runs = {}
+                for name, command in commands.items():
+                    bar.set_description(name)
+                    runs[name] = run([word.replace("SEED", str(seed)) for word in command], tmp)
+                    bar.update()
+                rounds.append(runs)
+    finally:
+        shutil.rmtree(tmp)
+    lines, machine = table(rows, rounds), hardware(num_rounds)
+    text = markdown(lines, machine)
+    (HERE / f"{cases}.md").write_text(text)
+    (HERE / f"{cases}.json").write_text(json.dumps({"machine": machine, "rows": lines}, indent=2) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
