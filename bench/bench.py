@@ -87,6 +87,7 @@ FASHION = (*PLAIN, "data=fashion_mnist")
 MLP = ("net=mlp", "net.widths=[64,128,64]", "net.batch_norm=true", "data.batch_size=128")
 SPLIT = "data.val_fraction=0.08333333"  # 55,000 + 5,000 of 60,000
 LISTING = ("optimizer=sgd", "optimizer.lr=0.01", "data.batch_size=32", "data.val_fraction=0.001")
+HARDLY_VALIDATED = ("trainer.limit_val_batches=1", "trainer.limit_test_batches=1")  # as the floor is not at all
 SCALES = (1, 4, 16)
 
 CPU_COMMANDS = {
@@ -96,12 +97,13 @@ CPU_COMMANDS = {
     "digits": train("experiment=digits", "trainer.max_epochs=1"),
     "mlp floor": [PYTHON, str(HERE / "floor.py"), "mlp", f"--root={DATA}", "--batch-size=128", "--epochs=6"],
     "mlp": train(*FASHION, *MLP, SPLIT, "trainer.max_epochs=10"),
+    "mlp loop": train(*FASHION, *MLP, SPLIT, "trainer.max_epochs=6", *HARDLY_VALIDATED),
     "lht": [PYTHON, str(HERE / "lht.py"), f"--root={DATA}", "--out=LOGS", "--epochs=1"],
-    "lht 2": [PYTHON, str(HERE / "lht.py"), f"--root={DATA}", "--out=LOGS", "--epochs=2"],
+    "lht 2": [PYTHON, str(HERE / "lht.py"), f"--root={DATA}", "--out=LOGS", "--epochs=3"],
     "cnn floor": [PYTHON, str(HERE / "floor.py"), "cnn", f"--root={DATA}", "--batch-size=64", "--steps=60",
                   "--epochs=4"],
-    "cnn": train(*FASHION, "data.batch_size=64", "trainer.limit_train_batches=60", "trainer.limit_val_batches=1",
-                 "trainer.limit_test_batches=1", "trainer.max_epochs=4"),
+    "cnn": train(*FASHION, "data.batch_size=64", "trainer.limit_train_batches=60",
+                 "trainer.max_epochs=4", *HARDLY_VALIDATED),
     "scale": train("-m", *FASHION, *MLP, f"data.root={','.join(f'TMP/{k}' for k in SCALES)}", "trainer.max_epochs=3"),
     "1 process": train(*PLAIN, "trainer.max_epochs=4"),
     "2 processes": train(*PLAIN, "trainer.max_epochs=4", "trainer=ddp_cpu", "data.batch_size=16"),
@@ -126,7 +128,7 @@ CPU_ROWS = [
     Row("peak memory: `experiment=digits` ÷ the same", lambda r: r["digits"].memory, lambda r: r["import"].memory, 1.4),
     Row("keystroke to first step of `experiment=digits` ÷ the same",
         lambda r: r["digits"].results[0]["seconds"]["first_step"], lambda r: r["import"].wall),
-    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp"].epoch, lambda r: r["mlp floor"].epoch, 1.8),
+    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp loop"].epoch, lambda r: r["mlp floor"].epoch, 1.8),
     Row("an epoch, the seed's CNN, batch 64: lab ÷ floor", lambda r: r["cnn"].epoch, lambda r: r["cnn floor"].epoch,
         1.1),
     Row("CPU: whole process, MLP, 10 epochs: lab ÷ LHT's loop rebuilt", lambda r: r["mlp"].cpu, lht, 0.25),
@@ -156,10 +158,10 @@ ACCURACY_ROWS = [
 GPU = ("trainer=gpu", "trainer.precision=32-true")
 GPU_COMMANDS = {
     name: [*command, "--device=cuda"] if "floor" in name else [*command, *GPU]
-    for name, command in CPU_COMMANDS.items() if name in ("mlp floor", "mlp", "cnn floor", "cnn")
+    for name, command in CPU_COMMANDS.items() if name in ("mlp floor", "mlp loop", "cnn floor", "cnn")
 } | {"cifar10": train("experiment=cifar10_fast", "trainer=gpu", "seed=SEED")}  # fmt: skip
 GPU_ROWS = [
-    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp"].epoch, lambda r: r["mlp floor"].epoch),
+    Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp loop"].epoch, lambda r: r["mlp floor"].epoch),
     Row("an epoch, the seed's CNN, batch 64: lab ÷ floor", lambda r: r["cnn"].epoch, lambda r: r["cnn floor"].epoch),
     Row("`cifar10_fast`, its epochs ÷ airbench's 3.83 s on an A100",
         lambda r: sum(r["cifar10"].results[0]["seconds"]["epochs"]), lambda r: 3.83),

@@ -303,7 +303,7 @@ def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, 
     monkeypatch.delenv("OMP_NUM_THREADS")
     try:
         torch.set_num_threads(4)
-        run.use_cores()
+        run.settle()
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)

@@ -15,7 +15,7 @@ NUM_SHOWN = 20
 
 def main(cfg: DictConfig) -> None:
     config.quiet()
-    run.use_cores()
+    run.settle()
     saved, data, task = run.load(cfg.run)
     if not Path(cfg.input).exists():
         raise UserError(f"error: input={cfg.input}: there is no such file or folder.")

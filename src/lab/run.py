@@ -36,15 +36,16 @@ from lab.stamp import stamp
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
 
-def use_cores() -> None:
-    """As many threads as this process has cores: torch counts those of the whole machine, and would crawl."""
+def settle() -> None:
+    """Put right what torch and Lightning get wrong about the machine."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step
     if "OMP_NUM_THREADS" in os.environ:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     if CONTAINER_CORES.is_file():
         quota, period = CONTAINER_CORES.read_text().split()  # microseconds of work, in so many
         cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
-    torch.set_num_threads(min(cores, torch.get_num_threads()))
+    torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
 
 def read_data(cfg: DictConfig) -> Data:

@@ -11,7 +11,7 @@ from lab.train import ranks
 
 def main(cfg: DictConfig) -> None:
     config.quiet()
-    run.use_cores()
+    run.settle()
     saved, data, task = run.load(cfg.run)
     data.prepare_data()
     data.setup("test")

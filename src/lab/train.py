@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> float:
     quiet()
     freeze(cfg)
     check(cfg)
-    run.use_cores()
+    run.settle()
     data, task = parts(cfg)
     folder = run.create(cfg, data.facts)
     with ranks("rank", str(folder)):
@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> float:
 def join(folder: str) -> None:
     """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
     quiet()
+    run.settle()
     cfg = OmegaConf.load(Path(folder) / CONFIG)
     assert isinstance(cfg, DictConfig)
     train(cfg, *parts(cfg), Path(folder))
