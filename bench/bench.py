@@ -211,7 +211,7 @@ def hardware(num_rounds: int) -> str:
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "hydra-core"))
     return (
-        f"Medians of {num_rounds} rounds, OMP_NUM_THREADS=1; seconds, KiB or shares. {processor}, {os.cpu_count()} cores;"
+        f"Medians of {num_rounds} rounds, OMP_NUM_THREADS=1; seconds, KiB, shares. {processor}, {os.cpu_count()} cores;"
         f" Python {platform.python_version()}, {packages}; commit {commit.strip()}."
     )
 

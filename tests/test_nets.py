@@ -11,12 +11,14 @@ from hydra.utils import instantiate
 from torch import nn
 from torchvision import models
 
+from lab import run
+from lab.nets.airbench import Airbench, identity_convolution, whitening_filters
 from lab.nets.cnn import CNN
 from lab.nets.resnet import ResNet
 from lab.nets.torchvision import TorchvisionNet
 
 NETS = options("net")
-FACTS = {"num_channels": 3, "image_size": 32, "num_classes": 5}
+FACTS = {"num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist()}
 
 
 @pytest.fixture(params=NETS)
@@ -39,9 +41,10 @@ def test_logits_have_a_column_for_each_class(net, image):
 def test_every_parameter_gets_a_gradient_and_moves(net, image):
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     F.cross_entropy(net(image), torch.tensor([0, 1, 2, 3])).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    learned = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    assert not [name for name, p in learned.items() if p.grad is None or not p.grad.any()]
     torch.optim.SGD(net.parameters(), lr=0.1).step()
-    assert not [name for name, p in net.named_parameters() if p.equal(before[name])]
+    assert not [name for name, p in learned.items() if p.equal(before[name])]
 
 
 def test_examples_are_independent_of_each_other(net, image):
@@ -94,6 +97,33 @@ def test_cnn_is_the_seeds():
         ["Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
     )
     assert sum(p.numel() for p in net.parameters()) == 320 + 18496 + 64 * 36 * 128 + 128 + 1290
+
+
+class TestAirbench:
+    def test_its_first_layer_whitens_patches(self, compose):
+        data = run.read_data(compose("experiment=digits", "data=cifar10", "data.tiny=true", "data.augment=null"))
+        train = data.splits["train"]
+        image = data.on_after_batch_transfer(train.__getitems__(range(len(train))))["image"]
+        with torch.no_grad():
+            out = F.conv2d(image, whitening_filters(data.facts.patch_covariance)).transpose(0, 1).flatten(1)
+        assert out[12:].equal(-out[:12])
+        torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
+
+    def test_its_convolutions_start_as_the_identity(self):
+        image = torch.rand(2, 3, 8, 8)
+        out = identity_convolution(3, 5)(image)
+        torch.testing.assert_close(out[:, :3], image)
+        assert not out[:, 3:].isclose(image[:, :1]).all()
+
+    def test_what_is_frozen(self):
+        net = Airbench(3, 32, 10, torch.eye(12).tolist(), widths=[8, 8, 8])
+        frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+        norms = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+        assert frozen == norms | {"layers.0.weight"}
+
+    def test_too_small(self):
+        with pytest.raises(ValueError, match="9 pixels or more, got 8"):
+            Airbench(3, 8, 10, torch.eye(12).tolist())
 
 
 def test_resnet_keeps_small_images_large():

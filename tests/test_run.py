@@ -296,14 +296,14 @@ def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, sp
 
 
 @pytest.mark.parametrize(("limit", "threads"), [("150000 100000", 2), ("max 100000", 3), ("10000 100000", 1)])
-def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, monkeypatch):
+def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, monkeypatch, compose):
     (tmp_path / "cpu.max").write_text(limit)
     monkeypatch.setattr(run, "CONTAINER_CORES", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
     try:
         torch.set_num_threads(4)
-        run.settle()
+        run.settle(compose("experiment=digits"))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -340,7 +340,9 @@ class TestPredict:
         return folder
 
     def test_files_are_classified(self, trained, digits, capsys):
-        folder = trained("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "trainer.max_epochs=12")
+        folder = trained(
+            "experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "trainer.max_epochs=12"
+        )
         predict.main(compose_verb("predict", [f"run={folder}", f"input={digits}"]))
         lines = (folder / "predictions.csv").read_text().splitlines()
         assert lines[0] == "path,class,probability"

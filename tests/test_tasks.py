@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -13,8 +14,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from lab import run
+from lab.callbacks.lookahead import Lookahead
 from lab.errors import UserError
-from lab.optim import MuonAdamW, warmup_cosine
+from lab.optim import BiasSGD, MuonAdamW, triangle, warmup_cosine
 
 QUICK = PLAIN
 
@@ -73,6 +75,15 @@ def test_label_smoothing_is_for_training_alone(compose):
     assert task.eval()._step(batch, "val").item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
 
 
+def test_test_time_flip_is_the_mean_of_both_sides_outside_training(built):
+    task, batch = built
+    task.test_time_flip = True
+    mirrored = batch | {"image": batch["image"].flip(-1)}
+    plain = [task.train()(one) for one in (batch, mirrored)]
+    assert not plain[0].equal(plain[1])
+    torch.testing.assert_close(task.eval()(batch), sum(plain) / 2)
+
+
 def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
     folder = trained(*QUICK, "net=mlp", "trainer.max_epochs=1", "data.batch_size=16")
     _, data, task = run.load(folder)
@@ -100,7 +111,7 @@ def test_a_batch_without_a_number_spoils_the_mean_instead_of_leaving_it(built):
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_learns_a_batch_by_heart(compose, optimizer, tmp_path):
     cfg = compose(*QUICK, "net=mlp", f"optimizer={optimizer}", "trainer.overfit_batches=1", "trainer.max_epochs=60")
-    cfg.optimizer.lr = {"gd": 0.1, "sgd": 0.02}.get(optimizer, 0.003)
+    cfg.optimizer.lr = {"gd": 0.1, "sgd": 0.02, "bias_sgd": 0.02}.get(optimizer, 0.003)
     losses = step_losses(cfg, 60, tmp_path / "x")
     assert losses[0] > 2
     assert losses[-1] < 0.1
@@ -141,6 +152,50 @@ def test_warmup_cosine_rises_falls_and_ends_at_zero():
     assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-6)
+
+
+def test_triangle_goes_up_and_down_in_straight_lines():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler, rates = triangle(optimizer, total_steps=100, peak=0.2, start=0.5, end=0.1), []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:21] == pytest.approx(torch.linspace(1, 2, 21).tolist())
+    assert rates[20:] == pytest.approx(torch.linspace(2, 0.2, 81).tolist())
+
+
+def test_bias_sgd_moves_vectors_further_and_decays_all_alike():
+    def moved(scale, decay):
+        net = nn.Linear(2, 2)
+        nn.init.ones_(net.weight), nn.init.ones_(net.bias)
+        optimizer = BiasSGD(net.named_parameters(), lr=0.1, momentum=0.5, weight_decay=decay, bias_scale=scale)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p) if not decay else torch.zeros_like(p)
+        optimizer.step()
+        return [1 - p.flatten()[0].item() for p in (net.weight, net.bias)]
+
+    weight, bias = moved(scale=4, decay=0)
+    assert weight == pytest.approx(0.1 * 1.5)
+    assert bias == pytest.approx(4 * 0.1 * 1.5)
+    assert moved(scale=4, decay=0.01)[0] == pytest.approx(moved(scale=4, decay=0.01)[1], rel=1e-4)
+
+
+def test_lookahead_goes_back_to_the_slow_weights_and_ends_on_them():
+    task = nn.Module()
+    task.net = nn.Linear(1, 1, bias=False)
+    trainer, lookahead = SimpleNamespace(global_step=0, estimated_stepping_batches=4), Lookahead(every=2, decay=0.8)
+    nn.init.zeros_(task.net.weight)
+    lookahead.on_train_start(trainer, task)
+    weights = []
+    for step in range(1, 5):
+        with torch.no_grad():
+            task.net.weight += 1
+        trainer.global_step = step
+        lookahead.on_train_batch_end(trainer, task, None, None, 0)
+        weights.append(task.net.weight.item())
+    slow = 2 * (1 - 0.8 * 0.5**3)  # at half of the run
+    assert weights == pytest.approx([1, slow, slow + 1, slow])
 
 
 class TestMuon:

@@ -28,7 +28,8 @@ class Root:
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     early_stopping: PositiveInt | None
     ema: Fraction | None
-    compile: bool
+    compile: bool | Literal["reduce-overhead", "max-autotune"]
+    matmul_precision: Literal["highest", "high", "medium"]
     channels_last: bool
     name: str
     log_dir: str

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch.nn import Parameter
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import SGD, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lab.errors import UserError
@@ -60,6 +60,46 @@ class MuonAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._share()
+
+
+class BiasSGD(SGD):
+    """Nesterov's SGD with a learning rate of its own for the biases of norms.
+
+    A norm without a scale is as strong as its bias moves; weight decay stays what it is for the rest (Jordan 2024,
+    https://arxiv.org/abs/2404.00498, section 3.4).
+
+    Args:
+        named_params: (name, parameter) pairs; a vector is a bias.
+        bias_scale: the learning rate of the vectors over that of the rest.
+    """
+
+    def __init__(
+        self, named_params: Any, lr: float, momentum: float = 0.85, weight_decay: float = 0.0, bias_scale: float = 64.0
+    ) -> None:
+        params: list[Parameter] = [p for _, p in named_params]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in params if p.ndim > 1]},
+            {
+                "params": [p for p in params if p.ndim == 1],
+                "lr": lr * bias_scale,
+                "weight_decay": weight_decay / bias_scale,
+            },
+        ]
+        super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=True, fused=True)
+
+
+def triangle(
+    optimizer: Optimizer, total_steps: int, peak: Fraction = 0.23, start: Fraction = 0.2, end: Fraction = 0.07
+) -> LRScheduler:
+    """A straight line from `start` up to the learning rate at `peak` of the run, and one down to `end` of it."""
+
+    def share(step: int) -> float:
+        progress = step / total_steps
+        if progress < peak:
+            return start + (1 - start) * progress / peak
+        return 1 + (end - 1) * min(1.0, (progress - peak) / (1 - peak))
+
+    return LambdaLR(optimizer, share)
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: Fraction = 0.05) -> LRScheduler:

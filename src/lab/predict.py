@@ -15,8 +15,8 @@ NUM_SHOWN = 20
 
 def main(cfg: DictConfig) -> None:
     config.quiet()
-    run.settle()
     saved, data, task = run.load(cfg.run)
+    run.settle(saved)
     if not Path(cfg.input).exists():
         raise UserError(f"error: input={cfg.input}: there is no such file or folder.")
     if not Path(cfg.output).absolute().parent.is_dir():

@@ -36,8 +36,9 @@ from lab.stamp import stamp
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
 
-def settle() -> None:
-    """Put right what torch and Lightning get wrong about the machine."""
+def settle(cfg: DictConfig) -> None:
+    """Set what holds for the whole process, and put right what torch and Lightning get wrong about the machine."""
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step
     if "OMP_NUM_THREADS" in os.environ:
         return
@@ -62,7 +63,7 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
     if cfg.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
-        net.compile()  # in place: the names of the weights stay as they are
+        net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
     return _instantiate("task", cfg.task, asdict(facts) | parts)
 

@@ -11,8 +11,8 @@ from lab.train import ranks
 
 def main(cfg: DictConfig) -> None:
     config.quiet()
-    run.settle()
     saved, data, task = run.load(cfg.run)
+    run.settle(saved)
     data.prepare_data()
     data.setup("test")
     if data.found.class_names != data.facts.class_names:

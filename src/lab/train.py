@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> float:
     quiet()
     freeze(cfg)
     check(cfg)
-    run.settle()
+    run.settle(cfg)
     data, task = parts(cfg)
     folder = run.create(cfg, data.facts)
     with ranks("rank", str(folder)):
@@ -34,9 +34,9 @@ def main(cfg: DictConfig) -> float:
 def join(folder: str) -> None:
     """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
     quiet()
-    run.settle()
     cfg = OmegaConf.load(Path(folder) / CONFIG)
     assert isinstance(cfg, DictConfig)
+    run.settle(cfg)
     train(cfg, *parts(cfg), Path(folder))
 
 

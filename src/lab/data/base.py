@@ -152,7 +152,7 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
     """
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"train": [], **{part: [] for part in fractions}}
-    for value in label.unique().tolist():
+    for value in label.bincount().nonzero().flatten().tolist():
         order = (label == value).nonzero().flatten()
         order = order[torch.randperm(len(order), generator=generator)]
         sizes = [max(1, round(share * len(order))) for share in fractions.values()]

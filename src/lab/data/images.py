@@ -38,6 +38,7 @@ class ImageFacts:
     image_size: int  # pixels of the height and of the width
     mean: list[float]  # of each channel over the training split, in [0, 1]
     std: list[float]
+    patch_covariance: list[list[float]]  # (4C, 4C), of normalised 2×2 patches, around zero
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all samples and labels
 
@@ -71,6 +72,7 @@ class ImageData(Data):
             image_size=image.shape[2],
             mean=mean,
             std=std,
+            patch_covariance=_patch_covariance(image, mean, std),
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=_fingerprint(splits),
         )
@@ -282,6 +284,15 @@ def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], 
     mean = share @ level
     std = (share @ level**2 - mean**2).sqrt().clamp(min=1e-3)  # one tone everywhere is no reason to divide by zero
     return image, mean.tolist(), std.tolist()
+
+
+def _patch_covariance(image: Tensor, mean: list[float], std: list[float], num_images: int = 1000) -> list[list[float]]:
+    """E[p pᵀ] over the 2×2 patches p of some (N, C, H, W) images, normalised; flattened as a convolution's weights."""
+    level = image[:: -(-len(image) // num_images)].double() / 255
+    level = (level - level.new_tensor(mean)[:, None, None]) / level.new_tensor(std)[:, None, None]
+    corners = [level[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
+    patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
+    return (patches @ patches.T / patches.shape[1]).tolist()
 
 
 def _fingerprint(splits: dict[str, Batches]) -> str:

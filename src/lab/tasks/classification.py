@@ -16,10 +16,16 @@ class Classification(Task):
 
     Args:
         label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
+        test_time_flip: outside training, answer with the mean logits of an image and its mirror image.
     """
 
     def __init__(
-        self, num_classes: PositiveInt, class_names: list[str], label_smoothing: Fraction = 0.0, **kwargs: Any
+        self,
+        num_classes: PositiveInt,
+        class_names: list[str],
+        label_smoothing: Fraction = 0.0,
+        test_time_flip: bool = False,
+        **kwargs: Any,
     ) -> None:
         def accuracy(average: Literal["micro"] | None) -> MulticlassAccuracy:
             return MulticlassAccuracy(num_classes, average=average, validate_args=False)
@@ -29,7 +35,13 @@ class Classification(Task):
         each = {"each": ClasswiseWrapper(accuracy(None), class_names, prefix="acc/")}
         metrics = {"train": acc, "val": acc | f1, "test": acc | f1 | each}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.test_time_flip = label_smoothing, test_time_flip
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        logits = super().forward(batch)
+        if self.training or not self.test_time_flip:
+            return logits
+        return (logits + super().forward(batch | {"image": batch["image"].flip(-1)})) / 2
 
     def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
         logits = self(batch)

@@ -1,0 +1,47 @@
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from pydantic import PositiveInt
+from torch import Tensor
+
+from lab.types import Fraction
+
+
+class Lookahead(Callback):
+    """Every few steps the weights go back to a slow average of themselves (Zhang et al. 2019).
+
+    The average's decay grows with the cube of the run's progress up to `decay`, and the run ends on the average
+    (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.5).
+
+    Args:
+        every: optimizer steps from one visit to the next.
+        decay: of the average from one visit to the next, at the end of the run.
+    """
+
+    def __init__(self, every: PositiveInt = 5, decay: Fraction = 0.95**5) -> None:
+        self.every, self.decay = every, decay
+        self.slow: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        if not self.slow:
+            self.slow = {name: value.clone() for name, value in _floats(task).items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        step, last = trainer.global_step, trainer.estimated_stepping_batches
+        if step % self.every and step < last:
+            return
+        decay = 1.0 if step == last else self.decay * (step / last) ** 3
+        for name, value in _floats(task).items():
+            value.copy_(self.slow[name].lerp_(value, 1 - decay))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.slow
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.slow = state_dict
+
+
+def _floats(task: LightningModule) -> dict[str, Tensor]:
+    return {name: value for name, value in task.net.state_dict().items() if value.is_floating_point()}  # type: ignore[union-attr]

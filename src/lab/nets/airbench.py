@@ -1,0 +1,74 @@
+from collections.abc import Sequence
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+
+class Airbench(nn.Module):
+    """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
+
+    A fixed first layer whitens 2×2 patches (section 3.2); convolutions start as the identity (3.3); batch norm learns
+    biases and no scales (3.4; the optimizer gives them a higher rate, see `lab.optim.BiasSGD`).
+
+    Args:
+        patch_covariance: (4C, 4C), of the training images' 2×2 patches; known to the data.
+        widths: channels of the three stages, each of two convolutions, the first of which halves the image.
+    """
+
+    def __init__(
+        self,
+        num_channels: PositiveInt,
+        image_size: PositiveInt,
+        num_classes: PositiveInt,
+        patch_covariance: list[list[float]],
+        widths: Sequence[PositiveInt] = (64, 256, 256),
+    ) -> None:
+        super().__init__()
+        side = (image_size - 1) // 8  # after the first layer and three halvings
+        if side < 1:
+            raise ValueError(f"Airbench needs images of 9 pixels or more, got {image_size}")
+        num_patches = 8 * num_channels
+        whiten = nn.Conv2d(num_channels, num_patches, 2)
+        whiten.weight = nn.Parameter(whitening_filters(patch_covariance), requires_grad=False)
+        nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(
+            whiten,
+            nn.GELU(),
+            *(stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)),
+            nn.MaxPool2d(side),
+            nn.Flatten(),
+            nn.Linear(widths[-1], num_classes, bias=False),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) image -> (B, num_classes) logits."""
+        return self.layers(image) / 9  # section 3.1
+
+
+def whitening_filters(patch_covariance: list[list[float]]) -> Tensor:
+    """(8C, C, 2, 2): the eigenvectors of the patches, each over the root of its eigenvalue, then their negatives."""
+    values, vectors = torch.linalg.eigh(torch.tensor(patch_covariance, dtype=torch.float64))
+    filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)  # the largest first
+    filters = filters.view(len(filters), -1, 2, 2).float()
+    return torch.cat([filters, -filters])
+
+
+def stage(num_in: int, num_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        identity_convolution(num_in, num_out), nn.MaxPool2d(2), bias_norm(num_out), nn.GELU(),
+        identity_convolution(num_out, num_out), bias_norm(num_out), nn.GELU(),
+    )  # fmt: skip
+
+
+def identity_convolution(num_in: int, num_out: int) -> nn.Conv2d:
+    """3×3; its first `num_in` channels start as copies of its input."""
+    convolution = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
+    nn.init.dirac_(convolution.weight.data[:num_in])
+    return convolution
+
+
+def bias_norm(num_channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(num_channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad = False
+    return norm
