@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check lock clean
+.PHONY: train test check bench bench-accuracy bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -16,6 +16,16 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+# Ratios to something measured in the same run, in bench/*.md: 15 minutes on a CPU; the seed's accuracy takes half an hour.
+bench: $(READY)
+	$(BIN)/python bench/bench.py cpu
+
+bench-accuracy: $(READY)
+	$(BIN)/python bench/bench.py accuracy
+
+bench-gpu: $(READY)
+	$(BIN)/python bench/bench.py gpu
 
 # The versions that everybody gets, with their hashes, from pyproject.toml's ranges.
 lock: $(READY)

@@ -62,8 +62,23 @@ def test_tab_completion_installs(lab):
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 
-def test_heavy_modules_are_not_imported_before_a_job():
-    code = """
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["train"],
+        ["train", "--help"],
+        ["train", "--info"],
+        ["train", "experiment=digits", "--cfg", "job"],
+        ["train", "experiment=digits", "net=x"],
+        ["train", "experiment=digits", "nett=cnn"],
+        ["test", "run=nowhere"],
+        ["-sc", "query=bash"],
+    ],
+    ids=" ".join,
+)
+def test_heavy_modules_are_not_imported_before_a_job(arguments):
+    code = f"""
 import sys
 from lab import cli
 sys.argv = ["lab", *{arguments!r}]
@@ -74,11 +89,10 @@ except SystemExit:
 heavy = {{"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib", "pydantic"}} & set(sys.modules)
 assert not heavy, heavy
 """
-    for arguments in ([], ["train"], ["train", "--help"], ["train", "net=x", "experiment=digits"], ["train", "--info"]):
-        result = subprocess.run(
-            [sys.executable, "-c", code.format(arguments=arguments)], capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
+    line = {"COMP_LINE": "lab train experiment=digits net=", "COMP_POINT": "32"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | line)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout + result.stderr, "nothing was answered"
 
 
 def test_a_job_does_not_import_what_it_does_not_use():

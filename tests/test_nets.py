@@ -14,6 +14,7 @@ from torchvision import models
 from lab import run
 from lab.nets.airbench import Airbench, identity_convolution, whitening_filters
 from lab.nets.cnn import CNN
+from lab.nets.fast_cnn import FastCNN, ResNet9
 from lab.nets.resnet import ResNet
 from lab.nets.torchvision import TorchvisionNet
 
@@ -124,6 +125,13 @@ class TestAirbench:
     def test_too_small(self):
         with pytest.raises(ValueError, match="9 pixels or more, got 8"):
             Airbench(3, 8, 10, torch.eye(12).tolist())
+
+
+@pytest.mark.parametrize(("net", "smallest"), [(FastCNN, 5), (ResNet9, 7)])
+def test_fast_nets_say_how_small_an_image_may_be(net, smallest):
+    assert net(1, smallest, 2)(torch.zeros(2, 1, smallest, smallest)).shape == (2, 2)
+    with pytest.raises(ValueError, match=f"images of {smallest} pixels or more, got {smallest - 1}"):
+        net(1, smallest - 1, 2)
 
 
 def test_resnet_keeps_small_images_large():
