@@ -37,7 +37,10 @@ def test_a_run_folder_is_complete(trained):
     assert {"test/loss", "test/acc", "test/f1", "test/acc/0"} <= set(results["test"])
     seconds = results["seconds"]
     assert 0 < seconds["first_step"] < seconds["total"]
-    assert len(seconds["epochs"]) == 2
+    assert len(seconds["epochs"]) == len(seconds["validations"]) == 2
+    assert all(
+        0 <= validation < epoch for validation, epoch in zip(seconds["validations"], seconds["epochs"], strict=True)
+    )
     stamp = json.loads((folder / "stamp.json").read_text())
     assert len(stamp["git"]["commit"]) == 40
     assert stamp["overrides"][-len(QUICK) :] == list(QUICK)

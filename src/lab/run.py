@@ -130,8 +130,8 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
-            times = {"first_step": timer.first_step, "epochs": timer.epochs, "total": seconds.passed()}
-            results.update(status=status, seconds=seconds.laps | times)
+            times = {"first_step": timer.first_step, "epochs": timer.epochs, "validations": timer.validations}
+            results.update(status=status, seconds=seconds.laps | times | {"total": seconds.passed()})
             write_json(folder / RESULTS, results)
 
     save("running")
