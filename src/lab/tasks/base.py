@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,11 +15,46 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.errors import UserError
 
+MOST_DEFERRED = 2**20  # numbers, such as logits
+
+
+class Deferred:
+    """Metrics that are updated with many small batches at once: an update costs as much as a small net.
+
+    Args:
+        metrics: whose `update` takes tensors with a row for each sample.
+    """
+
+    def __init__(self, metrics: MetricCollection) -> None:
+        self.metrics = metrics
+        self.pending: list[tuple[Tensor, ...]] = []
+        self.room = MOST_DEFERRED
+
+    def update(self, *tensors: Tensor) -> None:
+        if self.pending and [t.shape[1:] for t in tensors] != [t.shape[1:] for t in self.pending[0]]:
+            self.flush()
+        self.pending.append(tensors)
+        self.room -= tensors[0].numel()
+        if self.room <= 0:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.pending:
+            self.metrics.update(*map(torch.cat, zip(*self.pending, strict=True)))
+        self.pending, self.room = [], MOST_DEFERRED
+
+    def compute(self) -> dict[str, Any]:
+        """The values of all batches since the last time, by name."""
+        self.flush()
+        values = self.metrics.compute()
+        self.metrics.reset()
+        return values
+
 
 class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
 
-    Metrics are updated in every step and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
+    Metrics are updated with every batch and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
     loss over samples is one of them.
 
     Args:
@@ -43,9 +79,16 @@ class Task(L.LightningModule):
         self.sums: dict[str, tuple[Any, int]] = {}  # of a stage's losses, and its samples, so far
         self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
+        self.deferred = {stage: Deferred(collection) for stage, collection in metrics.items()}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning sets it 30 times a step, and Module looks for a parameter each time
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @abstractmethod
-    def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
+    def step(self, batch: dict[str, Tensor], metrics: Deferred) -> Tensor:
         """Update `metrics` with a batch, and return its mean loss."""
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -84,17 +127,16 @@ class Task(L.LightningModule):
         return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
-        loss = self.step(batch, self.metrics[f"{stage}_"])  # type: ignore[arg-type]
+        loss = self.step(batch, self.deferred[stage])
         total, num = self.sums.get(stage, (0.0, 0))
         size = len(next(iter(batch.values())))
         self.sums[stage] = total + loss.detach() * size, num + size
         return loss
 
     def _log(self, stage: str) -> None:
-        loss, metrics = self.losses[f"{stage}_"], self.metrics[f"{stage}_"]
+        loss = self.losses[f"{stage}_"]
         total, num = self.sums.pop(stage)
         loss.update(total / num, weight=num)  # type: ignore[operator]
-        values = {"loss": loss.compute()} | metrics.compute()  # type: ignore[operator]
+        values = {"loss": loss.compute()} | self.deferred[stage].compute()  # type: ignore[operator]
         loss.reset()  # type: ignore[operator]
-        metrics.reset()  # type: ignore[operator]
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")

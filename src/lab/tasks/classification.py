@@ -7,7 +7,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.tasks.base import Task
+from lab.tasks.base import Deferred, Task
 from lab.types import Fraction
 
 
@@ -43,7 +43,7 @@ class Classification(Task):
             return logits
         return (logits + super().forward(batch | {"image": batch["image"].flip(-1)})) / 2
 
-    def step(self, batch: dict[str, Tensor], metrics: MetricCollection) -> Tensor:
+    def step(self, batch: dict[str, Tensor], metrics: Deferred) -> Tensor:
         logits = self(batch)
         metrics.update(logits.detach(), batch["label"])
         return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0)
