@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check bench bench-accuracy bench-gpu lock clean
+.PHONY: train test check mutants chaos audit bench bench-accuracy bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -16,6 +16,19 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+# Do the tests notice bugs that train without complaint? Under two minutes.
+mutants: $(READY)
+	$(BIN)/python tests/chaos/mutants.py
+
+# Every kill, signal, fault and full disk: twenty minutes.
+chaos: $(READY)
+	$(BIN)/python tests/chaos/kill.py
+
+# Known vulnerabilities in what is pinned; --strict: what can't be asked for is no pass.
+audit: $(READY)
+	@$(BIN)/uvx -q pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock || \
+		{ echo "audit: failed; it needs a network"; exit 1; }
 
 # Ratios to something measured in the same run, in bench/*.md: 15 minutes on a CPU; the seed's accuracy takes half an hour.
 bench: $(READY)

@@ -227,7 +227,7 @@ def main() -> None:
     try:
         prepare(tmp)
         rounds = []
-        with tqdm(total=num_rounds * len(commands)) as bar:
+        with tqdm(total=num_rounds * len(commands), disable=None) as bar:
             for seed in range(num_rounds):
                 runs = {}
                 for name, command in commands.items():
@@ -235,13 +235,18 @@ def main() -> None:
                     runs[name] = run([word.replace("SEED", str(seed)) for word in command], tmp)
                     bar.update()
                 rounds.append(runs)
+                text = report(cases, table(rows, rounds), hardware(len(rounds)))  # a round that fails loses no other
     finally:
         shutil.rmtree(tmp)
-    lines, machine = table(rows, rounds), hardware(num_rounds)
+    print(text)
+
+
+def report(cases: str, lines: Sequence[dict], machine: str) -> str:
+    """The table, which is written in both forms beside this file."""
     text = markdown(lines, machine)
     (HERE / f"{cases}.md").write_text(text)
     (HERE / f"{cases}.json").write_text(json.dumps({"machine": machine, "rows": lines}, indent=2) + "\n")
-    print(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """MNIST's file format, read and written in a few lines, for the scripts that import nothing of lab."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEMS = {"train": "train", "test": "t10k"}
 
 
-def load(root: str, split: str) -> tuple[Tensor, Tensor]:
+def load(root: str, split: str) -> "tuple[Tensor, Tensor]":
     """(N, 1, 28, 28) uint8 images and (N,) labels of the Fashion-MNIST below `root`."""
+    import torch  # not in the bench itself, whose memory its children would be measured with
+
     stem = Path(root) / f"FashionMNIST/raw/{STEMS[split]}"
     image = np.fromfile(f"{stem}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
     label = np.fromfile(f"{stem}-labels-idx1-ubyte", np.uint8)[8:]

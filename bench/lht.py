@@ -86,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     transform = Compose([ToTensor(), Normalize((0.1307,), (0.3081,))])
     parts = ConcatDataset([FashionMNIST(args.root, train=train, transform=transform) for train in (True, False)])
-    splits = random_split(parts, [55_000, 5_000, 10_000], torch.Generator().manual_seed(42))
+    splits = random_split(parts, [55 / 70, 5 / 70, 10 / 70], torch.Generator().manual_seed(42))
     train, val, test = (DataLoader(split, batch_size=128, shuffle=i == 0) for i, split in enumerate(splits))
     trainer = Trainer(
         default_root_dir=args.out,

@@ -19,6 +19,11 @@ torch.set_num_threads(1)
 
 CONF = Path(__file__).parents[1] / "conf"
 PLAIN = ("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "monitor={metric: val/acc, mode: max}")
+TINY = (  # a run of a second, on one command line
+    "data.tiny=true data.augment=null ema=null early_stopping=null net=mlp net.widths=[8] scheduler=constant"
+    " optimizer=adam monitor.metric=val/acc monitor.mode=max"
+    " trainer=cpu trainer.max_epochs=1 trainer.enable_progress_bar=false"
+)
 LAB = Path(sys.executable).with_name("lab")
 
 

@@ -79,6 +79,34 @@ def test_order_is_a_function_of_seed_and_epoch(data):
     assert order(data.train_dataloader(), 0) != first
 
 
+def test_processes_share_out_the_training_samples(data, monkeypatch):
+    monkeypatch.setattr(data, "batch_size", 4)
+    seen = []
+    for rank in range(3):
+        monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 3))
+        seen += [torch.cat([batch["index"] for batch in data.train_dataloader()]).tolist()]
+    every = list(itertools.chain(*seen))
+    assert len(every) == len(set(every)) > len(data.splits["train"]) - 3 * 4 - 3, "seen twice, or never"
+    assert len({len(samples) for samples in seen}) == 1
+
+
+def test_an_epoch_that_a_run_goes_on_in_begins_where_it_stopped(data, monkeypatch):
+    monkeypatch.setattr(data, "batch_size", 4)
+
+    def order(loader):
+        return [batch["index"].tolist() for batch in loader]
+
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(2)
+    whole = order(loader)
+    monkeypatch.setattr(data, "position", (2, 3))
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(2)
+    assert order(loader) == whole[3:]
+    loader.sampler.set_epoch(3)
+    assert len(order(loader)) == len(whole), "the next epoch is not whole"
+
+
 def test_normalised_to_zero_mean_and_unit_deviation(data):
     image = torch.cat([data.on_after_batch_transfer(b)["image"] for b in _all_loaders(data)["train"]])
     assert image.dtype == torch.float32
@@ -93,8 +121,11 @@ def test_facts_are_plain_values(data):
 
 def test_one_example_is_a_row_of_the_batch(data):
     split = data.splits["val"]
-    example, batch = split[2], split.__getitems__([0, 1, 2])
-    assert all(example[name].equal(batch[name][2]) for name in batch)
+    order = list(range(len(split)))[::-1]  # files are sorted by class, batches are not
+    batch = split.__getitems__(order)
+    assert batch["index"].tolist() == order
+    for row, index in enumerate(order):
+        assert all(value.equal(batch[name][row]) for name, value in split[index].items())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +223,8 @@ class TestAugment:
         whole = augment(image, index, 3, 5)
         some = torch.tensor([6, 1])
         torch.testing.assert_close(augment(image[some], index[some], 3, 5), whole[some])
+        one = image[:1].expand_as(image)
+        assert len(augment(one, index, 3, 5).unique(dim=0)) == 8, "two images are augmented alike"
         assert not augment(image, index, 3, 6).allclose(whole), "two epochs are augmented alike"
         assert not augment(image, index, 4, 5).allclose(whole), "two seeds are augmented alike"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import PLAIN
 
-from lab import run
+from lab import allow, run
 from lab.config import quiet
 
 QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
@@ -49,14 +49,19 @@ class Recorder(L.Callback):
             json.dump(content, file)
 """
     )
-    return folder
+    (folder / "sitecustomize.py").write_text(
+        "from lab import allow\nallow.MODULES += ('recorder',)\n"
+    )  # as a fork does
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allow, "MODULES", (*allow.MODULES, "recorder"))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield folder
 
 
 def record(lab, recorder, tmp_path, *arguments):
     result = lab(
         "train", *arguments, *QUICK, "trainer=ddp_cpu",
         f"+callbacks.recorder={{_target_: recorder.Recorder, folder: '{tmp_path}'}}",
-        env=os.environ | {"PYTHONPATH": str(recorder)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result, {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("rank*.json")}

@@ -14,8 +14,8 @@ from torchvision import models
 from lab import run
 from lab.nets.airbench import Airbench, identity_convolution, whitening_filters
 from lab.nets.cnn import CNN
-from lab.nets.fast_cnn import FastCNN, ResNet9
-from lab.nets.resnet import ResNet
+from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
+from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
 
 NETS = options("net")
@@ -37,6 +37,11 @@ def image():
 
 def test_logits_have_a_column_for_each_class(net, image):
     assert net(image).shape == (4, 5)
+
+
+def test_nothing_is_frozen(net):
+    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+    assert not frozen or isinstance(net, Airbench)  # see its own test
 
 
 def test_every_parameter_gets_a_gradient_and_moves(net, image):
@@ -120,7 +125,8 @@ class TestAirbench:
         net = Airbench(3, 32, 10, torch.eye(12).tolist(), widths=[8, 8, 8])
         frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         norms = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
-        assert frozen == norms | {"layers.0.weight"}
+        assert frozen == norms | {"whiten.0.weight"}
+        assert all("norm" in name for name in norms), "the optimizer knows them by it"
 
     def test_too_small(self):
         with pytest.raises(ValueError, match="9 pixels or more, got 8"):
@@ -132,6 +138,14 @@ def test_fast_nets_say_how_small_an_image_may_be(net, smallest):
     assert net(1, smallest, 2)(torch.zeros(2, 1, smallest, smallest)).shape == (2, 2)
     with pytest.raises(ValueError, match=f"images of {smallest} pixels or more, got {smallest - 1}"):
         net(1, smallest - 1, 2)
+
+
+@pytest.mark.parametrize("block", [Residual(4), Block(4, 4, stride=1)])
+def test_a_residual_block_adds_to_its_input(block):
+    for p in block.residual.parameters():
+        nn.init.zeros_(p)
+    image = torch.rand(2, 4, 6, 6)
+    assert block.eval()(image).equal(image)
 
 
 def test_resnet_keeps_small_images_large():

@@ -2,9 +2,12 @@
 
 import copy
 import json
+import random
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import nn
 
 from lab import run
 from lab.callbacks.lookahead import Lookahead
+from lab.callbacks.step_seed import StepSeed
 from lab.errors import UserError
 from lab.optim import BiasSGD, MuonAdamW, triangle, warmup_cosine
 
@@ -108,6 +112,29 @@ def test_a_batch_without_a_number_spoils_the_mean_instead_of_leaving_it(built):
         assert logged["val/loss"].isnan() == spoiled
 
 
+def test_the_metrics_of_an_epoch_are_of_that_epoch_alone(built):
+    task, batch = built
+    logged = {}
+    task.log_dict = lambda values, **_: logged.update(values)
+    guess = task(batch).argmax(-1)
+    for label, acc in ((guess, 1.0), ((guess + 1) % 10, 0.0)):
+        task._step(batch | {"label": label}, "val")
+        task.on_validation_epoch_end()
+        assert logged["val/acc"] == acc
+
+
+def test_what_a_step_draws_depends_on_seed_epoch_batch_and_process():
+    def drawn(seed=0, epoch=0, batch_idx=0, rank=0):
+        trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        StepSeed(seed).on_train_batch_start(trainer, None, None, batch_idx)
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    first = drawn()
+    assert drawn() == first
+    others = [drawn(seed=1), drawn(epoch=1), drawn(batch_idx=1), drawn(rank=1)]
+    assert all(len(set(column)) == 5 for column in zip(first, *others, strict=True))
+
+
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_learns_a_batch_by_heart(compose, optimizer, tmp_path):
     cfg = compose(*QUICK, "net=mlp", f"optimizer={optimizer}", "trainer.overfit_batches=1", "trainer.max_epochs=60")
@@ -165,15 +192,14 @@ def test_triangle_goes_up_and_down_in_straight_lines():
     assert rates[20:] == pytest.approx(torch.linspace(2, 0.2, 81).tolist())
 
 
-def test_bias_sgd_moves_vectors_further_and_decays_all_alike():
+def test_bias_sgd_moves_norms_further_and_decays_all_alike():
     def moved(scale, decay):
-        net = nn.Linear(2, 2)
-        nn.init.ones_(net.weight), nn.init.ones_(net.bias)
-        optimizer = BiasSGD(net.named_parameters(), lr=0.1, momentum=0.5, weight_decay=decay, bias_scale=scale)
+        net = nn.ModuleDict({"linear": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2)})
         for p in net.parameters():
+            nn.init.ones_(p)
             p.grad = torch.ones_like(p) if not decay else torch.zeros_like(p)
-        optimizer.step()
-        return [1 - p.flatten()[0].item() for p in (net.weight, net.bias)]
+        BiasSGD(net.named_parameters(), lr=0.1, momentum=0.5, weight_decay=decay, bias_scale=scale).step()
+        return [1 - p.flatten()[0].item() for p in (net.linear.bias, net.norm.bias)]
 
     weight, bias = moved(scale=4, decay=0)
     assert weight == pytest.approx(0.1 * 1.5)
@@ -184,18 +210,19 @@ def test_bias_sgd_moves_vectors_further_and_decays_all_alike():
 def test_lookahead_goes_back_to_the_slow_weights_and_ends_on_them():
     task = nn.Module()
     task.net = nn.Linear(1, 1, bias=False)
-    trainer, lookahead = SimpleNamespace(global_step=0, estimated_stepping_batches=4), Lookahead(every=2, decay=0.8)
+    trainer, lookahead = SimpleNamespace(global_step=0, estimated_stepping_batches=5), Lookahead(every=2, decay=0.8)
     nn.init.zeros_(task.net.weight)
     lookahead.on_train_start(trainer, task)
     weights = []
-    for step in range(1, 5):
+    for step in range(1, 6):
         with torch.no_grad():
             task.net.weight += 1
-        trainer.global_step = step
-        lookahead.on_train_batch_end(trainer, task, None, None, 0)
+        for trainer.global_step in (step - 1, step):  # two batches to a step
+            lookahead.on_train_batch_end(trainer, task, None, None, 0)
         weights.append(task.net.weight.item())
-    slow = 2 * (1 - 0.8 * 0.5**3)  # at half of the run
-    assert weights == pytest.approx([1, slow, slow + 1, slow])
+    first = 2 * (1 - 0.8 * 0.4**3)  # at two fifths of the run
+    second = first + 2 * (1 - 0.8 * 0.8**3)
+    assert weights == pytest.approx([1, first, first + 1, second, second])
 
 
 class TestMuon:
@@ -212,11 +239,11 @@ class TestMuon:
 
     def test_steps_as_its_two_parts_would(self):
         net, twin = self.net(), self.net()
-        together = MuonAdamW(net.named_parameters(), lr=0.01)
+        together = MuonAdamW(net.named_parameters(), lr=0.01, weight_decay=0.3, momentum=0.8)  # no default of its parts
         rest = [p for name, p in twin.named_parameters() if name != "hidden.weight"]
         apart = [
-            torch.optim.Muon([twin["hidden"].weight], 0.01, 0.01, 0.95, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, 0.01, weight_decay=0.01),
+            torch.optim.Muon([twin["hidden"].weight], 0.01, 0.3, 0.8, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, 0.01, weight_decay=0.3),
         ]
         for step in range(3):
             for model in (net, twin):

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 
+from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
 from lab.types import Fraction
 
@@ -31,6 +31,11 @@ class Root:
     compile: bool | Literal["reduce-overhead", "max-autotune"]
     matmul_precision: Literal["highest", "high", "medium"]
     channels_last: bool
+    run: str | None
+    finetune: str | None
+    warm_start: str | None
+    checkpoint: Any
+    not_finite: Literal["stop", "skip"]
     name: str
     log_dir: str
     monitor: Any
@@ -56,32 +61,27 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: a line for each problem.
     """
+    refuse(cfg)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     facts: set[str] = set()
     for key, target, node in _calls(cfg):
         try:
             function = locate(target) if isinstance(target, str) else target
-        except (HydraException, ImportError) as error:
-            problems.append(f"{key}._target_={target}: {one_line(error).partition(' Are you sure')[0]}")
+        except ImportError as error:
+            problems.append(f"{key}._target_={target}: {one_line(error)}")
             continue
         facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
         problems += _wrong_arguments(key, function, node, facts)
     problems += _unwritable(Path(cfg.log_dir))
     problems += _without_a_best(cfg)
+    if cfg.finetune and cfg.warm_start:
+        problems.append("finetune and warm_start: one of them; the latter takes the optimizer's state too")
     if not problems:
         problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
     if not problems:  # last, for some open their database
         problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
     if problems:
         fail(problems)
-
-
-def locate(name: str) -> Callable[..., Any]:
-    """The class or function of a `_target_`."""
-    found = get_object(name)
-    if not callable(found):
-        raise HydraException(f"{name} is neither a class nor a function")
-    return found
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -107,13 +107,13 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
 def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
     """Every call that the config stands for: its key, the callable or its name, and the arguments.
 
-    The data comes first, for it knows what nets and tasks are given. An argument that is an interpolation is left
-    out: its source is checked where it stands.
+    The data comes first, for it knows what nets and tasks are given. An argument with an interpolation in it is left
+    out: its source is checked where it stands, and it may be a secret.
     """
 
     def walk(key: str, node: Any, raw: Any) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
         if isinstance(node, dict):
-            plain = {name: ... if str(raw[name]).startswith("${") else value for name, value in node.items()}
+            plain = {name: ... if "${" in str(raw[name]) else value for name, value in node.items()}
             if "_target_" in node:
                 yield key, str(node["_target_"]), plain
             for name, child in node.items():
@@ -168,11 +168,17 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
 
 
 def _without_a_best(cfg: DictConfig) -> Iterator[str]:
-    """A run ends in the test of its best weights; these leave none."""
+    """A run ends in the test of its best weights; these leave none, or what Lightning refuses when it is too late."""
     if cfg.trainer.get("fast_dev_run"):
         yield "trainer.fast_dev_run: it keeps no checkpoint; debug=two_batches goes through every stage"
     if cfg.trainer.get("enable_checkpointing") is False:
         yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
+    if (
+        cfg.trainer.get("gradient_clip_val")
+        and str(cfg.trainer.precision).endswith("-mixed")
+        and cfg.optimizer.get("fused")
+    ):
+        yield "trainer.gradient_clip_val: not with mixed precision and a fused optimizer; optimizer.fused=false"
     if cfg.trainer.get("limit_val_batches") == 0:
         yield "trainer.limit_val_batches=0: the best weights are chosen by validation"
 

@@ -32,7 +32,7 @@ def main() -> None:
         if not _is_users(error):
             raise
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_code(error))
 
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
@@ -41,6 +41,8 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, VERBS)])
     arguments = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)  # Hydra wants flags last
+    if verb == "train":
+        arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
     config.check_command_line(verb, arguments)
     _hydra_app(verb)
@@ -60,10 +62,11 @@ def _hydra_app(verb: str) -> None:
             seconds.lap("import")
             return module.main(cfg)
         except Exception as error:
+            error = _of_a_worker(error)
             if "-m" in sys.argv or "--multirun" in sys.argv or not _is_users(error):
                 raise
             print(error, file=sys.stderr)  # here, before Hydra puts its own lines around it
-            sys.exit(2)
+            sys.exit(_code(error))
         finally:
             seconds.restart()
 
@@ -79,9 +82,22 @@ def _import(name: str) -> ModuleType:
         import torchmetrics  # noqa: F401
 
         del sys.modules["scipy.signal"]
-    module = import_module(name)
-    gc.enable()
-    return module
+    try:
+        return import_module(name)
+    finally:
+        gc.enable()
+
+
+def _of_a_worker(error: Exception) -> Exception:
+    """What torch says when a process that loads data was killed or is stuck, as an error that is said in a line."""
+    from lab.errors import RunError
+
+    if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader ")):
+        return error
+    return RunError(
+        f"error: data: {' '.join(str(error).split())} Was there too little memory, or is the disk gone?"
+        " data.num_workers=0 shows what it does; data.worker_timeout is how long a batch may take."
+    )
 
 
 def _is_users(error: Exception) -> bool:
@@ -93,6 +109,12 @@ def _is_users(error: Exception) -> bool:
     if isinstance(error, InstantiationException):
         return False
     return isinstance(error, (UserError, HydraException, OmegaConfBaseException))
+
+
+def _code(error: Exception) -> int:
+    from lab.errors import RunError
+
+    return 1 if isinstance(error, RunError) else 2
 
 
 def _complete(arguments: Sequence[str]) -> None:

@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
-from lab.folder import check_finished
+from lab.folder import CONFIG, STAMP, check_finished, latest, read_json
+
+HYDRAS = ("hydra.verbose", "hydra.sweep.dir")  # what may be set of Hydra's own: with the rest it can run anything
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel's, or a checkout's
@@ -59,6 +61,31 @@ def overrides() -> list[str]:
     return list(map(str, OmegaConf.to_container(HydraConfig.get().overrides.task)))  # type: ignore[arg-type]
 
 
+def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `lab train run=FOLDER …`, after those with which that run was started, if there is one.
+
+    Raises:
+        UserError: there is no latest run, or a sweep should go into one folder.
+    """
+    keys = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
+    if not keys.get("run") or keys["run"] == "null":
+        return list(arguments)
+    if {"-m", "--multirun"} & set(arguments):
+        fail([f"run={keys['run']}: a sweep makes a folder for each of its runs; leave it out"])
+    folder = latest(Path(keys.get("log_dir", "logs"))) if keys["run"] == "latest" else Path(keys["run"])
+    if (folder / CONFIG).exists():
+        began = [
+            word
+            for word in read_json(folder / STAMP, "overrides")["overrides"]
+            if word.partition("=")[0] not in keys and not word.startswith("-")  # never a flag, whoever wrote the file
+        ]
+    elif folder.exists() and any(folder.iterdir()):
+        fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
+    else:
+        began = []
+    return [*began, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+
+
 def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     """Refuse overrides that name what is not there, all of them at once.
 
@@ -68,7 +95,9 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args(list(arguments))
-    if args.hydra_help or args.shell_completion or args.config_name or args.config_path or args.config_dir:
+    if args.config_name or args.config_path or args.config_dir or args.experimental_rerun:
+        fail(["--config-name, --config-path, --config-dir, --experimental-rerun: configs come from conf/ alone"])
+    if args.hydra_help or args.shell_completion:
         return
     if sum(map(bool, (args.multirun, args.cfg, args.info))) > 1:
         fail(["--multirun, --cfg, --info: one at a time"])
@@ -82,13 +111,15 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
                 overrides.append(parser.parse_overrides([text])[0])
             except HydraException as error:
                 problems.append(f"{text}: {one_line(error)}")
+        if refused := [o.input_line for o in overrides if _is_hydras(o) and o.key_or_group not in HYDRAS]:
+            fail([f"{text}: of Hydra's own settings only {' and '.join(HYDRAS)} can be set" for text in refused])
         if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(_experiments())
         problems += _unknown_names(verb, overrides, args.multirun)
         if runs and not problems:
             cfg = hydra_compose(verb, [_single(o) for o in overrides])
             problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
-            if not problems and "run" in cfg:
+            if not problems and verb != "train":
                 check_finished(Path(cfg.run))
     if problems:
         fail(problems)
@@ -129,6 +160,10 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
         hydra_compose(verb, [_single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
         yield one_line(error)
+
+
+def _is_hydras(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra" or "hydra" in (override.package or "")
 
 
 def _values(override: Override) -> list[str]:

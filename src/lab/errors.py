@@ -1,11 +1,15 @@
-"""The one kind of error that is the user's to mend."""
+"""The two kinds of error that are said in a line, without a traceback."""
 
 
 class UserError(Exception):
-    """What is wrong, what was expected and what to do: a line a problem, shown without a traceback.
+    """What the user gave is wrong: what it is, what was expected and what to do, a line a problem. Exit code 2.
 
     Raised in a `DataLoader` worker it arrives with that worker's traceback in front; `str` drops it.
     """
 
     def __str__(self) -> str:
         return super().__str__().rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip()
+
+
+class RunError(UserError):
+    """A run that was right to start could not go on: its numbers, its disk, its processes. Exit code 1."""

@@ -69,23 +69,29 @@ class BiasSGD(SGD):
     https://arxiv.org/abs/2404.00498, section 3.4).
 
     Args:
-        named_params: (name, parameter) pairs; a vector is a bias.
-        bias_scale: the learning rate of the vectors over that of the rest.
+        named_params: (name, parameter) pairs; what has `norm` in its name belongs to one.
+        bias_scale: the learning rate of the norms over that of the rest.
     """
 
     def __init__(
-        self, named_params: Any, lr: float, momentum: float = 0.85, weight_decay: float = 0.0, bias_scale: float = 64.0
+        self,
+        named_params: Any,
+        lr: float,
+        momentum: float = 0.85,
+        weight_decay: float = 0.0,
+        bias_scale: float = 64.0,
+        fused: bool = True,
     ) -> None:
-        params: list[Parameter] = [p for _, p in named_params]
+        named: list[tuple[str, Parameter]] = list(named_params)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in params if p.ndim > 1]},
+            {"params": [p for name, p in named if "norm" not in name]},
             {
-                "params": [p for p in params if p.ndim == 1],
+                "params": [p for name, p in named if "norm" in name],
                 "lr": lr * bias_scale,
                 "weight_decay": weight_decay / bias_scale,
             },
         ]
-        super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=True, fused=True)
+        super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=True, fused=fused)
 
 
 def triangle(
@@ -95,7 +101,7 @@ def triangle(
 
     def share(step: int) -> float:
         progress = step / total_steps
-        if progress < peak:
+        if progress < peak or peak == 1:
             return start + (1 - start) * progress / peak
         return 1 + (end - 1) * min(1.0, (progress - peak) / (1 - peak))
 

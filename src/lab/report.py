@@ -7,11 +7,12 @@ import torch
 from lightning import Trainer
 
 
-def opening(trainer: Trainer, folder: Path) -> str:
-    """The run's folder, and on what it computes."""
+def opening(trainer: Trainer, folder: Path, step: int) -> str:
+    """The run's folder, on what it computes, and the step that it goes on with."""
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
     threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
-    return f"{folder}: {trainer.world_size} × {accelerator}{threads}"
+    goes_on = f", goes on with step {step}" if step else ""
+    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{goes_on}"
 
 
 def summary(results: dict[str, Any], folder: Path) -> str:

@@ -2,17 +2,16 @@
 
 import math
 import os
-import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -21,16 +20,23 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
 )
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lab import seconds
+from lab import checkpoints, seconds
+from lab.allow import instantiate, locate, read_config
+from lab.callbacks.crash import Crash
+from lab.callbacks.finite import Finite
+from lab.callbacks.last import Last
 from lab.callbacks.progress import ProgressBar
+from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import locate, parameters
+from lab.check import parameters
+from lab.checkpoints import CheckpointIO
 from lab.config import fail, overrides, unknown
 from lab.data.base import Data
-from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_json
+from lab.errors import RunError
+from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
+from lab.loggers import Metrics, forgiving
 from lab.stamp import stamp
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -68,12 +74,15 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
     return _instantiate("task", cfg.task, asdict(facts) | parts)
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    """The trainer of a config, which writes its checkpoints and curves into `folder`."""
+def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
+    """The trainer of a config, which writes its checkpoints and curves into `folder`, from `from_step` on."""
     metric, mode = cfg.monitor.metric, cfg.monitor.mode
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, "best", monitor=metric, mode=mode, enable_version_counter=False),
-        ModelCheckpoint(folder, "last", enable_version_counter=False),  # save_last=True would skip all but new bests
+        Last(folder, **cfg.checkpoint),
+        StepSeed(cfg.seed),
+        Finite(cfg.not_finite),
+        Crash(folder),
         LearningRateMonitor(),
         Timer(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
@@ -84,13 +93,23 @@ def build_trainer(cfg: DictConfig, folder: Path) -> Trainer:
         callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
-    loggers = [instantiate(cfg.logger, save_dir=str(folder)), CSVLogger(folder, name="", version="")]
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
+    loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
+    own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
+    trainer: Trainer = instantiate(cfg.trainer, **own, default_root_dir=str(folder))
+    # Lightning's own wait for all processes inside a handler
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
     """Build what a node names; arguments it takes and the node leaves out come from `given`."""
     takes, _ = parameters(locate(node["_target_"]))
+    wrong = {name: value for name, value in (given or {}).items() if isinstance(value, int) and name in takes}
+    if problems := [
+        f"{key}.{n}={node[n]}: the data has {v}; leave it out." for n, v in wrong.items() if node.get(n, v) != v
+    ]:
+        fail(problems)
     filled = {name: value for name, value in (given or {}).items() if name in takes and name not in node}
     try:
         return instantiate(node, **filled, _convert_="all")
@@ -100,26 +119,31 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         raise
 
 
-def create(cfg: DictConfig, facts: Any) -> Path:
-    """A new run folder, never one that is there: <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
-    parent = Path(cfg.log_dir) / cfg.name
+def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
+    """A new run folder: the one asked for, or <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
+    folder = folder or _unused(Path(cfg.log_dir) / cfg.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = cfg.copy()
+    frozen.run = None
+    if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
+        frozen.data.root = str(Path(cfg.data.root).expanduser().absolute())
+    write_json(folder / FACTS, asdict(facts))
+    write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
+    write_config(folder, frozen)  # last: a folder that has it is a run
+    return folder
+
+
+def _unused(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, n = parent / name, 0
     while True:
         try:
             folder.mkdir()
-            break
+            return folder
         except FileExistsError:
             n += 1
             folder = parent / f"{name}_{n}"
-    frozen = cfg.copy()
-    if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
-        frozen.data.root = str(Path(cfg.data.root).expanduser().absolute())
-    OmegaConf.save(frozen, folder / CONFIG)
-    write_json(folder / FACTS, asdict(facts))
-    write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
-    return folder
 
 
 @contextmanager
@@ -132,14 +156,17 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
         if trainer.is_global_zero:
             times = {"first_step": timer.first_step, "epochs": timer.epochs, "validations": timer.validations}
             results.update(status=status, seconds=seconds.laps | times | {"total": seconds.passed()})
-            write_json(folder / RESULTS, results)
+            try:
+                write_json(folder / RESULTS, results)
+            except OSError as error:
+                print(f"warning: {folder / RESULTS} could not be written: {error}", file=sys.stderr)
 
     save("running")
     try:
         yield results
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the one into the other
+    except SystemExit:  # asked for: see `Stop`
         save("interrupted")
-        raise SystemExit(128 + signal.SIGINT) from stop
+        raise
     except BaseException as error:
         results["error"] = f"{type(error).__name__}: {error}"
         save("failed")
@@ -155,10 +182,9 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
     """
     folder = Path(folder)
     check_finished(folder)
-    cfg = OmegaConf.load(folder / CONFIG)
-    assert isinstance(cfg, DictConfig)
+    cfg = read_config(folder)
     data: Data = _instantiate("data", cfg.data)
-    data.facts = data.Facts(**read_json(folder / FACTS))
+    data.facts = data.Facts(**read_json(folder / FACTS, *(field.name for field in fields(data.Facts))))
     own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
     assert isinstance(own, DictConfig)
     task = build_task(own, data.facts)
@@ -181,23 +207,25 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path
         trainer.save_checkpoint(folder / BEST)
     for name, value in {metric: score, "train/loss": trainer.callback_metrics.get("train/loss", score)}.items():
         if not value.isfinite():
-            fail([f"{name} is {value.item()}: the training diverged. Try a smaller optimizer.lr."])
+            raise RunError(f"error: {name} is {value.item()}: the training diverged. Try a smaller optimizer.lr.")
     return score.item()
 
 
 def restore(task: LightningModule, folder: Path) -> None:
     """Give a task the best weights of a run; the averaged ones, where it averaged."""
-    checkpoint = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-    task.load_state_dict(checkpoint["state_dict"])
+    try:
+        task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
 
 
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
-    trainer = OmegaConf.merge(cfg.trainer, accelerator)
     try:
-        return instantiate(trainer, logger=False, enable_checkpointing=False)
+        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), logger=False, enable_checkpointing=False)
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
+    return trainer
 
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:

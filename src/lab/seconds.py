@@ -18,6 +18,12 @@ def passed() -> float:
     return round(time.monotonic() - _start, 2)
 
 
+def start() -> None:
+    """A job begins, if it has not: outside the command line no keystroke did."""
+    if not laps:
+        restart()
+
+
 def restart() -> None:
     """Another job begins in this process, as a sweep's do."""
     global _start, _last

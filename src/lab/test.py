@@ -5,8 +5,8 @@ import sys
 from omegaconf import DictConfig
 
 from lab import config, run
+from lab.launch import processes
 from lab.report import table
-from lab.train import ranks
 
 
 def main(cfg: DictConfig) -> None:
@@ -17,10 +17,10 @@ def main(cfg: DictConfig) -> None:
     data.setup("test")
     if data.found.class_names != data.facts.class_names:
         config.fail([f"data: its classes are no longer those that {cfg.run} was trained on."])
-    if data.found != data.facts:
+    if data.found.fingerprint != data.facts.fingerprint:
         print(f"warning: the data has changed since {cfg.run} was trained", file=sys.stderr)
-    with ranks("test", *config.overrides()):
-        trainer = run.evaluation_trainer(saved, cfg.trainer)
+    trainer = run.evaluation_trainer(saved, cfg.trainer)
+    with processes(trainer, "test", *config.overrides()):
         metrics = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         print(table(dict(metrics)))

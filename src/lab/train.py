@@ -1,61 +1,78 @@
 """The map: from a config to a trained, tested run, in the order in which it happens."""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lab import run
+from lab import resume, run, seconds
+from lab.allow import read_config
 from lab.check import check
 from lab.config import freeze, quiet
 from lab.data.base import Data
 from lab.folder import CONFIG
+from lab.launch import processes
 from lab.report import opening, summary
+from lab.stop import stop
 
 
+@stop.listen()
 def main(cfg: DictConfig) -> float:
     """`lab train`: check the config, read the data, build the task, make the run's folder, train in it."""
     quiet()
+    seconds.start()
     freeze(cfg)
+    folder = resume.place(cfg)
+    goes_on = folder is not None and (folder / CONFIG).exists()
+    if folder and goes_on:
+        cfg, changes = resume.merge(cfg, folder)
+        if (best := resume.finished(folder, changes)) is not None:
+            print(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
+            return best
     check(cfg)
     run.settle(cfg)
-    data, task = parts(cfg)
-    folder = run.create(cfg, data.facts)
-    with ranks("rank", str(folder)):
-        return train(cfg, data, task, folder)
+    data, task = parts(cfg, folder)
+    if folder and goes_on:
+        resume.check_data(data, folder)
+    else:
+        folder = run.create(cfg, data.facts, folder)
+    with resume.alone(folder):
+        position = resume.position(folder, task)
+        if goes_on:
+            resume.record(cfg, changes, folder)
+        return train(cfg, data, task, folder, *position)
 
 
+@stop.listen()
 def join(folder: str) -> None:
     """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
     quiet()
-    cfg = OmegaConf.load(Path(folder) / CONFIG)
-    assert isinstance(cfg, DictConfig)
+    cfg = read_config(Path(folder))
     run.settle(cfg)
-    train(cfg, *parts(cfg), Path(folder))
+    data, task = parts(cfg, Path(folder))
+    train(cfg, data, task, Path(folder), *resume.position(Path(folder), task))
 
 
-def parts(cfg: DictConfig) -> tuple[Data, L.LightningModule]:
-    """The data, read, and the task, its weights drawn by the seed."""
+def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule]:
+    """The data, read, and the task: its weights are drawn by the seed, or another run's where it starts from them."""
     data = run.read_data(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)
+    if not resume.has_begun(folder):
+        resume.start_from(cfg, task)
     return data, task
 
 
-def train(cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path) -> float:
+def train(
+    cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path, checkpoint: Path | None, step: int
+) -> float:
     """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
-    trainer = run.build_trainer(cfg, folder)
+    trainer = run.build_trainer(cfg, folder, step)
     if trainer.is_global_zero:
-        print(opening(trainer, folder))
-    with run.recorded(folder, trainer) as results:
-        trainer.fit(task, data)
+        print(opening(trainer, folder, step))
+    with run.recorded(folder, trainer) as results, processes(trainer, "rank", str(folder)):
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
         results["best"] = {"metric": cfg.monitor.metric, "value": best}
         run.restore(task, folder)
@@ -63,23 +80,3 @@ def train(cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path) ->
     if trainer.is_global_zero:
         print(summary(results, folder))
     return best
-
-
-@contextmanager
-def ranks(*arguments: str) -> Iterator[None]:
-    """Let Lightning start this job's other processes as `lab ARGUMENTS…`, and leave nothing of them behind.
-
-    By itself it repeats the command line, which in a sweep is the whole sweep, and each rank would draw its own
-    hyperparameters; what it puts in the environment would then make the next job take itself for a rank.
-    """
-    environ, argv = dict(os.environ), sys.argv[1:]
-    HydraConfig.instance().cfg = None  # else Lightning adds Hydra's own overrides
-    sys.argv[1:] = arguments
-    try:
-        yield
-    finally:
-        sys.argv[1:] = argv
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        os.environ.clear()
-        os.environ.update(environ)

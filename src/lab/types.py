@@ -1,7 +1,11 @@
 """Constraints on arguments, checked before a run starts; pydantic has the others, such as `PositiveInt`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]  # of what is not to be empty
+Widths = Annotated[Sequence[PositiveInt], Field(min_length=1)]
+FourWidths = Annotated[Sequence[PositiveInt], Field(min_length=4, max_length=4)]

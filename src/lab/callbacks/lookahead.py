@@ -22,19 +22,25 @@ class Lookahead(Callback):
     def __init__(self, every: PositiveInt = 5, decay: Fraction = 0.95**5) -> None:
         self.every, self.decay = every, decay
         self.slow: dict[str, Tensor] = {}
+        self.step = 0
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        if not self.slow:
-            self.slow = {name: value.clone() for name, value in _floats(task).items()}
+        self.step = trainer.global_step
+        own = _floats(task)
+        self.slow = {name: self.slow.get(name, value).to(value.device, copy=True) for name, value in own.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
         step, last = trainer.global_step, trainer.estimated_stepping_batches
-        if step % self.every and step < last:
-            return
-        decay = 1.0 if step == last else self.decay * (step / last) ** 3
+        if step == self.step:
+            return  # gradients of an optimizer step are gathered
+        self.step = step
+        decay = self.decay * (step / last) ** 3
         for name, value in _floats(task).items():
-            value.copy_(self.slow[name].lerp_(value, 1 - decay))
+            if step % self.every == 0:
+                value.copy_(self.slow[name].lerp_(value, 1 - decay))
+            elif step == last:
+                value.copy_(self.slow[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.slow

@@ -1,13 +1,14 @@
 """What every data module shares: splits read once, loaders without hidden state, batches as dicts."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -42,7 +43,7 @@ class Tensors(Batches):
         return len(next(iter(self.tensors.values())))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices).to(next(iter(self.tensors.values())).device)
+        index = torch.as_tensor(indices).to(next(iter(self.tensors.values())).device, non_blocking=True)
         return {name: values.index_select(0, index) for name, values in self.tensors.items()} | {"index": index}
 
     def subset(self, indices: Sequence[int]) -> Self:
@@ -52,6 +53,25 @@ class Tensors(Batches):
     def to(self, device: torch.device) -> Self:
         self.tensors = {name: values.to(device) for name, values in self.tensors.items()}
         return self
+
+
+class EpochSampler(DistributedSampler[Batch]):
+    """The order of an epoch, a function of seed and epoch; the epoch that a run goes on in begins where it stopped.
+
+    Args:
+        start: samples of the epoch that this process has had.
+    """
+
+    def __init__(self, dataset: Batches, world_size: int, rank: int, seed: int, epoch: int, start: int) -> None:
+        super().__init__(dataset, world_size, rank, seed=seed, drop_last=True)
+        self.epoch, self.start = epoch, start
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(super().__iter__(), self.start, None)
 
 
 class Data(L.LightningDataModule):
@@ -64,6 +84,7 @@ class Data(L.LightningDataModule):
     Args:
         batch_size: samples in each process's batch.
         num_workers: processes that load what is not in memory; 0 loads in the main process.
+        worker_timeout: seconds after which a batch that has not come ends the run; its worker is stuck.
         tiny: read a small stand-in of the same format instead, made on the spot.
         seed: of the order and the augmentation.
     """
@@ -71,14 +92,21 @@ class Data(L.LightningDataModule):
     Facts: ClassVar[type]  # a dataclass of plain values; its fields fill the arguments of nets and tasks
 
     def __init__(
-        self, batch_size: PositiveInt, num_workers: NonNegativeInt = 0, tiny: bool = False, seed: int = 0
+        self,
+        batch_size: PositiveInt,
+        num_workers: NonNegativeInt = 0,
+        worker_timeout: PositiveFloat = 120.0,
+        tiny: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.batch_size, self.num_workers, self.tiny, self.seed = batch_size, num_workers, tiny, seed
+        self.batch_size, self.num_workers, self.worker_timeout = batch_size, num_workers, worker_timeout
+        self.tiny, self.seed = tiny, seed
         self.splits: dict[str, Batches] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
         self.found: Any = None  # the `Facts` that reading gave
         self.input: str | Path | None = None  # what `predict_dataloader` reads
+        self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Batches], Any]:
@@ -94,9 +122,9 @@ class Data(L.LightningDataModule):
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        dataset = self.splits["train"]
-        rank, world_size = self._rank()
-        sampler: Any = DistributedSampler(dataset, world_size, rank, seed=self.seed, drop_last=True)
+        dataset, rank, world_size = self._split("train")
+        epoch, num_batches = self.position
+        sampler = EpochSampler(dataset, world_size, rank, self.seed, epoch, num_batches * self.batch_size)
         drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
@@ -111,10 +139,7 @@ class Data(L.LightningDataModule):
         return self._loader(self.read_inputs(Path(self.input))[1], batch_size=self.batch_size)
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
-        dataset = self.splits[split]
-        rank, world_size = self._rank()
-        if len(dataset) < world_size:
-            raise UserError(f"data: {split} has {len(dataset)} samples, fewer than the {world_size} processes.")
+        dataset, rank, world_size = self._split(split)
         batches = shard(len(dataset), self.batch_size, rank, world_size)
         return self._loader(dataset, batch_sampler=batches)
 
@@ -125,11 +150,30 @@ class Data(L.LightningDataModule):
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
+            timeout=self.worker_timeout if self.num_workers else 0,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_it_is,
             **kwargs,
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that training is in, and how many of its batches are done."""
+        loop = self.trainer.fit_loop  # type: ignore[union-attr]
+        epoch: Any = loop.epoch_progress.current
+        done = loop.epoch_loop.batch_progress.current.completed if epoch.ready > epoch.processed else 0
+        return {"epoch": epoch.processed, "batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.position = state_dict["epoch"], state_dict["batches"]
+
+    def _split(self, name: str) -> tuple[Batches, int, int]:
+        """Its samples, which process this is, and how many share them."""
+        dataset = self.splits[name]
+        rank, world_size = self._rank()
+        if len(dataset) < world_size:
+            raise UserError(f"data: {name} has {len(dataset)} samples, fewer than the {world_size} processes.")
+        return dataset, rank, world_size
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

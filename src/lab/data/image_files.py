@@ -1,6 +1,8 @@
 """Images on disk, in any mode that PIL reads."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,11 +34,12 @@ class ImageFiles(Batches):
         label = None if self.label is None else self.label[torch.as_tensor(indices)]
         return ImageFiles([self.paths[i] for i in indices], label, self.num_channels, self.image_size)
 
-    def decode(self, num_workers: int) -> Tensor:
+    def decode(self, num_workers: int, timeout: float) -> Tensor:
         """(N, C, H, W) uint8: every image, decoded in as many processes."""
         image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
-        batches = DataLoader(self, batch_size=64, num_workers=num_workers, collate_fn=as_it_is)
-        for batch in tqdm(batches, "Decoding", leave=False):
+        patience = timeout if num_workers else 0
+        batches = DataLoader(self, batch_size=64, num_workers=num_workers, timeout=patience, collate_fn=as_it_is)
+        for batch in tqdm(batches, "Decoding", leave=False, disable=None):
             image[batch["index"]] = batch["image"]
         return image
 
@@ -47,7 +50,7 @@ def read_image(path: str, num_channels: int, image_size: int) -> Tensor:
     Any mode that PIL reads: transparency is laid on white, 16- and 32-bit grey is scaled by its largest value.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_formats()) as file:
             file.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is enough
             picture = _eight_bits(ImageOps.exif_transpose(file))
     except Exception as error:  # each format has errors of its own
@@ -67,5 +70,23 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+@cache
+def _formats() -> list[str]:
+    """All of PIL's but PostScript, which is a program, and would be run."""
+    Image.init()
+    return sorted(set(Image.OPEN) - {"EPS"})
+
+
+def file_size(path: Path) -> int:
+    """In bytes, of a file that is there and not empty."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"data: {path} is not a readable image ({error.strerror}). Mend or remove it.") from error
+    if not size:
+        raise UserError(f"data: {path} is not a readable image (it is empty). Mend or remove it.")
+    return size
+
+
 def suffixes() -> tuple[str, ...]:
-    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())

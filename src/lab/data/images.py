@@ -23,9 +23,9 @@ from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors, stratified_split
-from lab.data.image_files import ImageFiles, suffixes
+from lab.data.image_files import ImageFiles, file_size, suffixes
 from lab.errors import UserError
-from lab.types import Fraction
+from lab.types import Share
 
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 
@@ -64,6 +64,10 @@ class ImageData(Data):
 
     def read(self) -> tuple[dict[str, Batches], ImageFacts]:
         splits, class_names = self.read_splits()
+        for name, split in splits.items():
+            if not len(split):
+                raise UserError(f"data: {name} has no samples.")
+            _check_labels(name, _labels(split), class_names)
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
             num_classes=len(class_names),
@@ -77,7 +81,9 @@ class ImageData(Data):
             fingerprint=_fingerprint(splits),
         )
         if self.cache:
-            splits = {name: _decoded(split, self.num_workers) for name, split in splits.items()}
+            splits = {name: _decoded(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
+        else:  # what can't be decoded is better known now than after an epoch
+            _some(splits["val"], self.num_for_statistics), _some(splits["test"], self.num_for_statistics)
         return splits, facts
 
     def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
@@ -106,8 +112,8 @@ class Digits(ImageData):
     def __init__(
         self,
         image_size: PositiveInt,
-        val_fraction: Fraction,
-        test_fraction: Fraction,
+        val_fraction: Share,
+        test_fraction: Share,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -143,7 +149,7 @@ class TorchvisionImages(ImageData):
         self,
         name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100"],
         root: str,
-        val_fraction: Fraction,
+        val_fraction: Share,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -158,7 +164,9 @@ class TorchvisionImages(ImageData):
         try:
             if not raw.is_dir() and debian and debian.is_dir():
                 _unpack(debian, raw)
-            self.dataset(self.root, download=True)
+            names = [Path(name).stem for name, _ in getattr(self.dataset, "resources", ())]
+            if not names or not all((raw / name).is_file() for name in names):
+                self.dataset(self.root, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({one_line(error)})."
@@ -167,8 +175,14 @@ class TorchvisionImages(ImageData):
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         root, dataset = tiny.torchvision_images(self.dataset) if self.tiny else (self.root, self.dataset)
-        official = {train: dataset(root, train=train) for train in (True, False)}
-        train, test = (_in_memory(official[part]) for part in (True, False))
+        try:
+            official = {train: dataset(root, train=train) for train in (True, False)}
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:  # torchvision lets through what is raised
+            raise UserError(
+                f"data: {root / dataset.__name__ / 'raw'} is damaged: a file is cut short, or of another format."
+                " Remove the folder, and it is fetched anew."
+            ) from error
+        train, test = (_in_memory(official[part], name) for part, name in ((True, "train"), (False, "test")))
         parts = stratified_split(train.tensors["label"], {"val": self.val_fraction}, self.split_seed)
         splits: dict[str, Batches] = {name: train.subset(index) for name, index in parts.items()}
         return splits | {"test": test}, list(official[True].classes)
@@ -196,8 +210,8 @@ class ImageFolder(ImageData):
         root: str | None,
         image_size: PositiveInt,
         num_channels: Literal[1, 3],
-        val_fraction: Fraction,
-        test_fraction: Fraction,
+        val_fraction: Share,
+        test_fraction: Share,
         split_seed: int = 0,
         cache: bool = False,
         **kwargs: Any,
@@ -256,16 +270,35 @@ def _unpack(source: Path, target: Path) -> None:
             raise
 
 
-def _decoded(files: Batches, num_workers: int) -> Tensors:
+def _decoded(files: Batches, num_workers: int, timeout: float) -> Tensors:
     assert isinstance(files, ImageFiles)
     assert files.label is not None
-    return Tensors(image=files.decode(num_workers), label=files.label)
+    return Tensors(image=files.decode(num_workers, timeout), label=files.label)
 
 
-def _in_memory(dataset: Any) -> Tensors:
+def _labels(split: Batches) -> Tensor:
+    label = split.tensors["label"] if isinstance(split, Tensors) else getattr(split, "label", None)
+    assert label is not None
+    return label
+
+
+def _check_labels(name: str, label: Tensor, class_names: list[str]) -> None:
+    """Raises UserError where a label is that of no class: a GPU would only say so by giving up."""
+    wrong = label[(label < 0) | (label >= len(class_names))]
+    if len(wrong):
+        raise UserError(
+            f"data: {name} has the label {wrong[0]}; there are {len(class_names)} classes: 0 to {len(class_names) - 1}."
+        )
+
+
+def _in_memory(dataset: Any, name: str) -> Tensors:
     image = torch.as_tensor(dataset.data)
     image = image[:, None] if image.ndim == 3 else image.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
-    return Tensors(image=image, label=torch.as_tensor(dataset.targets))
+    label = torch.as_tensor(dataset.targets)
+    if len(image) != len(label):
+        raise UserError(f"data: {name} has {len(image)} images and {len(label)} labels.")
+    _check_labels(name, label, list(dataset.classes))
+    return Tensors(image=image, label=label)
 
 
 @cache
@@ -276,14 +309,18 @@ def _pixel_levels(share: tuple[float, ...], device: torch.device) -> Tensor:
 
 def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
     """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
-    step = -(-len(split) // num_samples)
-    image = split.__getitems__(list(range(0, len(split), step)))["image"]
+    image = _some(split, num_samples)
     level = torch.linspace(0, 1, 256, dtype=torch.float64)
     share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
     share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
     mean = share @ level
     std = (share @ level**2 - mean**2).sqrt().clamp(min=1e-3)  # one tone everywhere is no reason to divide by zero
     return image, mean.tolist(), std.tolist()
+
+
+def _some(split: Batches, num_samples: int) -> Tensor:
+    """At most so many images of a split, at equal distances."""
+    return split.__getitems__(list(range(0, len(split), -(-len(split) // num_samples))))["image"]
 
 
 def _patch_covariance(image: Tensor, mean: list[float], std: list[float], num_images: int = 1000) -> list[list[float]]:
@@ -307,5 +344,5 @@ def _fingerprint(splits: dict[str, Batches]) -> str:
             assert split.label is not None
             digest.update(split.label.numpy().tobytes())
             files = map(Path, split.paths)
-            digest.update("".join(f"{file.parent.name}/{file.name} {file.stat().st_size}\n" for file in files).encode())
+            digest.update("".join(f"{file.parent.name}/{file.name} {file_size(file)}\n" for file in files).encode())
     return digest.hexdigest()

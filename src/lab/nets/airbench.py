@@ -1,8 +1,9 @@
-from collections.abc import Sequence
-
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from lab.types import Widths
 
 
 class Airbench(nn.Module):
@@ -22,7 +23,7 @@ class Airbench(nn.Module):
         image_size: PositiveInt,
         num_classes: PositiveInt,
         patch_covariance: list[list[float]],
-        widths: Sequence[PositiveInt] = (64, 256, 256),
+        widths: Widths = (64, 256, 256),
     ) -> None:
         super().__init__()
         side = (image_size - 1) // 8  # after the first layer and three halvings
@@ -32,18 +33,13 @@ class Airbench(nn.Module):
         whiten = nn.Conv2d(num_channels, num_patches, 2)
         whiten.weight = nn.Parameter(whitening_filters(patch_covariance), requires_grad=False)
         nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
-        self.layers = nn.Sequential(
-            whiten,
-            nn.GELU(),
-            *(stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)),
-            nn.MaxPool2d(side),
-            nn.Flatten(),
-            nn.Linear(widths[-1], num_classes, bias=False),
-        )
+        self.whiten = nn.Sequential(whiten, nn.GELU())
+        self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)))
+        self.head = nn.Sequential(nn.MaxPool2d(side), nn.Flatten(), nn.Linear(widths[-1], num_classes, bias=False))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, num_classes) logits."""
-        return self.layers(image) / 9  # section 3.1
+        return self.head(self.stages(self.whiten(image))) / 9  # section 3.1
 
 
 def whitening_filters(patch_covariance: list[list[float]]) -> Tensor:
@@ -54,11 +50,19 @@ def whitening_filters(patch_covariance: list[list[float]]) -> Tensor:
     return torch.cat([filters, -filters])
 
 
-def stage(num_in: int, num_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        identity_convolution(num_in, num_out), nn.MaxPool2d(2), bias_norm(num_out), nn.GELU(),
-        identity_convolution(num_out, num_out), bias_norm(num_out), nn.GELU(),
-    )  # fmt: skip
+class Stage(nn.Module):
+    """Two convolutions, the first of which halves the image."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.halve = nn.Sequential(identity_convolution(num_in, num_out), nn.MaxPool2d(2))
+        self.convolution = identity_convolution(num_out, num_out)
+        self.norms = nn.ModuleList([bias_norm(num_out), bias_norm(num_out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, num_in, H, W) -> (B, num_out, H / 2, W / 2)."""
+        x = F.gelu(self.norms[0](self.halve(x)))
+        return F.gelu(self.norms[1](self.convolution(x)))
 
 
 def identity_convolution(num_in: int, num_out: int) -> nn.Conv2d:

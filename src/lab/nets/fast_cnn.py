@@ -1,7 +1,7 @@
-from collections.abc import Sequence
-
 from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from lab.types import FourWidths
 
 
 class FastCNN(nn.Module):
@@ -19,7 +19,7 @@ class FastCNN(nn.Module):
         num_channels: PositiveInt,
         image_size: PositiveInt,
         num_classes: PositiveInt,
-        widths: Sequence[PositiveInt] = (32, 64, 64, 128),
+        widths: FourWidths = (32, 64, 64, 128),
     ) -> None:
         super().__init__()
         first, second, third, fourth = widths
@@ -53,7 +53,7 @@ class ResNet9(nn.Module):
         num_channels: PositiveInt,
         image_size: PositiveInt,
         num_classes: PositiveInt,
-        widths: Sequence[PositiveInt] = (32, 64, 128, 256),
+        widths: FourWidths = (32, 64, 128, 256),
     ) -> None:
         super().__init__()
         first, second, third, fourth = widths

@@ -1,10 +1,9 @@
-from collections.abc import Sequence
 from itertools import pairwise
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import Fraction
+from lab.types import Fraction, Widths
 
 
 class MLP(nn.Module):
@@ -21,7 +20,7 @@ class MLP(nn.Module):
         num_channels: PositiveInt,
         image_size: PositiveInt,
         num_classes: PositiveInt,
-        widths: Sequence[PositiveInt] = (256, 128),
+        widths: Widths = (256, 128),
         batch_norm: bool = False,
         dropout: Fraction = 0.0,
     ) -> None:

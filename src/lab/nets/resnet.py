@@ -1,7 +1,7 @@
-from collections.abc import Sequence
-
 from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from lab.types import Widths
 
 
 class ResNet(nn.Module):
@@ -20,7 +20,7 @@ class ResNet(nn.Module):
         self,
         num_channels: PositiveInt,
         num_classes: PositiveInt,
-        widths: Sequence[PositiveInt] = (16, 32, 64),
+        widths: Widths = (16, 32, 64),
         num_blocks: PositiveInt = 1,
         stem_stride: PositiveInt = 1,
     ) -> None:

@@ -74,6 +74,7 @@ class Task(L.LightningModule):
         super().__init__()
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.inputs = list(inspect.signature(net.forward).parameters)
+        self.optimizer_state: Any = None  # to start with
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
         self.sums: dict[str, tuple[Any, int]] = {}  # of a stage's losses, and its samples, so far
@@ -98,7 +99,8 @@ class Task(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:  # else Lightning drops it, half a millisecond later
+        step = self.global_step
+        if every and (step == 0 or (step + 1) % every == 0):  # else loggers drop it, half a millisecond later
             self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -119,12 +121,39 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
         length = {}
         if "total_steps" in inspect.signature(self.scheduler).parameters:
             length["total_steps"] = steps = self.trainer.estimated_stepping_batches
             if steps == float("inf"):
                 raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
         return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """An epoch's sums so far, each process's own, so that its metrics are whole where a run goes on in it."""
+        self.deferred["train"].flush()
+        metrics: Any = self.metrics["train_"]
+        metrics.persistent(True)
+        own = {"sums": self.sums.get("train"), "metrics": metrics.state_dict()}
+        metrics.persistent(False)
+        every: list[Any] = [own]
+        if self.trainer.world_size > 1:
+            every = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, own)
+        checkpoint["epoch_so_far"] = every
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for schedule in checkpoint["lr_schedulers"]:  # its length is that of the run, which may have changed
+            schedule.pop("total_steps", None)
+            schedule.pop("_schedule_phases", None)
+        every = checkpoint["epoch_so_far"]
+        if len(every) != self.trainer.world_size:
+            return
+        own = every[self.trainer.global_rank]
+        if own["sums"] is not None:
+            self.sums["train"] = own["sums"]
+            self.metrics["train_"].load_state_dict(own["metrics"])
 
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         loss = self.step(batch, self.deferred[stage])
@@ -134,6 +163,8 @@ class Task(L.LightningModule):
         return loss
 
     def _log(self, stage: str) -> None:
+        if stage not in self.sums:
+            return
         loss = self.losses[f"{stage}_"]
         total, num = self.sums.pop(stage)
         loss.update(total / num, weight=num)  # type: ignore[operator]

@@ -41,11 +41,12 @@ class Classification(Task):
         logits = super().forward(batch)
         if self.training or not self.test_time_flip:
             return logits
+        logits = logits.clone()  # a CUDA graph writes the next ones over them
         return (logits + super().forward(batch | {"image": batch["image"].flip(-1)})) / 2
 
     def step(self, batch: dict[str, Tensor], metrics: Deferred) -> Tensor:
         logits = self(batch)
-        metrics.update(logits.detach(), batch["label"])
+        metrics.update(logits.detach().clone(), batch["label"])  # a CUDA graph writes the next ones over them
         return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -1,0 +1,134 @@
+"""What a config may call. A `_target_` is judged by its name, before anything is imported; then by who defines it.
+
+Only this file imports or calls what a config names. Nothing heavy is imported here.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab import folder as folders
+from lab.config import fail, one_line, unknown
+
+# The modules whose own public classes and functions a config may call; `*` is one name. A fork adds its own here.
+MODULES = ("lab.callbacks.*", "lab.data.*", "lab.nets.*", "lab.tasks.*", "lab.optim")
+
+# The names under which it finds other packages' classes, and where those have to be defined. No more of torch: its
+# `load` and its `hub.load`, for two, execute what they are given.
+CLASSES = {
+    r"torch\.optim(\.lr_scheduler)?\.[A-Z]\w*": "torch.optim.",
+    r"torch\.nn\.[A-Z]\w*": "torch.nn.modules.",
+    r"lightning(\.pytorch)?\.Trainer": "lightning.pytorch.trainer.",
+    r"lightning\.pytorch\.(callbacks|loggers|profilers|strategies)\.[A-Z]\w*": "lightning.pytorch.",
+    r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
+    r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
+}
+REFUSED = "not among what a config may call; a fork adds its modules to MODULES in lab/allow.py"
+
+
+def locate(name: str) -> Callable[..., Any]:
+    """The class or function of a `_target_`.
+
+    Raises:
+        ImportError: it may not be called, or is not there.
+    """
+    home = _home(name)
+    if home is None:
+        raise ImportError(REFUSED)
+    module_name, _, last = name.rpartition(".")
+    module = import_module(module_name)
+    if not hasattr(module, last):
+        raise ImportError(f"{unknown('name', last, [n for n in vars(module) if n[0] != '_'])} (in {module_name})")
+    found = getattr(module, last)
+    fitting = inspect.isclass(found) or (home == f"{module_name}." and inspect.isfunction(found))
+    if not fitting or not f"{found.__module__}.".startswith(home):
+        raise ImportError(f"{REFUSED} ({module_name} does not define it)")
+    return found
+
+
+def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
+    """Refuse a config, or the part of one at `key`, that names what it may not call. Nothing is imported.
+
+    References are followed. One that can't be followed now is left to `instantiate`, which is `strict`: it raises.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    problems = [problem for leaf in _leaves(key, cfg, strict) if (problem := _wrong(*leaf))]
+    if problems:
+        fail(problems)
+
+
+def instantiate(node: Any, **given: Any) -> Any:
+    """Hydra's `instantiate`, with these arguments too, of what may be called.
+
+    Raises:
+        UserError: a line for each thing that may not.
+    """
+    at = str(node._get_full_key(None)) if OmegaConf.is_config(node) else ""
+    refuse(node, at, strict=True)
+    refuse(given, at, strict=True)
+    for key, name, shown in _leaves(at, node, strict=True):
+        if key.endswith("_target_"):
+            try:
+                locate(name)
+            except ImportError as error:
+                fail([f"{key}{shown}: {one_line(error)}"])
+    return hydra_instantiate(node, **given)
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config in a run's folder, whoever wrote it.
+
+    Raises:
+        UserError: it is none, or names what may not be called.
+    """
+    cfg = folders.read_config(folder)
+    refuse(cfg)
+    return cfg
+
+
+def _home(name: str) -> str | None:
+    """The module, with a dot at its end, in or under which what is so named has to be defined; None: it is refused."""
+    module, _, last = name.rpartition(".")
+    own = (re.escape(pattern).replace(r"\*", r"\w+") for pattern in MODULES)
+    if last.isidentifier() and last[0] != "_" and any(re.fullmatch(pattern, module) for pattern in own):
+        return f"{module}."
+    return next((home for pattern, home in CLASSES.items() if re.fullmatch(pattern, name)), None)
+
+
+def _wrong(key: str, value: Any, shown: str) -> str | None:
+    last = key.rpartition(".")[2]
+    if last == "_target_" and not (isinstance(value, str) and _home(value)):
+        return f"{key}{shown}: {REFUSED}"
+    if last == "_args_":
+        return f"{key}: arguments are given by name"
+    if last != "_target_" and isinstance(value, str) and "${" in value:
+        return f"{key}: it holds ${{ where no reference can be"  # Hydra would follow it
+    return None
+
+
+def _leaves(key: str, node: Any, strict: bool, hidden: bool = False) -> Iterator[tuple[str, Any, str]]:
+    """Keys, values with references followed, and `=value` as it may be shown: not what came out of a reference."""
+    mapping = isinstance(node, dict | DictConfig)
+    special = key.endswith(("_target_", "_args_"))
+    if special or not (mapping or isinstance(node, list | tuple | ListConfig)):
+        yield key, node, "" if hidden else f"={' '.join(str(node).split())}"
+        return
+    for name in node if mapping else range(len(node)):
+        path = (f"{key}.{name}" if key else str(name)) if mapping else f"{key}[{name}]"
+        raw = node._get_node(name)._value() if OmegaConf.is_config(node) else None
+        try:
+            child = node[name]
+        except OmegaConfBaseException:
+            if strict:
+                raise
+            continue
+        yield from _leaves(path, child, strict, hidden or (isinstance(raw, str) and "${" in raw))

@@ -1,0 +1,150 @@
+"""Checkpoint files: never half written, never trusted. They hold tensors and plain containers, and no code."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from lab.errors import RunError, UserError
+from lab.folder import BEST, LAST, PREVIOUS
+
+DIGEST = 64  # characters of a SHA-256
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Write to a file beside the old one, make it durable, then give it the old one's name.
+
+    The old `last.ckpt` becomes `previous.ckpt`. A full disk or a kill at any instant leaves what was there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(checkpoint, temporary)
+            seal(temporary)
+            if path.name == LAST and path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
+            os.replace(temporary, path)
+            _sync(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's for a full disk is the latter
+            free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
+            raise RunError(
+                f"error: {path} could not be written: {str(error).splitlines()[0]} ({free / 2**20:.0f} MiB are free)."
+                " The checkpoints before it are whole; go on from them with run=FOLDER."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
+        return read(path)
+
+
+def seal(path: Path) -> None:
+    """End a zip archive, which a checkpoint is, in its own SHA-256, as the archive's comment; and make it durable."""
+    with open(path, "r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(DIGEST.to_bytes(2, "little"))  # the comment's length
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(digest.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(source: str | Path, sealed: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU.
+
+    Args:
+        source: a file, or an https:// address.
+        sealed: it is one of ours, and has to end in its SHA-256; else the CRCs of a zip archive will do.
+
+    Raises:
+        UserError: it is not there, damaged, or more than tensors and plain containers.
+    """
+    if not str(source).startswith(("http://", "https://")):
+        return _read(Path(source), str(source), sealed)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "downloaded.ckpt"
+        try:
+            torch.hub.download_url_to_file(str(source), str(target), progress=False)
+        except OSError as error:
+            raise UserError(f"error: {source} could not be downloaded: {error}") from error
+        return _read(target, str(source), sealed)
+
+
+def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
+    if problem := damage(path, sealed):
+        raise UserError(f"error: {name} {problem}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises whatever the file makes it raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"error: {name} is not loaded: it holds more than tensors and plain containers ({reason[:150]})."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"error: {name} holds no checkpoint but a {type(content).__name__}.")
+    return content
+
+
+def damage(path: Path, sealed: bool = True) -> str | None:
+    """What is wrong with a checkpoint's file, if anything."""
+    if not path.is_file():
+        return "is not there"
+    if sealed:
+        with open(path, "rb") as file:
+            left, hashed = path.stat().st_size - DIGEST, hashlib.sha256()
+            while left > 0 and (chunk := file.read(min(left, 2**20))):
+                left -= len(chunk)
+                hashed.update(chunk)
+            return None if file.read() == hashed.hexdigest().encode() else "is damaged (its checksum does not match)"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "is damaged (a checksum does not match)" if archive.testzip() else None
+    except (OSError, zipfile.BadZipFile, EOFError):
+        return "is damaged (it is no whole archive)"
+
+
+def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
+    """Raises UserError where a checkpoint's tensors are not those of a module, by name and shape."""
+    own, theirs = ({name: value.shape for name, value in each.items()} for each in (module.state_dict(), weights))
+    if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
+        raise UserError(f"error: {path}: its weights are another net's: {', '.join(others[:3])} differ.")
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint that a run can go on from; None where it was stopped before its first.
+
+    Raises:
+        UserError: there are some, and all are damaged.
+    """
+    problems: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        if not (problem := damage(path)):
+            for other in problems:
+                print(f"warning: {other}; {path.name} is taken.", file=sys.stderr)
+            return path
+        problems.append(f"{path} {problem}")
+    if problems:
+        hint = f"no checkpoint is whole. Start anew; finetune={folder}/{BEST} may help."
+        raise UserError(f"error: {'; '.join(problems)}: {hint}")
+    return None
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

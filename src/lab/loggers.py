@@ -1,0 +1,84 @@
+"""What is logged, kept through kills and full disks."""
+
+import csv
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class Metrics(Logger):
+    """`metrics.csv`: a row for each step at which something was logged, in one table that is whole at any instant.
+
+    Args:
+        folder: the run's.
+        from_step: rows of this step and later are forgotten: a resumed run logs them again.
+    """
+
+    name, version = "metrics", ""
+
+    def __init__(self, folder: Path, from_step: int = 0) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < from_step]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if not self.rows or self.rows[-1]["step"] != step:
+            self.rows.append({"step": step})
+        self.rows[-1].update(metrics)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are in `config.yaml`."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self.rows:
+            self.save()
+
+
+def forgiving(logger: Logger) -> Logger:
+    """The logger; where it can't write, it says so once and stops no training."""
+    said = False
+
+    def forgive(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def forgiven(*args: Any, **kwargs: Any) -> Any:
+            nonlocal said
+            try:
+                return method(*args, **kwargs)
+            except Exception as error:
+                if not _of_the_system(error):
+                    raise
+                if not said:
+                    print(f"warning: {type(logger).__name__} can't write: {error}. The run goes on.", file=sys.stderr)
+                said = True
+
+        return forgiven
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
+        setattr(logger, name, forgive(getattr(logger, name)))
+    return logger
+
+
+def _of_the_system(error: BaseException | None) -> bool:
+    """Whether an error comes of one of the operating system's, whatever a library made of it."""
+    return error is not None and (isinstance(error, OSError) or _of_the_system(error.__cause__ or error.__context__))

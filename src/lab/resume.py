@@ -1,0 +1,170 @@
+"""Where a run lives, whether it goes on from what is there, and what it starts from."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from omegaconf import DictConfig, OmegaConf
+
+from lab import checkpoints
+from lab.allow import read_config
+from lab.config import fail, overrides
+from lab.data.base import Data
+from lab.errors import UserError
+from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, read_json, write_config, write_json
+from lab.stop import slurm_job
+
+MAY_CHANGE = (
+    "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
+    "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
+    "data.root",     "checkpoint.every_n_steps", "checkpoint.every_n_minutes",
+)  # fmt: skip
+
+
+def place(cfg: DictConfig) -> Path | None:
+    """The folder that a run must have: the one it is given; in a SLURM job, the same when the job is started again."""
+    if cfg.run is not None:
+        return Path(cfg.run)
+    if job := slurm_job():
+        text = json.dumps(OmegaConf.to_container(cfg, resolve=False), sort_keys=True)
+        return Path(cfg.log_dir) / cfg.name / f"slurm-{job}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return None
+
+
+def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+    """The run's own config with what may be changed and was, and what that is, by key.
+
+    Raises:
+        UserError: something else was changed.
+    """
+    saved, began = read_config(folder), read_json(folder / STAMP, "overrides")["overrides"]
+    new = [override for override in overrides() if override not in began and not override.startswith("run=")]
+    keys = [override.partition("=")[0].lstrip("+~") for override in new]
+    was, now = _flat(saved), _flat(cfg)
+    changes = {
+        key: now.get(key)
+        for key in was | now
+        if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in keys)
+    }
+    if wrong := [key for key in changes if key not in MAY_CHANGE]:
+        hint = f"what may change: {', '.join(MAY_CHANGE)}. finetune={folder} starts a new run from its weights."
+        fail([f"{key}={changes[key]}: {folder} goes on as it began, with {was.get(key)}; {hint}" for key in wrong])
+    for key, value in changes.items():
+        OmegaConf.update(saved, key, value)
+    return saved, changes
+
+
+def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
+    """Write down that the run goes on, with which config, and what was changed."""
+    stamp = read_json(folder / STAMP)
+    stamp.setdefault("resumed", []).append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
+    write_json(folder / STAMP, stamp)
+    write_config(folder, cfg)
+
+
+def _flat(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted keys and their values; references as they stand."""
+
+    def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from walk(f"{key}.{name}" if key else str(name), child)
+        else:
+            yield key, value
+
+    return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
+
+
+def finished(folder: Path, changes: dict[str, Any]) -> float | None:
+    """The best value of a run that has nothing left to do."""
+    results = read_json(folder / RESULTS, "status") if (folder / RESULTS).exists() else {}
+    if results.get("status") != "finished" or any(key.startswith("trainer.max_") for key in changes):
+        return None
+    return results["best"]["value"]
+
+
+def check_data(data: Data, folder: Path) -> None:
+    if data.found.fingerprint != read_json(folder / FACTS, "fingerprint")["fingerprint"]:
+        raise UserError(
+            f"error: data: it has changed since {folder} began. finetune={folder} starts a new run from it."
+        )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one that trains in a folder; what a killed one left half written goes.
+
+    Raises:
+        UserError: another process does.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"error: {folder}: another process trains in it.") from error
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def has_begun(folder: Path | None) -> bool:
+    """Whether there is a checkpoint to go on from, whole or not."""
+    return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
+def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, and the step of the logs that comes next.
+
+    Raises:
+        UserError: none is whole, or the task's.
+    """
+    path = checkpoints.newest(folder)
+    if path is None:
+        return None, 0
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoints.check_weights(content["state_dict"], task, path)
+    return path, content["last"]["batches_that_stepped"]
+
+
+def start_from(cfg: DictConfig, task: LightningModule) -> None:
+    """Give a new run's task the weights of another's (`finetune`), or its optimizer's state too (`warm_start`).
+
+    For fine-tuning, weights whose shape differs, such as those of a head for other classes, stay as they were drawn.
+
+    Raises:
+        UserError: nothing in the checkpoint fits.
+    """
+    key = "finetune" if cfg.finetune else "warm_start"
+    source = cfg[key]
+    if source is None:
+        return
+    if not str(source).startswith(("http://", "https://")) and not Path(source).exists():
+        fail([f"{key}={source}: there is no such run or checkpoint."])
+    path = Path(source) / BEST if Path(source).is_dir() else source
+    checkpoint = checkpoints.read(path, sealed=False)
+    weights, own = checkpoint.get("state_dict", {}), task.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    others = sorted(set(own) - set(fitting))
+    if not fitting or (others and key == "warm_start"):
+        fail([f"{key}={source}: its weights are another net's: {', '.join(others[:3])} differ."])
+    task.load_state_dict(fitting, strict=False)
+    print(f"{len(fitting)} of {len(own)} tensors from {path}" + (f"; new: {', '.join(others)}" if others else ""))
+    if key == "warm_start":
+        task.optimizer_state = _optimizer_state(checkpoint, task, f"{key}={source}")
+
+
+def _optimizer_state(checkpoint: dict[str, Any], task: Any, said: str) -> Any:
+    """The moments of an optimizer of the same kind; by its settings' names, for a checkpoint holds no class."""
+    if not (states := checkpoint.get("optimizer_states")):
+        fail([f"{said}: it has no optimizer's state. finetune={said.partition('=')[2]} needs none."])
+    own = task.optimizer(task.named_parameters()).state_dict()
+    if own["param_groups"][0].keys() - states[0]["param_groups"][0].keys():  # a schedule adds some
+        fail([f"{said}: its optimizer is another. finetune={said.partition('=')[2]} needs none."])
+    return states[0]["state"]

@@ -1,0 +1,62 @@
+"""Asked to stop, by Ctrl-C or by a scheduler: the step is finished first, then a checkpoint, then the exit."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+PATIENCE = 5.0  # seconds that a validation may still take
+
+
+class Stop:
+    """Whether this process has been asked to stop, and with which exit code."""
+
+    def __init__(self) -> None:
+        self.code = 0  # of the exit that was asked for; 0: none
+        self.since = 0.0
+        self.fitting = False  # a step may be under way
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Take over SIGINT, SIGTERM and, in a SLURM job, SIGUSR1: its warning that the job's time is nearly up."""
+        self.code, self.fitting, before = 0, False, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if slurm_job() else [])):
+                before[number] = signal.signal(number, self._asked)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.code and number == signal.SIGINT:
+            os._exit(128 + number)  # asked a second time: at once
+        if not self.code:
+            self.code, self.since = 128 + number, time.monotonic()
+        if not self.fitting:
+            raise SystemExit(self.code)
+        if number == signal.SIGINT:
+            print("\nStopping after this step; once more stops at once.", flush=True)
+
+    def overdue(self) -> bool:
+        return bool(self.code) and time.monotonic() - self.since > PATIENCE
+
+
+def slurm_job() -> str | None:
+    """The job that this process is part of, as `scontrol` calls it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def requeue(run: Any = subprocess.run) -> None:
+    """Have SLURM start this job again; it will go on in its folder."""
+    run(["scontrol", "requeue", slurm_job()], check=False)
+
+
+stop = Stop()

@@ -1,0 +1,464 @@
+"""`make chaos`: runs are killed, stopped and broken at every point, and have to end as if nothing had happened.
+
+    python tests/chaos/kill.py [SECTION ...]
+
+A run here is a real `lab train` in a process of its own, forked from one that has imported everything. The last line of
+a section counts what held; the exit code is 0 only if everything did.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+
+import torch
+from lightning import Callback
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from lab import cli, config
+from lab.data import tiny
+from lab.errors import RunError
+
+cli._import("lab.train")
+from lab import checkpoints, resume  # noqa: E402
+from lab import run as lab_run  # noqa: E402
+from lab.train import main as lab_train  # noqa: E402
+
+NUM_BATCHES, EPOCHS = 8, 4
+POINTS = range(NUM_BATCHES * EPOCHS)
+VARIANTS = {
+    "plain": [],
+    "ema": ["ema=0.9"],
+    "accumulate 3": ["trainer.accumulate_grad_batches=3"],
+    "validate twice": ["trainer.val_check_interval=0.5"],
+}
+TMP = Path(tempfile.mkdtemp(prefix="lab-chaos-"))
+LAB = str(Path(sys.executable).with_name("lab"))
+Case = tuple[str, Callable[[], str | None]]
+
+
+class At(Callback):
+    """Do something at the start of a training batch, counted from the start of the run."""
+
+    def __init__(self, point: int, action: Callable[[], None]) -> None:
+        self.point, self.action = point, action
+
+    def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch * NUM_BATCHES + batch_idx == self.point:
+            self.action()
+            self.point = -1
+
+
+def overrides(folder: Path, workers: int = 0, variant: str = "plain", batch_size: int = 5) -> list[str]:
+    return [
+        "experiment=image_folder", f"data.root={TMP}/images", f"run={folder}", f"data.batch_size={batch_size}",
+        "net=mlp", "net.widths=[16]", "net.batch_norm=true", "net.dropout=0.3", "trainer=cpu",
+        "data.image_size=16", f"data.num_workers={workers}", "trainer.enable_progress_bar=false",
+        f"trainer.max_epochs={EPOCHS}", "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1", *VARIANTS[variant],
+    ]  # fmt: skip
+
+
+def train(words: list[str], callback: Callback | None = None, environ: dict[str, str] | None = None) -> None:
+    """`lab train WORDS`, with one more callback, in this process; never returns."""
+    code = 70
+    try:
+        os.environ |= environ or {}
+        log = os.open(TMP / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1), os.dup2(log, 2)
+        if callback:
+            build = lab_run.build_trainer
+
+            def with_callback(*args: Any) -> Any:
+                trainer = build(*args)
+                trainer.callbacks.append(callback)
+                return trainer
+
+            lab_run.build_trainer = with_callback
+        lab_train(config.compose("train", config.with_the_runs_own(words)))
+        code = 0
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def forked(words: list[str], callback: Callback | None = None, environ: dict[str, str] | None = None) -> int:
+    pid = os.fork()
+    if pid == 0:
+        train(words, callback, environ)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """The exit code; 128 + the signal's number, as a shell has it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return 128 - code if code < 0 else code
+
+
+def outcome(folder: Path) -> tuple[str, str]:
+    """SHA-256 of weights, optimizer and averages, and the metrics table."""
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in value:
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for child in value:
+                add(child)
+        else:
+            digest.update(repr(value).encode())
+
+    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+        add(checkpoint.get(key))
+    return digest.hexdigest(), (folder / "metrics.csv").read_text()
+
+
+def uninterrupted(workers: int, variant: str) -> tuple[str, str]:
+    folder = TMP / f"reference {variant}".replace(" ", "_")
+    if not folder.exists():
+        pid = forked(overrides(folder, workers, variant))
+        assert ended(pid) == 0, (TMP / f"{pid}.log").read_text()
+    return outcome(folder)
+
+
+def interrupted(number: int, point: int, workers: int, variant: str) -> str | None:
+    """Stop a run at a point, go on with it, and say what is not as it should be."""
+    folder = TMP / f"{number}-{point}-{workers}-{variant}".replace(" ", "_")
+    sent = TMP / f"{folder.name}.sent"
+
+    def stop() -> None:
+        sent.write_text(str(time.time()))
+        os.kill(os.getpid(), number)
+
+    pid = forked(overrides(folder, workers, variant), At(point, stop))
+    code = ended(pid)
+    if code != 128 + number:
+        return f"exit code {code}: {(TMP / f'{pid}.log').read_text()[-600:]}"
+    if (seconds := time.time() - float(sent.read_text())) > 10:
+        return f"ended after {seconds:.0f} s"
+    pid = forked(overrides(folder, workers, variant))
+    if code := ended(pid):
+        return f"resumed: exit code {code}: {(TMP / f'{pid}.log').read_text()[-600:]}"
+    weights, metrics = outcome(folder)
+    expected_weights, expected_metrics = uninterrupted(workers, variant)
+    if weights != expected_weights:
+        return "other weights"
+    if metrics != expected_metrics:
+        return "other metrics"
+    if list(folder.glob(".*.tmp")):
+        return "leftovers"
+    shutil.rmtree(folder)
+    return None
+
+
+def killed() -> Iterator[Case]:
+    for variant in VARIANTS:
+        for workers in (0, 2):
+            for point in POINTS:
+                yield (
+                    f"SIGKILL, {variant}, {workers} workers, batch {point}",
+                    lambda p=point, w=workers, v=variant: interrupted(signal.SIGKILL, p, w, v),
+                )
+
+
+def stopped() -> Iterator[Case]:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for point in POINTS:
+            variant = list(VARIANTS)[point % len(VARIANTS)]
+            yield (
+                f"{number.name}, {variant}, batch {point}",
+                lambda n=number, p=point, v=variant: interrupted(n, p, 0, v),
+            )
+
+
+def distributed() -> Iterator[Case]:
+    """Two processes, killed at a batch: both are forked here, as torchrun would start them."""
+    for point in range(1, 32, 4):
+        yield f"SIGKILL, 2 processes, batch {point}", lambda p=point: killed_together(p)
+
+
+def killed_together(point: int) -> str | None:
+    folder, reference = TMP / f"ddp-{point}", TMP / "ddp"
+    if not reference.exists() and (problem := together(reference, None)):
+        return f"reference: {problem}"
+    if together(folder, point) is None:
+        return "it was not killed"
+    if problem := together(folder, None):
+        return f"resumed: {problem}"
+    for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
+        if one != other:
+            return f"other {what}"
+    return None
+
+
+def together(folder: Path, point: int | None) -> str | None:
+    """Train in two processes on the CPU, the second killed at a point; say how they ended, if not well."""
+    command = overrides(folder, batch_size=2)
+    environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    kill = At(point, lambda: os.kill(os.getpid(), signal.SIGKILL)) if point is not None else None
+    command += ["trainer.devices=2", "trainer.strategy=ddp"]
+    pids = [forked(command, kill if rank else None, environ | {"LOCAL_RANK": str(rank)}) for rank in (0, 1)]
+    codes = {ended(pid): pid for pid in reversed(pids)}
+    if set(codes) == {0}:
+        return None
+    return f"exit codes {list(codes)}: {(TMP / f'{pids[0]}.log').read_text()[-400:]}"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+FAULTS = {
+    "raise": "raise RuntimeError('a fault')",
+    "exit": "os._exit(3)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGSTOP": "os.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+def ranks() -> Iterator[Case]:
+    for rank in (0, 1):
+        for fault in FAULTS:
+            yield f"process {rank}: {fault}", lambda r=rank, f=fault: broken_rank(r, f)
+
+
+def broken_rank(rank: int, fault: str) -> str | None:
+    """One process of a run of two breaks: all have to end, in time, not as a success, and with none left."""
+    folder = TMP / f"rank-{rank}-{fault}"
+    code = TMP / f"code-{rank}-{fault}"
+    code.mkdir()
+    (code / "faults.py").write_text(
+        "import os, signal, time\nfrom lightning import Callback\n\nclass Fault(Callback):\n"
+        "    def on_train_batch_start(self, trainer, task, batch, batch_idx):\n"
+        f"        if trainer.global_step == 5 and trainer.global_rank == {rank}:\n"
+        f"            open({str(code / 'at')!r}, 'w').write(str(time.time()))\n"
+        f"            {FAULTS[fault]}\n"
+    )
+    (code / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('faults',)\n")
+    words = [*overrides(folder, batch_size=2), "trainer=ddp_cpu", "+callbacks.fault={_target_: faults.Fault}"]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
+    with open(code / "log", "w") as log:
+        process = subprocess.Popen([LAB, "train", *words], stdout=log, stderr=log, env=environ, start_new_session=True)
+        try:
+            exit_code = process.wait(150)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return "it hangs"
+    seconds = time.time() - float((code / "at").read_text())
+    patience = time.time() + 10
+    while (left := processes_of(folder)) and time.time() < patience:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    if exit_code == 0:
+        return "exit code 0"
+    if fault == "SIGTERM" and exit_code != 143:
+        return f"exit code {exit_code}: {(code / 'log').read_text()[-600:]}"
+    if seconds > (60 if fault == "SIGSTOP" else 30):
+        return f"it took {seconds:.0f} s"
+    if left:
+        return f"left behind: {left}"
+    checkpoints.read(folder / "last.ckpt")
+    return None
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Those with a folder in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder) in path.read_text():
+                found.append(path.parent.name)
+    return found
+
+
+def saves() -> Iterator[Case]:
+    for number in range(200):
+        yield f"SIGKILL in a save, {number}", lambda n=number: killed_save(n)
+
+
+def killed_save(number: int) -> str | None:
+    """Kill a process that does nothing but save; the temporary folder is on another file system."""
+    folder = TMP / f"save-{number}"
+    folder.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        os.environ["TMPDIR"] = "/dev/shm"
+        content = {"weights": torch.zeros(2_000_000)}
+        while True:
+            checkpoints.CheckpointIO().save_checkpoint(content, folder / "last.ckpt")
+    time.sleep(random.Random(number).uniform(0.02, 0.3))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with resume.alone(folder):
+        left = {path.name for path in folder.iterdir()} - {"last.ckpt", "previous.ckpt", ".lock"}
+    problem = f"leftovers {left}" if left else None
+    if list(folder.glob("*.ckpt")):
+        checkpoints.read(checkpoints.newest(folder))  # raises
+    shutil.rmtree(folder)
+    return problem
+
+
+def damages() -> Iterator[Case]:
+    source = TMP / "reference_ema/last.ckpt"
+    size = source.stat().st_size
+    random_places = random.Random(0)
+    cuts = [0, 1, *(size * i // 20 for i in range(1, 20)), size - 1]
+    for cut in cuts:
+        yield f"cut to {cut} bytes", lambda c=cut: damaged(source, lambda data: data[:c])
+    for _ in range(100):
+        bit = random_places.randrange(8 * size)
+        yield f"bit {bit} flipped", lambda b=bit: damaged(source, lambda data: flip(data, b))
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def damaged(source: Path, damage: Callable[[bytes], bytes]) -> str | None:
+    folder = Path(tempfile.mkdtemp(dir=TMP))
+    shutil.copy(source, folder / "previous.ckpt")
+    (folder / "last.ckpt").write_bytes(damage(source.read_bytes()))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        found = checkpoints.newest(folder)
+    shutil.rmtree(folder)
+    if found is None or found.name != "previous.ckpt":
+        return "not noticed"
+    return None if len(said.getvalue().splitlines()) == 1 else f"said {said.getvalue()!r}"
+
+
+def full_disk() -> Iterator[Case]:
+    yield "a save on a full disk", lambda: on_a_small_disk(save_on_a_full_disk)
+    yield "logs on a full disk", lambda: on_a_small_disk(logs_on_a_full_disk)
+
+
+def on_a_small_disk(check: Callable[[Path], str | None]) -> str | None:
+    folder = Path(tempfile.mkdtemp(dir=TMP))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
+    try:
+        return check(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def save_on_a_full_disk(folder: Path) -> str | None:
+    save = checkpoints.CheckpointIO().save_checkpoint
+    save({"weights": torch.zeros(1_200_000)}, folder / "last.ckpt")
+    try:
+        save({"weights": torch.ones(1_200_000)}, folder / "last.ckpt")
+        return "it was not full"
+    except RunError as error:
+        if "MiB are free" not in str(error) or "\n" in str(error):
+            return str(error)
+    left = sorted(path.name for path in folder.iterdir())
+    whole = checkpoints.read(folder / "last.ckpt")["weights"].sum() == 0
+    return None if whole and left == ["last.ckpt"] else f"left: {left}"
+
+
+def logs_on_a_full_disk(folder: Path) -> str | None:
+    """The run's loggers write to the full disk, its checkpoints elsewhere."""
+    build = lab_run.build_trainer
+
+    def elsewhere(cfg: Any, run_folder: Path, *args: Any) -> Any:
+        trainer = build(cfg, run_folder, *args)
+        for logger in trainer.loggers:
+            logger.path = logger._root_dir = folder / "metrics.csv"
+        return trainer
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(b"0" * 4096)
+
+    lab_run.build_trainer = elsewhere
+    try:
+        pid = forked(overrides(TMP / "full-disk"), At(9, fill))
+        code, log = ended(pid), (TMP / f"{pid}.log").read_text()
+    finally:
+        lab_run.build_trainer = build
+    if code:
+        return f"exit code {code}: {log[-600:]}"
+    said = log.count("can't write")
+    return None if said in (1, 2) else f"said {said} times that it can't write"
+
+
+def at_once() -> Iterator[Case]:
+    yield "20 runs started at once", twenty
+
+
+def twenty() -> str | None:
+    words = [f"log_dir={TMP}/many" if word.startswith("run=") else word for word in overrides(TMP)]
+    pids = [forked([*words, "trainer.max_epochs=1", f"seed={seed}"]) for seed in range(20)]
+    codes = [ended(pid) for pid in pids]
+    folders = list((TMP / "many").glob("*/*"))
+    seeds = {OmegaConf.load(folder / "config.yaml").seed for folder in folders}
+    results = [json.loads((folder / "results.json").read_text())["status"] for folder in folders]
+    same = all((folder / "last.ckpt").exists() for folder in folders) and set(results) == {"finished"}
+    return None if len(folders) == 20 and len(seeds) == 20 and same and not any(codes) else f"{len(folders)}: {codes}"
+
+
+SECTIONS = {
+    "killed": killed, "stopped": stopped, "distributed": distributed, "ranks": ranks, "saves": saves,
+    "damages": damages, "full disk": full_disk, "at once": at_once,
+}  # fmt: skip
+
+
+CASES: list[Case] = []
+
+
+def case(number: int) -> str | None:
+    return CASES[number][1]()
+
+
+def main() -> None:
+    shutil.copytree(tiny.image_folder(), TMP / "images")
+    for variant in VARIANTS:
+        uninterrupted(0, variant)
+    failed = 0
+    for name in sys.argv[1:] or SECTIONS:
+        CASES[:] = cases = list(SECTIONS[name]())
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            problems = list(tqdm(pool.map(case, range(len(cases))), name, len(cases), disable=None))
+        for (what, _), problem in zip(cases, problems, strict=True):
+            if problem:
+                print(f"{what}: {problem}")
+        bad = sum(map(bool, problems))
+        failed += bad
+        print(f"{name}: {len(cases) - bad} of {len(cases)}")
+    shutil.rmtree(TMP)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
