@@ -30,7 +30,7 @@ audit: $(READY)
 	@$(BIN)/uvx -q pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock || \
 		{ echo "audit: failed; it needs a network"; exit 1; }
 
-# Ratios to something measured in the same run, in bench/*.md: 15 minutes on a CPU; the seed's accuracy takes half an hour.
+# Ratios to something measured in the same run, in bench/*.md. On a CPU: 15 minutes; the seed's accuracy: 40.
 bench: $(READY)
 	$(BIN)/python bench/bench.py cpu
 

@@ -71,7 +71,7 @@ OWN = """
 """
 BORROWED = """
     lab.data.images.Path lab.data.images.find_spec lab.data.images.one_line lab.callbacks.last.requeue
-    lab.callbacks.crash.UserError lab.optim.SGD lab.optim.LambdaLR lab.data.images.DEBIAN lab.data.images.torch
+    lab.callbacks.guard.UserError lab.optim.SGD lab.optim.LambdaLR lab.data.images.DEBIAN lab.data.images.torch
     lab.data.tiny.Image lab.nets.cnn.nn torch.optim.lr_scheduler.Counter torch.optim.lr_scheduler.Any
     torch.nn.Parameter torchvision.transforms.v2.InterpolationMode
 """

@@ -24,8 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
-from lab.callbacks.crash import Crash
-from lab.callbacks.finite import Finite
+from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
 from lab.callbacks.progress import ProgressBar
 from lab.callbacks.step_seed import StepSeed
@@ -81,8 +80,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         ModelCheckpoint(folder, "best", monitor=metric, mode=mode, enable_version_counter=False),
         Last(folder, **cfg.checkpoint),
         StepSeed(cfg.seed),
-        Finite(cfg.not_finite),
-        Crash(folder),
+        Guard(folder, cfg.not_finite),
         LearningRateMonitor(),
         Timer(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),

@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -76,11 +75,10 @@ def overrides(folder: Path, workers: int = 0, variant: str = "plain", batch_size
     ]  # fmt: skip
 
 
-def train(words: list[str], callback: Callback | None = None, environ: dict[str, str] | None = None) -> None:
+def train(words: list[str], callback: Callback | None = None) -> None:
     """`lab train WORDS`, with one more callback, in this process; never returns."""
     code = 70
     try:
-        os.environ |= environ or {}
         log = os.open(TMP / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1), os.dup2(log, 2)
         if callback:
@@ -103,10 +101,10 @@ def train(words: list[str], callback: Callback | None = None, environ: dict[str,
         os._exit(code)
 
 
-def forked(words: list[str], callback: Callback | None = None, environ: dict[str, str] | None = None) -> int:
+def forked(words: list[str], callback: Callback | None = None) -> int:
     pid = os.fork()
     if pid == 0:
-        train(words, callback, environ)
+        train(words, callback)
     return pid
 
 
@@ -198,42 +196,23 @@ def stopped() -> Iterator[Case]:
 
 
 def distributed() -> Iterator[Case]:
-    """Two processes, killed at a batch: both are forked here, as torchrun would start them."""
+    """Two processes, of which the second is killed at a batch."""
     for point in range(1, 32, 4):
         yield f"SIGKILL, 2 processes, batch {point}", lambda p=point: killed_together(p)
 
 
 def killed_together(point: int) -> str | None:
-    folder, reference = TMP / f"ddp-{point}", TMP / "ddp"
-    if not reference.exists() and (problem := together(reference, None)):
-        return f"reference: {problem}"
-    if together(folder, point) is None:
-        return "it was not killed"
-    if problem := together(folder, None):
-        return f"resumed: {problem}"
+    folder, reference = TMP / f"ddp-{point}", TMP / f"ddp-reference-{os.getpid()}"
+    if not reference.exists() and (code := faulty(reference, 1, "SIGKILL", -1)[0].wait(150)):
+        return f"not killed: exit code {code}"
+    if faulty(folder, 1, "SIGKILL", point)[0].wait(150) == 0:
+        return "killed: exit code 0"
+    if code := faulty(folder, 1, "SIGKILL", -1)[0].wait(150):
+        return f"resumed: exit code {code}"
     for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
         if one != other:
             return f"other {what}"
     return None
-
-
-def together(folder: Path, point: int | None) -> str | None:
-    """Train in two processes on the CPU, the second killed at a point; say how they ended, if not well."""
-    command = overrides(folder, batch_size=2)
-    environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    kill = At(point, lambda: os.kill(os.getpid(), signal.SIGKILL)) if point is not None else None
-    command += ["trainer.devices=2", "trainer.strategy=ddp"]
-    pids = [forked(command, kill if rank else None, environ | {"LOCAL_RANK": str(rank)}) for rank in (0, 1)]
-    codes = {ended(pid): pid for pid in reversed(pids)}
-    if set(codes) == {0}:
-        return None
-    return f"exit codes {list(codes)}: {(TMP / f'{pids[0]}.log').read_text()[-400:]}"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 FAULTS = {
@@ -251,15 +230,13 @@ def ranks() -> Iterator[Case]:
             yield f"process {rank}: {fault}", lambda r=rank, f=fault: broken_rank(r, f)
 
 
-def broken_rank(rank: int, fault: str) -> str | None:
-    """One process of a run of two breaks: all have to end, in time, not as a success, and with none left."""
-    folder = TMP / f"rank-{rank}-{fault}"
-    code = TMP / f"code-{rank}-{fault}"
-    code.mkdir()
+def faulty(folder: Path, rank: int, fault: str, point: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """`lab train` in two processes, one of which breaks before a step; and a folder with its `log`, and when: `at`."""
+    code = Path(tempfile.mkdtemp(dir=TMP))
     (code / "faults.py").write_text(
         "import os, signal, time\nfrom lightning import Callback\n\nclass Fault(Callback):\n"
         "    def on_train_batch_start(self, trainer, task, batch, batch_idx):\n"
-        f"        if trainer.global_step == 5 and trainer.global_rank == {rank}:\n"
+        f"        if trainer.global_step == {point} and trainer.global_rank == {rank}:\n"
         f"            open({str(code / 'at')!r}, 'w').write(str(time.time()))\n"
         f"            {FAULTS[fault]}\n"
     )
@@ -267,12 +244,19 @@ def broken_rank(rank: int, fault: str) -> str | None:
     words = [*overrides(folder, batch_size=2), "trainer=ddp_cpu", "+callbacks.fault={_target_: faults.Fault}"]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
     with open(code / "log", "w") as log:
-        process = subprocess.Popen([LAB, "train", *words], stdout=log, stderr=log, env=environ, start_new_session=True)
-        try:
-            exit_code = process.wait(150)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return "it hangs"
+        command = [LAB, "train", *words]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True), code
+
+
+def broken_rank(rank: int, fault: str) -> str | None:
+    """One process of a run of two breaks: all have to end, in time, not as a success, and with none left."""
+    folder = TMP / f"rank-{rank}-{fault}"
+    process, code = faulty(folder, rank, fault, 5)
+    try:
+        exit_code = process.wait(150)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return "it hangs"
     seconds = time.time() - float((code / "at").read_text())
     patience = time.time() + 10
     while (left := processes_of(folder)) and time.time() < patience:

@@ -19,6 +19,8 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int) -> None:
         key = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}".encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-        torch.manual_seed(number % 2**63)
+        torch.random.default_generator.manual_seed(number % 2**63)  # torch.manual_seed takes a millisecond: it notes
+        if torch.cuda.is_initialized():  # where it was called, for a GPU that may never be used
+            torch.cuda.manual_seed_all(number % 2**63)
         np.random.seed(number % 2**32)
         random.seed(number)

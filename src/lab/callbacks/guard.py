@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -6,21 +7,23 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lab.errors import RunError
+from lab import crash
+from lab.errors import RunError, UserError
 
 
-class Finite(Callback):
-    """Ends the run at the first step whose gradient is not finite, or leaves that step out.
+class Guard(Callback):
+    """Ends the run at the first step whose gradient is not finite, or leaves that step out; reports what crashed it.
 
     A loss that is not finite has such a gradient. Half precision's own scaler leaves steps out by itself while it looks
     for its scale: it is not interfered with.
 
     Args:
+        folder: the run's, for `crash.txt`.
         otherwise: "stop", or "skip" the step and count it, as `skipped_steps`.
     """
 
-    def __init__(self, otherwise: Literal["stop", "skip"] = "stop") -> None:
-        self.otherwise = otherwise
+    def __init__(self, folder: Path, otherwise: Literal["stop", "skip"]) -> None:
+        self.folder, self.otherwise = folder, otherwise
         self.num_skipped = 0
         self.index: list[Tensor] = []  # of the samples in the step's batches
         self.sums: Any = None  # of the epoch's losses before the step
@@ -30,10 +33,9 @@ class Finite(Callback):
             self.index, self.sums = [], task.sums.get("train")
         self.index.append(batch["index"])
 
-    @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
-        gradients = [p.grad for p in task.parameters() if p.grad is not None]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None or get_total_norm(gradients).isfinite():
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.scaled or finite(gradients):
             return
         if self.otherwise == "skip":
             self.num_skipped += 1
@@ -66,8 +68,23 @@ class Finite(Callback):
                 " the training diverged. Try a smaller optimizer.lr."
             )
 
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, (UserError, KeyboardInterrupt, SystemExit)):  # which are said in a line
+            crash.report(self.folder, trainer, [i for index in self.index for i in index.tolist()], exception)
+
     def state_dict(self) -> dict[str, int]:
         return {"num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.num_skipped = state_dict["num_skipped"]
+
+
+@torch.no_grad()
+def finite(gradients: list[Tensor]) -> bool:
+    """Whether all numbers are, by what torch's gradient scaler asks: a fifth of the time of a norm."""
+    found = torch.zeros(1, device=gradients[0].device)
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+    return not found.item()

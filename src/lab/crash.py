@@ -1,0 +1,20 @@
+import traceback
+from pathlib import Path
+
+from lightning import Trainer
+
+from lab.folder import CONFIG
+
+
+def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseException) -> None:
+    """Write what an error needs to be found into `crash.txt`: where it happened, on which samples, and the config."""
+    lines = [
+        f"process {trainer.global_rank} of {trainer.world_size}, epoch {trainer.current_epoch},"
+        f" batch {trainer.fit_loop.batch_idx}, step {trainer.global_step}",
+        f"samples of the training split in the last batches: {samples}",
+        "",
+        "".join(traceback.format_exception(exception)),
+        (folder / CONFIG).read_text(),
+    ]
+    rank = f"_{trainer.global_rank}" if trainer.global_rank else ""
+    (folder / f"crash{rank}.txt").write_text("\n".join(lines))

@@ -1,0 +1,208 @@
+"""A run goes on as if it had never been stopped. `make chaos` kills it at every batch; here it is stopped at a few."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+
+import lightning as L
+import pytest
+import torch
+from conftest import PLAIN
+
+from lab import checkpoints, config, resume, run, train
+from lab.errors import UserError
+
+NUM_BATCHES = 4
+QUICK = (
+    *PLAIN, "net=mlp", "net.dropout=0.3", "net.batch_norm=true", "data.batch_size=32", "trainer.max_epochs=3",
+    "trainer=cpu", "trainer.enable_progress_bar=false", "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1",
+)  # fmt: skip
+
+
+def lab_train(*words):
+    return train.main(config.compose("train", config.with_the_runs_own([*QUICK, *words])))
+
+
+class StopAt(L.Callback):
+    def __init__(self, batch, number):
+        self.batch, self.number = batch, number
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.current_epoch * NUM_BATCHES + batch_idx == self.batch:
+            if self.number == signal.SIGKILL:
+                raise RuntimeError("as good as killed: nothing is saved after this")
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Train until a signal arrives at a batch."""
+
+    def stopped(batch, number, *words):
+        build = run.build_trainer
+
+        def with_stop(*args):
+            trainer = build(*args)
+            trainer.callbacks.append(StopAt(batch, number))
+            return trainer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "build_trainer", with_stop)
+            if number == signal.SIGKILL:
+                with pytest.raises(RuntimeError, match="as good as killed"):
+                    lab_train(*words)
+            else:
+                with pytest.raises(SystemExit) as stop:
+                    lab_train(*words)
+                assert stop.value.code == 128 + number
+
+    return stopped
+
+
+def outcome(folder):
+    """What training left: weights, optimizer and averages, and the table of metrics."""
+    last = checkpoints.read(folder / "last.ckpt")
+    names = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    return {name: last.get(name) for name in names}, rows
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return one.equal(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize(
+    ("batch", "number", "words"),
+    [
+        (2, signal.SIGKILL, []),
+        (7, signal.SIGKILL, ["ema=0.9", "optimizer=muon"]),
+        (6, signal.SIGKILL, ["trainer.accumulate_grad_batches=3"]),
+        (5, signal.SIGTERM, ["trainer.val_check_interval=0.5", "scheduler=constant"]),
+        (11, signal.SIGINT, ["ema=0.9"]),
+    ],
+    ids=str,
+)
+def test_a_stopped_run_ends_as_one_that_was_not(stopped, tmp_path, batch, number, words):
+    lab_train(f"run={tmp_path}/whole", *words)
+    stopped(batch, number, f"run={tmp_path}/cut", *words)
+    status = json.loads((tmp_path / "cut/results.json").read_text())["status"]
+    assert status == ("failed" if number == signal.SIGKILL else "interrupted")
+    lab_train(f"run={tmp_path}/cut")
+    for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
+        assert same(part, other)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
+    assert results[0]["best"] == results[1]["best"]
+    assert results[0]["test"] == results[1]["test"]
+    assert len(json.loads((tmp_path / "cut/stamp.json").read_text())["resumed"]) == 1
+
+
+def test_an_error_leaves_a_file_that_says_where(stopped, tmp_path):
+    stopped(5, signal.SIGKILL, f"run={tmp_path}/cut")
+    text = (tmp_path / "cut/crash.txt").read_text()
+    assert "epoch 1, batch 1, step 5" in text
+    assert "as good as killed" in text
+    assert "widths:" in text, "the config"
+    assert not {"last.ckpt", "previous.ckpt"} - {path.name for path in (tmp_path / "cut").iterdir()}
+
+
+def test_a_finished_run_says_so_and_does_nothing(tmp_path, capsys):
+    best = lab_train(f"run={tmp_path}/run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    assert lab_train(f"run={tmp_path}/run") == best
+    assert "is finished" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_finished_run_goes_on_for_longer(tmp_path):
+    lab_train(f"run={tmp_path}/run", "scheduler=one_cycle", "optimizer.lr=0.01")
+    train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=5"])))
+    assert checkpoints.read(tmp_path / "run/last.ckpt")["global_step"] == 5 * NUM_BATCHES
+    cfg, _, _ = run.load(tmp_path / "run")
+    assert (cfg.trainer.max_epochs, cfg.net.dropout) == (5, 0.3)
+    stamp = json.loads((tmp_path / "run/stamp.json").read_text())
+    assert stamp["resumed"][0]["changes"] == {"trainer.max_epochs": 5}
+    steps = [int(row["step"]) for row in outcome(tmp_path / "run")[1] if row["val/loss"]]
+    assert steps == [NUM_BATCHES * epoch - 1 for epoch in range(1, 6)]
+
+
+@pytest.mark.parametrize("word", ["optimizer.lr=0.5", "net.widths=[8]", "seed=3", "data.batch_size=16"])
+def test_what_a_run_began_with_stays(tmp_path, word):
+    lab_train(f"run={tmp_path}/run", "trainer.max_epochs=1")
+    with pytest.raises(UserError, match=r"goes on as it began, with .*what may change: trainer.max_epochs"):
+        train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", word])))
+
+
+def test_the_latest_run_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="run=latest: there is no run in logs"):
+        config.with_the_runs_own(["run=latest"])
+    lab_train("trainer.max_epochs=1")
+    (folder,) = (tmp_path / "logs/digits").iterdir()
+    words = config.with_the_runs_own(["run=latest"])
+    assert words[-1] == f"run={folder.relative_to(tmp_path)}"
+    assert "experiment=digits" in words
+    with pytest.raises(UserError, match="a sweep makes a folder for each"):
+        config.with_the_runs_own(["run=latest", "-m"])
+
+
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(stopped, tmp_path, capsys):
+    lab_train(f"run={tmp_path}/whole")
+    stopped(9, signal.SIGKILL, f"run={tmp_path}/cut")
+    last = tmp_path / "cut/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    capsys.readouterr()
+    lab_train(f"run={tmp_path}/cut")
+    assert capsys.readouterr().err.count(f"warning: {last} is damaged") == 1
+    assert same(*(outcome(tmp_path / name) for name in ("whole", "cut")))
+
+
+def test_two_do_not_train_in_one_folder(tmp_path):
+    lab_train(f"run={tmp_path}/run", "trainer.max_epochs=1")
+    with resume.alone(tmp_path / "run"), pytest.raises(UserError, match="another process trains in it"):
+        train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
+
+
+def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr("lab.callbacks.last.requeue", lambda: calls.append("requeued"))
+    monkeypatch.chdir(tmp_path)
+    stopped(5, signal.SIGUSR1)
+    assert calls == ["requeued"]
+    (folder,) = (tmp_path / "logs/digits").glob("slurm-17_*")
+    lab_train()
+    assert json.loads((folder / "results.json").read_text())["status"] == "finished"
+    assert [path.name for path in (tmp_path / "logs/digits").iterdir()] == [folder.name]
+
+
+def test_fine_tuning_takes_the_weights_and_warm_starting_the_optimizer_too(tmp_path):
+    lab_train(f"run={tmp_path}/first", "trainer.max_epochs=1")
+    best = checkpoints.read(tmp_path / "first/best.ckpt")
+    tasks = {}
+    for key in ("finetune", "warm_start"):
+        cfg = config.compose("train", [*QUICK, f"{key}={tmp_path}/first"])
+        _, tasks[key] = train.parts(cfg, None)
+        name = "net.layers.1.weight"
+        assert tasks[key].state_dict()[name].equal(best["state_dict"][name])
+    assert tasks["finetune"].optimizer_state is None
+    moments = tasks["warm_start"].optimizer_state[0]["exp_avg"]
+    assert moments.equal(best["optimizer_states"][0]["state"][0]["exp_avg"])
+
+
+def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys):
+    lab_train(f"run={tmp_path}/first", "trainer.max_epochs=1")
+    shutil.rmtree(tmp_path / "second", ignore_errors=True)
+    cfg = config.compose("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
+    train.parts(cfg, None)
+    assert "new: " in capsys.readouterr().out
