@@ -222,6 +222,7 @@ def quiet() -> None:
         "Experiment logs directory .* exists",
         "Starting from v1.9.0, `tensorboardX`",
         "`ModelCheckpoint\\(monitor=.*could not find the monitored key",
+        "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler begins where it ended
         "You requested to overfit but enabled train dataloader shuffling",
     ):
         warnings.filterwarnings("ignore", noise)
