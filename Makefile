@@ -21,7 +21,7 @@ check: $(READY)
 mutants: $(READY)
 	$(BIN)/python tests/chaos/mutants.py
 
-# Every kill, signal, fault and full disk: twenty minutes.
+# Every kill, signal, fault and full disk.
 chaos: $(READY)
 	$(BIN)/python tests/chaos/kill.py
 
@@ -30,7 +30,7 @@ audit: $(READY)
 	@$(BIN)/uvx -q pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock || \
 		{ echo "audit: failed; it needs a network"; exit 1; }
 
-# Ratios to something measured in the same run, in bench/*.md. On a CPU: 15 minutes; the seed's accuracy: 40.
+# Ratios to something measured in the same run, in bench/*.md. On a CPU: 16 minutes; the seed's accuracy: an hour.
 bench: $(READY)
 	$(BIN)/python bench/bench.py cpu
 

@@ -35,7 +35,7 @@ class Guard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.scaled or finite(gradients):
+        if self.scaled or not gradients or finite(gradients):
             return
         if self.otherwise == "skip":
             self.num_skipped += 1
