@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
@@ -128,7 +127,7 @@ def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
     path = checkpoints.newest(folder)
     if path is None:
         return None, 0
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = checkpoints.read(path)
     checkpoints.check_weights(content["state_dict"], task, path)
     return path, content["last"]["batches_that_stepped"]
 
