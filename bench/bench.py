@@ -31,7 +31,7 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LAB_DATA", "~/.cache/lab")).expanduser()
 LAB, PYTHON = str(Path(sys.executable).with_name("lab")), sys.executable
-SMALL_SET = 6_000  # images; 4 and 16 times as many beside it
+SMALL_SET = 4_000  # images; 4 and 16 times as many beside it
 
 
 @dataclass
