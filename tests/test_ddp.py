@@ -4,11 +4,13 @@ import csv
 import json
 import os
 import re
+import subprocess
+import sys
 
 import lightning as L
 import pytest
 import torch
-from conftest import PLAIN
+from conftest import LAB, PLAIN
 
 from lab import allow, run
 from lab.config import quiet
@@ -109,3 +111,39 @@ def test_every_rank_of_a_sweeps_job_has_that_jobs_config(lab, recorder, tmp_path
         assert ranks[f"rank0_{rate}_3"]["weights"] == ranks[f"rank1_{rate}_3"]["weights"]
     folders = run_folders(tmp_path)
     assert sorted(run.load(folder)[0].optimizer.lr for folder in folders) == [0.001, 0.01]
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """`lab train` in two processes that torchrun starts."""
+
+    def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+        return subprocess.run(
+            [*command, str(LAB), "train", *QUICK, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        )
+
+    return torchrun
+
+
+def test_torchrun_s_processes_share_one_run(torchrun, trained, tmp_path):
+    result = torchrun("trainer=ddp_cpu", "seed=4", "log_dir=other")
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "other").glob("*/*")
+    assert folder.name.startswith("torchrun-"), "restarted, it would not find its folder"
+    assert result.stdout.count("test/acc ") == 1
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch_so_far"].__len__() == 2
+    results = json.loads((folder / "results.json").read_text())
+    assert results["status"] == "finished"
+
+
+def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):
+    for wrong, line in {
+        ("data=image_folder", "data.root=nowhere", "data.tiny=false"): "data.root: nowhere is not a folder",
+        ("trainer=cpu",): "error: trainer: it is for 1 process",
+    }.items():
+        result = torchrun(*wrong)
+        assert result.returncode
+        assert line in result.stderr
+        assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
+    assert not list(tmp_path.glob("logs/*/*/best.ckpt"))

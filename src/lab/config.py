@@ -223,6 +223,7 @@ def quiet() -> None:
         "Starting from v1.9.0, `tensorboardX`",
         "`ModelCheckpoint\\(monitor=.*could not find the monitored key",
         "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler begins where it ended
+        "It is recommended to use `self.log\\(.*sync_dist=True",  # the metrics are those of all processes already
         "You requested to overfit but enabled train dataloader shuffling",
     ):
         warnings.filterwarnings("ignore", noise)

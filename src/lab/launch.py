@@ -16,6 +16,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 
+from lab import external
 from lab.loopback import stay_on
 
 BEAT, SILENCE = 1.0, 30.0  # seconds between two signs of life, and without one before a process is given up
@@ -30,6 +31,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     Lightning would repeat the command line, which in a sweep is the whole sweep: each process would draw its own
     hyperparameters. Where torchrun or SLURM has started this process, it has started the others too.
     """
+    external.check_size(trainer.world_size)
     environ, num_threads = dict(os.environ), torch.get_num_threads()
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,13 +29,15 @@ MAY_CHANGE = (
 
 
 def place(cfg: DictConfig) -> Path | None:
-    """The folder that a run must have: the one it is given; in a SLURM job, the same when the job is started again."""
+    """The folder that a run must have: the one it is given; that of what SLURM or torchrun starts again."""
     if cfg.run is not None:
         return Path(cfg.run)
-    if job := slurm_job():
-        text = json.dumps(OmegaConf.to_container(cfg, resolve=False), sort_keys=True)
-        return Path(cfg.log_dir) / cfg.name / f"slurm-{job}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return None
+    job, rendezvous = slurm_job(), os.environ.get("TORCHELASTIC_RUN_ID", "none")  # torchrun's word for none
+    if job is None and rendezvous == "none":
+        return None
+    text = json.dumps(OmegaConf.to_container(cfg, resolve=False), sort_keys=True)
+    name = f"slurm-{job}" if job else f"torchrun-{rendezvous}"
+    return Path(cfg.log_dir) / cfg.name / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
-from lab import resume, run, seconds
+from lab import external, resume, run, seconds
 from lab.allow import read_config
 from lab.check import check
 from lab.config import freeze, quiet
@@ -22,35 +22,39 @@ def main(cfg: DictConfig) -> float:
     quiet()
     seconds.start()
     freeze(cfg)
-    folder = resume.place(cfg)
-    goes_on = folder is not None and (folder / CONFIG).exists()
-    if folder and goes_on:
-        cfg, changes = resume.merge(cfg, folder)
-        if (best := resume.finished(folder, changes)) is not None:
-            print(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
-            return best
-    check(cfg)
-    run.settle(cfg)
-    data, task = parts(cfg, folder)
-    if folder and goes_on:
-        resume.check_data(data, folder)
-    else:
-        folder = run.create(cfg, data.facts, folder)
-    with resume.alone(folder):
-        position = resume.position(folder, task)
-        if goes_on:
-            resume.record(cfg, changes, folder)
-        return train(cfg, data, task, folder, *position)
+    if external.meet(cfg.trainer.accelerator) > 0:
+        return join(external.announced_folder())
+    with external.announced() as announce:
+        folder = resume.place(cfg)
+        goes_on = folder is not None and (folder / CONFIG).exists()
+        if folder and goes_on:
+            cfg, changes = resume.merge(cfg, folder)
+            if (best := resume.finished(folder, changes)) is not None:
+                print(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
+                return best
+        check(cfg)
+        run.settle(cfg)
+        data, task = parts(cfg, folder)
+        if folder and goes_on:
+            resume.check_data(data, folder)
+        else:
+            folder = run.create(cfg, data.facts, folder)
+        with resume.alone(folder):
+            position = resume.position(folder, task)
+            if goes_on:
+                resume.record(cfg, changes, folder)
+            announce(folder)
+            return train(cfg, data, task, folder, *position)
 
 
 @stop.listen()
-def join(folder: str) -> None:
-    """`lab rank FOLDER`: what the other processes of a distributed run are started with: its frozen config."""
+def join(folder: str) -> float:
+    """What the other processes of a run do, with its frozen config; `lab rank FOLDER` is how lab starts them."""
     quiet()
     cfg = read_config(Path(folder))
     run.settle(cfg)
     data, task = parts(cfg, Path(folder))
-    train(cfg, data, task, Path(folder), *resume.position(Path(folder), task))
+    return train(cfg, data, task, Path(folder), *resume.position(Path(folder), task))
 
 
 def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule]:
