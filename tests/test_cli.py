@@ -99,7 +99,7 @@ def test_a_job_does_not_import_what_it_does_not_use():
     code = """
 import sys
 from lab import cli
-cli._import("lab.train")
+cli.import_heavy("lab.train")
 assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules and "sklearn" not in sys.modules
 from scipy import signal
 assert signal.windows.hamming(3)[1] == 1, "what was left out can still be had"

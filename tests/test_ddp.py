@@ -19,7 +19,7 @@ QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar
 
 
 def run_folders(tmp_path):
-    return [path for path in (tmp_path / "logs").glob("*/*") if path.is_dir() and path.parent.name != "sweeps"]
+    return [path.parent for path in (tmp_path / "logs").rglob("stamp.json")]
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,18 @@ def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):
         assert line in result.stderr
         assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
     assert not list(tmp_path.glob("logs/*/*/best.ckpt"))
+
+
+def test_processes_with_other_weights_do_not_train(lab, recorder, tmp_path):
+    wrong = (
+        "import torch\nimport lightning as L\n\nclass Wrong(L.Callback):\n"
+        "    def setup(self, trainer, task, stage):\n"
+        "        if trainer.global_rank == 1:\n"
+        "            next(task.parameters()).data.add_(1e-3)\n"
+    )
+    (recorder / "wrong.py").write_text(wrong)
+    (recorder / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('recorder', 'wrong')\n")
+    result = lab("train", *QUICK, "trainer=ddp_cpu", "+callbacks.wrong={_target_: wrong.Wrong}")
+    assert result.returncode == 1
+    assert "error: the weights of processes 0 and 1 differ" in result.stderr
+    assert not list(tmp_path.glob("logs/*/*/*.ckpt"))

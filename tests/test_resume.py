@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -169,8 +170,21 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(stopped, tm
 
 def test_two_do_not_train_in_one_folder(tmp_path):
     lab_train(f"run={tmp_path}/run", "trainer.max_epochs=1")
-    with resume.alone(tmp_path / "run"), pytest.raises(UserError, match="another process trains in it"):
+    fork = multiprocessing.get_context("fork")
+    held, done = fork.Event(), fork.Event()
+
+    def hold():
+        with resume.alone(tmp_path / "run"):
+            held.set()
+            done.wait(60)
+
+    other = fork.Process(target=hold)
+    other.start()
+    held.wait(60)
+    with pytest.raises(UserError, match="another process trains in it"):
         train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
+    done.set()
+    other.join()
 
 
 def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, monkeypatch):

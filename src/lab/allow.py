@@ -18,7 +18,15 @@ from lab import folder as folders
 from lab.config import fail, one_line, unknown
 
 # The modules whose own public classes and functions a config may call; `*` is one name. A fork adds its own here.
-MODULES = ("lab.callbacks.*", "lab.data.*", "lab.nets.*", "lab.tasks.*", "lab.optim")
+MODULES = (
+    "lab.callbacks.*",
+    "lab.data.*",
+    "lab.nets.*",
+    "lab.tasks.*",
+    "lab.optim",
+    "lab.sweep.grid",
+    "lab.sweep.study",
+)
 
 # The names under which it finds other packages' classes, and where those have to be defined. No more of torch: its
 # `load` and its `hub.load`, for two, execute what they are given.
@@ -27,6 +35,7 @@ CLASSES = {
     r"torch\.nn\.[A-Z]\w*": "torch.nn.modules.",
     r"lightning(\.pytorch)?\.Trainer": "lightning.pytorch.trainer.",
     r"lightning\.pytorch\.(callbacks|loggers|profilers|strategies)\.[A-Z]\w*": "lightning.pytorch.",
+    r"optuna\.(samplers|pruners)\.[A-Z]\w*": "optuna.",
     r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
     r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
 }

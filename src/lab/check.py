@@ -47,6 +47,7 @@ class Root:
     scheduler: Any
     trainer: Any
     logger: Any
+    sweep: Any
 
 
 @dataclass

@@ -3,7 +3,8 @@
 import gc
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -18,21 +19,36 @@ VERBS = {
 
 
 def main() -> None:
+    if code := exit_code(_main):
+        sys.exit(code)
+
+
+def _main() -> None:
     verb, *arguments = sys.argv[1:] or ["help"]
+    if verb in ("help", "--help", "-h"):
+        print(_usage())
+    elif verb == "-sc":
+        _complete(arguments)
+    elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
+        import_heavy("lab.train").join(*arguments)
+    else:
+        _run(verb, arguments)
+
+
+def exit_code(work: Callable[[], Any]) -> int:
+    """Do something. An error that is the user's is said in a line, any other with its traceback."""
     try:
-        if verb in ("help", "--help", "-h"):
-            print(_usage())
-        elif verb == "-sc":
-            _complete(arguments)
-        elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
-            _import("lab.train").join(*arguments)
-        else:
-            _run(verb, arguments)
+        work()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:
-        if not _is_users(error):
-            raise
-        print(error, file=sys.stderr)
-        sys.exit(_code(error))
+        error = _of_a_worker(error)
+        if _is_users(error):
+            print(_said(error), file=sys.stderr)
+            return _code(error)
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
@@ -44,7 +60,8 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
-    config.check_command_line(verb, arguments)
+    if config.check_command_line(verb, arguments) and verb == "train":
+        sys.exit(import_module("lab.sweep.main").main(arguments))
     _hydra_app(verb)
 
 
@@ -55,25 +72,18 @@ def _hydra_app(verb: str) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong; `main` says it
 
-    def job(cfg: Any) -> Any:
+    def job(cfg: Any) -> None:
         seconds.lap("compose")
-        try:
-            module = _import(f"lab.{verb}")
-            seconds.lap("import")
-            return module.main(cfg)
-        except Exception as error:
-            error = _of_a_worker(error)
-            if "-m" in sys.argv or "--multirun" in sys.argv or not _is_users(error):
-                raise
-            print(error, file=sys.stderr)  # here, before Hydra puts its own lines around it
-            sys.exit(_code(error))
-        finally:
-            seconds.restart()
+        module = import_heavy(f"lab.{verb}")
+        seconds.lap("import")
+        if code := exit_code(lambda: module.main(cfg)):  # said here, before Hydra puts its own lines around it
+            sys.exit(code)
+        seconds.restart()
 
     hydra.main(config_path=str(CONF), config_name=verb, version_base="1.3")(job)()
 
 
-def _import(name: str) -> ModuleType:
+def import_heavy(name: str) -> ModuleType:
     """Import what a job runs, a third faster: torchmetrics loads all of SciPy's signal processing to patch one name."""
     gc.disable()  # there is nothing to collect in modules that are being loaded
     signal = ModuleType("scipy.signal")
@@ -109,6 +119,14 @@ def _is_users(error: Exception) -> bool:
     if isinstance(error, InstantiationException):
         return False
     return isinstance(error, (UserError, HydraException, OmegaConfBaseException))
+
+
+def _said(error: Exception) -> str:
+    """Hydra's and OmegaConf's own errors take several lines."""
+    from lab.config import one_line
+    from lab.errors import UserError
+
+    return str(error) if isinstance(error, UserError) else f"error: {one_line(error)}"
 
 
 def _code(error: Exception) -> int:

@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, latest, read_json
 
-HYDRAS = ("hydra.verbose", "hydra.sweep.dir")  # what may be set of Hydra's own: with the rest it can run anything
+HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel's, or a checkout's
@@ -86,8 +86,11 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     return [*began, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
 
 
-def check_command_line(verb: str, arguments: Sequence[str]) -> None:
+def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     """Refuse overrides that name what is not there, all of them at once.
+
+    Returns:
+        Whether it is a sweep.
 
     Raises:
         UserError: a line for each problem, with the nearest name.
@@ -98,7 +101,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
     if args.config_name or args.config_path or args.config_dir or args.experimental_rerun:
         fail(["--config-name, --config-path, --config-dir, --experimental-rerun: configs come from conf/ alone"])
     if args.hydra_help or args.shell_completion:
-        return
+        return False
     if sum(map(bool, (args.multirun, args.cfg, args.info))) > 1:
         fail(["--multirun, --cfg, --info: one at a time"])
     runs = not (args.help or args.cfg or args.info)
@@ -117,12 +120,13 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> None:
             raise UserError(_experiments())
         problems += _unknown_names(verb, overrides, args.multirun)
         if runs and not problems:
-            cfg = hydra_compose(verb, [_single(o) for o in overrides])
+            cfg = hydra_compose(verb, [single(o) for o in overrides])
             problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
             if not problems and verb != "train":
                 check_finished(Path(cfg.run))
     if problems:
         fail(problems)
+    return runs and bool(args.multirun)
 
 
 def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> Iterator[str]:
@@ -145,7 +149,7 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
             if not wrong:
                 sound.append(override)
     try:
-        cfg = hydra_compose(verb, [_single(o) for o in sound])
+        cfg = hydra_compose(verb, [single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
         yield one_line(error)
         return
@@ -157,7 +161,7 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
             else:
                 sound.append(override)
     try:
-        hydra_compose(verb, [_single(o) for o in sound])
+        hydra_compose(verb, [single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
         yield one_line(error)
 
@@ -174,11 +178,13 @@ def _values(override: Override) -> list[str]:
     return [str(option) for option in (value if isinstance(value, list) else [value]) if option is not None]
 
 
-def _single(override: Override) -> str:
+def single(override: Override) -> str:
     """An override as it stands in one job; the first, of a sweep's."""
     if not override.is_sweep_override() or override.key_or_group.startswith("hydra"):
         return str(override.input_line)
-    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    value = override.value()
+    first = value.start if isinstance(value, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+    return f"{override.get_key_element()}={first}"
 
 
 def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None:
@@ -224,6 +230,7 @@ def quiet() -> None:
         "`ModelCheckpoint\\(monitor=.*could not find the monitored key",
         "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler begins where it ended
         "It is recommended to use `self.log\\(.*sync_dist=True",  # the metrics are those of all processes already
+        "The `srun` command is available on your system",  # which is no reason to use it
         "You requested to overfit but enabled train dataloader shuffling",
     ):
         warnings.filterwarnings("ignore", noise)

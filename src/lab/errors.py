@@ -1,4 +1,4 @@
-"""The two kinds of error that are said in a line, without a traceback."""
+"""The kinds of error that are said in a line, without a traceback."""
 
 
 class UserError(Exception):
@@ -13,3 +13,13 @@ class UserError(Exception):
 
 class RunError(UserError):
     """A run that was right to start could not go on: its numbers, its disk, its processes. Exit code 1."""
+
+
+PRUNED = 75  # an exit code
+
+
+class Pruned(SystemExit):
+    """A sweep has ended this run early: it was not worth its end."""
+
+    def __init__(self) -> None:
+        super().__init__(PRUNED)

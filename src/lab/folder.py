@@ -37,7 +37,8 @@ def latest(log_dir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    stamps = sorted(log_dir.glob(f"*/*/{STAMP}"), key=lambda path: path.stat().st_mtime)
+    stamps = [*log_dir.glob(f"*/*/{STAMP}"), *log_dir.glob(f"*/*/*/{STAMP}")]  # of single runs, and of sweeps'
+    stamps.sort(key=lambda path: path.stat().st_mtime)
     if not stamps:
         raise UserError(f"error: run=latest: there is no run in {log_dir}.")
     return stamps[-1].parent
@@ -63,12 +64,17 @@ def read_config(folder: Path) -> Any:
         UserError: it is no whole one.
     """
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import GrammarParseError
+    from omegaconf.grammar_parser import parse
     from yaml import YAMLError
 
     path = folder / CONFIG
     try:
         cfg = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError) as error:
+        for line in path.read_text().splitlines():
+            if "${" in line:
+                parse(line)  # what is cut inside a reference is YAML still
+    except (OSError, ValueError, YAMLError, GrammarParseError) as error:
         raise UserError(f"error: {path} is damaged: it can't be read ({' '.join(str(error).split())}).") from error
     return _with(path, cfg if isinstance(cfg, DictConfig) else None, PARTS)
 

@@ -112,7 +112,7 @@ def _watch(lines: dict[socket.socket, int], end: Callable[[int], tuple[int | Non
                 with contextlib.suppress(OSError):
                     line.send(b".", socket.MSG_DONTWAIT)
             for line in ready:
-                if line.recv(4096):
+                if _sign(line):
                     heard[line] = now
                 elif (ended := end(pid := lines.pop(line)))[0] != 0 and not _finished.is_set():
                     _give_up(lines, pid, *ended)
@@ -124,6 +124,14 @@ def _watch(lines: dict[socket.socket, int], end: Callable[[int], tuple[int | Non
 
     _finished.clear()
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _sign(line: socket.socket) -> bool:
+    """Whether there is one; there is none from a process that is gone."""
+    try:
+        return bool(line.recv(4096))
+    except ConnectionResetError:
+        return False
 
 
 def _give_up(lines: dict[socket.socket, int], pid: int, code: int | None, name: str) -> None:

@@ -1,9 +1,11 @@
 """Where a run lives, whether it goes on from what is there, and what it starts from."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -108,12 +110,22 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with open(folder / ".lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: the workers of a killed run don't have it
         except OSError as error:
             raise UserError(f"error: {folder}: another process trains in it.") from error
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
+
+
+def wait_for(folder: Path, patience: float = 30.0) -> None:
+    """Wait until nobody trains in a folder, who may be saving; but not for ever."""
+    end = time.monotonic() + patience
+    while (folder / ".lock").exists() and time.monotonic() < end:
+        with open(folder / ".lock", "r+") as lock, contextlib.suppress(OSError):
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.2)
 
 
 def has_begun(folder: Path | None) -> bool:

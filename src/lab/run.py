@@ -27,14 +27,16 @@ from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
+from lab.callbacks.parity import Parity
 from lab.callbacks.progress import ProgressBar
+from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
 from lab.check import parameters
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, overrides, unknown
 from lab.data.base import Data
-from lab.errors import RunError
+from lab.errors import Pruned, RunError
 from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
 from lab.loggers import Metrics, forgiving
 from lab.stamp import stamp
@@ -96,11 +98,14 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         LearningRateMonitor(),
         Timer(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
+        Parity(cfg),
     ]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar())
     if cfg.early_stopping is not None:
         callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
+    if TRIAL in os.environ:
+        callbacks.append(Pruning(metric))
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
     purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
@@ -139,13 +144,12 @@ def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
     """A new run folder: the one asked for, or <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
     folder = folder or _unused(Path(cfg.log_dir) / cfg.name)
     folder.mkdir(parents=True, exist_ok=True)
-    frozen = cfg.copy()
-    frozen.run = None
+    cfg.run = None
     if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
-        frozen.data.root = str(Path(cfg.data.root).expanduser().absolute())
+        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     write_json(folder / FACTS, asdict(facts))
     write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
-    write_config(folder, frozen)  # last: a folder that has it is a run
+    write_config(folder, cfg)  # last: a folder that has it is a run
     return folder
 
 
@@ -180,8 +184,8 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     save("running")
     try:
         yield results
-    except SystemExit:  # asked for: see `Stop`
-        save("interrupted")
+    except SystemExit as error:  # asked for: see `Stop`
+        save("pruned" if isinstance(error, Pruned) else "interrupted")
         raise
     except BaseException as error:
         results["error"] = f"{type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> float:
     quiet()
     seconds.start()
     freeze(cfg)
+    cfg.sweep = None  # it has chosen this job
     if external.meet(cfg.trainer.accelerator) > 0:
         return join(external.announced_folder())
     with external.announced() as announce:

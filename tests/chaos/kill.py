@@ -36,7 +36,7 @@ from lab import cli, config
 from lab.data import tiny
 from lab.errors import RunError
 
-cli._import("lab.train")
+cli.import_heavy("lab.train")
 from lab import checkpoints, resume  # noqa: E402
 from lab import run as lab_run  # noqa: E402
 from lab.train import main as lab_train  # noqa: E402

@@ -1,0 +1,39 @@
+import hashlib
+import json
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from lab.errors import RunError
+
+
+class Parity(Callback):
+    """Ends a run whose processes do not all have the same config and the same weights to begin with.
+
+    Without it they would train together what none of them was asked for: DDP averages gradients, whatever the rates.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.config: Any = OmegaConf.to_container(cfg, resolve=False)
+
+    def setup(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
+        """Later the first process gives the others its weights."""
+        if trainer.world_size == 1 or stage != "fit":
+            return
+        own = {"configs": json.dumps(self.config, sort_keys=True), "weights": checksum(task)}
+        every: list[dict[str, str]] = [{}] * trainer.world_size
+        torch.distributed.all_gather_object(every, own)
+        for what in own:
+            if wrong := [rank for rank, theirs in enumerate(every) if theirs[what] != every[0][what]]:
+                raise RunError(f"error: the {what} of processes 0 and {wrong[0]} differ; they would train neither's.")
+
+
+def checksum(task: LightningModule) -> str:
+    """SHA-256 of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in task.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""What a sweep shows: its jobs while they run, and a table of what came of them."""
+
+import csv
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lab.sweep.pool import Job, Task
+
+COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
+ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")
+
+
+class Board:
+    """The jobs, by number.
+
+    Args:
+        place: the sweep's folder.
+        varied: the keys that differ between jobs.
+        cfg: the first job's config.
+    """
+
+    def __init__(self, place: Path, varied: set[str], cfg: DictConfig) -> None:
+        self.place, self.varied, self.metric, self.mode = place, varied, cfg.monitor.metric, cfg.monitor.mode
+        self.num_epochs = cfg.trainer.max_epochs or 0
+        self.jobs: dict[int, Job] = {}
+        self.num_lines = 0  # drawn, to be drawn over
+
+    def add(self, task: Task) -> Job:
+        folder = self.place / f"{task.number:03d}"
+        self.jobs[task.number] = job = Job(task.number, task.overrides, folder, task.environ)
+        return job
+
+    def label(self, job: Job) -> str:
+        """The overrides that make the job differ from the others."""
+        return " ".join(word for word in job.overrides if word.partition("=")[0] in self.varied)
+
+    def ended(self, job: Job) -> None:
+        self._erase()
+        print(self._line(job), flush=True)
+
+    def show(self, running: Sequence[Job]) -> None:
+        """The running jobs, drawn over what was drawn before."""
+        if not sys.stdout.isatty():
+            return
+        self._erase()
+        for job in running:
+            epoch, score = progress(job.folder, self.metric)
+            share = epoch / self.num_epochs if self.num_epochs > 0 else 0
+            passed = time.monotonic() - job.started
+            left = f"{passed / share - passed:.0f} s left" if share else ""
+            words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left)
+            print("  ".join([*words, self.label(job)])[:COLUMNS])
+        self.num_lines = len(running)
+        sys.stdout.flush()
+
+    def _erase(self) -> None:
+        if self.num_lines:
+            print(f"\x1b[{self.num_lines}A\x1b[J", end="")
+        self.num_lines = 0
+
+    def _line(self, job: Job) -> str:
+        score = "" if job.value is None else f"{job.value:.4f}"
+        seconds = f"{job.ended - job.started:.0f} s" if job.ended else ""
+        return f"{job.number:>4}  {job.status:<9} {score:>8} {seconds:>7}  {self.label(job)}  {job.why}".rstrip()
+
+    def table(self) -> str:
+        """All jobs, the best first."""
+        sign = -1 if self.mode == "max" else 1
+
+        def order(job: Job) -> tuple[int, float, int]:
+            return ORDER.index(job.status), sign * job.value if job.value is not None else 0.0, job.number
+
+        jobs = sorted(self.jobs.values(), key=order)
+        counts = ", ".join(f"{n} {s}" for s in ORDER if (n := sum(job.status == s for job in jobs)))
+        head = f"{'job':>4}  {'status':<9} {self.metric:>8} {'time':>7}"
+        return "\n".join(["", head, *map(self._line, jobs), "", f"{self.place}: {counts}"])
+
+
+def progress(folder: Path, metric: str) -> tuple[int, str]:
+    """The epochs that a run has had, and its last score."""
+    try:
+        with open(folder / "metrics.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get(metric)]
+    except OSError:
+        rows = []
+    return (int(float(rows[-1]["epoch"])) + 1, f"{float(rows[-1][metric]):.4f}") if rows else (0, "")

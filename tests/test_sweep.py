@@ -1,0 +1,156 @@
+"""Sweeps: jobs that do not touch each other, and a search that loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import optuna
+import pytest
+from conftest import LAB, TINY
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from lab import checkpoints
+from lab.errors import UserError
+from lab.sweep import main as sweep
+from lab.sweep.grid import Grid
+from lab.sweep.pool import Job, Pool
+from lab.sweep.study import distribution, open_storage
+
+SWEEP = ["-m", "experiment=digits", *TINY.split()]
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """A callback that breaks the jobs of some seeds, each in its way."""
+    (tmp_path / "faults.py").write_text(
+        """
+import os, signal
+import lightning as L
+
+class Fault(L.Callback):
+    def on_train_start(self, trainer, task):
+        match trainer.datamodule.seed:
+            case 1:
+                raise RuntimeError("it broke")
+            case 3:
+                bytearray(1 << 46)
+            case 5:
+                next(task.parameters()).data.fill_(float("nan"))
+            case 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    (tmp_path / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('faults',)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("faults")
+def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, tmp_path):
+    words = [*SWEEP, "sweep.name=eight", "sweep.jobs=2"]
+    result = lab("train", *words, "seed=range(0,8)", "+callbacks.fault={_target_: faults.Fault}")
+    assert result.returncode == 1, result.stderr
+    table = result.stdout.partition("job ")[2]
+    for seed, why in {1: "it broke", 3: "MemoryError", 5: "the gradient is nan", 7: "killed by SIGKILL"}.items():
+        (line,) = (line for line in table.splitlines() if f"seed={seed}" in line)
+        assert "failed" in line
+        assert why in line
+    assert "4 finished, 4 failed" in table
+    place = tmp_path / "logs/digits/eight"
+    results = [json.loads((place / f"{n:03d}/results.json").read_text()) for n in (0, 2, 4, 6)]
+    assert len({result["best"]["value"] for result in results}) > 1, "the jobs are not those of the seeds"
+    assert not list(place.rglob("*.tmp"))
+
+    before = (place / "000/results.json").stat().st_mtime_ns
+    again = lab("train", "-m", "experiment=digits", "sweep.name=eight", "sweep.jobs=2")
+    assert "4 finished, 4 failed" in again.stdout, again.stderr
+    assert (place / "000/results.json").stat().st_mtime_ns == before, "a finished run was run again"
+    changed = lab("train", "-m", "experiment=digits", "sweep.name=eight", "seed=1,2")
+    assert changed.returncode == 2
+    assert "seed=1,2" in changed.stderr
+    assert "name a new sweep" in changed.stderr
+
+
+def test_a_killed_study_goes_on_and_has_exactly_its_trials(lab, tmp_path):
+    words = [*SWEEP, "sweep=optuna", "sweep.trials=5", "sweep.name=study", "sweep.jobs=2", "net=mlp"]
+    words += ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "net.widths=[8],[4]", "trainer.max_epochs=30"]
+    place = tmp_path / "logs/digits/study"
+    for _ in range(2):
+        driver = subprocess.Popen([str(LAB), "train", *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        there, end = len(list(place.glob("*/last.ckpt"))), time.monotonic() + 90
+        while len(list(place.glob("*/last.ckpt"))) < there + 1 and time.monotonic() < end:
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    result = lab("train", *words)
+    assert result.returncode == 0, result.stderr
+    study = optuna.load_study(study_name="study", storage=open_storage(f"journal:{place}/study.log"))
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5
+    assert len({str(trial.params) for trial in study.trials}) == 5
+    for trial in study.trials:
+        folder = place / f"{trial.number:03d}"
+        assert json.loads((folder / "results.json").read_text())["best"]["value"] == trial.value
+        assert checkpoints.read(folder / "last.ckpt")["epoch"] == 30
+    assert "best: val/acc" in result.stdout
+    assert (place / "history.png").stat().st_size > 10_000
+
+
+def test_a_hopeless_trial_is_pruned(lab, tmp_path):
+    result = lab(
+        "train", *SWEEP, "sweep=optuna", "sweep.trials=4", "sweep.name=pruned", "trainer.max_epochs=6", "net.widths=[64]",
+        "sweep.pruner._target_=optuna.pruners.ThresholdPruner", "+sweep.pruner.lower=0.3", "+sweep.pruner.n_warmup_steps=8",
+        "optimizer.lr=choice(1e-9,0.03)", "sweep.sampler.seed=1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    study = optuna.load_study(
+        study_name="pruned", storage=open_storage(f"journal:{tmp_path}/logs/digits/pruned/study.log")
+    )
+    states = {str(trial.params["optimizer.lr"]): trial.state for trial in study.trials}
+    assert states == {"1e-09": TrialState.PRUNED, "0.03": TrialState.COMPLETE}
+    assert "pruned" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    {
+        "a=1,2,x": CategoricalDistribution([1, 2, "x"]),
+        "a=choice(true,0.5)": CategoricalDistribution([True, 0.5]),
+        "a=[1,2],[3]": CategoricalDistribution(["[1, 2]", "[3]"]),
+        "a=range(1,6,2)": IntDistribution(1, 5, step=2),
+        "a=int(interval(1,8))": IntDistribution(1, 8),
+        "a=interval(0.1,1)": FloatDistribution(0.1, 1.0),
+        "a=tag(log,interval(1e-4,1e-1))": FloatDistribution(1e-4, 1e-1, log=True),
+        "a=tag(log,int(interval(1,64)))": IntDistribution(1, 64, log=True),
+    }.items(),
+)  # fmt: skip
+def test_the_space_is_hydras(word, expected):
+    assert distribution(*sweep.parsed([word])) == expected
+
+
+def test_a_grid_refuses_what_has_no_values():
+    with pytest.raises(UserError, match="sweep=optuna"):
+        Grid(sweep.parsed(["a=interval(0,1)"]))
+
+
+def test_a_job_has_its_share_of_the_machine_and_takes_all_it_started_with_it(tmp_path):
+    def work(job):
+        (tmp_path / f"{job.number}.cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+        subprocess.Popen(["sleep", "1000"])
+        return 0
+
+    pool = Pool(work, 2, num_gpus=4)
+    assert pool.gpus == [["0", "2"], ["1", "3"]]
+    for number in range(2):
+        pool.start(Job(number, [], tmp_path / str(number)))
+    assert not pool.has_room()
+    groups = [job.pid for job in pool.running]
+    assert {pool.wait(20).status, pool.wait(20).status} == {"finished"}
+    shares = [set(json.loads((tmp_path / f"{number}.cores").read_text())) for number in range(2)]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert not shares[0] & shares[1]
+    time.sleep(0.1)
+    states = subprocess.run(["ps", "-e", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    left = [line for line in states.splitlines() if int(line.split()[0]) in groups and "Z" not in line]
+    assert not left
