@@ -99,9 +99,9 @@ def test_a_killed_study_goes_on_and_has_exactly_its_trials(lab, tmp_path):
 
 def test_a_hopeless_trial_is_pruned(lab, tmp_path):
     result = lab(
-        "train", *SWEEP, "sweep=optuna", "sweep.trials=4", "sweep.name=pruned", "trainer.max_epochs=6", "net.widths=[64]",
-        "sweep.pruner._target_=optuna.pruners.ThresholdPruner", "+sweep.pruner.lower=0.3", "+sweep.pruner.n_warmup_steps=8",
-        "optimizer.lr=choice(1e-9,0.03)", "sweep.sampler.seed=1",
+        "train", *SWEEP, "sweep=optuna", "sweep.trials=4", "sweep.name=pruned", "sweep.sampler.seed=1",
+        "sweep.pruner._target_=optuna.pruners.ThresholdPruner", "+sweep.pruner.lower=0.3",
+        "+sweep.pruner.n_warmup_steps=8", "trainer.max_epochs=6", "net.widths=[64]", "optimizer.lr=choice(1e-9,0.03)",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     study = optuna.load_study(
