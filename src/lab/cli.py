@@ -16,6 +16,7 @@ VERBS = {
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run",
 }
+RUNS = "the runs there are, as a table; compare, rerun, archive them"
 
 
 def main() -> None:
@@ -29,6 +30,8 @@ def _main() -> None:
         print(_usage())
     elif verb == "-sc":
         _complete(arguments)
+    elif verb == "runs":
+        import_module("lab.runs.main").main(arguments)
     elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
         import_heavy("lab.train").join(*arguments)
     else:
@@ -55,7 +58,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
 
     if verb not in VERBS:
-        config.fail([config.unknown("verb", verb, VERBS)])
+        config.fail([config.unknown("verb", verb, [*VERBS, "runs"])])
     arguments = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)  # Hydra wants flags last
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
@@ -149,7 +152,7 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  lab {verb:<9} {does}" for verb, does in VERBS.items())
+    verbs = "\n".join(f"  lab {verb:<9} {does}" for verb, does in (VERBS | {"runs": RUNS}).items())
     return f"""{verbs}
 
   lab train                        the experiments

@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
@@ -19,6 +20,8 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {
         "command": shlex.join(["lab", "train", *overrides]),
         "overrides": list(overrides),
+        "began": time.time(),
+        "host": platform.node(),
         "git": _git(folder / "git.diff"),
         "python": platform.python_version(),
         "packages": dict(sorted((d.name, d.version) for d in distributions())),

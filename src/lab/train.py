@@ -77,9 +77,10 @@ def train(
     if trainer.is_global_zero:
         print(opening(trainer, folder, step))
     with run.recorded(folder, trainer) as results, processes(trainer, "rank", str(folder)):
+        results["parameters"] = sum(p.numel() for p in task.parameters())
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
-        results["best"] = {"metric": cfg.monitor.metric, "value": best}
+        results["best"] = {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode, "value": best}
         run.restore(task, folder)
         results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
