@@ -38,8 +38,8 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
     words = shlex.split(command.partition("  ")[0])[1:]
     if "PATH" in command:
         shutil.copytree(tiny.image_folder(), tmp_path / "images")
-    if "…" in command or "latest" in command:
-        folder = trained("experiment=digits", "data.tiny=true", "debug=two_batches")
+    if "…" in command or "latest" in command or words[0] == "runs":
+        folder = trained("experiment=digits", "net=mlp", "data.tiny=true", "debug=two_batches")
         words = [word.replace("logs/digits/…", str(folder)) for word in words]
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
