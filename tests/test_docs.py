@@ -38,8 +38,9 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
     words = shlex.split(command.partition("  ")[0])[1:]
     if "PATH" in command:
         shutil.copytree(tiny.image_folder(), tmp_path / "images")
-    if "…" in command or "latest" in command or words[0] == "runs":
-        folder = trained("experiment=digits", "net=mlp", "data.tiny=true", "debug=two_batches")
+    if "…" in command or "latest" in command or words[:1] == ["runs"]:
+        net = "net=mlp" if words[:1] == ["runs"] else "net=cnn"  # which `where net=mlp` means
+        folder = trained("experiment=digits", net, "data.tiny=true", "debug=two_batches")
         words = [word.replace("logs/digits/…", str(folder)) for word in words]
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
