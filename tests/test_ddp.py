@@ -126,7 +126,7 @@ def torchrun(tmp_path):
     return torchrun
 
 
-def test_torchrun_s_processes_share_one_run(torchrun, trained, tmp_path):
+def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
     result = torchrun("trainer=ddp_cpu", "seed=4", "log_dir=other")
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "other").glob("*/*")

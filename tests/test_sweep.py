@@ -9,6 +9,7 @@ import time
 import optuna
 import pytest
 from conftest import LAB, TINY
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -17,7 +18,7 @@ from lab.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
 from lab.sweep.pool import Job, Pool
-from lab.sweep.study import distribution, open_storage
+from lab.sweep.study import Study, distribution, open_storage
 
 SWEEP = ["-m", "experiment=digits", *TINY.split()]
 
@@ -116,6 +117,7 @@ def test_a_hopeless_trial_is_pruned(lab, tmp_path):
     ("word", "expected"),
     {
         "a=1,2,x": CategoricalDistribution([1, 2, "x"]),
+        "a=null,0.5,'1'": CategoricalDistribution(["null", 0.5, "'1'"]),
         "a=choice(true,0.5)": CategoricalDistribution([True, 0.5]),
         "a=[1,2],[3]": CategoricalDistribution(["[1, 2]", "[3]"]),
         "a=range(1,6,2)": IntDistribution(1, 5, step=2),
@@ -131,7 +133,48 @@ def test_the_space_is_hydras(word, expected):
 
 def test_a_grid_refuses_what_has_no_values():
     with pytest.raises(UserError, match="sweep=optuna"):
-        Grid(sweep.parsed(["a=interval(0,1)"]))
+        Grid(overrides=sweep.parsed(["a=interval(0,1)"]), place=None, monitor=None)
+
+
+WRONG = {
+    "sweep.jobs=0": "sweep.jobs=0: should be greater than 0",
+    "sweep.jobs=two": "sweep.jobs=two: ",
+    "optimizer.lr=interval(0,1)": "sweep=optuna draws them",
+    "sweep=optuna": "say what to search",
+    "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
+    "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "no study can be opened",
+    "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_mistake_is_said_in_a_line_and_takes_no_name(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        sweep.main(["-m", "experiment=digits", "sweep.name=1", *words.split()])
+    assert WRONG[words] in str(error.value)
+    assert not list(tmp_path.glob("logs/digits/*"))
+
+
+def test_torchrun_does_not_start_sweeps(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start a sweep without them"):
+        sweep.main(["-m", "experiment=digits", "seed=1,2"])
+
+
+def test_a_trial_that_was_cut_short_while_it_was_asked_has_the_whole_space(tmp_path):
+    words = sweep.parsed(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
+    arguments = {"overrides": words, "place": tmp_path, "monitor": OmegaConf.create({"metric": "a", "mode": "max"})}
+    sampler, pruner = (
+        OmegaConf.create({"_target_": f"optuna.{n}"}) for n in ("samplers.TPESampler", "pruners.NopPruner")
+    )
+    study = Study(trials=2, sampler=sampler, pruner=pruner, **arguments)
+    study.study.ask()
+    assert study.next().number == 0
+    assert len(study.next().overrides) == 3
+    assert study.next() is None
+    assert all(len(trial.params) == 2 for trial in study.study.trials)
 
 
 def test_a_job_has_its_share_of_the_machine_and_takes_all_it_started_with_it(tmp_path):

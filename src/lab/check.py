@@ -3,7 +3,7 @@
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -72,7 +72,7 @@ def check(cfg: DictConfig) -> None:
             problems.append(f"{key}._target_={target}: {one_line(error)}")
             continue
         facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
-        problems += _wrong_arguments(key, function, node, facts)
+        problems += wrong_arguments(key, function, node, facts)
     problems += _unwritable(Path(cfg.log_dir))
     problems += _without_a_best(cfg)
     if cfg.finetune and cfg.warm_start:
@@ -131,7 +131,8 @@ def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
         yield from walk(key, tree[key], raw[key])
 
 
-def _wrong_arguments(key: str, function: Callable[..., Any], node: dict[str, Any], facts: set[str]) -> Iterator[str]:
+def wrong_arguments(key: str, function: Callable[..., Any], node: Any, facts: Collection[str] = ()) -> Iterator[str]:
+    """What of a call's arguments does not fit its signature; `facts` are given to it otherwise."""
     takes, takes_any = parameters(function)
     given = {name: value for name, value in node.items() if not (name.startswith("_") and name.endswith("_"))}
     dot, colon = (f"{key}.", f"{key}: ") if key else ("", "")
@@ -141,7 +142,7 @@ def _wrong_arguments(key: str, function: Callable[..., Any], node: dict[str, Any
         elif not takes_any:
             yield colon + unknown("argument" if "_target_" in node else "key", name, takes)
     if not node.get("_partial_"):
-        supplied = facts | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
+        supplied = {*facts} | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
         own = inspect.signature(function).parameters.values()
         needed = [p.name for p in own if p.kind in NAMED and p.default is p.empty and p.name not in supplied]
         yield from (f"{dot}{name}: {function.__qualname__} needs it" for name in needed)

@@ -59,7 +59,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, "runs"])])
-    arguments = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)  # Hydra wants flags last
+    arguments = sorted(arguments, key=lambda word: word[0] == "-" or not ("=" in word or word[0] == "~"))  # flags last
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
@@ -144,7 +144,7 @@ def _complete(arguments: Sequence[str]) -> None:
     _, _, rest = line.strip().partition(" ")
     verb, space, rest = rest.lstrip().partition(" ")
     if arguments[0].startswith("query=") and (verb not in VERBS or (not space and not line.endswith(" "))):
-        print(*(v for v in VERBS if v.startswith(verb)))
+        print(*(v for v in [*VERBS, "runs"] if v.startswith(verb)))
         return
     os.environ["COMP_LINE"] = f"lab {rest}"
     sys.argv[1:] = ["-sc", *arguments]

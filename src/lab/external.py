@@ -6,11 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from lab.config import fail
 from lab.errors import UserError
 
 
@@ -19,8 +16,6 @@ def meet(accelerator: str) -> int:
     environment = _environment()
     if environment is None or environment.world_size() == 1:
         return 0
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        fail(["--multirun: torchrun or srun started several processes for one run; start a sweep without them"])
     os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
     backend = "gloo" if accelerator == "cpu" or not torch.cuda.is_available() else "cpu:gloo,cuda:nccl"
     torch.distributed.init_process_group(  # Lightning finds it done

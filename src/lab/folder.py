@@ -38,6 +38,9 @@ def latest(log_dir: Path) -> Path:
         UserError: there is none.
     """
     stamps = [*log_dir.glob(f"*/*/{STAMP}"), *log_dir.glob(f"*/*/*/{STAMP}")]  # of single runs, and of sweeps'
+    stamps = [
+        path for path in stamps if not any(part[0] == "." for part in path.relative_to(log_dir).parts)
+    ]  # archived
     stamps.sort(key=lambda path: path.stat().st_mtime)
     if not stamps:
         raise UserError(f"error: run=latest: there is no run in {log_dir}.")

@@ -17,6 +17,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from lab import external
+from lab.errors import PRUNED
 from lab.loopback import stay_on
 
 BEAT, SILENCE = 1.0, 30.0  # seconds between two signs of life, and without one before a process is given up
@@ -138,7 +139,7 @@ def _give_up(lines: dict[socket.socket, int], pid: int, code: int | None, name: 
     for other in lines.values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(other, signal.SIGKILL)
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # it was asked to stop
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, PRUNED):  # it was asked to stop
         os._exit(code)
     how = "" if code is None else f" (exit code {128 - code if code < 0 else code})"
     print(f"error: {name} ended{how}, and all the others with it. run=FOLDER goes on.", file=sys.stderr, flush=True)

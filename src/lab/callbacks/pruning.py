@@ -31,6 +31,8 @@ class Pruning(Callback):
             self.trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         prune = False
         if self.trial is not None and self.metric in trainer.callback_metrics:
             self.trial.report(trainer.callback_metrics[self.metric].item(), trainer.global_step)

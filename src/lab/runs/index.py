@@ -46,14 +46,16 @@ def read(logs: Path) -> list[Run]:
     index: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         index = json.loads((logs / INDEX).read_text())
+    if not isinstance(index, dict):
+        index = {}
     fresh: dict[str, Any] = {}
     runs = []
     for key, changed in _folders(logs, "", index):
-        known = index.get(key)
-        if known is None or known["changed"] != changed:
-            known = {"changed": changed, "run": asdict(_read(key, logs / key))}
-        fresh[key] = known
-        run = Run(**known["run"])
+        run = None
+        with contextlib.suppress(KeyError, TypeError):  # not there, or another version's
+            run = Run(**index[key]["run"]) if index[key]["changed"] == changed else None
+        run = run or _read(key, logs / key)
+        fresh[key] = {"changed": changed, "run": asdict(run)}
         if run.status == "running" and not _is_held(logs / key):
             run.status = "killed"
         runs.append(run)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"error: unknown option {unknown[0]}.\n{HELP}")
     if not args.log_dir.is_dir():
         raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it, or --log-dir says another.")
-    below = [str(Path(w).relative_to(args.log_dir)) if Path(w).is_relative_to(args.log_dir) else w for w in args.words]
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
+    below = [_below(word, args.log_dir) for word in args.words]
     runs = read(args.log_dir)
     if action == "compare":
         compare(runs, below, args)
@@ -63,6 +66,14 @@ def main(arguments: Sequence[str]) -> None:
     if not found:
         raise UserError(f"error: no run in {args.log_dir} is meant by that; there are {len(runs)}.")
     {"list": table, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](found, args)
+
+
+def _below(word: str, logs: Path) -> str:
+    """A run as it is called below the logs, however it was given."""
+    for root in (logs, logs.absolute()):
+        if Path(word).is_relative_to(root):
+            return str(Path(word).relative_to(root))
+    return word
 
 
 def options(words: Sequence[str]) -> Iterator[str]:
@@ -160,7 +171,10 @@ def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> 
         a, b = ([run.value(name) for run in side] for side in sides)
         rows.append({"": name, words[0]: spread(a), words[1]: spread(b)})
     print(FORMATS[args.format](rows))
-    seeds = [{run.overrides.get("seed", "0"): run for run in side} for side in sides]
+    seeds = [{read_config(args.log_dir / run.folder).get("seed"): run for run in side} for side in sides]
+    if many := [w for w, side, by_seed in zip(words, sides, seeds, strict=True) if len(side) > len(by_seed)]:
+        print(f"{many[0]} has several runs of one seed: say which, with where, to have them paired.")
+        return
     pairs = [(seeds[0][seed], seeds[1][seed]) for seed in seeds[0] if seed in seeds[1]]
     if len(pairs) > 1:
         for name in shared:
@@ -200,7 +214,11 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     from lab import cli
 
     old = args.log_dir / runs[0].folder
-    overrides = [w for w in read_json(old / STAMP, "overrides")["overrides"] if w.partition("=")[0] != "run"]
+    stamp, cfg = read_json(old / STAMP, "overrides"), read_config(old)
+    changes = {key: value for resumed in stamp.get("resumed", []) for key, value in resumed["changes"].items()}
+    changes |= {"data.root": cfg.data.root} if "root" in cfg.data and cfg.data.root else {}  # from wherever it began
+    overrides = [w for w in stamp["overrides"] if w.partition("=")[0] not in ("run", *changes)]
+    overrides += [f"{key}={'null' if value is None else value}" for key, value in changes.items()]
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.config")
     train.main(config.compose("train", [*overrides, f"run={new}"]))

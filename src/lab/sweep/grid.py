@@ -1,22 +1,21 @@
-from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.types import Override
 
 from lab.config import fail
 from lab.sweep.pool import Job, Task
+from lab.sweep.search import Search
 
 
-class Grid:
+class Grid(Search):
     """All combinations of the values, as Hydra makes them."""
 
-    shared = False
-
-    def __init__(self, overrides: Sequence[Override], **_: Any) -> None:
-        if endless := [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        endless = [o.input_line for o in self.overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
+        if endless:
             fail([f"{line}: a grid has no values for it; sweep=optuna draws them" for line in endless])
-        (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
+        (combinations,) = BasicSweeper.split_arguments(list(self.overrides), None)
         self.tasks = (Task(number, words) for number, words in enumerate(combinations))
 
     def next(self) -> Task | None:
@@ -24,9 +23,3 @@ class Grid:
 
     def tell(self, job: Job) -> None:
         pass
-
-    def beat(self) -> None:
-        pass
-
-    def finish(self) -> str:
-        return ""

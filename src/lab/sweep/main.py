@@ -4,84 +4,103 @@ Given again with the same `sweep.name` it goes on where it stopped: finished run
 """
 
 import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
+import torch
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lab import cli, config
-from lab.allow import instantiate
-from lab.folder import RESULTS, read_json, write_json
+from lab.allow import instantiate, locate
+from lab.errors import UserError
+from lab.folder import CONFIG, RESULTS, read_json, write_json
+from lab.stop import slurm_job
 from lab.sweep.board import Board
-from lab.sweep.pool import Job, Pool, Task
+from lab.sweep.pool import Job, Pool
+from lab.sweep.search import Search
 
 WORDS = "sweep.json"  # in the sweep's folder: what it was asked for
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
-
-
-class Search(Protocol):
-    """What to run next."""
-
-    shared: bool  # several processes may run the sweep at once
-
-    def next(self) -> Task | None:
-        """None: there is nothing to run now."""
-
-    def tell(self, job: Job) -> None:
-        """A job has ended, as its `status` says, with its `value`."""
-
-    def beat(self) -> None:
-        """Called about twice a second."""
-
-    def finish(self) -> str:
-        """What was found, in words."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a sweep's jobs and say what came of them.
 
     Returns:
-        The exit code: 1 where a job failed, 130 where the sweep was stopped.
+        The exit code: 1 where a job did not finish, 130 where the sweep was stopped.
 
     Raises:
         UserError: the sweep can't be run as asked, or another process runs it.
     """
+    if int(os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")) > 1:
+        config.fail(["--multirun: torchrun or srun started several processes for one run; start a sweep without them"])
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
     overrides = parsed(words)
     cfg = _first(overrides)
     own = [override for override in overrides if not _is_sweeps(override)]
-    search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
-    board = Board(place, {str(o.get_key_element()) for o in own if o.is_sweep_override()}, cfg)
+    cli.import_heavy("lab.train")  # once, for all jobs
     from lab import resume
 
+    torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
+    search = _search(cfg, own, place, words)
+    board = Board(place, {str(o.get_key_element()) for o in own if o.is_sweep_override()}, cfg)
     resume.wait_for(place)
     with contextlib.nullcontext() if search.shared else resume.alone(place), _interruptible():
-        cli.import_heavy("lab.train")  # once, for all jobs
-        import torch
-
-        pool = Pool(_train, cfg.sweep.jobs, torch.cuda.device_count())
+        pool = Pool(_train, search.num_jobs, torch.cuda.device_count())
         try:
-            _run(search, pool, board, cfg.sweep.retries)
+            _run(search, pool, board)
         except KeyboardInterrupt:
-            print("\nStopping: each job finishes its step and saves.", flush=True)
+            print("\nStopping: each job finishes its step and saves; once more stops at once.", flush=True)
             pool.stop()
-            print(board.table(), f"\ngo on with: lab train -m experiment={cfg.name} sweep.name={place.name}")
-            return 130
-    print(board.table(), search.finish(), sep="\n")
-    return int(any(job.status == "failed" for job in board.jobs.values()))
+            for job in board.jobs.values():
+                if job.status == "finished" and job.value is None:
+                    job.value = best(job.folder)
+                    search.tell(job)
+        print(board.table(), search.finish(), sep="\n")
+    if pool.stopping or any(job.status == "stopped" for job in board.jobs.values()):
+        keep = [word for word in words if word.partition("=")[0] in ("experiment", "name", "log_dir")]
+        print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
+    if pool.stopping:
+        return 130
+    return int(any(job.status not in ("finished", "pruned") for job in board.jobs.values()))
 
 
-def _run(search: Search, pool: Pool, board: Board, retries: int) -> None:
+def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> Search:
+    """The search of a config; its folder remembers the words with which it began."""
+    from lab.check import wrong_arguments
+
+    new = not (place / WORDS).exists()
+    try:
+        problems = list(wrong_arguments("sweep", locate(cfg.sweep._target_), OmegaConf.to_container(cfg.sweep)))
+        if problems:
+            config.fail(problems)
+        search: Search = instantiate(cfg.sweep)(overrides=overrides, place=place, monitor=cfg.monitor)
+    except (UserError, ImportError) as error:
+        if new:  # the name is not taken by what was refused
+            shutil.rmtree(place)
+        if isinstance(error, ImportError):
+            config.fail([f"sweep: {error}. pip install 'lab[sweep]'"])
+        raise
+    if new:
+        write_json(place / WORDS, {"words": words})
+    return search
+
+
+def _run(search: Search, pool: Pool, board: Board) -> None:
     while True:
         while pool.has_room() and (task := search.next()) is not None:
             new = board.add(task)
@@ -90,12 +109,12 @@ def _run(search: Search, pool: Pool, board: Board, retries: int) -> None:
                 search.tell(new)
             else:
                 pool.start(new)
-        if not pool.running:
+        if not pool.running and search.is_over():
             return
         if job := pool.wait(0.5):
             job.value = best(job.folder) if job.status == "finished" else None
             board.ended(job)
-            if job.status == "failed" and job.tries <= retries:
+            if job.status == "failed" and job.tries <= search.retries:
                 pool.start(job)
             else:
                 search.tell(job)
@@ -110,31 +129,46 @@ def best(folder: Path) -> float | None:
 
 
 def _train(job: Job) -> int:
+    """What a job does, in its own process."""
     from lab import resume, seconds, train
 
-    seconds.restart()
-    resume.wait_for(job.folder)  # whoever ran the sweep before may still be saving
-    words = config.with_the_runs_own([*job.overrides, f"run={job.folder}"])
-    return cli.exit_code(lambda: train.main(config.compose("train", words)))
+    def work() -> None:
+        seconds.restart()
+        if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        resume.wait_for(job.folder)  # whoever ran the sweep before may still be saving
+        if job.folder.exists() and not (job.folder / CONFIG).exists():
+            shutil.rmtree(job.folder)  # it was killed before it was a run
+        words = config.with_the_runs_own([*job.overrides, f"run={job.folder}"])
+        train.main(config.compose("train", words))
+
+    return cli.exit_code(work)
 
 
 def _place(words: list[str]) -> tuple[Path, list[str]]:
     """The sweep's folder, and its words: those with which it began, and the new ones."""
     cfg = _first(parsed(words))
-    place = Path(cfg.log_dir) / cfg.name / (cfg.sweep.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    name = cfg.sweep.name or _name(words)
+    place = Path(cfg.log_dir) / cfg.name / str(name)
     if not (place / WORDS).exists():
         while place.exists() and not cfg.sweep.name:  # two began in one second
             place = place.with_name(f"{place.name}_")
-        if place.exists() and any(place.iterdir()):
-            config.fail([f"sweep.name={cfg.sweep.name}: {place} is there, and is no sweep; name a new one"])
+        if place.exists() and any(not path.name.startswith(".") for path in place.iterdir()):
+            config.fail([f"sweep.name={name}: {place} is there, and is no sweep; name a new one"])
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / WORDS, {"words": words})
         return place, words
     began = read_json(place / WORDS, "words")["words"]
     keys = {word.partition("=")[0] for word in words}
     if changed := [w for w in words if w not in began and w.partition("=")[0] not in MAY_CHANGE]:
         config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
     return place, [*(word for word in began if word.partition("=")[0] not in keys), *words]
+
+
+def _name(words: list[str]) -> str:
+    """The time; in a SLURM job the same when the job is started again."""
+    if job := slurm_job():
+        return f"slurm-{job}_{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]}"
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def parsed(words: Sequence[str]) -> list[Override]:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class Job:
     ended: float = 0.0
     pid: int = 0
     slot: int = 0
+    log_start: int = 0  # bytes that earlier tries have written
 
     @property
     def log(self) -> Path:
@@ -66,6 +68,7 @@ class Pool:
         self.cores = _shares(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], num_slots)
         self.gpus = _shares(_visible(num_gpus), num_slots)
         self.running: list[Job] = []
+        self.stopping = False
 
     def has_room(self) -> bool:
         return len(self.running) < self.num_slots
@@ -74,6 +77,7 @@ class Pool:
         job.slot = min(set(range(self.num_slots)) - {other.slot for other in self.running})
         job.started, job.status, job.why, job.tries = time.monotonic(), "running", "", job.tries + 1
         job.folder.parent.mkdir(parents=True, exist_ok=True)
+        job.log_start = job.log.stat().st_size if job.log.exists() else 0
         sys.stdout.flush()
         parent = os.getpid()
         job.pid = os.fork()
@@ -101,8 +105,11 @@ class Pool:
             os.environ |= job.environ
             code = self.work(job)
             atexit._run_exitfuncs()
+        except BaseException:
+            traceback.print_exc()
         finally:
-            sys.stdout.flush(), sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
 
     def wait(self, seconds: float) -> Job | None:
@@ -127,30 +134,35 @@ class Pool:
             job.status = "finished"
         elif code == PRUNED:
             job.status = "pruned"
-        elif code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        elif self.stopping or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             job.status, job.why = "stopped", "it can go on"
         else:
-            job.status, job.why = "failed", _reason(code, job.log)
+            job.status, job.why = "failed", _reason(code, job)
 
     def stop(self) -> None:
-        """Ask all jobs to save and end; those that don't in time are killed."""
-        for job in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(job.pid, signal.SIGTERM)
-        end = time.monotonic() + GRACE
-        while self.running and time.monotonic() < end:
-            self.wait(0.2)
+        """Ask all jobs to save and end; those that don't in time, or at a second Ctrl-C, are killed."""
+        self.stopping = True
+        with contextlib.suppress(KeyboardInterrupt):
+            self._ask_to_stop()
         for job in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGKILL)
         while self.running:
             self.wait(1)
 
+    def _ask_to_stop(self) -> None:
+        for job in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job.pid, signal.SIGTERM)
+        end = time.monotonic() + GRACE
+        while self.running and time.monotonic() < end:
+            self.wait(0.2)
+
 
 def _shares(things: list, num: int) -> list[list]:
-    """`num` shares; where there are fewer things than that, all may use all."""
+    """`num` shares; where there are fewer things than that, several have the same one."""
     if len(things) < num:
-        return [[] for _ in range(num)]
+        return [[things[i % len(things)]] if things else [] for i in range(num)]
     return [things[i::num] for i in range(num)]
 
 
@@ -167,11 +179,12 @@ def _die_with(parent: int) -> None:
             os._exit(1)
 
 
-def _reason(code: int, log: Path) -> str:
+def _reason(code: int, job: Job) -> str:
     """Why a job failed, in a line."""
     if code < 0:
         killed = signal.Signals(-code).name
         return f"killed by {killed}" + (": was there too little memory?" if -code == signal.SIGKILL else "")
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = job.log.read_bytes()[job.log_start :].decode(errors="replace").rpartition("Traceback (most recent")[2]
+    lines = [line for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")

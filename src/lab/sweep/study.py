@@ -7,14 +7,13 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.types import Override, QuotedString
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -22,12 +21,15 @@ from pydantic import PositiveInt
 
 from lab.allow import instantiate
 from lab.callbacks.pruning import TRIAL
+from lab.config import fail
+from lab.errors import UserError
 from lab.sweep.pool import Job, Task
+from lab.sweep.search import Search
 
 BEAT, SILENCE = 10.0, 60.0  # seconds between two signs of life of a trial's owner, and without one until it is given up
 
 
-class Study:
+class Study(Search):
     """A study of Optuna's; its trials are the sweep's jobs, their numbers the folders'.
 
     A trial whose owner is gone is taken up where it stopped: none is lost, and none is tried twice.
@@ -43,30 +45,35 @@ class Study:
     shared = True
 
     def __init__(
-        self,
-        overrides: Sequence[Override],
-        place: Path,
-        monitor: DictConfig,
-        trials: PositiveInt,
-        sampler: Any,
-        pruner: Any,
-        storage: str | None = None,
-        **_: Any,
+        self, trials: PositiveInt, sampler: Any, pruner: Any, storage: str | None = None, **kwargs: Any
     ) -> None:
-        self.place, self.num_trials, self.metric = place, trials, monitor.metric
+        super().__init__(**kwargs)
+        self.num_trials, self.metric = trials, self.monitor.metric
         self.pruner = OmegaConf.to_container(pruner)
-        self.space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
-        self.fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
-        self.url = storage or f"journal:{place / 'study.log'}"
+        self.url = storage or f"journal:{self.place / 'study.log'}"
         self.owner = [socket.gethostname(), os.getpid()]
         self.own: dict[int, FrozenTrial] = {}
         self.beaten = 0.0
+        self.space = {o.get_key_element(): distribution(o) for o in self.overrides if o.is_sweep_override()}
+        self.fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
+        if not self.space:
+            fail(["sweep=optuna: say what to search, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._alone():
-            self.study = optuna.create_study(
-                storage=open_storage(self.url), study_name=place.name, sampler=instantiate(sampler),
-                direction="maximize" if monitor.mode == "max" else "minimize", load_if_exists=True,
+            self.study = self._open(sampler)
+
+    def _open(self, sampler: Any) -> optuna.Study:
+        try:
+            return optuna.create_study(
+                storage=open_storage(self.url), study_name=self.place.name, sampler=instantiate(sampler),
+                direction="maximize" if self.monitor.mode == "max" else "minimize", load_if_exists=True,
             )  # fmt: skip
+        except UserError:
+            raise
+        except Exception as error:  # whatever a database's driver raises; its address may hold a password
+            raise UserError(
+                f"error: sweep: the study can't be opened ({type(error).__name__}: {reason(error)})."
+            ) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -78,15 +85,23 @@ class Study:
     def next(self) -> Task | None:
         with self._alone():
             trials = self.study.get_trials(deepcopy=False)
-            trial = next((t for t in trials if t.number not in self.own and self._is_orphan(t)), None)
-            if trial is None and len(trials) >= self.num_trials:
+            orphan = next((t for t in trials if t.number not in self.own and self._is_orphan(t)), None)
+            if orphan is None and len(trials) >= self.num_trials:
                 return None
-            if trial is None:
-                trial = self.study.ask(self.space)._get_latest_trial()
-            self.own[trial.number] = trial
-            self._beat(trial)
+            trial = optuna.trial.Trial(self.study, orphan._trial_id) if orphan else self.study.ask()
+            self._beat(trial._trial_id)
+            for name, values in self.space.items():  # one that died while it was asked has but some
+                trial._suggest(name, values)
+            if trial.number >= self.num_trials:  # another machine asked at the same time
+                self.study.tell(trial, state=TrialState.FAIL)
+                return None
+            self.own[trial.number] = trial._get_latest_trial()
         words = [*self.fixed, *(f"{name}={_word(value)}" for name, value in trial.params.items())]
         return Task(trial.number, words, {TRIAL: json.dumps([self.url, self.place.name, trial.number, self.pruner])})
+
+    def is_over(self) -> bool:
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return all(trial.number in self.own for trial in running)
 
     def tell(self, job: Job) -> None:
         trial = self.own.pop(job.number)
@@ -106,18 +121,19 @@ class Study:
         if time.time() - self.beaten > BEAT:
             self.beaten = time.time()
             for trial in self.own.values():
-                self._beat(trial)
+                self._beat(trial._trial_id)
 
-    def _beat(self, trial: FrozenTrial) -> None:
-        self.study._storage.set_trial_user_attr(trial._trial_id, "owner", [*self.owner, time.time()])
+    def _beat(self, trial_id: int) -> None:
+        self.study._storage.set_trial_user_attr(trial_id, "owner", [*self.owner, time.time()])
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         if trial.state != TrialState.RUNNING:
             return False
-        host, pid, beat = trial.user_attrs.get("owner", ["", 0, 0.0])
-        if host == self.owner[0] and not _is_alive(pid):
-            return True
-        return time.time() - beat > SILENCE
+        if "owner" not in trial.user_attrs:  # another machine may be about to say so
+            began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+            return self.url.startswith("journal:") or time.time() - began > SILENCE
+        host, pid, beat = trial.user_attrs["owner"]
+        return (host == self.owner[0] and not _is_alive(pid)) or time.time() - beat > SILENCE
 
     def finish(self) -> str:
         """Pictures of the history and of what mattered, and the best point."""
@@ -156,24 +172,29 @@ def open_storage(url: str) -> optuna.storages.BaseStorage | str:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Hydra's choice, range and interval, as Optuna's."""
-    if override.is_choice_sweep():
-        return CategoricalDistribution([_plain(value) for value in override.sweep_iterator()])
+    """Hydra's choice, range and interval, as Optuna's; what is no plain value stays as it is typed.
+
+    Raises:
+        UserError: it is empty.
+    """
     value: Any = override.value()
-    if override.is_range_sweep():
-        whole = all(isinstance(number, int) for number in (value.start, value.stop, value.step))
-        kind = IntDistribution if whole else FloatDistribution
-        last = value.start + (math.ceil((value.stop - value.start) / value.step) - 1) * value.step
-        return kind(value.start, last, step=value.step)
-    whole = isinstance(value.start, int) and isinstance(value.end, int)
-    return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log="log" in value.tags)
+    try:
+        if override.is_choice_sweep():
+            typed = zip(override.sweep_iterator(), override.sweep_string_iterator(), strict=True)
+            return CategoricalDistribution([v if isinstance(v, bool | int | float) else text for v, text in typed])
+        if override.is_range_sweep():
+            whole = all(isinstance(number, int) for number in (value.start, value.stop, value.step))
+            kind = IntDistribution if whole else FloatDistribution
+            last = value.start + (math.ceil((value.stop - value.start) / value.step) - 1) * value.step
+            return kind(value.start, last, step=value.step)
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log="log" in value.tags)
+    except ValueError as error:
+        raise UserError(f"error: {override.input_line}: {reason(error)}") from error
 
 
-def _plain(value: Any) -> bool | int | float | str:
-    """An option as Optuna stores it; a word with a structure, as it is typed."""
-    if isinstance(value, QuotedString):
-        return str(value.text)
-    return value if isinstance(value, bool | int | float | str) else str(value)
+def reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _word(value: Any) -> str:
