@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import random
 import socket
 import time
 import warnings
@@ -62,7 +63,7 @@ class Study(Search):
         with self._alone():
             self.study = self._open(sampler)
 
-    def _open(self, sampler: Any) -> optuna.Study:
+    def _open(self, sampler: Any, tries: int = 5) -> optuna.Study:
         try:
             return optuna.create_study(
                 storage=open_storage(self.url), study_name=self.place.name, sampler=instantiate(sampler),
@@ -70,10 +71,12 @@ class Study(Search):
             )  # fmt: skip
         except UserError:
             raise
-        except Exception as error:  # whatever a database's driver raises; its address may hold a password
-            raise UserError(
-                f"error: sweep: the study can't be opened ({type(error).__name__}: {reason(error)})."
-            ) from error
+        except Exception as error:  # whatever a database's driver raises
+            if "IntegrityError" in type(error).__name__ and tries:  # another process makes the tables right now
+                time.sleep(random.uniform(0.5, 2))
+                return self._open(sampler, tries - 1)
+            said = f"{type(error).__name__}: {reason(error)}"
+            raise UserError(f"error: sweep: the study can't be opened ({said}).") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
