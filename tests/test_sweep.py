@@ -2,18 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import optuna
 import pytest
-from conftest import LAB, TINY
+from conftest import CONF, LAB, TINY
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lab import checkpoints
+from lab import checkpoints, config
 from lab.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
@@ -49,7 +50,7 @@ class Fault(L.Callback):
 
 
 @pytest.mark.usefixtures("faults")
-def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, tmp_path):
+def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, tmp_path, monkeypatch):
     words = [*SWEEP, "sweep.name=eight", "sweep.jobs=2"]
     result = lab("train", *words, "seed=range(0,8)", "+callbacks.fault={_target_: faults.Fault}")
     assert result.returncode == 1, result.stderr
@@ -63,6 +64,14 @@ def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, 
     results = [json.loads((place / f"{n:03d}/results.json").read_text()) for n in (0, 2, 4, 6)]
     assert len({result["best"]["value"] for result in results}) > 1, "the jobs are not those of the seeds"
     assert not list(place.rglob("*.tmp"))
+
+    best = max((json.loads((place / f"{n:03d}/results.json").read_text())["best"]["value"], -n) for n in (0, 2, 4, 6))
+    shutil.copytree(CONF, tmp_path / "conf")
+    shutil.copy(place / "best.yaml", tmp_path / "conf/experiment/best_of_eight.yaml")
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    cfg = config.compose("train", ["experiment=best_of_eight"])
+    own = config.compose("train", ["experiment=digits", *TINY.split(), f"seed={-best[1]}"])
+    assert all(cfg[key] == own[key] for key in own if key not in ("name", "callbacks", "sweep"))
 
     before = (place / "000/results.json").stat().st_mtime_ns
     again = lab("train", "-m", "experiment=digits", "sweep.name=eight", "sweep.jobs=2")

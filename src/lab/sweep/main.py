@@ -30,6 +30,7 @@ from lab.errors import UserError
 from lab.folder import CONFIG, RESULTS, read_json, write_json
 from lab.stop import slurm_job
 from lab.sweep.board import Board
+from lab.sweep.experiment import write_best
 from lab.sweep.pool import Job, Pool
 from lab.sweep.search import Search
 
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
                     job.value = best(job.folder)
                     search.tell(job)
         print(board.table(), search.finish(), sep="\n")
+        write_best(place, cfg.monitor.mode)
     if pool.stopping or any(job.status == "stopped" for job in board.jobs.values()):
         keep = [word for word in words if word.partition("=")[0] in ("experiment", "name", "log_dir")]
         print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
@@ -90,7 +92,7 @@ def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: 
             config.fail(problems)
         search: Search = instantiate(cfg.sweep)(overrides=overrides, place=place, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
-        if new:  # the name is not taken by what was refused
+        if new and not (place / WORDS).exists():  # the name is not taken by what was refused
             shutil.rmtree(place)
         if isinstance(error, ImportError):
             config.fail([f"sweep: {error}. pip install 'lab[sweep]'"])
