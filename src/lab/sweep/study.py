@@ -150,10 +150,10 @@ class Study(Search):
         point = " ".join(f"{name}={_word(value)}" for name, value in best.params.items())
         return f"best: {self.metric} {best.value:.4f}, trial {best.number}: {point}"
 
-    def _draw(self, name: str, plot: Callable[[optuna.Study], Any]) -> None:
+    def _draw(self, name: str, plot: Callable[..., Any]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these functions are called experimental
-            figure = plot(self.study).figure
+            figure = plot(self.study, target_name=self.metric).figure
         figure.savefig(self.place / f"{name}.png", dpi=150, bbox_inches="tight")
 
 
