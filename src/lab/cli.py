@@ -64,7 +64,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
     if config.check_command_line(verb, arguments) and verb == "train":
-        sys.exit(import_module("lab.sweep.main").main(arguments))
+        sys.exit(import_heavy("lab.sweep.main").main(arguments))
     _hydra_app(verb)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,20 @@ def _with(path: Path, content: Any, keys: Iterable[str]) -> Any:
     if missing or content is None:
         raise UserError(f"error: {path} is damaged: it lacks {', '.join(missing) or 'everything'}.")
     return content
+
+
+def flat(cfg: Any) -> dict[str, Any]:
+    """A config's dotted keys and their values; references as they stand."""
+    from omegaconf import OmegaConf
+
+    def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, child in value.items():
+                yield from walk(f"{key}.{name}" if key else str(name), child)
+        else:
+            yield key, value
+
+    return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
 
 
 def write_config(folder: Path, cfg: Any) -> None:

@@ -20,7 +20,7 @@ from lab.allow import read_config
 from lab.config import fail, overrides
 from lab.data.base import Data
 from lab.errors import UserError
-from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, read_json, write_config, write_json
+from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.stop import slurm_job
 
 MAY_CHANGE = (
@@ -51,7 +51,7 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     saved, began = read_config(folder), read_json(folder / STAMP, "overrides")["overrides"]
     new = [override for override in overrides() if override not in began and not override.startswith("run=")]
     keys = [override.partition("=")[0].lstrip("+~") for override in new]
-    was, now = _flat(saved), _flat(cfg)
+    was, now = flat(saved), flat(cfg)
     changes = {
         key: now.get(key)
         for key in was | now
@@ -71,19 +71,6 @@ def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
     stamp.setdefault("resumed", []).append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
     write_json(folder / STAMP, stamp)
     write_config(folder, cfg)
-
-
-def _flat(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted keys and their values; references as they stand."""
-
-    def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for name, child in value.items():
-                yield from walk(f"{key}.{name}" if key else str(name), child)
-        else:
-            yield key, value
-
-    return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
 
 
 def finished(folder: Path, changes: dict[str, Any]) -> float | None:

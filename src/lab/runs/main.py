@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import RunError, UserError
-from lab.folder import FACTS, STAMP, read_config, read_json
+from lab.folder import FACTS, STAMP, flat, read_config, read_json
 from lab.runs.index import Run, read, select
 from lab.runs.table import FORMATS, Row
 
@@ -191,20 +191,6 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
 
     p = ttest_rel([b for _, b in pairs], [a for a, _ in pairs]).pvalue
     return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} seeds, p = {p:.3g}"
-
-
-def flat(cfg: Any) -> dict[str, Any]:
-    """Dotted keys and their values."""
-    from omegaconf import OmegaConf
-
-    def walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for name, child in value.items():
-                yield from walk(f"{key}.{name}" if key else str(name), child)
-        else:
-            yield key, value
-
-    return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
 
 
 def rerun(runs: list[Run], args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`lab train -m …`: a sweep is a folder of runs. What comes next a search says; the pool runs it.
 
 Given again with the same `sweep.name` it goes on where it stopped: finished runs stay, one that was stopped goes on.
+All that a job needs is imported here, once: jobs are forked.
 """
 
 import contextlib
@@ -24,10 +25,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lab import cli, config
+from lab import cli, config, resume, seconds, train
 from lab.allow import instantiate, locate
 from lab.errors import UserError
-from lab.folder import CONFIG, RESULTS, read_json, write_json
+from lab.folder import CONFIG, read_json, write_json
 from lab.stop import slurm_job
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
@@ -53,9 +54,6 @@ def main(arguments: Sequence[str]) -> int:
     overrides = parsed(words)
     cfg = _first(overrides)
     own = [override for override in overrides if not _is_sweeps(override)]
-    cli.import_heavy("lab.train")  # once, for all jobs
-    from lab import resume
-
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
     search = _search(cfg, own, place, words)
     board = Board(place, {str(o.get_key_element()) for o in own if o.is_sweep_override()}, cfg)
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             pool.stop()
             for job in board.jobs.values():
                 if job.status == "finished" and job.value is None:
-                    job.value = best(job.folder)
+                    job.value = resume.finished(job.folder, {})
                     search.tell(job)
         print(board.table(), search.finish(), sep="\n")
         write_best(place, cfg.monitor.mode)
@@ -106,7 +104,7 @@ def _run(search: Search, pool: Pool, board: Board) -> None:
     while True:
         while pool.has_room() and (task := search.next()) is not None:
             new = board.add(task)
-            if (value := best(new.folder)) is not None:  # it was run before
+            if (value := resume.finished(new.folder, {})) is not None:  # it was run before
                 new.status, new.value = "finished", value
                 search.tell(new)
             else:
@@ -114,7 +112,7 @@ def _run(search: Search, pool: Pool, board: Board) -> None:
         if not pool.running and search.is_over():
             return
         if job := pool.wait(0.5):
-            job.value = best(job.folder) if job.status == "finished" else None
+            job.value = resume.finished(job.folder, {}) if job.status == "finished" else None
             board.ended(job)
             if job.status == "failed" and job.tries <= search.retries:
                 pool.start(job)
@@ -124,15 +122,8 @@ def _run(search: Search, pool: Pool, board: Board) -> None:
         board.show(pool.running)
 
 
-def best(folder: Path) -> float | None:
-    """The best value of a run that has finished."""
-    results = read_json(folder / RESULTS) if (folder / RESULTS).exists() else {}
-    return results["best"]["value"] if results.get("status") == "finished" else None
-
-
 def _train(job: Job) -> int:
     """What a job does, in its own process."""
-    from lab import resume, seconds, train
 
     def work() -> None:
         seconds.restart()
