@@ -13,8 +13,9 @@ from PIL import Image
 from lab import run
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
-from lab.data.base import shard, stratified_split
+from lab.data.base import shard
 from lab.data.image_files import read_image
+from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 
 DATA = options("data")
@@ -142,6 +143,32 @@ def test_more_processes_than_samples_is_an_error(data, monkeypatch):
     monkeypatch.setattr(data, "_rank", lambda: (0, 1000))
     with pytest.raises(UserError, match="fewer than the 1000 processes"):
         data.val_dataloader()
+
+
+def test_every_sample_is_in_one_fold_and_every_fold_has_its_share_of_each_class():
+    label = torch.tensor([0] * 20 + [1] * 60)
+    folds = [fold_split(label, 4, fold, seed=0) for fold in range(4)]
+    assert sorted(i for _, inside in folds for i in inside) == list(range(80))
+    for outside, inside in folds:
+        assert sorted(outside + inside) == list(range(80))
+        assert label[inside].bincount().tolist() == [5, 15]
+    assert folds[0] != fold_split(label, 4, 0, seed=1)
+    with pytest.raises(UserError, match="class 0 has 20 samples, too few for 21 folds"):
+        fold_split(label, 21, 0, seed=0)
+
+
+def test_no_group_is_in_two_parts():
+    label = torch.arange(300) % 3
+    group = [f"patient {i // 10}" for i in range(300)]
+    parts = grouped_split(label, {"val": 0.1, "test": 0.25}, 0, group)
+    assert sorted(i for part in parts.values() for i in part) == list(range(300))
+    assert abs(len(parts["val"]) - 30) <= 10
+    assert abs(len(parts["test"]) - 75) <= 15
+    folds = [fold_split(label, 5, fold, 0, group) for fold in range(5)]
+    for of in (list(parts.values()), *folds):
+        assert sum(len({group[i] for i in part}) for part in of) == 30
+    with pytest.raises(UserError, match="30 groups, too few for 31 folds"):
+        fold_split(label, 31, 0, 0, group)
 
 
 def test_stratified_split_takes_its_share_of_each_class():

@@ -151,8 +151,6 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
     words = config.with_the_runs_own(["run=latest"])
     assert words[-1] == f"run={folder.relative_to(tmp_path)}"
     assert "experiment=digits" in words
-    with pytest.raises(UserError, match="a sweep makes a folder for each"):
-        config.with_the_runs_own(["run=latest", "-m"])
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(stopped, tmp_path, capsys):

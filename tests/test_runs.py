@@ -76,7 +76,7 @@ def test_two_are_compared_and_seeds_are_paired(capsys):
     main(["compare", "x/mlp", "x/cnn"])
     said = capsys.readouterr().out
     assert re.search(r"^net.name +mlp +cnn$", said, re.M)
-    assert "best: +0.0467 ± 0.0033 over 3 seeds, p = 0.00506" in said
+    assert "best: +0.0467 ± 0.0033 over 3 pairs, p = 0.00506" in said
     main(["compare", "x", "x/cnn"])
     assert "x has several runs of one seed" in capsys.readouterr().out
     main(["best"])

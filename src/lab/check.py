@@ -12,7 +12,7 @@ import torch
 from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
@@ -26,6 +26,9 @@ class Root:
     """The keys of conf/train.yaml, with the types of those that no class takes; a new key there is named here too."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seeds: PositiveInt | None
+    cv: Annotated[int, Field(ge=2)] | None
+    fold: NonNegativeInt | None
     early_stopping: PositiveInt | None
     ema: Fraction | None
     compile: bool | Literal["reduce-overhead", "max-autotune"]
@@ -75,6 +78,10 @@ def check(cfg: DictConfig) -> None:
         problems += wrong_arguments(key, function, node, facts)
     problems += _unwritable(Path(cfg.log_dir))
     problems += _without_a_best(cfg)
+    if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
+        problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
+    if cfg.fold is not None and not problems and cfg.fold >= (cfg.cv or 0):
+        problems.append(f"fold={cfg.fold}: " + (f"there are 0 to {cfg.cv - 1}" if cfg.cv else "of how many? cv=5"))
     if cfg.finetune and cfg.warm_start:
         problems.append("finetune and warm_start: one of them; the latter takes the optimizer's state too")
     if not problems:

@@ -65,13 +65,11 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     """The arguments of `lab train run=FOLDER …`, after those with which that run was started, if there is one.
 
     Raises:
-        UserError: there is no latest run, or a sweep should go into one folder.
+        UserError: there is no latest run.
     """
     keys = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
     if not keys.get("run") or keys["run"] == "null":
         return list(arguments)
-    if {"-m", "--multirun"} & set(arguments):
-        fail([f"run={keys['run']}: a sweep makes a folder for each of its runs; leave it out"])
     folder = latest(Path(keys.get("log_dir", "logs"))) if keys["run"] == "latest" else Path(keys["run"])
     if (folder / CONFIG).exists():
         began = [
@@ -90,7 +88,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     """Refuse overrides that name what is not there, all of them at once.
 
     Returns:
-        Whether it is a sweep.
+        Whether it is a sweep: by -m, or because it repeats a run.
 
     Raises:
         UserError: a line for each problem, with the nearest name.
@@ -126,7 +124,19 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
                 check_finished(Path(cfg.run))
     if problems:
         fail(problems)
-    return runs and bool(args.multirun)
+    return runs and (bool(args.multirun) or repeats(cfg))
+
+
+def repeats(cfg: DictConfig) -> bool:
+    """Whether a config stands for several runs: of folds that are not said, of seeds."""
+    return "cv" in cfg and (cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None))
+
+
+def parsed(words: Sequence[str]) -> list[Override]:
+    """Hydra's own reading of the command line, globs included."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        return parser.parse_overrides(list(words))
 
 
 def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ from lab.errors import UserError
 
 CONFIG, FACTS, RESULTS, STAMP = "config.yaml", "data.json", "results.json", "stamp.json"
 PARTS = ("trainer", "data", "net", "task", "optimizer", "scheduler", "logger")  # of a config, as they are written
+PREDICTIONS = "predictions.csv"  # of the test split, by the best weights
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 

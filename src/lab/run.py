@@ -28,6 +28,7 @@ from lab.allow import instantiate, locate, read_config
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
 from lab.callbacks.parity import Parity
+from lab.callbacks.predictions import Predictions
 from lab.callbacks.progress import ProgressBar
 from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.step_seed import StepSeed
@@ -70,9 +71,15 @@ def settle(cfg: DictConfig) -> None:
 
 def read_data(cfg: DictConfig) -> Data:
     """The data of a config, read and split."""
-    data: Data = _instantiate("data", cfg.data)
+    data = build_data(cfg)
     data.prepare_data()
     data.setup("fit")
+    return data
+
+
+def build_data(cfg: DictConfig) -> Data:
+    """The data of a config, not read yet."""
+    data: Data = _instantiate("data", cfg.data, {"cv": cfg.cv, "fold": cfg.fold})
     return data
 
 
@@ -99,6 +106,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         Timer(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
         Parity(cfg),
+        Predictions(folder),
     ]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar())
@@ -203,7 +211,7 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
-    data: Data = _instantiate("data", cfg.data)
+    data = build_data(cfg)
     data.facts = data.Facts(**read_json(folder / FACTS, *(field.name for field in fields(data.Facts))))
     own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
     assert isinstance(own, DictConfig)

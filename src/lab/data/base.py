@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -87,6 +89,9 @@ class Data(L.LightningDataModule):
         worker_timeout: seconds after which a batch that has not come ends the run; its worker is stuck.
         tiny: read a small stand-in of the same format instead, made on the spot.
         seed: of the order and the augmentation.
+        split_seed: of what is drawn for validation and test.
+        cv: folds that the samples are dealt into, those of an official test set left out; None: no cross-validation.
+        fold: the one that is the test split.
     """
 
     Facts: ClassVar[type]  # a dataclass of plain values; its fields fill the arguments of nets and tasks
@@ -98,8 +103,13 @@ class Data(L.LightningDataModule):
         worker_timeout: PositiveFloat = 120.0,
         tiny: bool = False,
         seed: int = 0,
+        split_seed: int = 0,
+        cv: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
+        self.split_seed, self.cv, self.fold = split_seed, cv, fold
+        self.names: dict[str, Sequence[str]] = {}  # of a split's samples, where they have some
         self.batch_size, self.num_workers, self.worker_timeout = batch_size, num_workers, worker_timeout
         self.tiny, self.seed = tiny, seed
         self.splits: dict[str, Batches] = {}
@@ -119,7 +129,31 @@ class Data(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
             self.splits, self.found = self.read()
+            if self.cv is not None and "test" not in self.names:
+                raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
+
+    def draw(
+        self, label: Tensor, fractions: dict[str, float], group: Sequence[str] | None = None
+    ) -> dict[str, list[int]]:
+        """Sample indices of "train" and of each part in `fractions`; in cross-validation "test" is the fold.
+
+        Args:
+            label: (N,) class of each sample.
+            fractions: the share of every class that goes to a part.
+            group: of each sample; no two parts have samples of the same.
+        """
+        split = partial(grouped_split, group=group) if group else stratified_split
+        if self.cv is None or self.fold is None:
+            parts = split(label, fractions, self.split_seed)
+        else:
+            rest, test = fold_split(label, self.cv, self.fold, self.split_seed, group)
+            fractions = {name: share for name, share in fractions.items() if name != "test"}
+            split = partial(grouped_split, group=[group[i] for i in rest]) if group else stratified_split
+            of_rest = split(label[rest], fractions, self.split_seed)
+            parts = {name: [rest[i] for i in index] for name, index in of_rest.items()} | {"test": test}
+        self.names |= {name: list(map(str, index)) for name, index in parts.items()}
+        return parts
 
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset, rank, world_size = self._split("train")
@@ -184,32 +218,6 @@ def shard(num_samples: int, batch_size: int, rank: int, world_size: int) -> list
     num_batches = -(-num_samples // (batch_size * world_size))
     mine = torch.arange(rank, num_samples, world_size)
     return [batch.tolist() for batch in mine.tensor_split(num_batches)]
-
-
-def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
-    """Sample indices of "train" and of each part in `fractions`, drawn class by class.
-
-    Args:
-        label: (N,) class of each sample.
-        fractions: the share of every class that goes to a part, which gets at least one sample of it.
-        seed: the same seed, the same split.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, list[Tensor]] = {"train": [], **{part: [] for part in fractions}}
-    for value in label.bincount().nonzero().flatten().tolist():
-        order = (label == value).nonzero().flatten()
-        order = order[torch.randperm(len(order), generator=generator)]
-        sizes = [max(1, round(share * len(order))) for share in fractions.values()]
-        if sum(sizes) >= len(order):
-            raise UserError(
-                f"data: class {value} has {len(order)} samples, too few for train, {' and '.join(fractions)}."
-                " Add samples, or take a smaller fraction."
-            )
-        *chunks, rest = order.split([*sizes, len(order) - sum(sizes)])
-        for part, chunk in zip(fractions, chunks, strict=True):
-            parts[part].append(chunk)
-        parts["train"].append(rest)
-    return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 
 
 def as_it_is(batch: Any) -> Batch:

@@ -2,9 +2,11 @@
 
 import gzip
 import hashlib
+import re
 import shutil
 import tempfile
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ from torchvision.transforms.v2 import functional as TF
 from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
-from lab.data.base import Batch, Batches, Data, Tensors, stratified_split
+from lab.data.base import Batch, Batches, Data, Tensors
 from lab.data.image_files import ImageFiles, file_size, suffixes
 from lab.errors import UserError
 from lab.types import Share
@@ -114,11 +116,10 @@ class Digits(ImageData):
         image_size: PositiveInt,
         val_fraction: Share,
         test_fraction: Share,
-        split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.image_size, self.split_seed = image_size, split_seed
+        self.image_size = image_size
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
@@ -132,7 +133,7 @@ class Digits(ImageData):
             image, label = image[:200], label[:200]
         image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
         everything = Tensors(image=image, label=label)
-        parts = stratified_split(label, self.fractions, self.split_seed)
+        parts = self.draw(label, self.fractions)
         return {name: everything.subset(index) for name, index in parts.items()}, list(map(str, range(10)))
 
 
@@ -150,12 +151,11 @@ class TorchvisionImages(ImageData):
         name: Literal["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100"],
         root: str,
         val_fraction: Share,
-        split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dataset: Any = getattr(datasets, name)
-        self.root, self.val_fraction, self.split_seed = Path(root).expanduser(), val_fraction, split_seed
+        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
 
     def prepare_data(self) -> None:
         if self.tiny or self.splits:
@@ -183,9 +183,9 @@ class TorchvisionImages(ImageData):
                 " Remove the folder, and it is fetched anew."
             ) from error
         train, test = (_in_memory(official[part], name) for part, name in ((True, "train"), (False, "test")))
-        parts = stratified_split(train.tensors["label"], {"val": self.val_fraction}, self.split_seed)
+        parts = self.draw(train.tensors["label"], {"val": self.val_fraction})
         splits: dict[str, Batches] = {name: train.subset(index) for name, index in parts.items()}
-        return splits | {"test": test}, list(official[True].classes)
+        return {"test": test} | splits, list(official[True].classes)
 
 
 class ImageFolder(ImageData):
@@ -200,6 +200,7 @@ class ImageFolder(ImageData):
         num_channels: 3 reads colour, 1 grey.
         val_fraction: share of each class that validates, where there is no val folder.
         test_fraction: share of each class that tests, where there is no test folder.
+        group: a regular expression; files in whose path below `root` it finds the same stay in one split.
         cache: decode every image once, at the start, and hold it in memory: image_size² · num_channels bytes each.
     """
 
@@ -212,13 +213,13 @@ class ImageFolder(ImageData):
         num_channels: Literal[1, 3],
         val_fraction: Share,
         test_fraction: Share,
-        split_seed: int = 0,
+        group: str | None = None,
         cache: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.cache = cache
-        self.root, self.image_size, self.num_channels, self.split_seed = root, image_size, num_channels, split_seed
+        self.cache, self.group = cache, group
+        self.root, self.image_size, self.num_channels = root, image_size, num_channels
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
@@ -244,8 +245,21 @@ class ImageFolder(ImageData):
         train = splits["train"]
         assert isinstance(train, ImageFiles)
         assert train.label is not None
-        parts = stratified_split(train.label, missing, self.split_seed)
-        return splits | {name: train.subset(index) for name, index in parts.items()}, class_names
+        parts = self.draw(train.label, missing, self._groups(train.paths, folders["train"]))
+        splits |= {name: train.subset(index) for name, index in parts.items()}
+        self.names = {name: split.paths for name, split in splits.items() if isinstance(split, ImageFiles)}
+        return splits, class_names
+
+    def _groups(self, paths: Sequence[str], root: Path) -> list[str] | None:
+        if self.group is None:
+            return None
+        try:
+            found = [re.search(self.group, str(Path(path).relative_to(root))) for path in paths]
+        except re.error as error:
+            raise UserError(f"data.group={self.group}: it is no regular expression: {error}.") from error
+        if None in found:
+            raise UserError(f"data.group={self.group}: it finds nothing in {paths[found.index(None)]}.")
+        return [match.group(match.re.groups and 1) for match in found if match]
 
     def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
         if extra := set(find_classes(str(root))[0]) - set(class_to_idx):

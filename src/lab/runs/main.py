@@ -156,7 +156,7 @@ def best(runs: list[Run], args: argparse.Namespace) -> None:
 
 
 def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
-    """What differs between two runs, or two sets of them, whose scores are then paired by seed."""
+    """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
     if len(words) != 2:
         raise UserError("error: compare takes two: lab runs compare A B")
     sides = [[run for run in select(runs, [word], args.where) if run.status == "finished"] for word in words]
@@ -171,14 +171,20 @@ def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> 
         a, b = ([run.value(name) for run in side] for side in sides)
         rows.append({"": name, words[0]: spread(a), words[1]: spread(b)})
     print(FORMATS[args.format](rows))
-    seeds = [{read_config(args.log_dir / run.folder).get("seed"): run for run in side} for side in sides]
-    if many := [w for w, side, by_seed in zip(words, sides, seeds, strict=True) if len(side) > len(by_seed)]:
+    repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
+    if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
         print(f"{many[0]} has several runs of one seed: say which, with where, to have them paired.")
         return
-    pairs = [(seeds[0][seed], seeds[1][seed]) for seed in seeds[0] if seed in seeds[1]]
+    pairs = [(repeats[0][key], repeats[1][key]) for key in repeats[0] if key in repeats[1]]
     if len(pairs) > 1:
         for name in shared:
             print(paired(name, [(a.value(name), b.value(name)) for a, b in pairs]))
+
+
+def _repeat(folder: Path) -> tuple[Any, ...]:
+    """Which of the runs that are paired a run is: its seed, its fold."""
+    cfg = read_config(folder)
+    return tuple(cfg.get(key) for key in ("seed", "cv", "fold"))
 
 
 def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
@@ -186,11 +192,11 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
     differences = [b - a for a, b in pairs]
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
     if deviation == 0:
-        return f"{name}: {mean:+.4f} in each of {len(pairs)} seeds"
+        return f"{name}: {mean:+.4f} in each of {len(pairs)} pairs"
     from scipy.stats import ttest_rel
 
     p = ttest_rel([b for _, b in pairs], [a for a, _ in pairs]).pvalue
-    return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} seeds, p = {p:.3g}"
+    return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} pairs, p = {p:.3g}"
 
 
 def rerun(runs: list[Run], args: argparse.Namespace) -> None:

@@ -1,3 +1,5 @@
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -5,29 +7,43 @@ from omegaconf import OmegaConf
 
 from lab.config import CONF
 from lab.runs.index import Run, read
+from lab.sweep.repeats import REPEATS
+
+LEFT_OUT = (*REPEATS, "seeds", "cv")
 
 
-def experiment(run: Run) -> str:
-    """What a run was asked for as a file for `conf/experiment/`, over the experiment that it varied."""
+def write_best(place: Path, mode: str) -> None:
+    """Put the best of a sweep, by the mean over seeds and folds, in `best.yaml`; of all its starts."""
+    groups: dict[str, list[Run]] = {}
+    for run in read(place):
+        if run.status == "finished":
+            groups.setdefault(
+                str({key: value for key, value in run.overrides.items() if key not in LEFT_OUT}), []
+            ).append(run)
+    if groups:
+        best = (max if mode == "max" else min)(groups.values(), key=mean)
+        (place / "best.yaml").write_text(experiment(best))
+        print(f"as an experiment: cp {place / 'best.yaml'} conf/experiment/NAME.yaml")
+
+
+def mean(runs: Sequence[Run]) -> float:
+    return statistics.mean(run.best["value"] for run in runs)
+
+
+def experiment(runs: Sequence[Run]) -> str:
+    """What some runs were asked for as a file for `conf/experiment/`, over the experiment that they varied."""
+    run = runs[0]
     defaults: list[Any] = [run.overrides["experiment"]]
     values = OmegaConf.create()
     for key, text in run.overrides.items():
-        if key == "experiment":
+        if key in ("experiment", *LEFT_OUT):
             continue
         if (CONF / key).is_dir():
             defaults.append({f"override /{key}": text})
         else:
             value: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
             OmegaConf.update(values, key, value["value"], force_add=True)
-    about = f"# The best of its sweep: {run.best['metric']} {run.best['value']:.4f}, {run.folder}."
+    where = run.folder if len(runs) == 1 else f"the mean of {len(runs)} runs"
+    about = f"# The best of its sweep: {run.best['metric']} {mean(runs):.4f}, {where}."
     lines = ["# @package _global_", about, OmegaConf.to_yaml({"defaults": defaults}), OmegaConf.to_yaml(values)]
     return "\n".join(lines).replace("{}\n", "")
-
-
-def write_best(place: Path, mode: str) -> None:
-    """Put the best of a sweep's runs, of all its starts, in `best.yaml`."""
-    done = [run for run in read(place) if run.status == "finished"]
-    if done:
-        best = (max if mode == "max" else min)(done, key=lambda run: run.best["value"])
-        (place / "best.yaml").write_text(experiment(best))
-        print(f"as an experiment: cp {place / 'best.yaml'} conf/experiment/NAME.yaml")

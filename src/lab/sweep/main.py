@@ -18,10 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,6 +30,7 @@ from lab.stop import slurm_job
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
 from lab.sweep.pool import Job, Pool
+from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
 
 WORDS = "sweep.json"  # in the sweep's folder: what it was asked for
@@ -51,12 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")) > 1:
         config.fail(["--multirun: torchrun or srun started several processes for one run; start a sweep without them"])
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
-    overrides = parsed(words)
+    overrides = config.parsed(words)
     cfg = _first(overrides)
-    own = [override for override in overrides if not _is_sweeps(override)]
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
-    search = _search(cfg, own, place, words)
-    board = Board(place, {str(o.get_key_element()) for o in own if o.is_sweep_override()}, cfg)
+    search = _search(cfg, overrides, place, words)
+    varied = {str(o.get_key_element()) for o in search.overrides if o.is_sweep_override()}
+    board = Board(place, varied, cfg)
     resume.wait_for(place)
     with contextlib.nullcontext() if search.shared else resume.alone(place), _interruptible():
         pool = Pool(_train, search.num_jobs, torch.cuda.device_count())
@@ -69,8 +67,10 @@ def main(arguments: Sequence[str]) -> int:
                 if job.status == "finished" and job.value is None:
                     job.value = resume.finished(job.folder, {})
                     search.tell(job)
-        print(board.table(), search.finish(), sep="\n")
+        print(board.table(), aggregate(place, varied), search.finish(), sep="\n")
         write_best(place, cfg.monitor.mode)
+        if "fold" in varied:
+            write_out_of_fold(place, varied)
     if pool.stopping or any(job.status == "stopped" for job in board.jobs.values()):
         keep = [word for word in words if word.partition("=")[0] in ("experiment", "name", "log_dir")]
         print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
@@ -88,7 +88,10 @@ def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: 
         problems = list(wrong_arguments("sweep", locate(cfg.sweep._target_), OmegaConf.to_container(cfg.sweep)))
         if problems:
             config.fail(problems)
-        search: Search = instantiate(cfg.sweep)(overrides=overrides, place=place, monitor=cfg.monitor)
+        if config.repeats(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
+            config.fail(["cv, seeds: a grid repeats runs; leave out sweep=optuna, or them"])
+        own = repeated([override for override in overrides if not _is_sweeps(override)], cfg)
+        search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
         if new and not (place / WORDS).exists():  # the name is not taken by what was refused
             shutil.rmtree(place)
@@ -140,7 +143,9 @@ def _train(job: Job) -> int:
 
 def _place(words: list[str]) -> tuple[Path, list[str]]:
     """The sweep's folder, and its words: those with which it began, and the new ones."""
-    cfg = _first(parsed(words))
+    cfg = _first(config.parsed(words))
+    if cfg.run is not None:
+        config.fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; leave it out"])
     name = cfg.sweep.name or _name(words)
     place = Path(cfg.log_dir) / cfg.name / str(name)
     if not (place / WORDS).exists():
@@ -162,13 +167,6 @@ def _name(words: list[str]) -> str:
     if job := slurm_job():
         return f"slurm-{job}_{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]}"
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def parsed(words: Sequence[str]) -> list[Override]:
-    """Hydra's own reading of the command line, globs included."""
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        return parser.parse_overrides(list(words))
 
 
 def _is_sweeps(override: Override) -> bool:

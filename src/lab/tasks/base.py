@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -28,9 +28,11 @@ class Deferred:
     def __init__(self, metrics: MetricCollection) -> None:
         self.metrics = metrics
         self.pending: list[tuple[Tensor, ...]] = []
+        self.latest: tuple[Tensor, ...] = ()
         self.room = MOST_DEFERRED
 
     def update(self, *tensors: Tensor) -> None:
+        self.latest = tensors
         if self.pending and [t.shape[1:] for t in tensors] != [t.shape[1:] for t in self.pending[0]]:
             self.flush()
         self.pending.append(tensors)
@@ -107,8 +109,14 @@ class Task(L.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._step(batch, "val")
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """What the metrics were given, for the callbacks."""
         self._step(batch, "test")
+        return self.deferred["test"].latest
+
+    def predictions(self, *tensors: Tensor) -> dict[str, Sequence[Any]]:
+        """The columns of `predictions.csv`, from what `step` gave the metrics; none: there will be no such file."""
+        return {}
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class Classification(Task):
         each = {"each": ClasswiseWrapper(accuracy(None), class_names, prefix="acc/")}
         metrics = {"train": acc, "val": acc | f1, "test": acc | f1 | each}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
+        self.class_names = class_names
         self.label_smoothing, self.test_time_flip = label_smoothing, test_time_flip
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -48,6 +50,17 @@ class Classification(Task):
         logits = self(batch)
         metrics.update(logits.detach().clone(), batch["label"])  # a CUDA graph writes the next ones over them
         return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0)
+
+    def predictions(self, logits: Tensor, label: Tensor) -> dict[str, Sequence[Any]]:  # type: ignore[override]
+        probability = logits.float().softmax(-1)
+        best, prediction = probability.max(-1)
+        columns = {
+            "label": [self.class_names[i] for i in label.tolist()],
+            "prediction": [self.class_names[i] for i in prediction.tolist()],
+            "probability": best.tolist(),
+        }
+        each = zip(self.class_names, probability.T.tolist(), strict=True)
+        return columns | {f"p({name})": values for name, values in each}
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """(B, num_classes) probabilities."""

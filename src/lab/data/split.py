@@ -1,0 +1,68 @@
+"""Which samples train, validate and test."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lab.errors import UserError
+
+
+def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """Sample indices of "train" and of each part in `fractions`, drawn class by class.
+
+    Args:
+        label: (N,) class of each sample.
+        fractions: the share of every class that goes to a part, which gets at least one sample of it.
+        seed: the same seed, the same split.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {"train": [], **{part: [] for part in fractions}}
+    for value in label.bincount().nonzero().flatten().tolist():
+        order = (label == value).nonzero().flatten()
+        order = order[torch.randperm(len(order), generator=generator)]
+        sizes = [max(1, round(share * len(order))) for share in fractions.values()]
+        if sum(sizes) >= len(order):
+            raise UserError(
+                f"data: class {value} has {len(order)} samples, too few for train, {' and '.join(fractions)}."
+                " Add samples, or take a smaller fraction."
+            )
+        *chunks, rest = order.split([*sizes, len(order) - sum(sizes)])
+        for part, chunk in zip(fractions, chunks, strict=True):
+            parts[part].append(chunk)
+        parts["train"].append(rest)
+    return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
+
+
+def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: Sequence[str]) -> dict[str, list[int]]:
+    """The same, where no two parts have samples of one group; shares and classes are met as well as groups allow."""
+    rest = list(range(len(label)))
+    parts = {}
+    for name, share in fractions.items():
+        groups = [group[i] for i in rest]
+        num_folds = max(2, min(round(len(rest) / (share * len(label))), len(set(groups))))
+        kept, taken = fold_split(label[rest], num_folds, 0, seed, groups)
+        parts[name], rest = [rest[i] for i in taken], [rest[i] for i in kept]
+    return {"train": rest, **parts}
+
+
+def fold_split(
+    label: Tensor, num_folds: int, fold: int, seed: int, group: Sequence[str] | None = None
+) -> tuple[list[int], list[int]]:
+    """Sample indices outside and inside one of `num_folds` folds, each of which has its share of every class.
+
+    Raises:
+        UserError: a class, or the groups, are too few for so many folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    count = label.bincount()
+    value = int(count.masked_fill(count == 0, len(label)).argmin())
+    if group is None and count[value] < num_folds:
+        raise UserError(f"data: class {value} has {count[value]} samples, too few for {num_folds} folds.")
+    if group is not None and len(set(group)) < num_folds:
+        raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
+    kind = StratifiedKFold if group is None else StratifiedGroupKFold
+    folds = kind(num_folds, shuffle=True, random_state=seed).split(torch.zeros(len(label)), label, group)
+    outside, inside = list(folds)[fold]
+    return outside.tolist(), inside.tolist()

@@ -1,0 +1,87 @@
+"""A run over folds and seeds: one folder, one row, and of each sample a prediction by a run that never saw it."""
+
+import csv
+import json
+import statistics
+
+import pytest
+from conftest import TINY
+
+from lab.errors import UserError
+from lab.sweep import main as sweep
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cross_validation_tests_every_sample_once(lab, tmp_path):
+    result = lab("train", "experiment=digits", *TINY.split(), "cv=3", "seeds=2", "sweep.name=cv", "sweep.jobs=2")
+    assert result.returncode == 0, result.stderr
+    place = tmp_path / "logs/digits/cv"
+    results = [json.loads((folder / "results.json").read_text()) for folder in sorted(place.glob("00?"))]
+    scores = [r["test"]["test/acc"] for r in results]
+    assert len(scores) == 6
+    assert f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f}" in result.stdout
+
+    predictions = rows(place / "out_of_fold.csv")
+    assert sorted((row["seed"], int(row["sample"])) for row in predictions) == [
+        (seed, sample) for seed in "01" for sample in range(200)
+    ]
+    for number, (seed, fold) in enumerate((s, f) for s in "01" for f in "012"):
+        own = [row for row in predictions if (row["seed"], row["fold"]) == (seed, fold)]
+        assert own[0].items() >= rows(place / f"{number:03d}/predictions.csv")[0].items()
+        right = sum(row["label"] == row["prediction"] for row in own)
+        assert right / len(own) == pytest.approx(scores[number])
+        for row in own:
+            assert sum(float(row[f"p({name})"]) for name in range(10)) == pytest.approx(1, abs=1e-4)
+            assert float(row[f"p({row['prediction']})"]) == float(row["probability"])
+
+    again = lab("test", f"run={place}/001")
+    assert f"{scores[1]:.4f}" in again.stdout, "the folder does not say which fold it tests on"
+
+
+def test_an_official_test_set_stays_out_of_it(compose):
+    from lab import run
+
+    cfg = compose("experiment=fashion_mnist", "data.tiny=true", "cv=4", "fold=1")
+    whole, fold = run.read_data(compose("experiment=fashion_mnist", "data.tiny=true")), run.read_data(cfg)
+    sizes = {name: len(split) for name, split in fold.splits.items()}
+    assert sizes["test"] == 40
+    assert sum(sizes.values()) == len(whole.splits["train"]) + len(whole.splits["val"])
+
+
+def test_files_of_a_group_stay_together(compose, tmp_path):
+    from PIL import Image
+
+    from lab import run
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(24):
+            Image.new("L", (8, 8), i).save(tmp_path / name / f"p{i // 4}-{i}.png")
+    words = ["experiment=image_folder", f"data.root={tmp_path}", r"data.group='(p\d+)-'"]
+    for more in ([], ["cv=3", "fold=2"]):
+        data = run.read_data(compose(*words, *more))
+        groups = [
+            {path.rpartition("/")[2].partition("-")[0] for path in data.names[s]} for s in ("train", "val", "test")
+        ]
+        assert sorted(name for group in groups for name in group) == [f"p{i}" for i in range(6)]
+    with pytest.raises(UserError, match="finds nothing in"):
+        run.read_data(compose(*words[:2], "data.group=nobody"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    {
+        "seeds=2 seed=1,2": "seed=1,2: seeds=2 says which seeds there are",
+        "cv=3 sweep=optuna optimizer.lr=1,2": "a grid repeats runs",
+        "cv=3 run=x": "a sweep makes a folder for each",
+    }.items(),
+)
+def test_a_mistake_is_said_in_a_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        sweep.main(["-m", "experiment=digits", "sweep.name=1", *words.split()])
+    assert not list(tmp_path.glob("logs/digits/*"))
