@@ -6,6 +6,8 @@ import statistics
 
 import pytest
 from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lab.errors import UserError
 from lab.sweep import main as sweep
@@ -37,6 +39,18 @@ def test_cross_validation_tests_every_sample_once(lab, tmp_path):
         for row in own:
             assert sum(float(row[f"p({name})"]) for name in range(10)) == pytest.approx(1, abs=1e-4)
             assert float(row[f"p({row['prediction']})"]) == float(row["probability"])
+
+    events = EventAccumulator(str(place / "001")).Reload()
+    content = events.PluginTagToContent("hparams")
+    columns = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    session = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert {info.name for info in columns.hparam_infos} == {"seed", "fold"}, "a column that does not differ"
+    assert {key: value.number_value for key, value in session.hparams.items()} == {"seed": 0, "fold": 1}
+    for name in ("best/val/acc", "val/acc", "test/acc"):
+        assert name in {info.name.tag for info in columns.metric_infos}
+    shown = {name: events.Scalars(name)[-1].value for name in ("best/val/acc", "test/acc")}
+    own = {"best/val/acc": results[1]["best"]["value"], "test/acc": results[1]["test"]["test/acc"]}
+    assert shown == pytest.approx(own)
 
     again = lab("test", f"run={place}/001")
     assert f"{scores[1]:.4f}" in again.stdout, "the folder does not say which fold it tests on"

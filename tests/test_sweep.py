@@ -144,6 +144,30 @@ def test_a_grid_refuses_what_has_no_values():
         Grid(overrides=config.parsed(["a=interval(0,1)"]), place=None, monitor=None)
 
 
+def test_a_key_is_varied_only_where_it_is_and_the_front_is_of_both_objectives(lab, tmp_path):
+    words = [*(word for word in SWEEP if not word.startswith("net")), "sweep.jobs=2", "net=cnn,mlp"]
+    words += ["net.widths=[4],[8]"]
+    result = lab("train", *words, "sweep.name=grid")
+    assert "3 finished" in result.stdout, result.stderr
+    lines = [line for line in result.stdout.partition("job ")[2].splitlines() if "net=" in line]
+    points = sorted(line.split(" s  ")[1] for line in lines)
+    assert points == ["net=cnn", "net=mlp net.widths=[4]", "net=mlp net.widths=[8]"]
+    words += ["sweep=optuna", "sweep.name=two", "sweep.sampler._target_=optuna.samplers.RandomSampler"]
+    result = lab("train", *words, "sweep.trials=4", "sweep.objectives={parameters: min}", "sweep.sampler.seed=2")
+    assert result.returncode == 0, result.stderr
+    study = optuna.load_study(study_name="two", storage=open_storage(f"journal:{tmp_path}/logs/digits/two/study.log"))
+    assert {trial.params["net"] for trial in study.trials} == {"cnn", "mlp"}
+    for trial in study.trials:
+        assert ("net.widths" in trial.params) == (trial.params["net"] == "mlp")
+        results = json.loads((tmp_path / f"logs/digits/two/{trial.number:03d}/results.json").read_text())
+        assert trial.values == [results["best"]["value"], results["parameters"]]
+    assert result.stdout.count("best: val/acc") == len(study.best_trials)
+    assert (tmp_path / "logs/digits/two/front.png").stat().st_size > 10_000
+
+    again = lab("train", "-m", "experiment=digits", "sweep.name=two")
+    assert "4 finished" in again.stdout, "the table forgets what was run before"
+
+
 WRONG = {
     "sweep.jobs=0": "sweep.jobs=0: should be greater than 0",
     "sweep.jobs=two": "sweep.jobs=two: ",
@@ -151,6 +175,8 @@ WRONG = {
     "sweep=optuna": "say what to search",
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
+    "sweep=optuna seed=1,2 sweep.objectives={beauty:max}": "sweep.objectives={'beauty': 'max'}: ",
+    "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "no prun",
     "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
 }
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -117,11 +118,11 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
         if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(_experiments())
         problems += _unknown_names(verb, overrides, args.multirun)
-        if runs and not problems:
-            cfg = hydra_compose(verb, [single(o) for o in overrides])
-            problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
-            if not problems and verb != "train":
-                check_finished(Path(cfg.run))
+    if runs and not problems:
+        cfg = compose(verb, first(overrides))
+        problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
+        if not problems and verb != "train":
+            check_finished(Path(cfg.run))
     if problems:
         fail(problems)
     return runs and (bool(args.multirun) or repeats(cfg))
@@ -166,6 +167,8 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
     for override in values:
         if not (override.is_add() or override.is_force_add()):
             problem = _unknown_key(cfg, override.key_or_group, groups)
+            if problem and _fits_another(verb, override, sound):
+                continue
             if problem:
                 yield f"{override.input_line}: {problem}"
             else:
@@ -174,6 +177,16 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
         hydra_compose(verb, [single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
         yield one_line(error)
+
+
+def _fits_another(verb: str, override: Override, choices: Sequence[Override]) -> bool:
+    """Whether a key that is varied belongs to one of the options that are varied, if not to the first."""
+    if not override.is_sweep_override():
+        return False
+    several = [choice for choice in choices if choice.is_sweep_override()]
+    words = [single(choice) for choice in choices]
+    others = [[*words, f"{choice.get_key_element()}={option}"] for choice in several for option in _values(choice)[1:]]
+    return any(_unknown_key(hydra_compose(verb, other), override.key_or_group, []) is None for other in others)
 
 
 def _is_hydras(override: Override) -> bool:
@@ -195,6 +208,30 @@ def single(override: Override) -> str:
     value = override.value()
     first = value.start if isinstance(value, IntervalSweep) else next(iter(override.sweep_string_iterator()))
     return f"{override.get_key_element()}={first}"
+
+
+def first(overrides: Sequence[Override]) -> list[str]:
+    """The words of a sweep's first job."""
+    varied = [o for o in overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
+    words = [single(o) for o in overrides if o not in varied]
+    return [*words, *fitting(words, [single(o) for o in varied])]
+
+
+def fitting(words: Sequence[str], varied: Sequence[str]) -> list[str]:
+    """Those words of what a sweep varies whose keys a job with these words has: `net.widths` is none of every net's."""
+    if not varied:
+        return []
+    cfg = _composed(tuple(words))
+    return [word for word in varied if word[0] == "+" or _unknown_key(cfg, word.partition("=")[0], []) is None]
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> DictConfig:
+    return compose("train", words)
+
+
+def is_group(key: str) -> bool:
+    return (CONF / key).is_dir()
 
 
 def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None:

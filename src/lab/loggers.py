@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from lab.folder import SWEEP, read_json
+from lab.runs.index import read_run
 
 
 class Metrics(Logger):
@@ -53,6 +57,21 @@ class Metrics(Logger):
     def finalize(self, status: str) -> None:
         if self.rows:
             self.save()
+
+
+def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any]) -> None:
+    """What was typed for a run, in a sweep only what is varied; TensorBoard shows it beside what came of it."""
+    run = read_run(folder)
+    sweep = folder.parent / SWEEP
+    keys = read_json(sweep, "varied")["varied"] if sweep.exists() else run.overrides
+    values = {key: run.value(key) for key in keys if key in run.overrides}
+    test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
+    metrics = {f"best/{results['best']['metric']}": results["best"]["value"]} | results["last"] | test
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(values, metrics, trainer.global_step)
+        else:
+            logger.log_hyperparams(values)
 
 
 def forgiving(logger: Logger) -> Logger:

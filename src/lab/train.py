@@ -12,6 +12,7 @@ from lab.config import freeze, quiet
 from lab.data.base import Data
 from lab.folder import CONFIG
 from lab.launch import processes
+from lab.loggers import log_hyperparameters
 from lab.report import opening, summary
 from lab.stop import stop
 
@@ -79,10 +80,12 @@ def train(
     with run.recorded(folder, trainer) as results, processes(trainer, "rank", str(folder)):
         results["parameters"] = sum(p.numel() for p in task.parameters())
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        results["last"] = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
         results["best"] = {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode, "value": best}
         run.restore(task, folder)
         results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
+        log_hyperparameters(trainer, folder, results)
         print(summary(results, folder))
     return best

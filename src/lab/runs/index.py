@@ -54,7 +54,7 @@ def read(logs: Path) -> list[Run]:
         run = None
         with contextlib.suppress(KeyError, TypeError):  # not there, or another version's
             run = Run(**index[key]["run"]) if index[key]["changed"] == changed else None
-        run = run or _read(key, logs / key)
+        run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
         if run.status == "running" and not _is_held(logs / key):
             run.status = "killed"
@@ -84,7 +84,7 @@ def _folders(logs: Path, key: str, index: dict[str, Any]) -> Iterator[tuple[str,
         yield from _folders(logs, path, index)
 
 
-def _read(key: str, folder: Path) -> Run:
+def read_run(folder: Path, key: str = "") -> Run:
     stamp, results = _json(folder / STAMP), _json(folder / RESULTS)
     words = (word.lstrip("+").partition("=") for word in stamp.get("overrides", []))
     return Run(

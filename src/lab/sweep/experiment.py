@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lab.config import CONF
+from lab.config import is_group
 from lab.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
 
@@ -38,7 +38,7 @@ def experiment(runs: Sequence[Run]) -> str:
     for key, text in run.overrides.items():
         if key in ("experiment", *LEFT_OUT):
             continue
-        if (CONF / key).is_dir():
+        if is_group(key):
             defaults.append({f"override /{key}": text})
         else:
             value: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)

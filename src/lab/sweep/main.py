@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab import cli, config, resume, seconds, train
 from lab.allow import instantiate, locate
 from lab.errors import UserError
-from lab.folder import CONFIG, read_json, write_json
+from lab.folder import CONFIG, SWEEP, read_json, write_json
 from lab.stop import slurm_job
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
@@ -33,7 +33,6 @@ from lab.sweep.pool import Job, Pool
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
 
-WORDS = "sweep.json"  # in the sweep's folder: what it was asked for
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
 
 
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = _first(overrides)
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
     search = _search(cfg, overrides, place, words)
-    varied = {str(o.get_key_element()) for o in search.overrides if o.is_sweep_override()}
+    varied = search.varied
     board = Board(place, varied, cfg)
     resume.wait_for(place)
     with contextlib.nullcontext() if search.shared else resume.alone(place), _interruptible():
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
                 if job.status == "finished" and job.value is None:
                     job.value = resume.finished(job.folder, {})
                     search.tell(job)
-        print(board.table(), aggregate(place, varied), search.finish(), sep="\n")
+        print(*filter(None, (board.table(), aggregate(place, varied), search.finish())), sep="\n")
         write_best(place, cfg.monitor.mode)
         if "fold" in varied:
             write_out_of_fold(place, varied)
@@ -83,7 +82,7 @@ def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: 
     """The search of a config; its folder remembers the words with which it began."""
     from lab.check import wrong_arguments
 
-    new = not (place / WORDS).exists()
+    new = not (place / SWEEP).exists()
     try:
         problems = list(wrong_arguments("sweep", locate(cfg.sweep._target_), OmegaConf.to_container(cfg.sweep)))
         if problems:
@@ -93,20 +92,23 @@ def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: 
         own = repeated([override for override in overrides if not _is_sweeps(override)], cfg)
         search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
-        if new and not (place / WORDS).exists():  # the name is not taken by what was refused
+        if new and not (place / SWEEP).exists():  # the name is not taken by what was refused
             shutil.rmtree(place)
         if isinstance(error, ImportError):
             config.fail([f"sweep: {error}. pip install 'lab[sweep]'"])
         raise
     if new:
-        write_json(place / WORDS, {"words": words})
+        write_json(place / SWEEP, {"words": words, "varied": sorted(search.varied)})
     return search
 
 
 def _run(search: Search, pool: Pool, board: Board) -> None:
+    for task, status, value in search.earlier():
+        old = board.add(task)
+        old.status, old.value = status, value
     while True:
-        while pool.has_room() and (task := search.next()) is not None:
-            new = board.add(task)
+        while pool.has_room() and (new_task := search.next()) is not None:
+            new = board.add(new_task)
             if (value := resume.finished(new.folder, {})) is not None:  # it was run before
                 new.status, new.value = "finished", value
                 search.tell(new)
@@ -148,14 +150,14 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
         config.fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; leave it out"])
     name = cfg.sweep.name or _name(words)
     place = Path(cfg.log_dir) / cfg.name / str(name)
-    if not (place / WORDS).exists():
+    if not (place / SWEEP).exists():
         while place.exists() and not cfg.sweep.name:  # two began in one second
             place = place.with_name(f"{place.name}_")
         if place.exists() and any(not path.name.startswith(".") for path in place.iterdir()):
             config.fail([f"sweep.name={name}: {place} is there, and is no sweep; name a new one"])
         place.mkdir(parents=True, exist_ok=True)
         return place, words
-    began = read_json(place / WORDS, "words")["words"]
+    began = read_json(place / SWEEP, "words")["words"]
     keys = {word.partition("=")[0] for word in words}
     if changed := [w for w in words if w not in began and w.partition("=")[0] not in MAY_CHANGE]:
         config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
@@ -175,7 +177,7 @@ def _is_sweeps(override: Override) -> bool:
 
 def _first(overrides: Sequence[Override]) -> DictConfig:
     """The config of the first job, which the sweep's own settings are read from."""
-    return config.compose("train", [config.single(override) for override in overrides])
+    return config.compose("train", config.first(overrides))
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -33,11 +33,16 @@ class Search(ABC):
         retries: NonNegativeInt = 0,
     ) -> None:
         self.overrides, self.place, self.monitor = overrides, place, monitor
+        self.varied = {str(o.get_key_element()) for o in overrides if o.is_sweep_override()}
         self.num_jobs, self.retries = jobs, retries
 
     @abstractmethod
     def next(self) -> Task | None:
         """None: there is nothing to run now."""
+
+    def earlier(self) -> Iterator[tuple[Task, str, float | None]]:
+        """What has ended before the sweep was started this time and is not run again; its status, its value."""
+        yield from ()
 
     @abstractmethod
     def tell(self, job: Job) -> None:

@@ -10,23 +10,28 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import PositiveInt
 
 from lab.allow import instantiate
 from lab.callbacks.pruning import TRIAL
-from lab.config import fail
+from lab.config import fail, fitting, is_group
 from lab.errors import UserError
+from lab.runs.index import read_run
 from lab.sweep.pool import Job, Task
 from lab.sweep.search import Search
 
+STATUS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+Mode = Literal["min", "max"]
+DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 BEAT, SILENCE = 10.0, 60.0  # seconds between two signs of life of a trial's owner, and without one until it is given up
 
 
@@ -39,6 +44,7 @@ class Study(Search):
         trials: of the study, whoever runs them, and however often it is started.
         sampler: which point of the space comes next.
         pruner: which trials are not worth their end; `lab.callbacks.pruning` asks it after every validation.
+        objectives: beside the monitored metric; the best is a front then (Pareto's), and nothing is pruned.
         storage: null: a journal in the sweep's folder; sqlite:///FILE, postgresql+psycopg://…: a database's, for
             machines that share no disk.
     """
@@ -46,11 +52,17 @@ class Study(Search):
     shared = True
 
     def __init__(
-        self, trials: PositiveInt, sampler: Any, pruner: Any, storage: str | None = None, **kwargs: Any
+        self,
+        trials: PositiveInt,
+        sampler: Any,
+        pruner: Any,
+        objectives: dict[Literal["parameters", "seconds"], Mode] | None = None,
+        storage: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_trials, self.metric = trials, self.monitor.metric
-        self.pruner = OmegaConf.to_container(pruner)
+        self.num_trials, self.pruner = trials, OmegaConf.to_container(pruner)
+        self.objectives: dict[str, Mode] = {self.monitor.metric: self.monitor.mode} | dict(objectives or {})
         self.url = storage or f"journal:{self.place / 'study.log'}"
         self.owner = [socket.gethostname(), os.getpid()]
         self.own: dict[int, FrozenTrial] = {}
@@ -59,6 +71,8 @@ class Study(Search):
         self.fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
         if not self.space:
             fail(["sweep=optuna: say what to search, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
+        if objectives and not pruner._target_.endswith("NopPruner"):
+            fail(["sweep.objectives: there is no pruning by several; leave out sweep.pruner"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._alone():
             self.study = self._open(sampler)
@@ -67,7 +81,7 @@ class Study(Search):
         try:
             return optuna.create_study(
                 storage=open_storage(self.url), study_name=self.place.name, sampler=instantiate(sampler),
-                direction="maximize" if self.monitor.mode == "max" else "minimize", load_if_exists=True,
+                directions=[DIRECTIONS[mode] for mode in self.objectives.values()], load_if_exists=True,
             )  # fmt: skip
         except UserError:
             raise
@@ -93,14 +107,29 @@ class Study(Search):
                 return None
             trial = optuna.trial.Trial(self.study, orphan._trial_id) if orphan else self.study.ask()
             self._beat(trial._trial_id)
-            for name, values in self.space.items():  # one that died while it was asked has but some
-                trial._suggest(name, values)
+            self._suggest(trial)
             if trial.number >= self.num_trials:  # another machine asked at the same time
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
             self.own[trial.number] = trial._get_latest_trial()
+        return self._task(trial)
+
+    def _suggest(self, trial: optuna.trial.Trial) -> None:
+        """Draw groups first, then those keys that what was drawn has; one that died while it was asked has but some."""
+        chosen = [f"{name}={trial._suggest(name, values)}" for name, values in self.space.items() if is_group(name)]
+        others = [name for name in self.space if not is_group(name)]
+        for name in fitting([*self.fixed, *chosen], others):
+            trial._suggest(name, self.space[name])
+
+    def _task(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> Task:
         words = [*self.fixed, *(f"{name}={_word(value)}" for name, value in trial.params.items())]
-        return Task(trial.number, words, {TRIAL: json.dumps([self.url, self.place.name, trial.number, self.pruner])})
+        own = {TRIAL: json.dumps([self.url, self.place.name, trial.number, self.pruner])}
+        return Task(trial.number, words, own if len(self.objectives) == 1 else {})
+
+    def earlier(self) -> Iterator[tuple[Task, str, float | None]]:
+        for trial in self.study.get_trials(deepcopy=False)[: self.num_trials]:
+            if trial.state in STATUS:
+                yield self._task(trial), STATUS[trial.state], trial.values[0] if trial.values else None
 
     def is_over(self) -> bool:
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
@@ -117,7 +146,8 @@ class Study(Search):
         elif job.value is None or not math.isfinite(job.value):
             self.study.tell(trial.number, state=TrialState.FAIL)
         else:
-            self.study.tell(trial.number, job.value)
+            run = read_run(job.folder)
+            self.study.tell(trial.number, [job.value, *(run.value(name) for name in list(self.objectives)[1:])])
 
     def beat(self) -> None:
         """Say that the running trials have an owner."""
@@ -139,21 +169,28 @@ class Study(Search):
         return (host == self.owner[0] and not _is_alive(pid)) or time.time() - beat > SILENCE
 
     def finish(self) -> str:
-        """Pictures of the history and of what mattered, and the best point."""
+        """Pictures of the history and of what mattered, and the best points."""
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         if not trials:
             return "no trial finished"
-        self._draw("history", optuna.visualization.matplotlib.plot_optimization_history)
+        names = list(self.objectives)
+        by = {"target": lambda trial: trial.values[0], "target_name": names[0]}
+        self._draw("history", optuna.visualization.matplotlib.plot_optimization_history, **by)
         if len(trials) > 1 and len(self.space) > 1:
-            self._draw("importance", optuna.visualization.matplotlib.plot_param_importances)
-        best = self.study.best_trial
-        point = " ".join(f"{name}={_word(value)}" for name, value in best.params.items())
-        return f"best: {self.metric} {best.value:.4f}, trial {best.number}: {point}"
+            self._draw("importance", optuna.visualization.matplotlib.plot_param_importances, **by)
+        if len(names) in (2, 3):
+            self._draw("front", optuna.visualization.matplotlib.plot_pareto_front, target_names=names)
+        return "\n".join(self._said(trial) for trial in self.study.best_trials)
 
-    def _draw(self, name: str, plot: Callable[..., Any]) -> None:
+    def _said(self, trial: FrozenTrial) -> str:
+        point = " ".join(f"{name}={_word(value)}" for name, value in trial.params.items())
+        values = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.objectives, trial.values, strict=True))
+        return f"best: {values}, trial {trial.number}: {point}"
+
+    def _draw(self, name: str, plot: Callable[..., Any], **kwargs: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these functions are called experimental
-            figure = plot(self.study, target_name=self.metric).figure
+            figure = plot(self.study, **kwargs).figure
         figure.savefig(self.place / f"{name}.png", dpi=150, bbox_inches="tight")
 
 
