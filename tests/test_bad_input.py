@@ -239,6 +239,10 @@ def kill() -> None:
 
 ROWS = {
     # values in the config
+    "one fold": Row(f"{TRAIN} cv=1 fold=0", "cv=1: should be greater than or equal to 2"),
+    "fold of nothing": Row(f"{TRAIN} fold=2", "fold=2: of how many? cv=5"),
+    "fold too many": Row(f"{TRAIN} cv=3 fold=3", "fold=3: there are 0 to 2"),
+    "more folds than samples": Row(f"{TRAIN} cv=50 fold=0", "samples, too few for 50 folds"),
     "batch of none": Row(f"{TRAIN} data.batch_size=0", "data.batch_size=0: should be greater than 0"),
     "negative batch": Row(f"{TRAIN} data.batch_size=-1", "data.batch_size=-1: should be greater than 0"),
     "batch in quotes": Row(f"{TRAIN} data.batch_size='8'", "data.batch_size=8: should be a valid integer"),

@@ -70,6 +70,7 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(values, metrics, trainer.global_step)
+            logger.finalize("success")  # what is not written yet is lost when a sweep's job ends
         else:
             logger.log_hyperparams(values)
 
