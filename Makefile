@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check mutants chaos audit bench bench-accuracy bench-gpu lock clean
+.PHONY: train test check mutants chaos audit bench bench-accuracy bench-sweep bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -36,6 +36,9 @@ bench: $(READY)
 
 bench-accuracy: $(READY)
 	$(BIN)/python bench/bench.py accuracy
+
+bench-sweep: $(READY)
+	$(BIN)/python bench/bench.py sweep
 
 bench-gpu: $(READY)
 	$(BIN)/python bench/bench.py gpu

@@ -2,6 +2,7 @@
 
     make bench            the CPU cases: loops, start-up, scaling
     make bench-accuracy   time to the accuracy of the seed's own listing, and what it is
+    make bench-sweep      many runs beside many commands, and two at a time
     make bench-gpu        the loops on a GPU, and CIFAR-10 beside airbench's figure
 
 Each round runs every command once, one after the other, so that a noisy neighbour meets both sides of a ratio; a row is
@@ -77,7 +78,7 @@ def run(command: Sequence[str], tmp: Path) -> Run:
             file.seek(0)
         if process.returncode:
             sys.exit(f"{' '.join(words)}\n{err.read()[-3000:]}")
-        results = [json.loads(path.read_text()) for path in sorted(logs.glob("*/*/results.json"))]
+        results = [json.loads(path.read_text()) for path in sorted(logs.rglob("results.json"))]
         return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss, out.read(), results)
 
 
@@ -154,6 +155,19 @@ ACCURACY_ROWS = [
         lambda r: r["listing"].cpu),
 ]  # fmt: skip
 
+SEVERAL = train("-m", "experiment=digits", "net=mlp", "seed=range(0,8)")
+SWEEP_COMMANDS = {
+    "8 runs": [*SEVERAL, "trainer.max_epochs=3"],
+    "1 run": train("experiment=digits", "net=mlp", "seed=0", "trainer.max_epochs=3"),
+    "1 at a time": [*SEVERAL, "trainer.max_epochs=15"],
+    "2 at a time": [*SEVERAL, "trainer.max_epochs=15", "sweep.jobs=2"],
+}
+SWEEP_ROWS = [
+    Row("CPU: `-m` over 8 runs of 3 epochs ÷ 8 commands", lambda r: r["8 runs"].cpu, lambda r: 8 * r["1 run"].cpu, 0.5),
+    Row("wall: 8 runs of 15 epochs, `sweep.jobs=2` ÷ 1", lambda r: r["2 at a time"].wall,
+        lambda r: r["1 at a time"].wall, 0.65),
+]  # fmt: skip
+
 GPU = ("trainer=gpu", "trainer.precision=32-true")
 GPU_COMMANDS = {
     name: [*command, "--device=cuda"] if "floor" in name else [*command, *GPU]
@@ -221,6 +235,7 @@ def main() -> None:
     commands, rows, num_rounds = {
         "cpu": (CPU_COMMANDS, CPU_ROWS, int(os.environ.get("ROUNDS", 5))),
         "accuracy": (ACCURACY_COMMANDS, ACCURACY_ROWS, 3),
+        "sweep": (SWEEP_COMMANDS, SWEEP_ROWS, 3),
         "gpu": (GPU_COMMANDS, GPU_ROWS, 5),
     }[cases]
     tmp = Path(tempfile.mkdtemp(prefix="lab-bench-"))

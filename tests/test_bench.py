@@ -16,7 +16,7 @@ import bench  # noqa: E402
 
 TRAIN = {
     f"{cases} {name}": command[2:]
-    for cases in ("CPU", "ACCURACY", "GPU")
+    for cases in ("CPU", "ACCURACY", "SWEEP", "GPU")
     for name, command in getattr(bench, f"{cases}_COMMANDS").items()
     if command[:2] == [bench.LAB, "train"] and "--help" not in command
 }
