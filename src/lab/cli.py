@@ -13,6 +13,7 @@ from lab import seconds
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
+    "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run",
 }

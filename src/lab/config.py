@@ -104,6 +104,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     if sum(map(bool, (args.multirun, args.cfg, args.info))) > 1:
         fail(["--multirun, --cfg, --info: one at a time"])
     runs = not (args.help or args.cfg or args.info)
+    trains = verb in ("train", "tune")
     problems: list[str] = []
     overrides: list[Override] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -115,13 +116,15 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
                 problems.append(f"{text}: {one_line(error)}")
         if refused := [o.input_line for o in overrides if _is_hydras(o) and o.key_or_group not in HYDRAS]:
             fail([f"{text}: of Hydra's own settings only {' and '.join(HYDRAS)} can be set" for text in refused])
-        if verb == "train" and runs and not any(o.key_or_group == "experiment" for o in overrides):
-            raise UserError(_experiments())
+        if verb == "tune" and args.multirun:
+            fail(["--multirun: tune looks at one config; lab train -m sweeps"])
+        if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
+            raise UserError(_experiments(verb))
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides))
         problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
-        if not problems and verb != "train":
+        if not problems and not trains:
             check_finished(Path(cfg.run))
     if problems:
         fail(problems)
@@ -246,8 +249,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
     return None
 
 
-def _experiments() -> str:
-    lines = ["Say which experiment, for example: lab train experiment=digits", ""]
+def _experiments(verb: str) -> str:
+    lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         comments = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")

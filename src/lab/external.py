@@ -57,6 +57,14 @@ def announced_folder() -> str:
     return content[0]
 
 
+def refuse_several(word: str, what: str) -> None:
+    """Raises UserError where torchrun or srun has started several processes for what is done by one."""
+    if int(os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UserError(
+            f"error: {word}: torchrun or srun started several processes for one run; start {what} without them"
+        )
+
+
 def check_size(world_size: int) -> None:
     """Raises UserError where the trainer is not for as many processes as were started."""
     if torch.distributed.is_initialized() and (started := torch.distributed.get_world_size()) != world_size:

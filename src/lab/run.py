@@ -150,7 +150,7 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
 
 def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
     """A new run folder: the one asked for, or <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
-    folder = folder or _unused(Path(cfg.log_dir) / cfg.name)
+    folder = folder or unused(Path(cfg.log_dir) / cfg.name)
     folder.mkdir(parents=True, exist_ok=True)
     cfg.run = None
     if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
@@ -161,7 +161,8 @@ def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
     return folder
 
 
-def _unused(parent: Path) -> Path:
+def unused(parent: Path) -> Path:
+    """A new folder in `parent`, named by the time."""
     parent.mkdir(parents=True, exist_ok=True)
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, n = parent / name, 0

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab import cli, config, resume, seconds, train
 from lab.allow import instantiate, locate
 from lab.errors import UserError
+from lab.external import refuse_several
 from lab.folder import CONFIG, SWEEP, read_json, write_json
 from lab.stop import slurm_job
 from lab.sweep.board import Board
@@ -45,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the sweep can't be run as asked, or another process runs it.
     """
-    if int(os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")) > 1:
-        config.fail(["--multirun: torchrun or srun started several processes for one run; start a sweep without them"])
+    refuse_several("--multirun", "a sweep")
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
     overrides = config.parsed(words)
     cfg = _first(overrides)
