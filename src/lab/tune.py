@@ -1,13 +1,10 @@
 """`lab tune`: a learning rate or a batch size to begin with. What is trained for it is thrown away."""
 
 import contextlib
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +17,11 @@ from lab.config import fail, freeze, quiet
 from lab.errors import RunError
 from lab.external import refuse_several
 from lab.stop import stop
-from lab.tuning.finders import Trial, find_batch_size, find_lr, too_large
+from lab.tuning import curves, memory
+from lab.tuning.finders import Trial, find_lr, try_size
+
+NEAR = 0.05  # how close to the largest batch that fits, as a share of it
+OUT = 77  # the exit code of a process that memory ran out for
 
 
 @dataclass
@@ -80,86 +81,101 @@ def _settings(cfg: DictConfig) -> DictConfig:
         problems.append(f"run={cfg.run}: tune makes no run; leave it out")
     if "lr" not in cfg.optimizer:
         problems.append("optimizer.lr: the optimizer has none")
-    if find_spec("matplotlib") is None:
-        problems.append("matplotlib draws the picture, and is not installed: pip install 'lab[sweep]'")
     if problems:
         fail(problems)
     return own
 
 
 def _lr(cfg: DictConfig, own: DictConfig) -> None:
-    from lab.tuning import curves
-
-    points: list[tuple[float, float]] = []
-    if _search(find_lr, cfg, own, points.append):
-        raise too_large(cfg.data.batch_size)
+    points, is_out = _apart(find_lr, cfg, own)
+    if is_out:
+        raise _too_large(cfg.data.batch_size)
     lrs, losses = map(list, zip(*points, strict=True))
-    suggestion = curves.steepest(lrs, losses)
+    suggestion = curves.suggest(lrs, losses)
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    print(f"optimizer.lr={suggestion:.2g}  where the loss falls fastest; now it is {cfg.optimizer.lr:g}")
+    print(f"optimizer.lr={suggestion:.2g}  where the smoothed loss is lowest; now it is {cfg.optimizer.lr:g}")
     print(f"{folder}: lr.png, lr.csv")
 
 
 def _batch_size(cfg: DictConfig, own: DictConfig) -> None:
-    from lab.tuning import curves
-
-    trials: list[Trial] = []
     print(f"{'batch size':>10}  {'samples/s':>9}  {'peak GB':>8}")
-
-    def tell(trial: Trial) -> None:
-        trials.append(trial)
-        values = f"{trial.speed:>9.0f}  {trial.gigabytes:>8.2f}" if trial.fits else "out of memory"
-        print(f"{trial.batch_size:>10}  {values}", flush=True)
-
-    died = _search(find_batch_size, cfg, own, tell)
-    fits = [trial for trial in trials if trial.fits]
-    if not fits:
-        raise too_large(own.batch_size.min)
-    largest, fastest = max(fits, key=lambda trial: trial.batch_size), max(fits, key=lambda trial: trial.speed)
+    trials, out, why = _sizes(cfg, own)
+    if not trials:
+        raise _too_large(own.batch_size.min)
+    largest, fastest = trials[-1], max(trials, key=lambda trial: trial.speed)
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
-    rows = [(t.batch_size, round(t.speed), round(t.gigabytes, 3)) if t.fits else (t.batch_size, "", "") for t in trials]
+    rows = [(trial.batch_size, round(trial.speed), round(trial.gigabytes, 3)) for trial in trials]
     curves.write(folder / "batch_size.csv", ("batch_size", "samples_per_second", "peak_gb"), rows)
-    curves.draw_sizes(folder / "batch_size.png", trials, largest, fastest)
-    if died:
-        why = f"the largest that fitted before the search was killed by {died}"
-    elif len(fits) < len(trials):
-        why = "the largest that fits"
-    elif largest.batch_size * 2 > own.batch_size.max:
-        why = f"the largest tried; batch_size.max is {own.batch_size.max}"
-    else:
-        why = "the largest tried; twice that is more than there are training samples"
+    curves.draw_sizes(folder / "batch_size.png", trials, largest, fastest, out)
     print(f"data.batch_size={largest.batch_size}  {why}")
     print(f"data.batch_size={fastest.batch_size}  the fastest, {fastest.speed:.0f} samples/s")
     print(f"{folder}: batch_size.png, batch_size.csv")
 
 
-def _search(
-    find: Callable[..., None], cfg: DictConfig, own: DictConfig, tell: Callable[[Any], object]
-) -> str:
-    """Search in a process of its own, for one that runs out of memory may be killed, or crash inside a library.
+def _sizes(cfg: DictConfig, own: DictConfig) -> tuple[list[Trial], int | None, str]:
+    """Double the batch size until it does not fit, then halve the interval until that is a twentieth of it.
 
     Returns:
-        The signal that killed it, if one did.
+        The trials that fit, by size; the least size that does not; and why there is none larger.
     """
-    ours, theirs = get_context("fork").Pipe(duplex=False)
+    trials: list[Trial] = []
+    size, out = own.batch_size.min, None
+    while True:
+        cfg.data.batch_size = size
+        found, is_out = _apart(try_size, cfg, own)
+        trials += found
+        if is_out:
+            out = size
+            print(f"{size:>10}  out of memory", flush=True)
+        else:
+            print(f"{found[0].batch_size:>10}  {found[0].speed:>9.0f}  {found[0].gigabytes:>8.2f}", flush=True)
+            if found[0].batch_size < size or size == own.batch_size.max:
+                all_of_it = "all training samples there are" if found[0].batch_size < size else "batch_size.max"
+                return trials, out, f"it fits, and is {all_of_it}"
+        fits = trials[-1].batch_size if trials else 0
+        if out is None:
+            size = min(2 * size, own.batch_size.max)
+        elif not fits or out - fits <= max(1, NEAR * fits):
+            return trials, out, f"the largest that fits, to {NEAR:.0%}; {out} does not"
+        else:
+            size = (fits + out) // 2
 
-    def work() -> None:
-        ours.close()
-        sys.exit(cli.exit_code(lambda: find(cfg, own, theirs.send)))
 
-    process = get_context("fork").Process(target=work)
+def _too_large(batch_size: int) -> RunError:
+    return RunError(f"error: data.batch_size={batch_size}: out of memory. find=batch_size finds the largest that fits.")
+
+
+def _apart(find: Callable[..., None], cfg: DictConfig, own: DictConfig) -> tuple[list[Any], bool]:
+    """Have a process of its own do it, for one that runs out of memory may be killed, or crash inside a library.
+
+    Returns:
+        What it told, and whether it ran out of memory.
+    """
+    context = get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def guarded() -> None:
+        try:
+            find(cfg, own, theirs.send)
+        except Exception as error:
+            if not memory.is_out(error):
+                raise
+            sys.exit(OUT)
+
+    process = context.Process(target=lambda: sys.exit(cli.exit_code(guarded)))
     process.start()
     theirs.close()
+    told: list[Any] = []
     try:
         with contextlib.suppress(EOFError):
             while True:
-                tell(ours.recv())
+                told.append(ours.recv())
         process.join()
     finally:
         process.kill()
     code = process.exitcode or 0
-    if code > 0:
+    if code > 0 and code != OUT:
         sys.exit(code)
-    return signal.Signals(-code).name if code else ""
+    return told, code != 0

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from torch.nn.functional import avg_pool1d
 
-from lab.errors import RunError
+from lab.errors import RunError, UserError
 from lab.tuning.finders import Trial
+
+try:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+except ImportError as error:
+    raise UserError("error: tune: its pictures need matplotlib: pip install 'lab[sweep]'") from error
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # told apart by all eyes (Okabe & Ito 2008)
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """The mean over some tenth of the steps around each, twice; a loss that explodes counts as one and a half times
-    the first ones.
-    """
+    """The mean over a tenth of the steps around each, twice. One that explodes counts as one and a half of the first."""
     loss = torch.tensor(losses, dtype=torch.float64)
     loss = loss.nan_to_num(torch.inf).clamp(max=1.5 * loss[:5].mean())[None]
     window = len(losses) // 20 * 2 + 1
@@ -28,21 +30,20 @@ def smooth(losses: Sequence[float]) -> list[float]:
     return loss[0].tolist()
 
 
-def steepest(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The learning rate, before the lowest loss, at which the smooth loss falls fastest over the rate's logarithm.
+def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
+    """The learning rate at which the smooth loss is lowest.
 
     Raises:
         RunError: it does not fall.
     """
-    loss = torch.tensor(smooth(losses))
-    slope = torch.gradient(loss, spacing=(torch.tensor(lrs, dtype=torch.float64).log(),))[0]
-    lowest = int(loss.argmin())
-    if len(lrs) < 10 or loss[lowest] > 0.95 * loss[0]:
+    curve = smooth(losses)
+    lowest = min(range(len(curve)), key=curve.__getitem__)
+    if curve[lowest] > 0.95 * curve[0]:
         raise RunError(
-            f"error: lr: between {lrs[0]:.1g} and {lrs[-1]:.1g} the loss does not fall by a twentieth: {loss[0]:.3g} at"
-            f" first, {loss[lowest]:.3g} at best. Try other lr.min and lr.max, or more lr.steps."
+            f"error: lr: from {lrs[0]:.1g} to {lrs[-1]:.1g} the loss does not fall by a twentieth: {curve[0]:.3g} at"
+            f" first, {curve[lowest]:.3g} at best. Try other lr.min and lr.max, or more lr.steps."
         )
-    return lrs[int(slope[: lowest + 1].argmin())]
+    return lrs[lowest]
 
 
 def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestion: float, now: float | None) -> None:
@@ -51,7 +52,7 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
     axes.plot(lrs, losses, ".", color=GREY, alpha=0.6, label="each step")
     axes.plot(lrs, curve, color=BLUE, linewidth=2.5, label="smooth")
     at = curve[lrs.index(suggestion)]
-    axes.plot(suggestion, at, "o", color=ORANGE, markersize=10, label=f"falls fastest: {suggestion:.2g}")
+    axes.plot(suggestion, at, "o", color=ORANGE, markersize=10, label=f"lowest: {suggestion:.2g}")
     if now and lrs[0] <= now <= lrs[-1]:
         axes.axvline(now, color=GREY, linestyle="--", label=f"set now: {now:.2g}")
     low, high = min(curve), max(curve)
@@ -60,18 +61,19 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
     figure.savefig(path)
 
 
-def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Trial) -> None:
+def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Trial, out: int | None) -> None:
+    """`trials` by size; `out` is one that did not fit."""
     figure, axes = _axes("batch size", "samples per second, in training")
-    fits = sorted((trial for trial in trials if trial.fits), key=lambda trial: trial.batch_size)
-    axes.plot([t.batch_size for t in fits], [t.speed for t in fits], "o-", color=BLUE, linewidth=2.5)
-    axes.plot(fastest.batch_size, fastest.speed, "^", color=BLUE, markersize=12, label=f"fastest: {fastest.batch_size}")
-    axes.plot(largest.batch_size, largest.speed, "o", color=ORANGE, markersize=10, label=f"largest: {largest.batch_size}")
-    if out := [trial.batch_size for trial in trials if not trial.fits]:
-        axes.axvline(min(out), color=GREY, linestyle="--", label=f"out of memory: {min(out)}")
-    axes.set(xscale="log", ylim=(0, None))
+    axes.plot([t.batch_size for t in trials], [t.speed for t in trials], "o-", color=BLUE, linewidth=2.5)
+    for trial, marker, color, name in ((fastest, "^", BLUE, "fastest"), (largest, "s", ORANGE, "largest")):
+        label = f"{name}: {trial.batch_size}"
+        axes.plot(trial.batch_size, trial.speed, marker, color=color, markersize=11, label=label)
+    if out:
+        axes.axvline(out, color=GREY, linestyle="--", label=f"out of memory: {out}")
     axes.set_xscale("log", base=2)
+    axes.set_ylim(0, None)
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower center")
     figure.savefig(path)
 
 

@@ -1,15 +1,13 @@
-"""The searches, with Lightning's Tuner and a trainer that keeps and shows nothing."""
+"""The searches: trainings of a few steps that keep and show nothing, each in a process of its own."""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.profilers import Profiler
+from lightning import Callback, Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
@@ -17,33 +15,25 @@ from lab import run, train
 from lab.allow import instantiate
 from lab.config import fail
 from lab.data.base import Data
-from lab.errors import RunError
-from lab.run import NoProfiler
 from lab.tuning import memory
 
-OUT = "DefaultCPUAllocator: can't allocate memory"  # all that the Tuner understands where there is no GPU
+Tell = Callable[[Any], None]
 
 
 @dataclass
 class Trial:
-    """A batch size, when each of its steps was done, in seconds, and the most memory meanwhile, in GB."""
+    """A batch size, the samples per second, and the most memory meanwhile, in GB; without them it did not fit."""
 
     batch_size: int
-    done: list[float] = field(default_factory=list)
+    speed: float = 0.0
     gigabytes: float = 0.0
-    fits: bool = False
-
-    @property
-    def speed(self) -> float:
-        """Samples per second, without the first step, which allocates."""
-        return self.batch_size * (len(self.done) - 1) / (self.done[-1] - self.done[0])
 
 
-def find_lr(cfg: DictConfig, own: DictConfig, tell: Callable[[tuple[float, float]], object]) -> None:
+def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): `tell` each step's learning rate and loss.
 
     Lightning gives all groups of an optimizer one rate; here each keeps its ratio to the first. The losses are those
-    of the steps: Lightning's are smoothed from half of the first one on.
+    of the steps: Lightning's are smoothed, from half of the first one on.
     """
     trainer, data, task = _parts(cfg, own, max_steps=own.lr.steps)
     groups = task.optimizer((name, p) for name, p in task.named_parameters() if p.requires_grad).param_groups
@@ -59,87 +49,48 @@ def find_lr(cfg: DictConfig, own: DictConfig, tell: Callable[[tuple[float, float
         return loss
 
     task.training_step = training_step
-    try:
-        Tuner(trainer).lr_find(
-            task, datamodule=data, min_lr=own.lr.min, max_lr=own.lr.max, num_training=own.lr.steps, update_attr=False
-        )
-    except (MemoryError, RuntimeError) as error:
-        if memory.is_out(error):
-            raise too_large(cfg.data.batch_size) from error
-        raise
-
-
-def find_batch_size(cfg: DictConfig, own: DictConfig, tell: Callable[[Trial], object]) -> None:
-    """Double the batch size until it does not fit, then halve the interval; `tell` each trial when it is over."""
-    steps = own.batch_size.steps
-    alone = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
-    trainer, data, task = _parts(cfg, own, max_steps=10**6, **alone)  # a schedule may end with its steps
-    trainer.profiler = Meter(data, trainer.strategy.root_device, steps, tell)
-    most = min(own.batch_size.max, len(data.splits["train"]))
-    Tuner(trainer).scale_batch_size(
-        task,
-        datamodule=data,
-        mode="binsearch",
-        steps_per_trial=steps,
-        init_val=min(own.batch_size.min, most),
-        margin=0.0,
-        max_val=most + 1,  # which it does not try
+    Tuner(trainer).lr_find(
+        task, datamodule=data, min_lr=own.lr.min, max_lr=own.lr.max, num_training=own.lr.steps, update_attr=False
     )
 
 
-def too_large(batch_size: int) -> RunError:
-    return RunError(f"error: data.batch_size={batch_size}: out of memory. find=batch_size finds the largest that fits.")
+def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
+    """Train for some steps with the config's batch size, and `tell` what it took.
+
+    Lightning's finder tries all sizes in one process, where what one leaves behind makes the next ones fail.
+    """
+    steps = own.batch_size.steps
+    plain = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
+    trainer, data, task = _parts(cfg, own, max_steps=steps, **plain)
+    if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
+        data.batch_size = num_samples
+    clock = Clock()
+    trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+    trainer.fit(task, data)
+    speed = data.batch_size * (steps - 1) / (clock.done[-1] - clock.done[0])
+    tell(Trial(data.batch_size, speed, memory.peak(trainer.strategy.root_device)))
+
+
+class Clock(Callback):
+    """When each step was done. The first one also allocates, and is where measuring begins."""
+
+    def __init__(self) -> None:
+        self.done: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self.done.append(time.perf_counter())
 
 
 def _parts(cfg: DictConfig, own: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
     run.settle(cfg)
     never = {"max_epochs": -1, "max_time": None, "check_val_every_n_epoch": 10**9, "num_sanity_val_steps": 0}
     nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    place = {"default_root_dir": tempfile.mkdtemp(), "profiler": NoProfiler()}
+    place = {"default_root_dir": tempfile.gettempdir(), "profiler": run.NoProfiler()}
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
     if trainer.world_size > 1:
         fail(["trainer: tune uses one process; choose trainer=cpu or trainer=gpu."])
     data, task = train.parts(cfg, None)
     memory.limit(trainer.strategy.root_device, own.memory_gb)
     return trainer, data, task
-
-
-class Meter(Profiler):
-    """Measures each batch size. A profiler, for the Tuner takes all callbacks away.
-
-    Args:
-        steps: of each batch size.
-        tell: called with each trial when it is over.
-    """
-
-    def __init__(self, data: Data, device: torch.device, steps: int, tell: Callable[[Trial], object]) -> None:
-        super().__init__()
-        self.data, self.device, self.steps, self.tell = data, device, steps, tell
-        self.trial = Trial(0)
-
-    @contextmanager
-    def profile(self, action_name: str) -> Iterator[None]:
-        if action_name == "run_training_epoch" and self.data.batch_size != self.trial.batch_size:
-            self.trial = Trial(self.data.batch_size)
-            memory.reset_peak(self.device)
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if action_name == "run_training_epoch" and memory.is_out(error):
-                self.tell(self.trial)
-                raise RuntimeError(OUT) from error
-            raise
-        if action_name == "run_training_batch":
-            self._step_is_done()
-
-    def _step_is_done(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.trial.done.append(time.perf_counter())
-        if len(self.trial.done) == self.steps:
-            self.trial.gigabytes, self.trial.fits = memory.peak(self.device), True
-            self.tell(self.trial)
-
-    def start(self, action_name: str) -> None: ...
-
-    def stop(self, action_name: str) -> None: ...

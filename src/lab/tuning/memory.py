@@ -18,7 +18,12 @@ CGROUPS = (  # limit, use, and the part of the use that is files which can be dr
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 RESERVE = 0.1  # of what is free, for the others
-WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive")  # oneDNN's last
+WORDS = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "could not create a primitive",
+)  # oneDNN's last
 
 
 def limit(device: torch.device, gigabytes: float | None) -> float:
@@ -54,16 +59,8 @@ def available() -> float:
     return max(0.0, min(free))
 
 
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS
-
-
 def peak(device: torch.device) -> float:
-    """The most that this process has had since `reset_peak`, in GB: on a GPU, or of the machine's memory."""
+    """The most that this process has had so far, in GB: on a GPU, or of the machine's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if STATUS.exists():
