@@ -24,7 +24,7 @@ def test_bare_train_lists_the_experiments(lab):
     assert "How well does the seed's CNN" in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["train", "test", "predict"])
+@pytest.mark.parametrize("verb", ["train", "tune", "test", "predict"])
 def test_help(lab, verb):
     result = lab(verb, "--help")
     assert result.returncode == 0, result.stderr
@@ -42,7 +42,7 @@ def test_hydra_shows_the_config(lab):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("lab ", "train test predict"),
+        ("lab ", "train tune test predict"),
         ("lab tr", "train"),
         ("lab train experiment=", "experiment=digits"),
         ("lab train experiment=digits net=", "net=cnn"),
@@ -124,6 +124,14 @@ BAD_COMMAND_LINES = {
     ("train", "experiment=digits", "a=[1"): "error: a=[1: ",
     ("train", "experiment=digits", "net=null"): "net=null: null is no net; leave it out, or choose one",
     ("train", "experiment=digits", "-m", "--info"): "--multirun, --cfg, --info: one at a time",
+    ("tune", "experiment=digits", "lr.steps=9"): "lr.steps=9: should be greater than or equal to 20",
+    ("tune", "experiment=digits", "find=momentum"): "find=momentum: should be 'lr' or 'batch_size'",
+    ("tune", "experiment=digits", "lr.min=1", "lr.max=1"): "lr.min=1: not below lr.max=1",
+    ("tune", "experiment=digits", "memory_gb=0"): "memory_gb=0: should be greater than 0",
+    ("tune", "experiment=digits", "run=x"): "run=x: tune makes no run; leave it out",
+    ("tune", "experiment=digits", "fnd=lr"): "unknown key fnd. Did you mean find?",
+    ("tune", "-m", "experiment=digits", "seed=1,2"): "--multirun: tune looks at one config",
+    ("tune", "experiment=digits", "trainer=ddp_cpu"): "trainer: tune uses one process",
     ("test",): "error: run: say it, with run=...",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",

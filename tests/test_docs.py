@@ -45,6 +45,8 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
         words.append("--cfg=job")  # no GPU here; two processes: test_ddp.py
+    elif words[:1] == ["tune"]:
+        words += ["net=mlp", "data.tiny=true", "lr.steps=60", "batch_size.min=64"]
     elif words[:1] == ["train"] and len(words) > 1 and "--cfg" not in words:
         words += ["debug=two_batches"] if "PATH" in command else ["debug=two_batches", "data.tiny=true"]
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def test_the_groups_of_an_optimizer_keep_their_ratio(optimizer, scheduler, monke
     words = ["net.widths=[8,8]", "net.batch_norm=true", f"optimizer={optimizer}", f"scheduler={scheduler}"]
     cfg = config.compose("tune", ["experiment=digits", *TINY.split(), *words, "lr.steps=20"])
     own = tune._settings(cfg)
+    config.quiet()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     seen, ratios = [], []
     right = torch.optim.Optimizer.zero_grad

@@ -95,7 +95,9 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    print(f"optimizer.lr={suggestion:.2g}  where the smoothed loss is lowest; now it is {cfg.optimizer.lr:g}")
+    print(
+        f"optimizer.lr={suggestion:.2g}  between where the loss falls fastest and where it is lowest; now it is {cfg.optimizer.lr:g}"
+    )
     print(f"{folder}: lr.png, lr.csv")
 
 
@@ -132,8 +134,8 @@ def _sizes(cfg: DictConfig, own: DictConfig) -> tuple[list[Trial], int | None, s
         else:
             print(f"{found[0].batch_size:>10}  {found[0].speed:>9.0f}  {found[0].gigabytes:>8.2f}", flush=True)
             if found[0].batch_size < size or size == own.batch_size.max:
-                all_of_it = "all training samples there are" if found[0].batch_size < size else "batch_size.max"
-                return trials, out, f"it fits, and is {all_of_it}"
+                limit = "all training samples there are" if found[0].batch_size < size else "batch_size.max"
+                return trials, out, f"it fits, and is {limit}"
         fits = trials[-1].batch_size if trials else 0
         if out is None:
             size = min(2 * size, own.batch_size.max)

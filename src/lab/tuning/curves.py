@@ -1,6 +1,7 @@
 """What the searches found: the suggestion, the pictures, the tables."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # told apart by all eyes (
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """The mean over a tenth of the steps around each, twice. One that explodes counts as one and a half of the first."""
+    """The mean over a tenth of the steps around each, twice; at most one and a half times the first ones count."""
     loss = torch.tensor(losses, dtype=torch.float64)
     loss = loss.nan_to_num(torch.inf).clamp(max=1.5 * loss[:5].mean())[None]
     window = len(losses) // 20 * 2 + 1
@@ -31,7 +32,9 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The learning rate at which the smooth loss is lowest.
+    """A learning rate half-way, in its logarithm, from where the smooth loss falls fastest to where it is lowest.
+
+    The one is small and safe, the other as much as a schedule with a warm-up bears.
 
     Raises:
         RunError: it does not fall.
@@ -43,7 +46,8 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
             f"error: lr: from {lrs[0]:.1g} to {lrs[-1]:.1g} the loss does not fall by a twentieth: {curve[0]:.3g} at"
             f" first, {curve[lowest]:.3g} at best. Try other lr.min and lr.max, or more lr.steps."
         )
-    return lrs[lowest]
+    slope = torch.gradient(torch.tensor(curve), spacing=(torch.tensor(lrs).log(),))[0]
+    return math.sqrt(lrs[lowest] * lrs[int(slope[: lowest + 1].argmin())])
 
 
 def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestion: float, now: float | None) -> None:
@@ -51,8 +55,8 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
     curve = smooth(losses)
     axes.plot(lrs, losses, ".", color=GREY, alpha=0.6, label="each step")
     axes.plot(lrs, curve, color=BLUE, linewidth=2.5, label="smooth")
-    at = curve[lrs.index(suggestion)]
-    axes.plot(suggestion, at, "o", color=ORANGE, markersize=10, label=f"lowest: {suggestion:.2g}")
+    at = curve[min(range(len(lrs)), key=lambda i: abs(math.log(lrs[i] / suggestion)))]
+    axes.plot(suggestion, at, "o", color=ORANGE, markersize=10, label=f"suggested: {suggestion:.2g}")
     if now and lrs[0] <= now <= lrs[-1]:
         axes.axvline(now, color=GREY, linestyle="--", label=f"set now: {now:.2g}")
     low, high = min(curve), max(curve)

@@ -47,7 +47,7 @@ def limit(device: torch.device, gigabytes: float | None) -> float:
 
 
 def available() -> float:
-    """Bytes that can be had without another process losing any: the machine's, or the container's where that is less."""
+    """Bytes that can be had without another process losing any: the machine's, or the container's if less."""
     free = [_field(MEMINFO, "MemAvailable")]
     for root, limit, use, files in CGROUPS:
         for group in _own_groups(root):
@@ -69,7 +69,7 @@ def peak(device: torch.device) -> float:
 
 
 def is_out(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, be it torch's, C++'s or Python's."""
+    """Whether an error says that there is no memory left, be it torch's, C++'s, oneDNN's or Python's."""
     return isinstance(error, MemoryError) or is_oom_error(error) or any(word in str(error) for word in WORDS)
 
 
