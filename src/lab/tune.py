@@ -95,9 +95,7 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    print(
-        f"optimizer.lr={suggestion:.2g}  between where the loss falls fastest and where it is lowest; now it is {cfg.optimizer.lr:g}"
-    )
+    print(f"optimizer.lr={suggestion:.2g}  between the loss's fastest fall and its lowest; now {cfg.optimizer.lr:g}")
     print(f"{folder}: lr.png, lr.csv")
 
 

@@ -18,12 +18,7 @@ CGROUPS = (  # limit, use, and the part of the use that is files which can be dr
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 RESERVE = 0.1  # of what is free, for the others
-WORDS = (
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "could not create a primitive",
-)  # oneDNN's last
+WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive")
 
 
 def limit(device: torch.device, gigabytes: float | None) -> float:
@@ -69,8 +64,11 @@ def peak(device: torch.device) -> float:
 
 
 def is_out(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, be it torch's, C++'s, oneDNN's or Python's."""
-    return isinstance(error, MemoryError) or is_oom_error(error) or any(word in str(error) for word in WORDS)
+    """Whether an error, or the one that it came of, says that there is no memory left: torch's, oneDNN's, Python's."""
+    if isinstance(error, MemoryError) or is_oom_error(error) or any(word in str(error) for word in WORDS):
+        return True
+    origin = error.__cause__ or error.__context__
+    return origin is not None and is_out(origin)
 
 
 def _field(path: Path, name: str) -> float:
