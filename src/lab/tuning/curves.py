@@ -77,7 +77,7 @@ def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Tri
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, None)
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.legend(loc="lower center")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     figure.savefig(path)
 
 
