@@ -18,7 +18,8 @@ from lab import checkpoints, config
 from lab.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
-from lab.sweep.pool import Job, Pool
+from lab.sweep.launcher import Job
+from lab.sweep.pool import Pool
 from lab.sweep.study import Study, distribution, open_storage
 
 SWEEP = ["-m", "experiment=digits", *TINY.split()]
@@ -192,12 +193,12 @@ def test_a_job_has_its_share_of_the_machine_and_takes_all_it_started_with_it(tmp
         subprocess.Popen(["sleep", "1000"])
         return 0
 
-    pool = Pool(work, 2, num_gpus=4)
+    pool = Pool(2, work, num_gpus=4)
     assert pool.gpus == [["0", "2"], ["1", "3"]]
     for number in range(2):
         pool.start(Job(number, [], tmp_path / str(number)))
     assert not pool.has_room()
-    groups = [job.pid for job in pool.running]
+    groups = [job.id for job in pool.running]
     assert {pool.wait(20).status, pool.wait(20).status} == {"finished"}
     shares = [set(json.loads((tmp_path / f"{number}.cores").read_text())) for number in range(2)]
     if len(os.sched_getaffinity(0)) > 1:

@@ -48,6 +48,7 @@ class Root:
     trainer: Any
     logger: Any
     sweep: Any
+    launcher: Any
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
 ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")

@@ -24,7 +24,7 @@ from lab.allow import instantiate
 from lab.callbacks.pruning import TRIAL
 from lab.config import fail
 from lab.errors import UserError
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 
 BEAT, SILENCE = 10.0, 60.0  # seconds between two signs of life of a trial's owner, and without one until it is given up
