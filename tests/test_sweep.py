@@ -150,6 +150,9 @@ WRONG = {
     "sweep.jobs=0": "sweep.jobs=0: should be greater than 0",
     "sweep.jobs=two": "sweep.jobs=two: ",
     "optimizer.lr=interval(0,1)": "sweep=optuna draws them",
+    "seed=1,2 launcher=slurm launcher.nodes=0": "launcher.nodes=0: should be greater than 0",
+    "seed=1,2 launcher=slurm launcher.args=[job.sh]": "launcher.args=['job.sh']: ",
+    "seed=1,2 launcher=slurm": "error: launcher=slurm: there is no SLURM here",
     "sweep=optuna": "say what to search",
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
@@ -159,6 +162,7 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_mistake_is_said_in_a_line_and_takes_no_name(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         sweep.main(["-m", "experiment=digits", "sweep.name=1", *words.split()])

@@ -21,7 +21,7 @@ from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
-def fit(job: Job) -> int:
+def _fit(job: Job) -> int:
     """What a job does, in its own process; returns its exit code."""
 
     def work() -> None:
@@ -46,7 +46,7 @@ class Pool(Launcher):
 
     grace, period = 15.0, 0.02
 
-    def __init__(self, num_slots: int, work: Callable[[Job], int] = fit, num_gpus: int | None = None) -> None:
+    def __init__(self, num_slots: int, work: Callable[[Job], int] = _fit, num_gpus: int | None = None) -> None:
         super().__init__(num_slots)
         self.work = work
         self.cores = _shares(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], num_slots)
