@@ -47,7 +47,7 @@ def wait_for(what, seconds):
     return result
 
 
-def submit(tmp_path: Path, command: list[str], **options: str) -> str:
+def submit(tmp_path: Path, command: list[str], **options: int) -> str:
     """A job that prints to `out`; returns its number."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     own = ["--parsable", "--requeue", "--open-mode=append", "--signal=SIGUSR1@90", f"--output={tmp_path}/out"]
@@ -62,7 +62,7 @@ def ended(job: str) -> bool:
 def test_a_requeued_job_of_two_processes_ends_as_one_that_was_left_alone(lab, tmp_path):
     words = ["experiment=digits", "data.tiny=true", "net=mlp", "net.dropout=0.3", "trainer=ddp_cpu"]
     words += ["early_stopping=null", "trainer.max_epochs=120", "trainer.enable_progress_bar=false"]
-    job = submit(tmp_path, [str(LAB), "train", *words], nodes="1", ntasks_per_node="2")
+    job = submit(tmp_path, [str(LAB), "train", *words], nodes=1, ntasks_per_node=2)
     folder = tmp_path / "logs/digits"
     wait_for(lambda: list(folder.glob("*/last.ckpt")), 90)
     slurm("scancel", "--signal=USR1", job)
@@ -82,7 +82,7 @@ def test_a_run_over_two_nodes_has_the_metrics_of_one_machine(nodes, lab, tmp_pat
         pytest.skip("this SLURM has one node")
     words = ["experiment=digits", *TINY.split(), "net.dropout=0.3", "trainer=ddp_cpu", "trainer.max_epochs=3"]
     two = [str(LAB), "train", *words, "trainer.devices=1", "trainer.num_nodes=2"]
-    job = submit(tmp_path, two, nodes="2", ntasks_per_node="1")
+    job = submit(tmp_path, two, nodes=2, ntasks_per_node=1)
     wait_for(lambda: ended(job), 150)
     said = (tmp_path / "out").read_text()
     assert said.count("test/acc ") == 1, said
@@ -155,9 +155,9 @@ def test_a_study_s_trials_are_jobs_of_two_processes_and_are_pruned(tmp_path):
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_sweep_in_a_job_that_is_warned_of_its_end_goes_on_in_the_same_folder(tmp_path):
-    command = [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "seed=0,1", LONG]
-    job = submit(tmp_path, command)
+@pytest.mark.parametrize("where", [["launcher=local"], ["launcher=slurm", "launcher.mem=2G"]], ids=["local", "slurm"])
+def test_a_sweep_in_a_job_that_is_warned_of_its_end_goes_on_in_the_same_folder(where, tmp_path):
+    job = submit(tmp_path, [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "seed=0,1", LONG, *where])
     wait_for(lambda: list(tmp_path.glob("logs/digits/*/000/last.ckpt")), 90)
     slurm("scancel", "--signal=USR1", job)
     wait_for(lambda: ended(job), 200)
@@ -165,4 +165,8 @@ def test_a_sweep_in_a_job_that_is_warned_of_its_end_goes_on_in_the_same_folder(t
     assert "SLURM starts it again" in said
     assert "2 finished" in said
     (place,) = tmp_path.glob("logs/digits/*")
-    assert "goes on with step" in (place / "000.log").read_text()
+    log = (place / "000.log").read_text()
+    assert ("goes on with step" in log) == (where == ["launcher=local"]), (
+        "SLURM's jobs go on without the sweep's process"
+    )
+    assert log.count("test/acc ") == 1

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Two machines on one, as root on Linux: `two_machines.sh up`, `down`, and `two_machines.sh K COMMAND…` runs on machine K.
+# Two machines on one, as root on Linux: `two_machines.sh up`, `down`, and `two_machines.sh K COMMAND…` on machine K.
 # They are network namespaces joined by a cable, with host names of their own: node0 (10.78.0.1) and node1 (10.78.0.2).
 set -euo pipefail
 case $1 in
