@@ -170,6 +170,14 @@ def test_a_mistake_is_said_in_a_line_and_takes_no_name(words, tmp_path, monkeypa
     assert not list(tmp_path.glob("logs/digits/*"))
 
 
+def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs/digits/x").mkdir(parents=True)
+    words = ["experiment=digits", "seed=1,2", "launcher=slurm", "launcher.args=['--output=/etc/passwd']"]
+    (tmp_path / "logs/digits/x/sweep.json").write_text(json.dumps({"words": words}))
+    assert sweep._place(["experiment=digits", "sweep.name=x"])[1] == ["seed=1,2", "experiment=digits", "sweep.name=x"]
+
+
 def test_torchrun_does_not_start_sweeps(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")

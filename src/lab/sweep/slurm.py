@@ -56,7 +56,7 @@ class Slurm(Launcher):
         self.options = [*OWN, *(f"--{name}={value}" for name, value in options.items() if value is not None), *args]
         self.srun = ["srun", *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else [])]  # it takes no sbatch's
         self.gone: dict[int, float] = {}  # jobs that are not in the queue, and since when
-        self.killed = False
+        self.has_taken = self.killed = False
         self.queue: dict[str, tuple[int, str]] = {}
         if problem := self._look():
             fail([f"launcher=slurm: {problem}"])
@@ -69,7 +69,7 @@ class Slurm(Launcher):
             self._submit(job)
 
     def _submit(self, job: Job) -> None:
-        """Where SLURM refuses, such as one job more than a user may have, it is asked again when it does run others."""
+        """Once SLURM has taken one, it is asked again where it refuses, such as one more than a user may have."""
         script = shlex.join([*self.srun, sys.executable, "-c", MAIN, "train", *job.words])
         names = [f"--job-name={_name(job)}", f"--output={str(job.log.absolute()).replace('%', '%%')}"]
         result = subprocess.run(
@@ -79,10 +79,12 @@ class Slurm(Launcher):
         if result.returncode == 0:
             job.id = int(result.stdout.partition(";")[0])
             self.queue[_name(job)] = job.id, "PENDING"
-            return
-        job.why = _last_line(result.stderr)
-        if not any(other.id for other in self.running):
-            fail([f"launcher: {job.why}"])
+            self.has_taken = True
+        elif not self.has_taken:
+            fail([f"launcher: {_last_line(result.stderr)}"])
+        elif job.why != (why := _last_line(result.stderr)):
+            job.why = why
+            print(f"{_name(job)}: {why}; it is asked again", flush=True)
 
     def _look(self) -> str:
         """Ask what is in the queue; returns why that can't be said, and what was known stays."""
@@ -105,7 +107,7 @@ class Slurm(Launcher):
                 self._submit(job)
         number, state = self.queue.get(_name(job), (0, ""))
         if not self.killed and (number or not (job.id or self.stopping)):
-            job.why = state or job.why
+            job.why = state.removesuffix(" None") or job.why
             return None
         path = job.folder / RESULTS
         status = read_json(path, "status")["status"] if path.exists() else ""
