@@ -103,8 +103,8 @@ class Slurm(Launcher):
     def _exit_code(self, job: Job) -> int | None:
         if monotonic() - self.looked > LOOK:
             self._look()
-            if not job.id and not self.stopping:
-                self._submit(job)
+            for refused in (other for other in self.running if not (other.id or self.stopping)):
+                self._submit(refused)
         number, state = self.queue.get(_name(job), (0, ""))
         if not self.killed and (number or not (job.id or self.stopping)):
             job.why = state.removesuffix(" None") or job.why
@@ -118,11 +118,11 @@ class Slurm(Launcher):
 
     def _reason(self, job: Job, code: int) -> str:
         lines = job.said().splitlines()
-        own = [line for line in lines if not line.startswith(("srun: ", "slurmstepd: "))]
+        own = [line for line in lines if not line.startswith(("srun: ", "slurmstepd"))]
         if any(line.startswith(("error: ", "Traceback ")) for line in own):
             return last_error("\n".join(own))
-        others = [line for line in lines if line not in own]
-        return "cancelled, or killed by SLURM" + (f" ({others[-1]})" if others else "")
+        told = [line for line in lines if line.startswith(("srun: error: ", "slurmstepd"))]
+        return "cancelled, or killed by SLURM" + (f" ({told[-1]})" if told else "")
 
     def _ask_to_end(self) -> None:
         self._cancel()
