@@ -43,6 +43,7 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
         folder = trained("experiment=digits", net, "data.tiny=true", "debug=two_batches")
         words = [word.replace("logs/digits/…", str(folder)) for word in words]
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
+    words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
         words.append("--cfg=job")  # no GPU here; two processes: test_ddp.py
     elif words[:1] == ["tune"]:

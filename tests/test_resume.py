@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from functools import cache
 
 import lightning as L
 import pytest
@@ -185,17 +186,32 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     other.join()
 
 
-def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, monkeypatch):
+@pytest.fixture
+def requeued(tmp_path, monkeypatch):
+    """What SLURM would be asked, in a job of its."""
     calls = []
+    requeue = cache(lambda: calls.append("requeued"))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setattr("lab.callbacks.last.requeue", lambda: calls.append("requeued"))
+    for module in ("lab.stop", "lab.callbacks.last"):
+        monkeypatch.setattr(f"{module}.requeue", requeue)
     monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, requeued):
     stopped(5, signal.SIGUSR1)
-    assert calls == ["requeued"]
+    assert requeued == ["requeued"]
     (folder,) = (tmp_path / "logs/digits").glob("slurm-17_*")
     lab_train()
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
     assert [path.name for path in (tmp_path / "logs/digits").iterdir()] == [folder.name]
+
+
+def test_a_slurm_job_that_is_warned_while_it_does_not_train_is_started_again_too(monkeypatch, requeued):
+    monkeypatch.setattr(run, "restore", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(SystemExit):
+        lab_train("trainer.max_epochs=1")
+    assert requeued == ["requeued"]
 
 
 def test_fine_tuning_takes_the_weights_and_warm_starting_the_optimizer_too(tmp_path):

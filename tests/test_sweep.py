@@ -18,7 +18,8 @@ from lab import checkpoints, config
 from lab.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
-from lab.sweep.pool import Job, Pool
+from lab.sweep.launcher import Job
+from lab.sweep.pool import Pool
 from lab.sweep.study import Study, distribution, open_storage
 
 SWEEP = ["-m", "experiment=digits", *TINY.split()]
@@ -172,6 +173,9 @@ WRONG = {
     "sweep.jobs=0": "sweep.jobs=0: should be greater than 0",
     "sweep.jobs=two": "sweep.jobs=two: ",
     "optimizer.lr=interval(0,1)": "sweep=optuna draws them",
+    "seed=1,2 launcher=slurm launcher.nodes=0": "launcher.nodes=0: should be greater than 0",
+    "seed=1,2 launcher=slurm launcher.args=[job.sh]": "launcher.args=['job.sh']: ",
+    "seed=1,2 launcher=slurm": "error: launcher=slurm: there is no SLURM here",
     "sweep=optuna": "say what to search",
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
@@ -183,11 +187,20 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_mistake_is_said_in_a_line_and_takes_no_name(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         sweep.main(["-m", "experiment=digits", "sweep.name=1", *words.split()])
     assert WRONG[words] in str(error.value)
     assert not list(tmp_path.glob("logs/digits/*"))
+
+
+def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs/digits/x").mkdir(parents=True)
+    words = ["experiment=digits", "seed=1,2", "launcher=slurm", "launcher.args=['--output=/etc/passwd']"]
+    (tmp_path / "logs/digits/x/sweep.json").write_text(json.dumps({"words": words}))
+    assert sweep._place(["experiment=digits", "sweep.name=x"])[1] == ["seed=1,2", "experiment=digits", "sweep.name=x"]
 
 
 def test_torchrun_does_not_start_sweeps(monkeypatch):
@@ -217,12 +230,12 @@ def test_a_job_has_its_share_of_the_machine_and_takes_all_it_started_with_it(tmp
         subprocess.Popen(["sleep", "1000"])
         return 0
 
-    pool = Pool(work, 2, num_gpus=4)
+    pool = Pool(2, work, num_gpus=4)
     assert pool.gpus == [["0", "2"], ["1", "3"]]
     for number in range(2):
         pool.start(Job(number, [], tmp_path / str(number)))
     assert not pool.has_room()
-    groups = [job.pid for job in pool.running]
+    groups = [job.id for job in pool.running]
     assert {pool.wait(20).status, pool.wait(20).status} == {"finished"}
     shares = [set(json.loads((tmp_path / f"{number}.cores").read_text())) for number in range(2)]
     if len(os.sched_getaffinity(0)) > 1:

@@ -25,6 +25,8 @@ MODULES = (
     "lab.tasks.*",
     "lab.optim",
     "lab.sweep.grid",
+    "lab.sweep.pool",
+    "lab.sweep.slurm",
     "lab.sweep.study",
 )
 

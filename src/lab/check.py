@@ -51,6 +51,7 @@ class Root:
     trainer: Any
     logger: Any
     sweep: Any
+    launcher: Any
 
 
 @dataclass

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,10 @@ class Stop:
                 before[number] = signal.signal(number, self._asked)
         try:
             yield
+        except SystemExit as error:  # it may have been reading its data, or testing
+            if error.code == 128 + signal.SIGUSR1 and os.environ.get("SLURM_PROCID", "0") == "0":
+                requeue()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -54,8 +59,9 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+@cache
 def requeue(run: Any = subprocess.run) -> None:
-    """Have SLURM start this job again; it will go on in its folder."""
+    """Have SLURM start this job again, once; it will go on in its folder."""
     run(["scontrol", "requeue", slurm_job()], check=False)
 
 

@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> float:
     quiet()
     seconds.start()
     freeze(cfg)
-    cfg.sweep = None  # it has chosen this job
+    cfg.sweep = cfg.launcher = None  # they have chosen this job, and where it runs
     if external.meet(cfg.trainer.accelerator) > 0:
         return join(external.announced_folder())
     with external.announced() as announce:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
 ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")
@@ -53,7 +53,7 @@ class Board:
             share = epoch / self.num_epochs if self.num_epochs > 0 else 0
             passed = time.monotonic() - job.started
             left = f"{passed / share - passed:.0f} s left" if share else ""
-            words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left)
+            words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left, job.why)
             print("  ".join([*words, self.label(job)])[:COLUMNS])
         self.num_lines = len(running)
         sys.stdout.flush()

@@ -4,7 +4,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from lab.config import fail, fitting, is_group
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 
 

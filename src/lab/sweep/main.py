@@ -1,13 +1,11 @@
-"""`lab train -m …`: a sweep is a folder of runs. What comes next a search says; the pool runs it.
+"""`lab train -m …`: a sweep is a folder of runs. What comes next a search says; a launcher runs it.
 
 Given again with the same `sweep.name` it goes on where it stopped: finished runs stay, one that was stopped goes on.
-All that a job needs is imported here, once: jobs are forked.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -22,18 +20,19 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lab import cli, config, resume, seconds, train
+from lab import config, resume
 from lab.allow import instantiate, locate
 from lab.errors import UserError
 from lab.external import refuse_several
-from lab.folder import CONFIG, SWEEP, read_json, write_json
-from lab.stop import slurm_job
+from lab.folder import SWEEP, read_json, write_json
+from lab.stop import requeue, slurm_job
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
-from lab.sweep.pool import Job, Pool
+from lab.sweep.launcher import Launcher
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
 
+OWN = ("sweep", "launcher")  # the groups that are no part of a job's config
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
 
 
@@ -51,45 +50,47 @@ def main(arguments: Sequence[str]) -> int:
     overrides = config.parsed(words)
     cfg = _first(overrides)
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
-    search = _search(cfg, overrides, place, words)
-    varied = search.varied
-    board = Board(place, varied, cfg)
+    search, launcher = _build(cfg, overrides, place, words)
+    board = Board(place, search.varied, cfg)
     resume.wait_for(place)
+    warned = False
     with contextlib.nullcontext() if search.shared else resume.alone(place), _interruptible():
-        pool = Pool(_train, search.num_jobs, torch.cuda.device_count())
         try:
-            _run(search, pool, board)
-        except KeyboardInterrupt:
-            print("\nStopping: each job finishes its step and saves; once more stops at once.", flush=True)
-            pool.stop()
-            for job in board.jobs.values():
-                if job.status == "finished" and job.value is None:
-                    job.value = resume.finished(job.folder, {})
-                    search.tell(job)
-        print(*filter(None, (board.table(), aggregate(place, varied), search.finish())), sep="\n")
+            _run(search, launcher, board)
+        except KeyboardInterrupt as error:
+            warned = isinstance(error, Warned)
+            if not (warned and launcher.outlived):
+                _stop(search, launcher, board)
+        print(*filter(None, (board.table(), aggregate(place, search.varied), search.finish())), sep="\n")
         write_best(place, cfg.monitor.mode)
-        if "fold" in varied:
-            write_out_of_fold(place, varied)
-    if pool.stopping or any(job.status == "stopped" for job in board.jobs.values()):
-        keep = [word for word in words if word.partition("=")[0] in ("experiment", "name", "log_dir")]
+        if "fold" in search.varied:
+            write_out_of_fold(place, search.varied)
+    if warned:
+        print("Its time is nearly up: SLURM starts it again, and it goes on.", flush=True)
+        requeue()
+    elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
+        keep = [word for word in words if _key(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
         print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
-    if pool.stopping:
+    if warned or launcher.stopping:
         return 130
     return int(any(job.status not in ("finished", "pruned") for job in board.jobs.values()))
 
 
-def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> Search:
-    """The search of a config; its folder remembers the words with which it began."""
+def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> tuple[Search, Launcher]:
+    """The search and the launcher of a config; the folder remembers the words with which the sweep began."""
     from lab.check import wrong_arguments
 
     new = not (place / SWEEP).exists()
     try:
-        problems = list(wrong_arguments("sweep", locate(cfg.sweep._target_), OmegaConf.to_container(cfg.sweep)))
+        problems: list[str] = []
+        for key in OWN:
+            problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
             config.fail(problems)
         if config.repeats(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
             config.fail(["cv, seeds: a grid repeats runs; leave out sweep=optuna, or them"])
-        own = repeated([override for override in overrides if not _is_sweeps(override)], cfg)
+        own = repeated([o for o in overrides if o.key_or_group.partition(".")[0] not in OWN], cfg)
+        launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
         search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
         if new and not (place / SWEEP).exists():  # the name is not taken by what was refused
@@ -99,48 +100,41 @@ def _search(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: 
         raise
     if new:
         write_json(place / SWEEP, {"words": words, "varied": sorted(search.varied)})
-    return search
+    return search, launcher
 
 
-def _run(search: Search, pool: Pool, board: Board) -> None:
+def _run(search: Search, launcher: Launcher, board: Board) -> None:
     for task, status, value in search.earlier():
         old = board.add(task)
         old.status, old.value = status, value
     while True:
-        while pool.has_room() and (new_task := search.next()) is not None:
+        while launcher.has_room() and (new_task := search.next()) is not None:
             new = board.add(new_task)
             if (value := resume.finished(new.folder, {})) is not None:  # it was run before
                 new.status, new.value = "finished", value
                 search.tell(new)
             else:
-                pool.start(new)
-        if not pool.running and search.is_over():
+                launcher.start(new)
+        if not launcher.running and search.is_over():
             return
-        if job := pool.wait(0.5):
+        if job := launcher.wait(0.5):
             job.value = resume.finished(job.folder, {}) if job.status == "finished" else None
             board.ended(job)
             if job.status == "failed" and job.tries <= search.retries:
-                pool.start(job)
+                launcher.start(job)
             else:
                 search.tell(job)
         search.beat()
-        board.show(pool.running)
+        board.show(launcher.running)
 
 
-def _train(job: Job) -> int:
-    """What a job does, in its own process."""
-
-    def work() -> None:
-        seconds.restart()
-        if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
-        resume.wait_for(job.folder)  # whoever ran the sweep before may still be saving
-        if job.folder.exists() and not (job.folder / CONFIG).exists():
-            shutil.rmtree(job.folder)  # it was killed before it was a run
-        words = config.with_the_runs_own([*job.overrides, f"run={job.folder}"])
-        train.main(config.compose("train", words))
-
-    return cli.exit_code(work)
+def _stop(search: Search, launcher: Launcher, board: Board) -> None:
+    print("\nStopping: each job finishes its step and saves; once more stops at once.", flush=True)
+    launcher.stop()
+    for job in board.jobs.values():
+        if job.status == "finished" and job.value is None:
+            job.value = resume.finished(job.folder, {})
+            search.tell(job)
 
 
 def _place(words: list[str]) -> tuple[Path, list[str]]:
@@ -157,11 +151,11 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
             config.fail([f"sweep.name={name}: {place} is there, and is no sweep; name a new one"])
         place.mkdir(parents=True, exist_ok=True)
         return place, words
-    began = read_json(place / SWEEP, "words")["words"]
-    keys = {word.partition("=")[0] for word in words}
-    if changed := [w for w in words if w not in began and w.partition("=")[0] not in MAY_CHANGE]:
+    began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
+    keys = set(map(_key, words))
+    if changed := [w for w in words if w not in began and _key(w) not in MAY_CHANGE and not _is_launchers(w)]:
         config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
-    return place, [*(word for word in began if word.partition("=")[0] not in keys), *words]
+    return place, [*(word for word in began if _key(word) not in keys), *words]
 
 
 def _name(words: list[str]) -> str:
@@ -171,8 +165,13 @@ def _name(words: list[str]) -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _is_sweeps(override: Override) -> bool:
-    return override.key_or_group == "sweep" or override.key_or_group.startswith("sweep.")
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _is_launchers(word: str) -> bool:
+    """Whether it says where the jobs run, which each start says anew: sbatch's options are not a folder's to say."""
+    return _key(word).lstrip("+").partition(".")[0] == "launcher"
 
 
 def _first(overrides: Sequence[Override]) -> DictConfig:
@@ -180,15 +179,21 @@ def _first(overrides: Sequence[Override]) -> DictConfig:
     return config.compose("train", config.first(overrides))
 
 
+class Warned(KeyboardInterrupt):
+    """By SLURM: the time of the job that the sweep itself runs in is nearly up."""
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """A SIGTERM stops a sweep as Ctrl-C does."""
+    """A SIGTERM stops a sweep as Ctrl-C does, and so does SLURM's warning."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise Warned if number == signal.SIGUSR1 else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, *([signal.SIGUSR1] if slurm_job() else []))
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: several at a time, each a process group, forked from one that has imported everything.
+"""The jobs of a sweep on this machine: each a process group, forked from a process that has imported everything.
 
 Nothing of a job reaches another: not a crash, not a lack of memory, not a signal, not a global. Nothing of it outlives
 the sweep's own process, however that ends.
@@ -10,82 +10,57 @@ import ctypes
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
-from lab.errors import PRUNED
+import torch
+
+from lab import cli, config, resume, seconds, train
+from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-GRACE = 15.0  # seconds from a polite signal to SIGKILL
 
 
-class Task(NamedTuple):
-    """What a search wants to be run. Its number is its folder's name: one that is given again goes on there."""
+def _fit(job: Job) -> int:
+    """What a job does, in its own process; returns its exit code."""
 
-    number: int
-    overrides: list[str]
-    environ: dict[str, str] = {}  # noqa: RUF012
+    def work() -> None:
+        seconds.restart()
+        if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        resume.wait_for(job.folder)  # whoever ran the sweep before may still be saving
+        clear(job.folder)
+        train.main(config.compose("train", config.with_the_runs_own(job.words)))
 
-
-@dataclass
-class Job:
-    """One training, in a folder that is fixed before it starts; `log` has what it prints."""
-
-    number: int
-    overrides: list[str]
-    folder: Path
-    environ: dict[str, str] = field(default_factory=dict)  # more of it
-    status: str = "waiting"  # running, finished, pruned, failed, stopped
-    why: str = ""  # it did not finish
-    value: float | None = None  # of the monitored metric, at its best
-    tries: int = 0
-    started: float = 0.0
-    ended: float = 0.0
-    pid: int = 0
-    slot: int = 0
-    log_start: int = 0  # bytes that earlier tries have written
-
-    @property
-    def log(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.log")
+    return cli.exit_code(work)
 
 
-class Pool:
-    """Runs jobs, `num_slots` at a time, each on its own share of the cores and GPUs.
+class Pool(Launcher):
+    """Each job has its own share of the cores and GPUs.
 
     Args:
-        work: what a job does, in a process of its own; returns its exit code.
         num_slots: jobs at a time.
+        work: what a job does, in a process of its own; returns its exit code.
         num_gpus: of this machine; dealt out to the slots.
     """
 
-    def __init__(self, work: Callable[[Job], int], num_slots: int, num_gpus: int) -> None:
-        self.work, self.num_slots = work, num_slots
+    grace, period = 15.0, 0.02
+
+    def __init__(self, num_slots: int, work: Callable[[Job], int] = _fit, num_gpus: int | None = None) -> None:
+        super().__init__(num_slots)
+        self.work = work
         self.cores = _shares(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], num_slots)
-        self.gpus = _shares(_visible(num_gpus), num_slots)
-        self.running: list[Job] = []
-        self.stopping = False
+        self.gpus = _shares(_visible(torch.cuda.device_count() if num_gpus is None else num_gpus), num_slots)
 
-    def has_room(self) -> bool:
-        return len(self.running) < self.num_slots
-
-    def start(self, job: Job) -> None:
+    def _start(self, job: Job) -> None:
         job.slot = min(set(range(self.num_slots)) - {other.slot for other in self.running})
-        job.started, job.status, job.why, job.tries = time.monotonic(), "running", "", job.tries + 1
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        job.log_start = job.log.stat().st_size if job.log.exists() else 0
         sys.stdout.flush()
         parent = os.getpid()
-        job.pid = os.fork()
-        if job.pid == 0:
+        job.id = os.fork()
+        if job.id == 0:
             self._child(job, parent)
         with contextlib.suppress(OSError):  # the child does it too: whichever comes first
-            os.setpgid(job.pid, job.pid)
-        self.running.append(job)
+            os.setpgid(job.id, job.id)
 
     def _child(self, job: Job, parent: int) -> None:
         """Never returns: the frames of the sweep are above."""
@@ -98,11 +73,14 @@ class Pool:
             os.dup2(log, 1), os.dup2(log, 2), os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM's warning to the sweep, which passes it on
             if self.cores[job.slot]:
                 os.sched_setaffinity(0, self.cores[job.slot])
+            environ = without_slurm() | job.environ
             if self.gpus[job.slot]:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[job.slot])
-            os.environ |= job.environ
+                environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[job.slot])
+            os.environ.clear()
+            os.environ |= environ
             code = self.work(job)
             atexit._run_exitfuncs()
         except BaseException:
@@ -112,51 +90,29 @@ class Pool:
                 sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
 
-    def wait(self, seconds: float) -> Job | None:
-        """A job that has ended; None if none does within so many seconds."""
-        end = time.monotonic() + seconds
-        while True:
-            for job in self.running:
-                pid, status = os.waitpid(job.pid, os.WNOHANG)
-                if pid:
-                    self._ended(job, os.waitstatus_to_exitcode(status))
-                    return job
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.02)
-
-    def _ended(self, job: Job, code: int) -> None:
-        self.running.remove(job)
+    def _exit_code(self, job: Job) -> int | None:
+        pid, status = os.waitpid(job.id, os.WNOHANG)
+        if not pid:
+            return None
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(job.pid, signal.SIGKILL)  # what it left behind
-        job.ended = time.monotonic()
-        if code == 0:
-            job.status = "finished"
-        elif code == PRUNED:
-            job.status = "pruned"
-        elif self.stopping or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            job.status, job.why = "stopped", "it can go on"
-        else:
-            job.status, job.why = "failed", _reason(code, job)
+            os.killpg(job.id, signal.SIGKILL)  # what it left behind
+        return os.waitstatus_to_exitcode(status)
 
-    def stop(self) -> None:
-        """Ask all jobs to save and end; those that don't in time, or at a second Ctrl-C, are killed."""
-        self.stopping = True
-        with contextlib.suppress(KeyboardInterrupt):
-            self._ask_to_stop()
+    def _reason(self, job: Job, code: int) -> str:
+        if code < 0:
+            killed = signal.Signals(-code).name
+            return f"killed by {killed}" + (": was there too little memory?" if -code == signal.SIGKILL else "")
+        return last_error(job.said()) or f"exit code {code}"
+
+    def _ask_to_end(self) -> None:
         for job in self.running:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(job.pid, signal.SIGKILL)
-        while self.running:
-            self.wait(1)
+                os.kill(job.id, signal.SIGTERM)
 
-    def _ask_to_stop(self) -> None:
+    def _kill(self) -> None:
         for job in self.running:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(job.pid, signal.SIGTERM)
-        end = time.monotonic() + GRACE
-        while self.running and time.monotonic() < end:
-            self.wait(0.2)
+                os.killpg(job.id, signal.SIGKILL)
 
 
 def _shares(things: list, num: int) -> list[list]:
@@ -177,14 +133,3 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _reason(code: int, job: Job) -> str:
-    """Why a job failed, in a line."""
-    if code < 0:
-        killed = signal.Signals(-code).name
-        return f"killed by {killed}" + (": was there too little memory?" if -code == signal.SIGKILL else "")
-    said = job.log.read_bytes()[job.log_start :].decode(errors="replace").rpartition("Traceback (most recent")[2]
-    lines = [line for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")

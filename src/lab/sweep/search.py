@@ -6,7 +6,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
 
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 
 
 class Search(ABC):

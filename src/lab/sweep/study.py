@@ -26,7 +26,7 @@ from lab.callbacks.pruning import TRIAL
 from lab.config import fail, fitting, is_group
 from lab.errors import UserError
 from lab.runs.index import read_run
-from lab.sweep.pool import Job, Task
+from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 
 STATUS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
