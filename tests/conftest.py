@@ -22,7 +22,7 @@ PLAIN = ("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null",
 TINY = (  # a run of a second, on one command line
     "data.tiny=true data.augment=null ema=null early_stopping=null net=mlp net.widths=[8] scheduler=constant"
     " optimizer=adam monitor.metric=val/acc monitor.mode=max"
-    " trainer=cpu trainer.max_epochs=1 trainer.enable_progress_bar=false"
+    " figures=false trainer=cpu trainer.max_epochs=1 trainer.enable_progress_bar=false"
 )
 LAB = Path(sys.executable).with_name("lab")
 

@@ -33,7 +33,7 @@ def test_cross_validation_tests_every_sample_once(lab, tmp_path):
     ]
     for number, (seed, fold) in enumerate((s, f) for s in "01" for f in "012"):
         own = [row for row in predictions if (row["seed"], row["fold"]) == (seed, fold)]
-        assert own[0].items() >= rows(place / f"{number:03d}/predictions.csv")[0].items()
+        assert own[0].items() >= rows(place / f"{number:03d}/test_predictions.csv")[0].items()
         right = sum(row["label"] == row["prediction"] for row in own)
         assert right / len(own) == pytest.approx(scores[number])
         for row in own:

@@ -38,6 +38,7 @@ class Root:
     finetune: str | None
     warm_start: str | None
     checkpoint: Any
+    figures: bool
     not_finite: Literal["stop", "skip"]
     name: str
     log_dir: str

@@ -17,7 +17,10 @@ VERBS = {
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run",
 }
-RUNS = "the runs there are, as a table; compare, rerun, archive them"
+WITHOUT_HYDRA = {
+    "runs": "the runs there are, as a table; compare, rerun, archive them",
+    "report": "one HTML page about a run, or about several side by side",
+}
 
 
 def main() -> None:
@@ -31,8 +34,8 @@ def _main() -> None:
         print(_usage())
     elif verb == "-sc":
         _complete(arguments)
-    elif verb == "runs":
-        import_module("lab.runs.main").main(arguments)
+    elif verb in WITHOUT_HYDRA:
+        import_module("lab.runs.main" if verb == "runs" else f"lab.{verb}").main(arguments)
     elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
         import_heavy("lab.train").join(*arguments)
     else:
@@ -59,7 +62,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
 
     if verb not in VERBS:
-        config.fail([config.unknown("verb", verb, [*VERBS, "runs"])])
+        config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
     arguments = sorted(arguments, key=lambda word: word[0] == "-" or not ("=" in word or word[0] == "~"))  # flags last
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
@@ -145,7 +148,7 @@ def _complete(arguments: Sequence[str]) -> None:
     _, _, rest = line.strip().partition(" ")
     verb, space, rest = rest.lstrip().partition(" ")
     if arguments[0].startswith("query=") and (verb not in VERBS or (not space and not line.endswith(" "))):
-        print(*(v for v in [*VERBS, "runs"] if v.startswith(verb)))
+        print(*(v for v in [*VERBS, *WITHOUT_HYDRA] if v.startswith(verb)))
         return
     os.environ["COMP_LINE"] = f"lab {rest}"
     sys.argv[1:] = ["-sc", *arguments]
@@ -153,7 +156,7 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  lab {verb:<9} {does}" for verb, does in (VERBS | {"runs": RUNS}).items())
+    verbs = "\n".join(f"  lab {verb:<9} {does}" for verb, does in (VERBS | WITHOUT_HYDRA).items())
     return f"""{verbs}
 
   lab train                        the experiments

@@ -11,7 +11,8 @@ from lab.errors import UserError
 CONFIG, FACTS, RESULTS, STAMP = "config.yaml", "data.json", "results.json", "stamp.json"
 PARTS = ("trainer", "data", "net", "task", "optimizer", "scheduler", "logger")  # of a config, as they are written
 SWEEP = "sweep.json"  # in a sweep's folder: what it was asked for, and the keys that its runs differ in
-PREDICTIONS = "predictions.csv"  # of the test split, by the best weights
+PREDICTIONS = "test_predictions.csv"  # by the best weights
+FIGURES = "figures"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 

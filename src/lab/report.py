@@ -1,36 +1,153 @@
-"""What is printed: for people."""
+"""`lab report run=A [run=B …]`: one HTML page about a run, or about several side by side, that needs no other file."""
 
+import base64
+import csv
+import html
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import Trainer
+from lab.config import fail, unknown
+from lab.errors import UserError
+from lab.folder import CONFIG, FIGURES, STAMP, flat, latest, read_config
+from lab.runs.index import Run, read_run
+from lab.runs.main import rows_of
+from lab.runs.table import Row, shown
+
+HELP = """lab report run=FOLDER [run=FOLDER ...] [output=FILE] [log_dir=logs]
+
+One HTML page: scores, curves, figures, config and stamp; of several runs, what they differ in and their curves in one.
+run=latest is the newest in log_dir. The page is report.html in the (first) run's folder, or output=FILE."""
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem; border-bottom: 1px solid #8886 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: left }
+tr + tr { border-top: 1px solid #8884 } td:not(:first-child) { font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto } img { max-width: 100%; border-radius: 4px; background: white }
+figure { display: inline-block; margin: .5rem; vertical-align: top; max-width: 100% } figcaption { opacity: .7 }
+pre { overflow-x: auto; padding: 1rem; background: #8882; border-radius: 4px; font-size: .85rem }
+summary { cursor: pointer }"""
 
 
-def opening(trainer: Trainer, folder: Path, step: int) -> str:
-    """The run's folder, on what it computes, and the step that it goes on with."""
-    accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
-    threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
-    goes_on = f", goes on with step {step}" if step else ""
-    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{goes_on}"
+def main(arguments: Sequence[str]) -> None:
+    """Write the page, and say where it is.
+
+    Raises:
+        UserError: a run is none, or the page can't be written.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return
+    words = [word.partition("=")[::2] for word in arguments]
+    if odd := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
+        fail([unknown("key", odd[0], ("run", "output", "log_dir"))])
+    settings = dict(words)
+    logs = Path(settings.get("log_dir", "logs"))
+    folders = [latest(logs) if value == "latest" else Path(value) for key, value in words if key == "run"]
+    if not folders:
+        fail(["run: say which, with run=FOLDER"])
+    for folder in folders:
+        if not (folder / CONFIG).is_file():
+            fail([f"run={folder}: it is no run's folder"])
+    output = Path(settings.get("output") or folders[0] / "report.html")
+    try:
+        output.write_text(page(folders))
+    except OSError as error:
+        raise UserError(f"error: output={output}: {error.strerror}.") from error
+    print(output)
 
 
-def summary(results: dict[str, Any], folder: Path) -> str:
-    """The test metrics as a table, the run's folder, and how to look at its curves."""
-    seconds = results["seconds"]
-    time = f"{seconds['total']:.0f} s, {seconds['first_step'] or seconds['total']:.0f} of them to the first step"
-    lines = ["", table(results["test"]), "", f"time         {time}", f"run          {folder}"]
-    if any(folder.glob("events.*")):
-        lines.append(f"tensorboard  tensorboard --logdir {folder}")
-    return "\n".join(lines)
+def page(folders: Sequence[Path]) -> str:
+    runs = [read_run(folder, str(folder)) for folder in folders]
+    title = " and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs))
+    parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table(_scores(runs))]
+    if len(folders) > 1:
+        parts += ["<h2>What differs</h2>", _table(_differences(folders))]
+    parts += ["<h2>Curves</h2>", *_curves(folders)]
+    for folder in folders:
+        parts += [f"<h2>{html.escape(str(folder))}</h2>", *_figures(folder), *_texts(folder)]
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    viewport = '<meta name="viewport" content="width=device-width">'
+    return f"<!doctype html><html lang=en><head>{head}{viewport}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def table(metrics: dict[str, float], num_columns: int = 5) -> str:
-    """One metric a line; those of the form a/b/c, one for each class, side by side below."""
-    single = {name: value for name, value in metrics.items() if name.count("/") < 2}
-    each = [f"{name.split('/', 2)[2][:12]:>12} {value:.3f}" for name, value in metrics.items() if name not in single]
-    lines = [f"{name:<12} {value:.4f}" for name, value in sorted(single.items())]
-    if each:
-        lines.append("each class's accuracy")
-    lines += ["  ".join(each[i : i + num_columns]) for i in range(0, len(each), num_columns)]
-    return "\n".join(lines)
+def _scores(runs: Sequence[Run]) -> list[Row]:
+    return [{**row, "commit": run.commit} for row, run in zip(rows_of(runs), runs, strict=True)]
+
+
+def _differences(folders: Sequence[Path]) -> list[Row]:
+    configs = [flat(read_config(folder)) for folder in folders]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    names = [f"{folder}" for folder in folders]
+    return [
+        {"key": key, **{name: str(config.get(key, "")) for name, config in zip(names, configs, strict=True)}}
+        for key in keys if len({str(config.get(key)) for config in configs}) > 1
+    ]  # fmt: skip
+
+
+def _curves(folders: Sequence[Path]) -> Iterable[str]:
+    """Each metric over the epochs: of one run in training and validation, of several in validation."""
+    from lab.figures.page import CYCLE, GREY, axes_of_curves
+
+    tables = {str(folder): _columns(folder / "metrics.csv") for folder in folders}
+    names = dict.fromkeys(name for table in tables.values() for name in table if name.startswith("val/"))
+    for name in names:
+        figure, axis = axes_of_curves(name.partition("/")[2])
+        for i, (folder, table) in enumerate(tables.items()):
+            train = table.get(name.replace("val/", "train/"), []) if len(tables) == 1 else []
+            axis.plot(*zip(*train, strict=True), color=GREY, label="training") if train else None
+            label = "validation" if len(tables) == 1 else folder
+            if name in table:
+                axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)], label=label)
+        axis.legend(fontsize=8)
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        yield _image(file.getvalue(), name)
+
+
+def _columns(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Of each metric, (epoch, value) in order; the epochs are counted from 1."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and "/" in name and row.get("epoch"):
+                        found.setdefault(name, []).append((float(row["epoch"]) + 1, float(value)))
+    return found
+
+
+def _figures(folder: Path) -> Iterable[str]:
+    for path in sorted([*(folder / FIGURES).glob("*.png"), *folder.glob("explain/*.png")]):
+        yield _image(path.read_bytes(), path.stem.replace("_", " "))
+
+
+def _texts(folder: Path) -> Iterable[str]:
+    for path in sorted((folder / FIGURES).glob("*.md")):
+        lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text().splitlines()]
+        rows = [dict(zip(lines[0], cells, strict=False)) for cells in lines[2:]]
+        yield _details(path.stem.replace("_", " "), _table(rows))
+    for name in (CONFIG, STAMP):
+        if (folder / name).exists():
+            yield _details(name, f"<pre>{html.escape((folder / name).read_text())}</pre>")
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    def line(cells: Iterable[Any], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(shown(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    if not rows:
+        return "<p>nothing</p>"
+    body = "".join(line(row.values(), "td") for row in rows)
+    return f'<div class="wide"><table>{line(rows[0], "th")}{body}</table></div>'
+
+
+def _image(content: bytes, caption: str) -> str:
+    data, text = base64.b64encode(content).decode(), html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -27,10 +27,11 @@ from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
+from lab.callbacks.outputs import Outputs
 from lab.callbacks.parity import Parity
-from lab.callbacks.predictions import Predictions
 from lab.callbacks.progress import ProgressBar
 from lab.callbacks.pruning import TRIAL, Pruning
+from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
 from lab.check import parameters
@@ -104,9 +105,9 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         Guard(folder, cfg.not_finite),
         LearningRateMonitor(),
         Timer(),
+        Resources(),
         *(instantiate(callback) for callback in cfg.callbacks.values()),
         Parity(cfg),
-        Predictions(folder),
     ]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar())
@@ -118,6 +119,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
     purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
     loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
+    callbacks.append(Outputs(folder, loggers, cfg.figures))
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
@@ -246,6 +248,16 @@ def restore(task: LightningModule, folder: Path) -> None:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
     except (KeyError, RuntimeError) as error:
         fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
+
+
+def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
+    """The validation metrics of the weights that a task has; no curve shows them again."""
+    loggers, callbacks = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]
+    trainer.loggers, trainer.callbacks = [], [c for c in callbacks if isinstance(c, Outputs | ProgressBar)]  # type: ignore[attr-defined]
+    try:
+        return dict(trainer.validate(task, data, verbose=False)[0])
+    finally:
+        trainer.loggers, trainer.callbacks = loggers, callbacks  # type: ignore[attr-defined]
 
 
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:

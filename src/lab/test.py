@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lab import config, run
 from lab.launch import processes
-from lab.report import table
+from lab.summary import table
 
 
 def main(cfg: DictConfig) -> None:

@@ -13,8 +13,8 @@ from lab.data.base import Data
 from lab.folder import CONFIG
 from lab.launch import processes
 from lab.loggers import log_hyperparameters
-from lab.report import opening, summary
 from lab.stop import stop
+from lab.summary import opening, summary
 
 
 @stop.listen()
@@ -84,6 +84,7 @@ def train(
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
         results["best"] = {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode, "value": best}
         run.restore(task, folder)
+        results["best"]["metrics"] = run.validate(trainer, task, data)
         results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         log_hyperparameters(trainer, folder, results)

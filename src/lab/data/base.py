@@ -133,6 +133,10 @@ class Data(L.LightningDataModule):
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
 
+    def figures(self, batch: Batch) -> dict[str, Any]:
+        """Figures of a training batch, as the net sees it."""
+        return {}
+
     def draw(
         self, label: Tensor, fractions: dict[str, float], group: Sequence[str] | None = None
     ) -> dict[str, list[int]]:

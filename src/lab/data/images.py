@@ -107,6 +107,14 @@ class ImageData(Data):
         std = _pixel_levels(tuple(self.facts.std), image.device)
         return batch | {"image": (image - mean).div_(std)}
 
+    def figures(self, batch: Batch) -> dict[str, Any]:
+        from lab.figures.images import images  # matplotlib takes half a second
+
+        image = batch["image"].float().cpu()
+        mean, std = (torch.tensor(share)[:, None, None] for share in (self.facts.mean, self.facts.std))
+        names = [self.facts.class_names[i] for i in batch["label"].tolist()]
+        return {"samples": images(image * std + mean, names, "training samples as the net sees them")}
+
 
 class Digits(ImageData):
     """Scikit-learn's 8×8 digits (the test part of UCI's; Alpaydin & Kaynak 1998), enlarged to `image_size`."""

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.errors import UserError
 
+Look = Callable[[Tensor], dict[str, Tensor]]  # indices of samples -> them
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
 
@@ -106,16 +107,22 @@ class Task(L.LightningModule):
             self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """What the metrics were given, for the callbacks."""
         self._step(batch, "val")
+        return self.deferred["val"].latest
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """What the metrics were given, for the callbacks."""
+        """The same."""
         self._step(batch, "test")
         return self.deferred["test"].latest
 
     def predictions(self, *tensors: Tensor) -> dict[str, Sequence[Any]]:
-        """The columns of `predictions.csv`, from what `step` gave the metrics; none: there will be no such file."""
+        """The columns of `test_predictions.csv`, from what `step` gave the metrics; none: there is no file."""
+        return {}
+
+    def figures(self, look: Look, *tensors: Tensor) -> dict[str, Any]:
+        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and `look` at its samples."""
         return {}
 
     def on_train_epoch_end(self) -> None:

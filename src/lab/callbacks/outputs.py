@@ -1,0 +1,140 @@
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from lab.data.base import Batch, Data
+from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP
+from lab.tasks.base import Task
+
+MOST_EMBEDDED = 1000  # samples in the projector
+
+
+class Outputs(Callback):
+    """Keeps what the best weights make of samples: `test_predictions.csv`, and figures of the test and val splits.
+
+    Figures are PNG files in the run's folder, and TensorBoard's.
+
+    Args:
+        folder: the run's.
+        loggers: the run's; TensorBoard's gets the figures.
+        draw: figures too.
+    """
+
+    def __init__(self, folder: Path, loggers: Sequence[Logger], draw: bool) -> None:
+        self.folder, self.draw = folder, draw
+        self.boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+        self.outputs: list[tuple[Tensor, ...]] = []
+        self.samples: Batch | None = None  # of the first training batch
+        self.features: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        if not (self.draw and trainer.is_global_zero and trainer.global_step == 0):
+            self.on_train_batch_start = None  # type: ignore[method-assign,assignment]
+        if self.draw and trainer.is_global_zero:
+            for name, language in ((CONFIG, "yaml"), (STAMP, "json")):
+                self._write(name, f"```{language}\n{(self.folder / name).read_text()}\n```", trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        self.samples = {name: values[:32].clone() for name, values in batch.items()}
+        self.on_train_batch_start = None  # type: ignore[method-assign,assignment]
+
+    def on_train_epoch_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        if self.samples is not None:  # not before the first step, which they would keep waiting
+            data: Data = trainer.datamodule  # type: ignore[attr-defined]
+            self._keep("train", data.figures(self.samples), trainer.global_step)
+            self.samples = None
+
+    def on_validation_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        self.outputs = []
+
+    def on_test_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        self.outputs, self.features = [], []
+        heads = [module for module in task.net.modules() if isinstance(module, nn.Linear)]
+        if self.draw and trainer.is_global_zero and self.boards and heads and task.net._compiled_call_impl is None:
+            self.hook = heads[-1].register_forward_pre_hook(self._embed)
+
+    def _embed(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if sum(map(len, self.features)) < MOST_EMBEDDED and len(self.features) == len(self.outputs):  # once a batch
+            self.features.append(inputs[0].flatten(1).float().cpu())
+
+    def on_validation_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Batch, *_: Any) -> None:  # type: ignore[override]
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.outputs.append((batch["index"], *outputs))
+
+    def on_test_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Batch, *_: Any) -> None:  # type: ignore[override]
+        self.outputs.append((batch["index"], *outputs))
+
+    def on_validation_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        if self.draw and trainer.state.fn == TrainerFn.VALIDATING:
+            self._end("val", trainer, task)
+
+    def on_test_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
+        if self.features:
+            self.hook.remove()
+            self._project(trainer)
+        self._end("test", trainer, task)
+
+    def _end(self, stage: str, trainer: Trainer, task: Task) -> None:
+        index, *tensors = (torch.cat(values).cpu() for values in zip(*self.outputs, strict=True))
+        if trainer.world_size > 1:
+            every: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(every, (index, *tensors))
+            index, *tensors = map(torch.cat, zip(*every, strict=True))
+        if not trainer.is_global_zero:
+            return
+        order = index.argsort()
+        index, *tensors = (tensor[order] for tensor in (index, *tensors))
+        data: Data = trainer.datamodule  # type: ignore[attr-defined]
+        names = data.names.get(stage) or range(len(data.splits[stage]))
+        if stage == "test" and (columns := task.predictions(*tensors)):
+            rows = zip([names[i] for i in index.tolist()], *columns.values(), strict=True)
+            with open(self.folder / PREDICTIONS, "w", newline="") as file:
+                csv.writer(file).writerow(["sample", *columns])
+                csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+        if self.draw:
+            look = data.splits[stage].__getitems__
+            self._keep(stage, task.figures(lambda i: look(index[i].tolist()), *tensors), trainer.global_step)
+
+    def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
+        """Write figures, and texts, as files and for TensorBoard."""
+        from PIL import Image
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        try:
+            (self.folder / FIGURES).mkdir(exist_ok=True)
+            for name, figure in figures.items():
+                if isinstance(figure, str):
+                    (self.folder / FIGURES / f"{stage}_{name}.md").write_text(figure + "\n")
+                    self._write(f"{stage}/{name}", figure, step)
+                    continue
+                file = io.BytesIO()
+                figure.savefig(file, format="png")
+                (self.folder / FIGURES / f"{stage}_{name}.png").write_bytes(file.getvalue())
+                for board in self.boards:
+                    board.experiment.add_image(f"{stage}/{name}", pil_to_tensor(Image.open(file).convert("RGB")), step)
+        except OSError as error:  # a full disk does not undo the training
+            print(f"warning: {self.folder / FIGURES}: {error}", file=sys.stderr)
+
+    def _write(self, name: str, text: str, step: int) -> None:
+        for board in self.boards:
+            board.experiment.add_text(name, text, step)
+
+    def _project(self, trainer: Trainer) -> None:
+        """What the net's last layer is given, for TensorBoard's projector."""
+        feature = torch.cat(self.features)[:MOST_EMBEDDED]
+        index = torch.cat([index for index, *_ in self.outputs])[: len(feature)].tolist()
+        data: Data = trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.splits["test"].__getitems__(index)
+        names = [data.facts.class_names[i] for i in batch["label"].tolist()]
+        image = batch["image"].float() / 255 if "image" in batch else None
+        for board in self.boards:
+            board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")

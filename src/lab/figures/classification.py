@@ -1,0 +1,151 @@
+"""Figures of what a classifier makes of samples: each a function of probabilities, labels and names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_average_precision,
+    binary_precision_recall_curve,
+    binary_roc,
+)
+
+from lab.figures.images import images
+from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
+from lab.tasks.base import Look
+
+GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
+NUM_SHOWN = 32  # samples
+MOST_NAMES = 30  # classes that an axis names each of
+MOST_LINES = 10  # classes that have a curve of their own
+
+
+def classification(probability: Tensor, label: Tensor, names: Sequence[str], look: Look) -> dict[str, Figure | str]:
+    """All that there is to see of a split.
+
+    Args:
+        probability: (N, K).
+        label: (N,).
+        names: of the K classes.
+        look: indices of samples -> them.
+    """
+    sure, prediction = probability.max(-1)
+    found: dict[str, Any] = {
+        "confusion": confusion(label, prediction, names),
+        "classes": classes(label, prediction, names),
+        "reliability": reliability(probability, label),
+        "curves": curves(probability, label, names),
+    }
+    order = sure.argsort(descending=True)
+    right = (prediction == label)[order]
+    for name, which in {"mistakes": order[~right], "least_sure": order[right].flip(0)}.items():
+        batch = look(which[:NUM_SHOWN]) if len(which) else {}
+        if "image" in batch:
+            rows = zip(*(values[which[:NUM_SHOWN]].tolist() for values in (label, prediction, sure)), strict=True)
+            titles = [f"{names[said]}\n→ {names[seen]} {p:.2f}" for said, seen, p in rows]
+            found[name] = images(batch["image"] / 255, titles, GALLERIES[name])
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure:
+    """The share of each label's samples (a row) with each prediction (a column); counts, where there is room."""
+    num = len(names)
+    count = np.bincount((label * num + prediction).numpy(), minlength=num * num).reshape(num, num)
+    share = count / np.maximum(count.sum(1, keepdims=True), 1)
+    side = min(3 + 0.4 * num, 9)
+    longest = max(map(len, names)) if num <= MOST_NAMES else 3
+    text = 0.4 + 0.085 * min(longest, 20)  # inches
+    title = f"{len(label)} samples, {count.trace() / max(1, count.sum()):.1%} right"
+    margins = (text + 0.2, 0.75 * text + 0.3, 0.3, 0.4 if num <= MOST_NAMES else 1.2)
+    figure, axis = page((side + text + 1.2, side + text), title, margins)
+    shown = axis.imshow(share, cmap="viridis", norm=PowerNorm(0.5, 0, 1))  # a few mistakes are seen
+    figure.colorbar(shown, label="share of the label's samples", shrink=0.8)
+    axis.set(xlabel="prediction", ylabel="label")
+    if num <= MOST_NAMES:
+        axis.set_xticks(range(num), names, rotation=45 if longest > 2 else 0, ha="right" if longest > 2 else "center")
+        axis.set_yticks(range(num), names)
+        for row, column in np.argwhere(count):
+            colour = "black" if share[row, column] > 0.4 else "white"
+            axis.text(column, row, count[row, column], ha="center", va="center", color=colour, fontsize=8)
+    else:
+        share = share.copy()
+        np.fill_diagonal(share, 0)
+        worst = [np.unravel_index(i, share.shape) for i in share.ravel().argsort()[::-1][:5]]
+        said = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
+        axis.set_title(said, fontsize=9, loc="left")
+    return figure
+
+
+def classes(label: Tensor, prediction: Tensor, names: Sequence[str]) -> str:
+    """Each class's precision, recall, F1 and number of samples as a Markdown table; the worst F1 first."""
+    num = len(names)
+    right, said, seen = (torch.bincount(x, minlength=num) for x in (label[label == prediction], label, prediction))
+    precision, recall = right / seen.clamp(min=1), right / said.clamp(min=1)
+    f1 = 2 * right / (said + seen).clamp(min=1)
+    columns = (values.tolist() for values in (f1, precision, recall, said))
+    rows = sorted(zip(*columns, names, strict=True), key=lambda row: row[0])
+    lines = [f"| {name} | {p:.3f} | {r:.3f} | {f:.3f} | {n} |" for f, p, r, n, name in rows]
+    return "\n".join(["| class | precision | recall | F1 | samples |", "|---|---|---|---|---|", *lines])
+
+
+def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figure:
+    """Is what is 80 % sure right in 80 % of cases? With the expected calibration error (Naeini et al. 2015).
+
+    Args:
+        probability: (N, K).
+        label: (N,).
+        num_bins: of equal width.
+    """
+    sure, prediction = (x.numpy() for x in probability.max(-1))
+    right = prediction == label.numpy()
+    bins = np.minimum((sure * num_bins).astype(int), num_bins - 1)
+    num = np.bincount(bins, minlength=num_bins)
+    accuracy, confidence = (np.bincount(bins, x, num_bins) / np.maximum(num, 1) for x in (right, sure))
+    error = (num * abs(accuracy - confidence)).sum() / len(label)
+    title, margins = f"expected calibration error {error:.3f}", (0.7, 0.6, 0.2, 0.5)
+    figure, (above, below) = page((5, 6), title, margins, nrows=2, sharex=True, height_ratios=[3, 1])
+    middle = (np.arange(num_bins) + 0.5) / num_bins
+    above.plot([0, 1], [0, 1], "--", color=GREY, label="as right as sure")
+    above.bar(middle[num > 0], accuracy[num > 0], 0.9 / num_bins, color=BLUE, label="share that is right")
+    above.plot(confidence[num > 0], accuracy[num > 0], "o", color=ORANGE, label="at its mean probability")
+    above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
+    above.legend(loc="lower right", fontsize=8)
+    below.bar(middle, num, 0.9 / num_bins, color=GREY)
+    below.set(xlabel="probability of the predicted class", ylabel="samples", yscale="log", ylim=(0.7, None))
+    return figure
+
+
+def curves(probability: Tensor, label: Tensor, names: Sequence[str]) -> Figure | None:
+    """ROC and precision–recall of each class against the rest; of many classes, those that are told apart worst.
+
+    None where no class has both samples and others.
+    """
+    found = []
+    for k in range(1 if len(names) == 2 else 0, len(names)):
+        is_it = (label == k).long()
+        if 0 < is_it.sum() < len(is_it):
+            false, true, _ = binary_roc(probability[:, k], is_it)
+            precision, recall, _ = binary_precision_recall_curve(probability[:, k], is_it)
+            ap = binary_average_precision(probability[:, k], is_it).item()
+            found.append((torch.trapezoid(true, false).item(), ap, names[k], false, true, precision, recall))
+    if not found:
+        return None
+    worst = sorted(found, key=lambda each: each[1])[:MOST_LINES]
+    which = "" if len(worst) == len(found) else f"; the {len(worst)} worst of {len(found)}"
+    mean = np.mean([each[:2] for each in found], 0)
+    title = f"mean AUC {mean[0]:.4f}, mean average precision {mean[1]:.4f}{which}"
+    figure, (left, right) = page((11, 5), title, (0.7, 0.6, 0.2, 0.75), ncols=2)
+    for i, (area, ap, name, false, true, precision, recall) in enumerate(worst):
+        style = {"color": CYCLE[i % len(CYCLE)], "linestyle": "-" if i < len(CYCLE) else "--"}
+        left.plot(false, true, label=f"{name} {area:.4f}", **style)
+        right.plot(recall, precision, label=f"{name} {ap:.4f}", **style)
+    left.plot([0, 1], [0, 1], ":", color=GREY)
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, with its area")
+    right.set(xlabel="recall", ylabel="precision", title="precision–recall, with average precision")
+    left.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="lower left")
+    return figure

@@ -1,0 +1,32 @@
+"""What all figures share. Colours are those of Okabe and Ito (2008), which all eyes tell apart; a page is white."""
+
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+
+
+def page(size: tuple[float, float], title: str, margins: tuple[float, float, float, float], **kwargs: Any) -> Any:
+    """A figure and its axes, `margins` inches from its left, bottom, right and top.
+
+    Without pyplot, which keeps every figure until it is closed, and without a layout engine, which draws all twice.
+    """
+    width, height = size
+    figure = Figure(size, dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    left, bottom, right, top = margins
+    edges = {"left": left / width, "bottom": bottom / height, "right": 1 - right / width, "top": 1 - top / height}
+    axes = figure.subplots(gridspec_kw=edges | kwargs.pop("gridspec_kw", {}), **kwargs)
+    figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=11)
+    return figure, axes
+
+
+def axes_of_curves(name: str) -> Any:
+    """A figure for a metric over the epochs, and its axes."""
+    figure, axis = page((5, 3.2), name, (0.6, 0.55, 0.2, 0.4))
+    axis.set(xlabel="epoch")
+    axis.grid(alpha=0.3)
+    return figure, axis

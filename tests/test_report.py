@@ -1,0 +1,62 @@
+"""One HTML page about runs, which needs nothing else."""
+
+import base64
+import io
+import re
+import shutil
+
+import pytest
+from PIL import Image
+
+from lab import report
+from lab.errors import UserError
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    words = ["experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2"]
+    return [trained(*words, "optimizer.lr=0.02"), trained(*words, "figures=false", "optimizer.lr=0.002")]
+
+
+def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_file(runs, tmp_path, capsys):
+    report.main([*(f"run={run}" for run in runs), f"output={tmp_path}/both.html"])
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/both.html"
+    page = (tmp_path / "both.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "://" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+    differences = page.partition("What differs")[2].partition("</table>")[0]
+    assert re.findall(r"<td>([\w.]+)</td>", differences.replace("<tr>", "\n"))[0::3] == ["figures", "optimizer.lr"]
+    names = re.findall(r'<img alt="([^"]+)"', page)
+    assert names[:3] == ["val/loss", "val/acc", "val/f1"]
+    assert {"test confusion", "val reliability", "train samples"} <= set(names)
+    for data in re.findall(r"base64,([^\"]+)", page):
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+
+    report.main([f"run={runs[0]}"])
+    alone = (runs[0] / "report.html").read_text()
+    assert "What differs" not in alone
+    shutil.move(runs[0] / "report.html", tmp_path / "moved.html")
+
+
+def test_what_a_run_says_is_text_and_no_page_of_its_own(runs):
+    config = runs[0] / "config.yaml"
+    config.write_text(config.read_text() + "\nnote: '<script>alert(1)</script>'\n")
+    report.main([f"run={runs[0]}"])
+    page = (runs[0] / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    {
+        "run=nowhere": "run=nowhere: it is no run's folder",
+        "rum=x": "unknown key rum. Did you mean run?",
+        "output=x.html": "run: say which",
+        "run=latest": "run=latest: there is no run in logs",
+    }.items(),
+)
+def test_a_mistake_is_said_in_a_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)):
+        report.main(words.split())
