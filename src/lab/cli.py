@@ -15,6 +15,7 @@ VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run",
+    "explain": "which pixels the answers of a finished run came from",
 }
 RUNS = "the runs there are, as a table; compare, rerun, archive them"
 
