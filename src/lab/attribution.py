@@ -6,12 +6,15 @@ pixel did for the logit of the class. What a pixel is compared with is 0, the me
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from lab.tasks.classification import Classification
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -133,3 +136,34 @@ def deletion_insertion(
         curves.append(torch.stack(scores))
     deletion, insertion = torch.trapezoid(torch.stack(curves), dx=1 / NUM_SHARES, dim=0)
     return deletion, insertion
+
+
+def explain(
+    methods: dict[str, Method], task: Classification, image: Tensor, target: Tensor, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The attributions of each method, and for each the sanity check and the areas of deletion and insertion.
+
+    Where a task answers with the mean over an image and its mirror image, so do the methods.
+    """
+    maps: dict[str, Tensor] = {}
+    scores: dict[str, dict[str, float]] = {}
+    for name, method in methods.items():
+        if task.test_time_flip:
+            method = mirrored(method)
+        maps[name] = attribute(method, task.net, image, target, name)
+        scores[name] = {"sanity": sanity(method, task.net, image, target, maps[name], seed)}
+    chance = torch.rand(len(image), *image.shape[2:], generator=torch.Generator().manual_seed(seed))
+    for name, values in (maps | {"random": chance.to(image.device)}).items():
+        areas = deletion_insertion(lambda images: task({"image": images}).softmax(-1), image, target, values)
+        means = {part: area.mean().item() for part, area in zip(("deletion", "insertion"), areas, strict=True)}
+        scores[name] = scores.get(name, {}) | means
+    return maps, {"methods": scores, "num_samples": len(image), "num_shuffled_nets": NUM_RANDOM, "seed": seed}
+
+
+def mirrored(method: Method) -> Method:
+    """The same for a net that is asked twice, as it stands and mirrored."""
+
+    def both(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+        return (method(net, image, target) + method(net, image.flip(-1), target).flip(-1)) / 2
+
+    return both
