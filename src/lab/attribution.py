@@ -19,7 +19,7 @@ from lab.tasks.classification import Classification
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 NUM_POINTS = 64  # on the path of integrated gradients, and images of a batch
-NUM_RANDOM = 3  # nets that a method is tried on
+NUM_SHUFFLED = 3  # nets of the sanity check
 NUM_SHARES = 20  # steps in which pixels are deleted and inserted
 
 
@@ -64,8 +64,9 @@ def attribute(method: Method, net: nn.Module, image: Tensor, target: Tensor, tit
 
 
 def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
-    """The module that ends the last feature map: norm, activation and sum included, if they have the size that the last
-    convolution has left; a convolution that leaves a single pixel says nothing of places.
+    """The module that ends the last feature map; None where no convolution leaves more than a pixel.
+
+    It is the last one whose output has the size that the last convolution leaves: a norm, an activation, a sum.
     """
     seen: list[tuple[nn.Module, torch.Size]] = []  # in the order in which they end
 
@@ -84,18 +85,22 @@ def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
     return [module for module, size in seen if size == sizes[-1]][-1] if sizes else None
 
 
-def sanity(method: Method, net: nn.Module, image: Tensor, target: Tensor, attribution: Tensor, seed: int) -> float:
-    """Mean rank correlation of a method's attributions with those for nets that know nothing (Adebayo et al. 2018).
+def sanity(
+    method: Method, net: nn.Module, image: Tensor, target: Tensor, attribution: Tensor, seed: int
+) -> dict[str, float]:
+    """Mean rank correlation of attributions with a method's for nets that know nothing (Adebayo et al. 2018).
 
     Such a net has the weights of every layer shuffled, tensor by tensor. Near 1 the picture does not depend on the
-    model. Values are signed.
+    model. Absolute values see what signs can hide: the same pixels, for and against by chance.
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for _ in range(NUM_RANDOM):
+    for _ in range(NUM_SHUFFLED):
         other = attribute(method, shuffled(net, generator), image, target, "sanity check")
-        found.append(rank_correlation(attribution, other).mean())
-    return torch.stack(found).mean().item()
+        pairs = (attribution, other), (attribution.abs(), other.abs())
+        found.append(torch.stack([rank_correlation(*pair).mean() for pair in pairs]))
+    signed, absolute = torch.stack(found).mean(0).tolist()
+    return {"signed": signed, "absolute": absolute}
 
 
 def shuffled(net: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -110,8 +115,9 @@ def shuffled(net: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's, of (B, H, W) and (B, H, W) -> (B,); 0 where one of them is the same everywhere."""
-    ranks = [torch.from_numpy(rankdata(x.flatten(1).cpu().numpy(), axis=1)) for x in (a, b)]
-    return torch.cosine_similarity(*(rank - rank.mean(1, keepdim=True) for rank in ranks), dim=1)
+    ranks = torch.stack([torch.from_numpy(rankdata(x.flatten(1).cpu().numpy(), axis=1)) for x in (a, b)])
+    of_a, of_b = ranks - ranks.mean(-1, keepdim=True)
+    return torch.cosine_similarity(of_a, of_b, dim=1)
 
 
 @torch.no_grad()
@@ -119,9 +125,6 @@ def deletion_insertion(
     score: Callable[[Tensor], Tensor], image: Tensor, target: Tensor, attribution: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Areas under the class's score while pixels, the most important first, go or come (Petsiuk et al. 2018).
-
-    Args:
-        score: (B, C, H, W) -> (B, num_classes), such as probabilities.
 
     Returns:
         (B,) of deletion, low where the attribution is right, and (B,) of insertion, high where it is.
@@ -141,7 +144,7 @@ def deletion_insertion(
 def explain(
     methods: dict[str, Method], task: Classification, image: Tensor, target: Tensor, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The attributions of each method, and for each the sanity check and the areas of deletion and insertion.
+    """The attributions of each method, and a report: its sanity check, its areas of deletion and insertion.
 
     Where a task answers with the mean over an image and its mirror image, so do the methods.
     """
@@ -151,13 +154,13 @@ def explain(
         if task.test_time_flip:
             method = mirrored(method)
         maps[name] = attribute(method, task.net, image, target, name)
-        scores[name] = {"sanity": sanity(method, task.net, image, target, maps[name], seed)}
+        scores[name] = sanity(method, task.net, image, target, maps[name], seed)
     chance = torch.rand(len(image), *image.shape[2:], generator=torch.Generator().manual_seed(seed))
     for name, values in (maps | {"random": chance.to(image.device)}).items():
         areas = deletion_insertion(lambda images: task({"image": images}).softmax(-1), image, target, values)
         means = {part: area.mean().item() for part, area in zip(("deletion", "insertion"), areas, strict=True)}
         scores[name] = scores.get(name, {}) | means
-    return maps, {"methods": scores, "num_samples": len(image), "num_shuffled_nets": NUM_RANDOM, "seed": seed}
+    return maps, {"methods": scores, "num_samples": len(image), "num_shuffled_nets": NUM_SHUFFLED, "seed": seed}
 
 
 def mirrored(method: Method) -> Method:

@@ -25,7 +25,7 @@ from lab.test import read
 
 FOLDER = "explain"  # in the run's
 MOST = 20  # samples of a picture
-SUSPECT = 0.5  # rank correlation with the attributions for shuffled weights, from which on a method is warned of
+SUSPECT = 0.5  # the rank correlation from which on a method is warned of
 
 
 @dataclass
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"error: run={cfg.run}: it does not classify images; explain shows what such a run looks at.")
     task.net = copy.deepcopy(task.net)  # a copy is not compiled, so that its layers can be looked into
     task.to(run.evaluation_trainer(saved, cfg.trainer).strategy.root_device)
-    groups = own_files(cfg, data, task) if cfg.input is not None else test_split(cfg, data, task)
+    groups = own_files(cfg, data, task) if cfg.input is not None else of_test_split(cfg, data, task)
     image = torch.cat([prepared(group.pixels, data, task) for group in groups])
     target = torch.cat([group.target for group in groups]).to(task.device)
     methods = {name: attribution.METHODS[name] for name in cfg.methods}
@@ -100,7 +100,7 @@ def own_files(cfg: DictConfig, data: ImageData, task: Classification) -> list[Gr
     return [Group("inputs", f"{cfg.input}: {of}", paths[:num], pixels, target, probability)]
 
 
-def test_split(cfg: DictConfig, data: ImageData, task: Classification) -> list[Group]:
+def of_test_split(cfg: DictConfig, data: ImageData, task: Classification) -> list[Group]:
     """The most confident mistakes, and the most confident right answer of each class."""
     read(data, cfg.run)
     split, outputs = data.splits["test"], []
@@ -119,9 +119,10 @@ def test_split(cfg: DictConfig, data: ImageData, task: Classification) -> list[G
     shown = sorted(sorted(best, key=lambda c: -missed[c])[:MOST])  # of many classes, those that are missed most
 
     def group(name: str, title: str, rows: Sequence[int]) -> Group:
-        samples = [data.names.get("test", range(len(index)))[i] for i in index[rows].tolist()]
-        pixels = split.__getitems__(index[rows].tolist())["image"].cpu()
-        return Group(name, title, list(map(str, samples)), pixels, target[rows], probability[rows], label[rows])
+        names = data.names.get("test") or list(map(str, range(len(index))))
+        places = index[rows].tolist()
+        pixels = split.__getitems__(places)["image"].cpu()
+        return Group(name, title, [names[i] for i in places], pixels, target[rows], probability[rows], label[rows])
 
     few = wrong[: cfg.num_mistakes]
     mistakes = f"Mistakes: the {len(few)} most confident of {len(wrong)}, in {len(label)} test images"
@@ -147,33 +148,38 @@ def draw(groups: Sequence[Group], maps: dict[str, Tensor], class_names: Sequence
         for group in groups:
             rows = []
             for i in range(len(group.samples)):
-                said, share = class_names[group.target[i]], f"{100 * group.probability[i]:.1f} %"
+                said, share = class_names[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
                 row = Row(group.pixels[i], [values[first + i] for values in maps.values()], said, share)
                 if group.label is None:
                     row.more += f"\n{Path(group.samples[i]).name}"
                 elif group.label[i] != group.target[i]:
-                    row.more += f"\nbut is {class_names[group.label[i]]}"
-                    row.right = False
+                    row.more += f"\nbut is {class_names[int(group.label[i])]}"
                 rows.append(row)
             path = folder / f"{group.name}.png"
-            figure(group.title, list(maps), rows).savefig(path)
+            columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]
+            figure(group.title, columns, rows).savefig(path)
             writer.add_image(f"{FOLDER}/{group.name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
             print(path)
             first += len(rows)
 
 
 def table(report: dict[str, Any]) -> str:
-    """The scores of each method, and a warning for each that does not depend on the weights."""
-    lines = ["", f"{'':<22}{'sanity':>8}{'deletion':>10}{'insertion':>11}"]
-    for name, scores in report["methods"].items():
-        sanity = f"{scores['sanity']:.2f}" if "sanity" in scores else ""
-        lines.append(f"{name:<22}{sanity:>8}{scores['deletion']:>10.3f}{scores['insertion']:>11.3f}")
+    """The scores of each method, and a warning for each that is not to be trusted."""
+    scores = report["methods"]
+    chance = scores["random"]
+    lines = ["", f"{'':<21}{'sanity: signed':>15}{'absolute':>10}{'deletion':>10}{'insertion':>11}"]
+    for name, of in scores.items():
+        sanity = f"{of['signed']:>15.2f}{of['absolute']:>10.2f}" if name != "random" else " " * 25
+        lines.append(f"{name:<21}{sanity}{of['deletion']:>10.3f}{of['insertion']:>11.3f}")
     lines += [
         "",
-        "sanity: rank correlation with the picture for shuffled weights; near 1 it does not depend on the model.",
-        "deletion, insertion: mean probability of the class while the pixels, the most important first, go or come;",
-        "a good method has a lower deletion and a higher insertion than the random ranking.",
+        "sanity: rank correlation with the picture for shuffled weights; near 1 it does not depend on the model",
+        "deletion: mean probability of the class while pixels go, the most important first; low is good",
+        "insertion: the same while they come; high is good",
     ]
-    suspects = [name for name, scores in report["methods"].items() if scores.get("sanity", 0) > SUSPECT]
-    lines += [f"warning: {name} says nearly the same of shuffled weights: do not trust it here" for name in suspects]
+    for name, of in scores.items():
+        if max(of.get("signed", 0), of.get("absolute", 0)) > SUSPECT:
+            lines.append(f"warning: {name} says nearly the same of shuffled weights: do not trust it here")
+        if name != "random" and (of["deletion"] >= chance["deletion"] or of["insertion"] <= chance["insertion"]):
+            lines.append(f"warning: {name} ranks pixels no better than chance: do not trust it here")
     return "\n".join(lines)
