@@ -72,7 +72,10 @@ def main(cfg: DictConfig) -> None:
     target = torch.cat([group.target for group in groups]).to(task.device)
     methods = {name: attribution.METHODS[name] for name in cfg.methods}
     if "gradcam" in methods and attribution.feature_map(task.net, image) is None:
-        print("gradcam is left out: the net has no convolution that leaves more than a pixel")
+        why = "the net has no convolution that leaves more than a pixel"
+        if len(methods) == 1:
+            config.fail([f"methods: no gradcam here: {why}; choose another"])
+        print(f"gradcam is left out: {why}")
         del methods["gradcam"]
     maps, report = attribution.explain(methods, task, image, target, cfg.seed)
     folder = Path(cfg.run) / FOLDER

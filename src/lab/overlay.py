@@ -79,6 +79,6 @@ def _plain(pixels: Tensor) -> np.ndarray:
 def _legend(drawn: Figure, width: float, height: float) -> None:
     axes = drawn.add_axes(((width - 2.4) / 2 / width, 0.48 / height, 2.4 / width, 0.12 / height))
     bar = drawn.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), cax=axes, orientation="horizontal")
-    bar.set_ticks([-1, 0, 1], labels=["speaks against", "neutral", "speaks for the class"], fontsize=8.5)
+    bar.set_ticks([-1, 0, 1], labels=["against the answer", "neutral", "for the answer"], fontsize=8.5)
     bar.outline.set_visible(False)
     axes.tick_params(length=0, pad=3)
