@@ -99,8 +99,8 @@ def own_files(cfg: DictConfig, data: ImageData, task: Classification) -> list[Gr
     pixels = files.__getitems__(range(num))["image"]
     with torch.no_grad():
         probability, target = task({"image": prepared(pixels, data, task)}).softmax(-1).cpu().max(-1)
-    of = f"the first {num} of {len(paths)} images" if num < len(paths) else f"{num} image{'s' * (num > 1)}"
-    return [Group("inputs", f"{cfg.input}: {of}", paths[:num], pixels, target, probability)]
+    title = f"{num} of {len(paths)} images in {cfg.input}" if Path(str(cfg.input)).is_dir() else str(cfg.input)
+    return [Group("inputs", title, paths[:num], pixels, target, probability)]
 
 
 def of_test_split(cfg: DictConfig, data: ImageData, task: Classification) -> list[Group]:
@@ -128,8 +128,8 @@ def of_test_split(cfg: DictConfig, data: ImageData, task: Classification) -> lis
         return Group(name, title, [names[i] for i in places], pixels, target[rows], probability[rows], label[rows])
 
     few = wrong[: cfg.num_mistakes]
-    mistakes = f"Mistakes: the {len(few)} most confident of {len(wrong)}, in {len(label)} test images"
-    right = f"Right: the most confident of each class ({len(shown)} of {len(task.class_names)})"
+    mistakes = f"The {len(few)} surest of {len(wrong)} mistakes in {len(label)} images"
+    right = f"The surest right answer of each class ({len(shown)} of {len(task.class_names)})"
     groups = [group("mistakes", mistakes, few)] if few else []
     groups += [group("right", right, [best[c] for c in shown])] if shown else []
     if not groups:
@@ -183,6 +183,6 @@ def table(report: dict[str, Any]) -> str:
     for name, of in scores.items():
         if max(of.get("signed", 0), of.get("absolute", 0)) > SUSPECT:
             lines.append(f"warning: {name} says nearly the same of shuffled weights: do not trust it here")
-        if name != "random" and (of["deletion"] >= chance["deletion"] or of["insertion"] <= chance["insertion"]):
+        if name != "random" and of["deletion"] >= chance["deletion"] and of["insertion"] <= chance["insertion"]:
             lines.append(f"warning: {name} ranks pixels no better than chance: do not trust it here")
     return "\n".join(lines)

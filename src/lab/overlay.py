@@ -46,7 +46,8 @@ def figure(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Figure:
     width = max(num_blocks * block + 2 * SIDE, 5.4)
     height = TOP + num_lines * (CELL + GAP) + BOTTOM
     drawn = Figure((width, height), dpi=150)
-    drawn.text(SIDE / width, 1 - 0.3 / height, title, fontsize=11, weight="bold", va="center", parse_math=False)
+    title = shortened(title, int(10.5 * (width - 2 * SIDE)))
+    drawn.text(SIDE / width, 1 - 0.3 / height, title, fontsize=10, weight="bold", va="center", parse_math=False)
     for i, row in enumerate(rows):
         line, left = i % NUM_ROWS, SIDE + i // NUM_ROWS * block
         bottom = height - TOP - line * (CELL + GAP) - CELL
