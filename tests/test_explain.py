@@ -287,6 +287,13 @@ def test_an_empty_folder_and_a_broken_picture(mlp, tmp_path):
         explained(mlp, f"input={tmp_path}/empty")
 
 
+def test_a_file_where_the_pictures_should_go(mlp):
+    (mlp / "explain").touch()
+    with pytest.raises(UserError, match="explain can't be made: File exists"):
+        explained(mlp)
+    (mlp / "explain").unlink()
+
+
 def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
     monkeypatch.delitem(sys.modules, "lab.attribution", raising=False)
     monkeypatch.delattr("lab.attribution", raising=False)

@@ -77,9 +77,12 @@ def main(cfg: DictConfig) -> None:
             config.fail([f"methods: no gradcam here: {why}; choose another"])
         print(f"gradcam is left out: {why}")
         del methods["gradcam"]
-    maps, report = attribution.explain(methods, task, image, target, cfg.seed)
     folder = Path(cfg.run) / FOLDER
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"error: {folder} can't be made: {error.strerror}.") from error
+    maps, report = attribution.explain(methods, task, image, target, cfg.seed)
     write_json(folder / "report.json", report | {"samples": [listed(group, task.class_names) for group in groups]})
     draw(groups, maps, task.class_names, folder)
     print(table(report))
