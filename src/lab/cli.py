@@ -16,6 +16,7 @@ VERBS = {
     "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run",
+    "explain": "which pixels the answers of a finished run came from",
 }
 WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
