@@ -30,7 +30,7 @@ from lab import test as lab_test
 from lab.check import check
 from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.data.image_files import read_image, suffixes
+from lab.data.read_image import read_image, suffixes
 from lab.errors import UserError
 
 QUICK = (*PLAIN, "net=mlp", "debug=two_batches")

@@ -14,8 +14,10 @@ from lab import seconds
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
     "test": "the test metrics of a finished run, again",
-    "predict": "classify your own files with a finished run",
+    "predict": "classify your own files with a finished run or an exported model",
+    "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
+LIGHT = ("predict",)  # they import what is heavy themselves, where it is needed
 RUNS = "the runs there are, as a table; compare, rerun, archive them"
 
 
@@ -77,7 +79,7 @@ def _hydra_app(verb: str) -> None:
 
     def job(cfg: Any) -> None:
         seconds.lap("compose")
-        module = import_heavy(f"lab.{verb}")
+        module = (import_module if verb in LIGHT else import_heavy)(f"lab.{verb}")
         seconds.lap("import")
         if code := exit_code(lambda: module.main(cfg)):  # said here, before Hydra puts its own lines around it
             sys.exit(code)

@@ -121,7 +121,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     if runs and not problems:
         cfg = compose(verb, first(overrides))
         problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
-        if not problems and verb != "train":
+        if not problems and verb != "train" and cfg.run is not None:
             check_finished(Path(cfg.run))
     if problems:
         fail(problems)

@@ -5,6 +5,7 @@ import sys
 from omegaconf import DictConfig
 
 from lab import config, run
+from lab.data.base import Data
 from lab.launch import processes
 from lab.report import table
 
@@ -13,14 +14,19 @@ def main(cfg: DictConfig) -> None:
     config.quiet()
     saved, data, task = run.load(cfg.run)
     run.settle(saved)
-    data.prepare_data()
-    data.setup("test")
-    if data.found.class_names != data.facts.class_names:
-        config.fail([f"data: its classes are no longer those that {cfg.run} was trained on."])
-    if data.found.fingerprint != data.facts.fingerprint:
-        print(f"warning: the data has changed since {cfg.run} was trained", file=sys.stderr)
+    read(data, cfg.run)
     trainer = run.evaluation_trainer(saved, cfg.trainer)
     with processes(trainer, "test", *config.overrides()):
         metrics = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         print(table(dict(metrics)))
+
+
+def read(data: Data, folder: str) -> None:
+    """Read the data of the run in `folder`, as far as it is still what it was trained on."""
+    data.prepare_data()
+    data.setup("test")
+    if data.found.class_names != data.facts.class_names:
+        config.fail([f"data: its classes are no longer those that {folder} was trained on."])
+    if data.found.fingerprint != data.facts.fingerprint:
+        print(f"warning: the data has changed since {folder} was trained", file=sys.stderr)
