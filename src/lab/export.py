@@ -44,9 +44,7 @@ def main(cfg: DictConfig) -> None:
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)
-        reports[output.name] = report(path, cfg.format, checkpoint, chosen.read(path), data.splits["test"])
-        reports[output.name]["tolerance"] = TOLERANCE
-        refuse(reports[output.name], output.name)
+        reports[output.name] = prove(path, cfg.format, checkpoint, data.splits["test"])
         if cfg.int8:
             quantised = path.with_name(f"{path.stem}_int8.onnx")
             exported.quantise(path, some(data.splits["train"], NUM_FOR_CALIBRATION), quantised)
@@ -95,8 +93,7 @@ def make(chosen: Format, task: Any, data: ImageData, path: Path) -> None:
     try:
         chosen.write(exported.program(task, data.facts), exported.metadata(data.facts), path)
     except Exception as error:  # of any kind
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
-        raise RunError(f"error: export: {path.name} could not be made: {type(error).__name__}: {reason}") from error
+        raise RunError(f"error: export: {path.name} could not be made ({_reason(error)}).") from error
 
 
 def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, split: Batches) -> dict[str, Any]:
@@ -135,16 +132,29 @@ def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, split: Bat
     }
 
 
-def refuse(report: dict[str, Any], name: str) -> None:
-    """Raises RunError where a file does not answer as the checkpoint does."""
-    differences, num = report["max_difference"].values(), report["num_samples"]
-    others = num - report["same_top_class"]
+def prove(path: Path, kind: str, checkpoint: Answer, split: Batches) -> dict[str, Any]:
+    """The report on a file that answers as the checkpoint does.
+
+    Raises:
+        RunError: it does not.
+    """
+    try:
+        made = report(path, kind, checkpoint, FORMATS[kind].read(path), split)
+    except Exception as error:  # of any kind: it can't be opened, or not asked
+        raise RunError(f"error: export: {path.name} is refused: it gives no answer ({_reason(error)}).") from error
+    differences, num = made["max_difference"].values(), made["num_samples"]
+    others = num - made["same_top_class"]
     if others or not all(difference <= TOLERANCE for difference in differences):  # of a nan nothing is true
         raise RunError(
-            f"error: export: {name} is refused: it does not answer as the checkpoint does. A probability differs by"
-            f" {max(differences):.2g} (at most {TOLERANCE:g} may be), the class of {others} of {num} test samples."
-            " Nothing was written."
+            f"error: export: {path.name} is refused: it does not answer as the checkpoint does. A probability differs"
+            f" by {np.max(list(differences)):.2g} (at most {TOLERANCE:g} may be), the class of {others} of {num} test"
+            " samples. Nothing was written."
         )
+    return made | {"tolerance": TOLERANCE}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def some(split: Batches, num: int) -> np.ndarray:
