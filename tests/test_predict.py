@@ -38,11 +38,15 @@ def digits(tmp_path):
     return folder
 
 
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 @pytest.fixture
 def ask(tmp_path):
     def ask(*overrides, output="out.csv"):
         predict.main(config.compose("predict", [*overrides, f"output={tmp_path}/{output}"]))
-        return list(csv.DictReader((tmp_path / "out.csv").open())) if output == "out.csv" else None
+        return table(tmp_path / output) if output == "out.csv" else None
 
     return ask
 
@@ -114,7 +118,7 @@ def test_what_can_not_be_read_is_said_and_the_others_are_answered(lab, folder, d
     assert result.stderr.splitlines() == [
         "error: input: 4 of 24 could not be read; predictions.csv says why, under error."
     ]
-    rows = {os.path.basename(row["path"]): row for row in csv.DictReader((tmp_path / "predictions.csv").open())}
+    rows = {os.path.basename(row["path"]): row for row in table(tmp_path / "predictions.csv")}
     assert {name for name, row in rows.items() if row["error"]} == {"a.png", "b.png", "bomb.png", "z.png"}
     assert "decompression bomb" in rows["bomb.png"]["error"]
     assert all(bool(row["class"]) == (not row["error"]) for row in rows.values())
@@ -158,7 +162,7 @@ def test_json_lines(folder, digits, ask, tmp_path):
     (digits / "broken.png").write_text("no image")
     with pytest.raises(RunError):
         ask(of("model", folder), f"input={digits}", output="out.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(rows) == 21
     assert rows[0]["class"] == "0"
     assert 0 < rows[0]["probability"] <= 1

@@ -76,6 +76,8 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
     if cfg.format not in FORMATS:
         config.fail([config.unknown("format", str(cfg.format), FORMATS)])
     chosen = FORMATS[cfg.format]
+    if not isinstance(cfg.int8, bool):
+        config.fail([f"int8={cfg.int8}: it is true or false."])
     if cfg.int8 and cfg.format != "onnx":
         config.fail(["int8: it is for format=onnx."])
     if not all(map(find_spec, chosen.needs)):

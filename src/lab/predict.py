@@ -51,6 +51,8 @@ def check(cfg: DictConfig) -> None:
         problems.append("trainer: not with model=, which is asked on the CPU.")
     if not isinstance(cfg.top_k, int) or cfg.top_k < 1:
         problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
+    if not isinstance(cfg.flip, bool):
+        problems.append(f"flip={cfg.flip}: it is true or false.")
     if output.suffix not in FORMATS:
         problems.append(f"output={output}: its name is to end in {', '.join(FORMATS)}.")
     if not output.absolute().parent.is_dir():
