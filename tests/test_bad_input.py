@@ -31,6 +31,7 @@ FOLDER = f"train experiment=image_folder {TINY} data.tiny=false data.root=images
 FASHION = f"train experiment=fashion_mnist {TINY} data.tiny=false data.root=files"
 RESUME = "train run=run trainer.max_epochs=2"
 TEST, PREDICT = "test run=run trainer=cpu", "predict run=run input=images trainer=cpu"
+ASK = "predict run=run input=run/config.yaml trainer=cpu"
 
 
 @dataclass
@@ -339,8 +340,8 @@ ROWS = {
     "test channels": Row(
         TEST, "run/best.ckpt: its weights are another net's", finished(foreign(_1=(8, 192)), "best.ckpt")
     ),
-    "predict truncated": Row(PREDICT, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
-    "predict classes": Row(PREDICT, "run/best.ckpt: its weights are another net's", finished(CLASSES, "best.ckpt")),
+    "predict truncated": Row(ASK, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
+    "predict classes": Row(ASK, "run/best.ckpt: its weights are another net's", finished(CLASSES, "best.ckpt")),
     # run folders
     "no run": Row(f"{TRAIN} run=x", "run=x: it is no run's folder, and not empty", not_empty),
     "test no run": Row("test run=x", "x is not a finished run: there is no such folder"),
