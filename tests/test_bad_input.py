@@ -31,6 +31,7 @@ FOLDER = f"train experiment=image_folder {TINY} data.tiny=false data.root=images
 FASHION = f"train experiment=fashion_mnist {TINY} data.tiny=false data.root=files"
 RESUME = "train run=run trainer.max_epochs=2"
 TEST, PREDICT = "test run=run trainer=cpu", "predict run=run input=images trainer=cpu"
+ASK = "predict run=run input=run/config.yaml trainer=cpu"
 
 
 @dataclass
@@ -224,9 +225,14 @@ def workers(fate: Callable[[], object]) -> Callable[[pytest.MonkeyPatch], None]:
     return broken
 
 
-def image_to_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+def images_to_predict(monkeypatch: pytest.MonkeyPatch) -> None:
     finished()(monkeypatch)
-    images(cut, "a/0.png")(monkeypatch)
+    images(lambda _: None)(monkeypatch)
+
+
+def model_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    images(lambda _: None)(monkeypatch)
+    Path("x.onnx").write_text("hello")
 
 
 def not_empty(_: object) -> None:
@@ -295,7 +301,23 @@ ROWS = {
     "zero bytes": Row(FOLDER, "test/b/1.png is not a readable image", splits(empty, "test/b/1.png")),
     "text for png": Row(FOLDER, "a/0.png is not a readable image", images(write("hello"), "a/0.png")),
     "dangling link": Row(FOLDER, "new.png is not a readable image", images(dangle, "a/0.png")),
-    "image to predict": Row(PREDICT, "a/0.png is not a readable image", image_to_predict),
+    "predict nobody": Row("predict input=x", "run, model: say one of them"),
+    "predict both": Row("predict run=run model=x.onnx input=x", "run, model: say one of them", finished()),
+    "predict nothing": Row("predict run=run input=x", "input=x: there is no such file or folder", finished()),
+    "predict nowhere": Row(f"{PREDICT} output=x/y.csv", "output=x/y.csv: there is no such folder", images_to_predict),
+    "predict to txt": Row(f"{PREDICT} output=y.txt", "output=y.txt: its name is to end in .csv", images_to_predict),
+    "no top": Row(f"{PREDICT} top_k=0", "top_k=0: it is a number of classes", images_to_predict),
+    "top of letters": Row(f"{PREDICT} top_k=abc", "top_k=abc: it is a number of classes", images_to_predict),
+    "flip of letters": Row(f"{PREDICT} flip=maybe", "flip=maybe: it is true or false", images_to_predict),
+    "no model": Row("predict model=x.onnx input=.", "model=x.onnx: there is no such file", images(lambda _: None)),
+    "text for onnx": Row("predict model=x.onnx input=images", "model=x.onnx: it is damaged", model_of_text),
+    "model on gpu": Row("predict model=x.onnx input=images trainer=gpu", "trainer: not with model=", model_of_text),
+    "code for model": Row("predict model=x.pt2 input=images", "model=x.pt2: it is to be an .onnx", model_of_text),
+    "export format": Row("export run=run format=onx", "unknown format onx. Did you mean onnx?", finished()),
+    "export int8": Row("export run=run format=aoti int8=true", "int8: it is for format=onnx", finished()),
+    "int8 of letters": Row("export run=run int8=8", "int8=8: it is true or false", finished()),
+    "export nowhere": Row("export run=run output=x/y.onnx", "output=x/y.onnx: ", finished()),
+    "export suffix": Row("export run=run output=y.pt2", "output=y.pt2: the name of this format's files", finished()),
     "typed classes": Row(f"{TRAIN} +net.num_classes=3", "net.num_classes=3: the data has 10"),
     "typed channels": Row(f"{TRAIN} +net.num_channels=3", "net.num_channels=3: the data has 1"),
     # checkpoints
@@ -322,8 +344,8 @@ ROWS = {
     "test channels": Row(
         TEST, "run/best.ckpt: its weights are another net's", finished(foreign(_1=(8, 192)), "best.ckpt")
     ),
-    "predict truncated": Row(PREDICT, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
-    "predict classes": Row(PREDICT, "run/best.ckpt: its weights are another net's", finished(CLASSES, "best.ckpt")),
+    "predict truncated": Row(ASK, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
+    "predict classes": Row(ASK, "run/best.ckpt: its weights are another net's", finished(CLASSES, "best.ckpt")),
     # run folders
     "no run": Row(f"{TRAIN} run=x", "run=x: it is no run's folder, and not empty", not_empty),
     "test no run": Row("test run=x", "x is not a finished run: there is no such folder"),

@@ -10,7 +10,7 @@ import pytest
 from conftest import CONF, LAB
 from nbclient import NotebookClient
 
-from lab import cli
+from lab import cli, config, export
 from lab.data import tiny
 
 ROOT = CONF.parent
@@ -42,6 +42,8 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
         net = "net=mlp" if words[:1] == ["runs"] else "net=cnn"  # which `where net=mlp` means
         folder = trained("experiment=digits", net, "data.tiny=true", "debug=two_batches")
         words = [word.replace("logs/digits/…", str(folder)) for word in words]
+        if "model.onnx" in command:
+            export.main(config.compose("export", [f"run={folder}"]))
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import predict, run, train
+from lab import run, train
 from lab import test as lab_test
 from lab.config import compose as compose_verb
 from lab.data import tiny
@@ -330,51 +330,3 @@ def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
     with pytest.raises(UserError, match="its status is interrupted"):
         run.load(folder)
-
-
-class TestPredict:
-    @pytest.fixture
-    def digits(self, tmp_path):
-        from sklearn.datasets import load_digits
-
-        folder = tmp_path / "mine"
-        (folder / "deep").mkdir(parents=True)
-        for i, (image, label) in enumerate(zip(load_digits().images[:20], load_digits().target[:20], strict=True)):
-            picture = Image.fromarray((image * 15).astype("uint8")).convert("RGB" if i % 2 else "L")
-            picture.resize((40, 40)).save(folder / ("deep" if i > 9 else "") / f"{i:02d}_{label}.png")
-        return folder
-
-    def test_files_are_classified(self, trained, digits, capsys):
-        folder = trained(
-            "experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "trainer.max_epochs=12"
-        )
-        predict.main(compose_verb("predict", [f"run={folder}", f"input={digits}"]))
-        lines = (folder / "predictions.csv").read_text().splitlines()
-        assert lines[0] == "path,class,probability"
-        rows = [line.split(",") for line in lines[1:]]
-        assert len(rows) == 20
-        right = sum(path.endswith(f"_{name}.png") for path, name, _ in rows)
-        assert right >= 18, f"{right} of 20 images that it was trained on"
-        assert all(0.1 < float(probability) <= 1 for _, _, probability in rows)
-        assert "20 predictions in" in capsys.readouterr().out
-
-    def test_one_file_and_another_output(self, trained, digits, tmp_path):
-        folder = trained(*QUICK)
-        overrides = [f"run={folder}", f"input={digits}/00_0.png", f"output={tmp_path}/out.csv"]
-        predict.main(compose_verb("predict", overrides))
-        assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
-
-    @pytest.mark.parametrize(
-        ("make", "message"),
-        [
-            (lambda path: None, "there is no such file or folder"),
-            (lambda path: path.mkdir(), "neither an image nor a folder with images"),
-            (lambda path: path.write_text("no image"), "input.* is not a readable image"),
-        ],
-    )
-    def test_bad_input_is_said_in_a_line(self, trained, tmp_path, make, message):
-        folder = trained(*QUICK)
-        make(tmp_path / "input")
-        with pytest.raises(UserError, match=message):
-            predict.main(compose_verb("predict", [f"run={folder}", f"input={tmp_path}/input"]))
-        assert not (folder / "predictions.csv").exists()

@@ -15,13 +15,15 @@ VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
     "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
-    "predict": "classify your own files with a finished run",
+    "predict": "classify your own files with a finished run or an exported model",
     "explain": "which pixels the answers of a finished run came from",
+    "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
 WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
 }
+LIGHT = ("predict",)  # they import what is heavy themselves, where it is needed
 
 
 def main() -> None:
@@ -82,7 +84,7 @@ def _hydra_app(verb: str) -> None:
 
     def job(cfg: Any) -> None:
         seconds.lap("compose")
-        module = import_heavy(f"lab.{verb}")
+        module = (import_module if verb in LIGHT else import_heavy)(f"lab.{verb}")
         seconds.lap("import")
         if code := exit_code(lambda: module.main(cfg)):  # said here, before Hydra puts its own lines around it
             sys.exit(code)

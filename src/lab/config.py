@@ -124,7 +124,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     if runs and not problems:
         cfg = compose(verb, first(overrides))
         problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
-        if not problems and not trains:
+        if not problems and not trains and cfg.run is not None:
             check_finished(Path(cfg.run))
     if problems:
         fail(problems)

@@ -115,7 +115,6 @@ class Data(L.LightningDataModule):
         self.splits: dict[str, Batches] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
         self.found: Any = None  # the `Facts` that reading gave
-        self.input: str | Path | None = None  # what `predict_dataloader` reads
         self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
     @abstractmethod
@@ -171,10 +170,6 @@ class Data(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        assert self.input is not None
-        return self._loader(self.read_inputs(Path(self.input))[1], batch_size=self.batch_size)
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         dataset, rank, world_size = self._split(split)

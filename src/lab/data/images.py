@@ -25,7 +25,8 @@ from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
-from lab.data.image_files import ImageFiles, file_size, suffixes
+from lab.data.image_files import ImageFiles, file_size
+from lab.data.read_image import suffixes
 from lab.errors import UserError
 from lab.types import Share
 

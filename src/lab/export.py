@@ -1,0 +1,197 @@
+"""`lab export`: a finished run as one file, which is there only if it answers as the checkpoint does."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from lab import config, exported, model, run
+from lab.data.base import Batches
+from lab.data.images import ImageData
+from lab.errors import RunError, UserError
+from lab.exported import FORMATS, Answer, Format
+from lab.folder import read_json, write_json
+from lab.test import read
+
+TOLERANCE = 1e-4  # of a probability
+BATCH_SIZES = (1, 2, 7, 64)
+NUM_FOR_CALIBRATION = 512  # training images
+FLOAT32 = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+REPORT = "export.json"
+
+
+def main(cfg: DictConfig) -> None:
+    config.quiet()
+    chosen, output = asked(cfg)
+    saved, data, task = run.load(cfg.run)
+    run.settle(saved)
+    if not isinstance(data, ImageData):
+        raise UserError("error: export: so far it knows images alone.")
+    read(data, cfg.run)
+    checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).probabilities
+    reports = {}
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
+        path = Path(folder) / output.name  # what fails leaves nothing
+        make(chosen, task, data, path)
+        reports[output.name] = prove(path, cfg.format, checkpoint, data.splits["test"])
+        if cfg.int8:
+            quantised = path.with_name(f"{path.stem}_int8.onnx")
+            exported.quantise(path, some(data.splits["train"], NUM_FOR_CALIBRATION), quantised)
+            name, answer = quantised.name, chosen.read(quantised)
+            reports[name] = report(quantised, "onnx, int8", checkpoint, answer, data.splits["test"])
+        for name in reports:
+            os.replace(path.with_name(name), output.with_name(name))
+    beside = output.with_name(REPORT)
+    write_json(beside, (read_json(beside) if beside.exists() else {}) | reports)
+    print(*(shown(name, each) for name, each in reports.items()), f"report       {beside}", sep="\n")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """What the exporters say about their own work nobody can act on."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def asked(cfg: DictConfig) -> tuple[Format, Path]:
+    """The format, and the file to write.
+
+    Raises:
+        UserError: what was asked for can't be had.
+    """
+    if cfg.format not in FORMATS:
+        config.fail([config.unknown("format", str(cfg.format), FORMATS)])
+    chosen = FORMATS[cfg.format]
+    if not isinstance(cfg.int8, bool):
+        config.fail([f"int8={cfg.int8}: it is true or false."])
+    if cfg.int8 and cfg.format != "onnx":
+        config.fail(["int8: it is for format=onnx."])
+    if not all(map(find_spec, chosen.needs)):
+        config.fail([f"format={cfg.format}: it takes {', '.join(chosen.needs)}: pip install 'lab[export]'"])
+    output = Path(cfg.run) / chosen.name if cfg.output is None else Path(cfg.output)
+    if output.suffix != Path(chosen.name).suffix:
+        config.fail([f"output={output}: the name of this format's files ends in {Path(chosen.name).suffix}."])
+    if not os.access(output.absolute().parent, os.W_OK):
+        config.fail([f"output={output}: {output.absolute().parent} is not a folder that can be written to."])
+    return chosen, output
+
+
+def make(chosen: Format, task: Any, data: ImageData, path: Path) -> None:
+    """Raises RunError where torch, or the compiler, can't."""
+    try:
+        chosen.write(exported.program(task, data.facts), exported.metadata(data.facts), path)
+    except Exception as error:  # of any kind
+        raise RunError(f"error: export: {path.name} could not be made ({_reason(error)}).") from error
+
+
+def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, split: Batches) -> dict[str, Any]:
+    """How a file's answers differ from the checkpoint's: for all of the test split, in several batch sizes; and when.
+
+    Args:
+        path: the file.
+        kind: its format.
+        checkpoint: what is to be matched.
+        answer: what the file says.
+        split: the test split.
+    """
+    first = some(split, max(BATCH_SIZES))
+    batches = {size: first[np.arange(size) % len(first)] for size in BATCH_SIZES}
+    differences = {f"batch of {n}": _difference(checkpoint(image), answer(image)) for n, image in batches.items()}
+    parts = []
+    for start in tqdm(range(0, len(split), 64), "Comparing", leave=False, disable=None):
+        batch = split.__getitems__(list(range(start, min(start + 64, len(split)))))
+        image = batch["image"].numpy()
+        parts.append((checkpoint(image), answer(image), batch["label"].numpy()))
+    right, given, label = map(np.concatenate, zip(*parts, strict=True))
+    return {
+        "format": kind,
+        "bytes": path.stat().st_size,
+        "torch": torch.__version__,
+        "max_difference": differences | {"test split": _difference(right, given)},
+        "num_samples": len(label),
+        "same_top_class": int((right.argmax(-1) == given.argmax(-1)).sum()),
+        "test_acc": {"checkpoint": _accuracy(right, label), "exported": _accuracy(given, label)},
+        "milliseconds": {
+            f"batch of {n}": {"eager": _milliseconds(checkpoint, image), "exported": _milliseconds(answer, image)}
+            for n, image in batches.items()
+            if n in (1, 64)
+        },
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def prove(path: Path, kind: str, checkpoint: Answer, split: Batches) -> dict[str, Any]:
+    """The report on a file that answers as the checkpoint does.
+
+    Raises:
+        RunError: it does not.
+    """
+    try:
+        made = report(path, kind, checkpoint, FORMATS[kind].read(path), split)
+    except Exception as error:  # of any kind: it can't be opened, or not asked
+        raise RunError(f"error: export: {path.name} is refused: it gives no answer ({_reason(error)}).") from error
+    differences, num = made["max_difference"].values(), made["num_samples"]
+    others = num - made["same_top_class"]
+    if others or not all(difference <= TOLERANCE for difference in differences):  # of a nan nothing is true
+        raise RunError(
+            f"error: export: {path.name} is refused: it does not answer as the checkpoint does. A probability differs"
+            f" by {np.max(list(differences)):.2g} (at most {TOLERANCE:g} may be), the class of {others} of {num} test"
+            " samples. Nothing was written."
+        )
+    return made | {"tolerance": TOLERANCE}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def some(split: Batches, num: int) -> np.ndarray:
+    """At most so many images of a split, at equal distances."""
+    return split.__getitems__(list(range(0, len(split), -(-len(split) // num))))["image"].numpy()
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(abs(a - b).max())
+
+
+def _accuracy(probability: np.ndarray, label: np.ndarray) -> float:
+    return float((probability.argmax(-1) == label).mean())
+
+
+def _milliseconds(answer: Answer, image: np.ndarray, num: int = 15) -> float:
+    """The median time of an answer."""
+    seconds = []
+    for _ in range(num + 2):
+        start = time.perf_counter()
+        answer(image)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds[2:])
+
+
+def shown(name: str, report: dict[str, Any]) -> str:
+    acc, num = report["test_acc"], report["num_samples"]
+    lines = {
+        name: f"{report['format']}, {report['bytes'] / 2**20:.2f} MiB",
+        "difference": f"{max(report['max_difference'].values()):.2g} at most, of a probability"
+        f" (batches of {', '.join(map(str, BATCH_SIZES))}, the test split)",
+        "same class": f"{report['same_top_class']} of {num} test samples",
+        "test/acc": f"{acc['exported']:.4f}, the checkpoint's {acc['checkpoint']:.4f}",
+    }
+    for size, times in report["milliseconds"].items():
+        lines[size] = f"{times['exported']:.2f} ms, eager {times['eager']:.2f} ms"
+    width = max(12, *map(len, lines))
+    return "\n".join(f"{key:<{width}} {value}" for key, value in lines.items()) + "\n"
