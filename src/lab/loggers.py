@@ -66,10 +66,10 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
     keys = read_json(sweep, "varied")["varied"] if sweep.exists() else run.overrides
     values = {key: run.value(key) for key in keys if key in run.overrides}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
-    metrics = {f"best/{results['best']['metric']}": results["best"]["value"]} | results["last"] | test
+    metrics = {f"best/{results['best']['metric']}": results["best"]["value"]} | test | results["last"]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(values, metrics, trainer.global_step)
+            logger.log_hyperparams(values, metrics, max(0, trainer.global_step - 1))  # where the last point is
             logger.finalize("success")  # what is not written yet is lost when a sweep's job ends
         else:
             logger.log_hyperparams(values)
