@@ -37,7 +37,7 @@ class Board:
 
     def label(self, job: Job) -> str:
         """The overrides that make the job differ from the others."""
-        return " ".join(word for word in job.overrides if word.partition("=")[0] in self.varied)
+        return " ".join(word for word in job.overrides if word.partition("=")[0].lstrip("+") in self.varied)
 
     def ended(self, job: Job) -> None:
         self._erase()

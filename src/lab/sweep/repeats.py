@@ -46,7 +46,7 @@ def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
         if path.exists():
             with open(path, newline="") as file:
                 head, *rows = csv.reader(file)
-            lines += [[*(run.overrides[key] for key in keys), *row] for row in rows]
+            lines += [[*(run.overrides.get(key, "") for key in keys), *row] for row in rows]
     if lines:
         with open(place / "out_of_fold.csv", "w", newline="") as file:
             csv.writer(file).writerows([[*keys, *head], *lines])

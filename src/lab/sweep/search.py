@@ -33,7 +33,7 @@ class Search(ABC):
         retries: NonNegativeInt = 0,
     ) -> None:
         self.overrides, self.place, self.monitor = overrides, place, monitor
-        self.varied = {str(o.get_key_element()) for o in overrides if o.is_sweep_override()}
+        self.varied = {str(o.key_or_group) for o in overrides if o.is_sweep_override()}
         self.num_jobs, self.retries = jobs, retries
 
     @abstractmethod
