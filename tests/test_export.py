@@ -141,6 +141,14 @@ def test_a_broken_export_is_refused_and_what_was_there_stays(broken, name, said,
     assert inventory(folder) == before
 
 
+def test_of_a_compiled_net_the_net_itself_is_exported(folder):
+    _, data, task = run.load(folder)
+    image = torch.randint(0, 256, (5, 1, data.facts.image_size, data.facts.image_size), dtype=torch.uint8)
+    right = exported.program(task, data.facts).module()(image)
+    task.net.compile(backend=lambda graph, inputs: pytest.fail("it was compiled"))
+    assert exported.program(task, data.facts).module()(image).equal(right)
+
+
 def test_int8_is_smaller_and_its_accuracy_is_measured(trained):
     folder = trained(*PLAIN, "net=cnn", "trainer.max_epochs=3")
     reports = exports(folder, "int8=true")
