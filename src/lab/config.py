@@ -122,7 +122,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             raise UserError(_experiments(verb))
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
-        cfg = compose(verb, first(overrides))
+        cfg = compose(verb, first(overrides, verb))
         problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
         if not problems and not trains and cfg.run is not None:
             check_finished(Path(cfg.run))
@@ -213,24 +213,24 @@ def single(override: Override) -> str:
     return f"{override.get_key_element()}={first}"
 
 
-def first(overrides: Sequence[Override]) -> list[str]:
+def first(overrides: Sequence[Override], verb: str = "train") -> list[str]:
     """The words of a sweep's first job."""
     varied = [o for o in overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
     words = [single(o) for o in overrides if o not in varied]
-    return [*words, *fitting(words, [single(o) for o in varied])]
+    return [*words, *fitting(words, [single(o) for o in varied], verb)]
 
 
-def fitting(words: Sequence[str], varied: Sequence[str]) -> list[str]:
+def fitting(words: Sequence[str], varied: Sequence[str], verb: str = "train") -> list[str]:
     """Those words of what a sweep varies whose keys a job with these words has: `net.widths` is none of every net's."""
     if not varied:
         return []
-    cfg = _composed(tuple(words))
+    cfg = _composed(verb, tuple(words))
     return [word for word in varied if word[0] == "+" or _unknown_key(cfg, word.partition("=")[0], []) is None]
 
 
 @cache
-def _composed(words: tuple[str, ...]) -> DictConfig:
-    return compose("train", words)
+def _composed(verb: str, words: tuple[str, ...]) -> DictConfig:
+    return compose(verb, words)
 
 
 def is_group(key: str) -> bool:
