@@ -126,6 +126,11 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
         problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
         if not problems and not trains and cfg.run is not None:
             check_finished(Path(cfg.run))
+        if verb == "train" and not args.multirun and not problems and not repeats(cfg):
+            problems += [
+                f"{o.input_line}: it is a sweep's, which needs -m, seeds or cv"
+                for o in overrides if o.key_or_group.partition(".")[0] in ("sweep", "launcher")
+            ]  # fmt: skip
     if problems:
         fail(problems)
     return runs and (bool(args.multirun) or repeats(cfg))
@@ -224,7 +229,10 @@ def fitting(words: Sequence[str], varied: Sequence[str], verb: str = "train") ->
     """Those words of what a sweep varies whose keys a job with these words has: `net.widths` is none of every net's."""
     if not varied:
         return []
-    cfg = _composed(verb, tuple(words))
+    try:
+        cfg = _composed(verb, tuple(words))
+    except (HydraException, OmegaConfBaseException):
+        return list(varied)  # what can't be composed is said by its job, and stops no other
     return [word for word in varied if word[0] == "+" or _unknown_key(cfg, word.partition("=")[0], []) is None]
 
 

@@ -181,12 +181,13 @@ def unused(parent: Path) -> Path:
 def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     """Keep `results.json` true: whatever is put in the dict that this yields, the seconds, and how the run ended."""
     results: dict[str, Any] = {"status": "running"}
+    before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
     (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
             times = {"first_step": timer.first_step, "epochs": timer.epochs, "validations": timer.validations}
-            results.update(status=status, seconds=seconds.laps | times | {"total": seconds.passed()})
+            results.update(status=status, seconds=seconds.laps | times | {"total": before + seconds.passed()})
             try:
                 write_json(folder / RESULTS, results)
             except OSError as error:

@@ -1,7 +1,8 @@
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ class Outputs(Callback):
         self._end("test", trainer, task)
 
     def _end(self, stage: str, trainer: Trainer, task: Task) -> None:
+        if type(task).predictions is Task.predictions and type(task).figures is Task.figures:
+            return  # a task that says nothing of its samples; its outputs may be of any shapes
         index, *tensors = (torch.cat(values).cpu() for values in zip(*self.outputs, strict=True))
         if trainer.world_size > 1:
             every: list[Any] = [None] * trainer.world_size
@@ -94,22 +97,25 @@ class Outputs(Callback):
         order = index.argsort()
         index, *tensors = (tensor[order] for tensor in (index, *tensors))
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
-        names = data.names.get(stage) or range(len(data.splits[stage]))
-        if stage == "test" and (columns := task.predictions(*tensors)):
-            rows = zip([names[i] for i in index.tolist()], *columns.values(), strict=True)
-            with open(self.folder / PREDICTIONS, "w", newline="") as file:
-                csv.writer(file).writerow(["sample", *columns])
-                csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+        if stage == "test":
+            names = data.names.get(stage) or range(len(data.splits[stage]))
+            self._tabulate([names[i] for i in index.tolist()], task.predictions(*tensors))
         if self.draw:
             look = data.splits[stage].__getitems__
             self._keep(stage, task.figures(lambda i: look(index[i].tolist()), *tensors), trainer.global_step)
+
+    def _tabulate(self, names: Sequence[Any], columns: dict[str, Sequence[Any]]) -> None:
+        rows = zip(names, *columns.values(), strict=True)
+        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="") as file:
+            csv.writer(file).writerow(["sample", *columns])
+            csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
 
     def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
         """Write figures, and texts, as files and for TensorBoard."""
         from PIL import Image
         from torchvision.transforms.v2.functional import pil_to_tensor
 
-        try:
+        with forgiven(self.folder):
             (self.folder / FIGURES).mkdir(exist_ok=True)
             for name, figure in figures.items():
                 if isinstance(figure, str):
@@ -121,8 +127,6 @@ class Outputs(Callback):
                 (self.folder / FIGURES / f"{stage}_{name}.png").write_bytes(file.getvalue())
                 for board in self.boards:
                     board.experiment.add_image(f"{stage}/{name}", pil_to_tensor(Image.open(file).convert("RGB")), step)
-        except OSError as error:  # a full disk does not undo the training
-            print(f"warning: {self.folder / FIGURES}: {error}", file=sys.stderr)
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:
@@ -138,3 +142,12 @@ class Outputs(Callback):
         image = batch["image"].float() / 255 if "image" in batch else None
         for board in self.boards:
             board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
+
+
+@contextmanager
+def forgiven(folder: Path) -> Iterator[None]:
+    """A full disk does not undo a training."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {folder}: {error}", file=sys.stderr)

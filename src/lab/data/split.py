@@ -1,5 +1,6 @@
 """Which samples train, validate and test."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +63,11 @@ def fold_split(
         raise UserError(f"data: class {value} has {count[value]} samples, too few for {num_folds} folds.")
     if group is not None and len(set(group)) < num_folds:
         raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
+    if count.max() < num_folds:
+        raise UserError(f"data: no class has more than {count.max()} samples, too few for {num_folds} folds.")
     kind = StratifiedKFold if group is None else StratifiedGroupKFold
-    folds = kind(num_folds, shuffle=True, random_state=seed).split(torch.zeros(len(label)), label, group)
-    outside, inside = list(folds)[fold]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a class has fewer samples than there are folds: its groups stay whole
+        folds = kind(num_folds, shuffle=True, random_state=seed).split(torch.zeros(len(label)), label, group)
+        outside, inside = list(folds)[fold]
     return outside.tolist(), inside.tolist()

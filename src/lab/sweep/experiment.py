@@ -21,7 +21,9 @@ def write_best(place: Path, mode: str) -> None:
                 str({key: value for key, value in run.overrides.items() if key not in LEFT_OUT}), []
             ).append(run)
     if groups:
-        best = (max if mode == "max" else min)(groups.values(), key=mean)
+        most = max(map(len, groups.values()))  # what some of whose runs failed is not compared with what is whole
+        whole = [runs for runs in groups.values() if len(runs) == most]
+        best = (max if mode == "max" else min)(whole, key=mean)
         (place / "best.yaml").write_text(experiment(best))
         print(f"as an experiment: cp {place / 'best.yaml'} conf/experiment/NAME.yaml")
 

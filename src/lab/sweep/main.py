@@ -78,11 +78,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> tuple[Search, Launcher]:
     """The search and the launcher of a config; the folder remembers the words with which the sweep began."""
-    from lab.check import wrong_arguments
+    from lab.check import Root, wrong_arguments
 
     new = not (place / SWEEP).exists()
     try:
-        problems: list[str] = []
+        repeats = {key: cfg[key] for key in ("seeds", "cv", "fold")}
+        problems = list(wrong_arguments("", Root, repeats | {"_partial_": True}))
         for key in OWN:
             problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
@@ -152,10 +153,10 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
         place.mkdir(parents=True, exist_ok=True)
         return place, words
     began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
-    keys = set(map(_key, words))
+    new = {_key(word): word for word in words}
     if changed := [w for w in words if w not in began and _key(w) not in MAY_CHANGE and not _is_launchers(w)]:
         config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
-    return place, [*(word for word in began if _key(word) not in keys), *words]
+    return place, [*(new.pop(_key(word), word) for word in began), *new.values()]  # a grid counts in their order
 
 
 def _name(words: list[str]) -> str:

@@ -19,12 +19,17 @@ REPEATS = ("seed", "fold")  # keys whose values are no choice
 def repeated(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
     """Overrides that have the values of `seeds` and `cv` as any others of a grid."""
     words, taken = [], set()
+    several = [o for o in overrides if o.is_sweep_override()]
+    if varied := [o.input_line for o in several if o.key_or_group in ("cv", "seeds")]:
+        fail([f"{line}: a number of runs is not varied; one sweep for each" for line in varied])
     if cfg.seeds is not None:
         words += ["seeds=null", f"seed=range({cfg.seed},{cfg.seed + cfg.seeds})"]
         taken = {"seeds", "seed"}
-        if many := [o.input_line for o in overrides if o.key_or_group in taken and o.is_sweep_override()]:
+        if many := [o.input_line for o in several if o.key_or_group in taken]:
             fail([f"{many[0]}: seeds={cfg.seeds} says which seeds there are; one of the two"])
     if cfg.cv is not None and cfg.fold is None:
+        import sklearn.model_selection  # noqa: F401  # once: jobs are forked
+
         words.append(f"fold=range(0,{cfg.cv})")
     return [*(o for o in overrides if o.key_or_group not in taken), *parsed(words)]
 
@@ -33,21 +38,25 @@ def aggregate(place: Path, varied: Collection[str]) -> str:
     """Mean ± standard deviation of a sweep's scores over its seeds and folds, for each combination of the rest."""
     if not set(varied) & set(REPEATS):
         return ""
-    return "\n" + text(list(grouped(read(place), sorted(set(varied) - set(REPEATS)))))
+    rows = list(grouped(read(place), sorted(set(varied) - set(REPEATS))))
+    return "\n" + text(rows) if rows else ""
 
 
 def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
     """Put what the runs of all folds made of the samples that they were not trained on in one file."""
-    runs = [run for run in read(place) if run.status == "finished" and "fold" in run.overrides]
+    runs = [run for run in read(place) if "fold" in run.overrides]
     paths = [place / run.folder / PREDICTIONS for run in runs]
     keys = sorted(varied)
-    lines: list[list[str]] = []
+    rows: list[dict[str, str]] = []
     for run, path in zip(runs, paths, strict=True):
-        if path.exists():
+        if run.status == "finished" and path.exists():
             with open(path, newline="") as file:
-                head, *rows = csv.reader(file)
-            lines += [[*(run.overrides.get(key, "") for key in keys), *row] for row in rows]
-    if lines:
+                own = {key: run.overrides.get(key, "") for key in keys}
+                rows += [own | row for row in csv.DictReader(file)]
+    if rows:
+        done = sum(run.status == "finished" for run in runs)
         with open(place / "out_of_fold.csv", "w", newline="") as file:
-            csv.writer(file).writerows([[*keys, *head], *lines])
-        print(f"out-of-fold predictions: {place / 'out_of_fold.csv'}")
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")

@@ -174,7 +174,9 @@ class Study(Search):
         if not trials:
             return "no trial finished"
         names = list(self.objectives)
-        by = {"target": lambda trial: trial.values[0], "target_name": names[0]}
+        by: dict[str, Any] = {"target_name": names[0]}
+        if len(names) > 1:
+            by["target"] = lambda trial: trial.values[0]
         self._draw("history", optuna.visualization.matplotlib.plot_optimization_history, **by)
         if len(trials) > 1 and len(self.space) > 1:
             self._draw("importance", optuna.visualization.matplotlib.plot_param_importances, **by)

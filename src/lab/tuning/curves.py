@@ -33,6 +33,8 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
     Raises:
         RunError: it does not fall.
     """
+    if not all(map(math.isfinite, losses[:5])):
+        raise RunError(f"error: lr: the loss is {losses[0]:.3g} at {lrs[0]:.1g}, before anything is learned.")
     curve = smooth(losses)
     lowest = min(range(len(curve)), key=curve.__getitem__)
     if curve[lowest] > 0.95 * curve[0]:
