@@ -245,6 +245,7 @@ def kill() -> None:
 
 ROWS = {
     # values in the config
+    "sweep without -m": Row(f"{TRAIN} sweep.name=x", "sweep.name=x: it is a sweep's, which needs -m, seeds or cv"),
     "one fold": Row(f"{TRAIN} cv=1 fold=0", "cv=1: should be greater than or equal to 2"),
     "fold of nothing": Row(f"{TRAIN} fold=2", "fold=2: of how many? cv=5"),
     "fold too many": Row(f"{TRAIN} cv=3 fold=3", "fold=3: there are 0 to 2"),

@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lab.errors import UserError
 from lab.sweep import main as sweep
+from lab.sweep.repeats import aggregate, write_out_of_fold
 
 
 def rows(path):
@@ -86,11 +87,36 @@ def test_files_of_a_group_stay_together(compose, tmp_path):
         run.read_data(compose(*words[:2], "data.group=nobody"))
 
 
+def test_a_fold_that_is_missing_and_a_key_that_only_some_have_are_told_apart(tmp_path, capsys):
+    for name, (status, words, head) in {
+        "000": ("finished", {"net": "cnn", "fold": "0"}, "p(a)"),
+        "001": ("finished", {"net": "mlp", "net.widths": "[4]", "fold": "0"}, "p(b)"),
+        "002": ("failed", {"net": "mlp", "net.widths": "[4]", "fold": "1"}, "p(b)"),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("{}")
+        (tmp_path / name / "stamp.json").write_text(json.dumps({"overrides": [f"{k}={v}" for k, v in words.items()]}))
+        results = {"status": status, "best": {"metric": "val/acc", "mode": "max", "value": 0.5}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        (tmp_path / name / "test_predictions.csv").write_text(f"sample,{head}\n7,0.25\n")
+    write_out_of_fold(tmp_path, {"net", "net.widths", "fold"})
+    assert rows(tmp_path / "out_of_fold.csv") == [
+        {"fold": "0", "net": "cnn", "net.widths": "", "sample": "7", "p(a)": "0.25", "p(b)": ""},
+        {"fold": "0", "net": "mlp", "net.widths": "[4]", "sample": "7", "p(a)": "", "p(b)": "0.25"},
+    ]
+    assert "of 2 of 3 runs" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert aggregate(tmp_path / "empty", {"fold"}) == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     {
         "seeds=2 seed=1,2": "seed=1,2: seeds=2 says which seeds there are",
         "cv=3 sweep=optuna optimizer.lr=1,2": "a grid repeats runs",
+        "cv=2,3": "cv=2,3: a number of runs is not varied",
+        "cv=1": "cv=1: should be greater than or equal to 2",
+        "seeds=some": "seeds=some: should be a valid integer",
         "cv=3 run=x": "a sweep makes a folder for each",
     }.items(),
 )

@@ -17,7 +17,7 @@ from lab import checkpoints
 from lab.sweep.study import open_storage
 
 SWEEP = [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "sweep.name=x", "launcher=slurm"]
-LONG = "trainer.max_epochs=300"  # some seconds of training
+LONG = "trainer.max_epochs=2000"  # some seconds of training, of an idle machine too
 
 
 def slurm(*command: str) -> str:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from lab import checkpoints, config
 from lab.errors import UserError
+from lab.folder import write_json
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
 from lab.sweep.launcher import Job
@@ -200,7 +201,27 @@ def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monk
     (tmp_path / "logs/digits/x").mkdir(parents=True)
     words = ["experiment=digits", "seed=1,2", "launcher=slurm", "launcher.args=['--output=/etc/passwd']"]
     (tmp_path / "logs/digits/x/sweep.json").write_text(json.dumps({"words": words}))
-    assert sweep._place(["experiment=digits", "sweep.name=x"])[1] == ["seed=1,2", "experiment=digits", "sweep.name=x"]
+    assert sweep._place(["experiment=digits", "sweep.name=x"])[1] == ["experiment=digits", "seed=1,2", "sweep.name=x"]
+
+
+def test_words_in_another_order_are_the_same_sweep_with_the_same_points(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = ["experiment=digits", "optimizer.lr=1e-1,1e-2", "seed=0,1", "sweep.name=x"]
+    place, words = sweep._place(began)
+    write_json(place / "sweep.json", {"words": words})
+    again = ["sweep.name=x", "seed=0,1", "experiment=digits", "optimizer.lr=1e-1,1e-2", "sweep.jobs=2"]
+    assert sweep._place(again) == (place, [*began, "sweep.jobs=2"])
+
+
+def test_a_key_that_is_added_is_varied_as_any_other():
+    search = Grid(overrides=config.parsed(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
+    assert search.varied == {"trainer.x"}
+
+
+def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
+    words = ["experiment=digits", "net=mlp,cnn", "net.widths=[8]", "seed=0,1"]
+    search = Grid(overrides=config.parsed(words), place=None, monitor=None)
+    assert [task.overrides[1] for task in search.tasks] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
 
 
 def test_torchrun_does_not_start_sweeps(monkeypatch):

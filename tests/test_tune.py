@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -101,3 +102,21 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(tune, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install"):
         tune.main(config.compose("tune", ["experiment=digits"]))
+
+
+def test_a_loss_that_is_no_number_at_first_gives_no_suggestion():
+    with pytest.raises(RunError, match="before anything is learned"):
+        curves.suggest([10**-n for n in range(20)], [float("nan")] * 20)
+
+
+def test_batches_that_are_gathered_for_a_step_are_one_point(monkeypatch):
+    cfg = config.compose(
+        "tune", ["experiment=digits", *TINY.split(), "lr.steps=20", "trainer.accumulate_grad_batches=2"]
+    )
+    own, seen = tune._settings(cfg), []
+    config.quiet()
+    monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
+    finders.find_lr(cfg, own, seen.append)
+    rates = [rate for rate, _ in seen]
+    assert len(rates) == 20
+    assert all(a < b for a, b in pairwise(rates))
