@@ -106,10 +106,11 @@ def test_figures_are_legible_for_few_classes_and_for_many(num_classes):
     torch.manual_seed(0)
     label = torch.arange(10 * num_classes) % num_classes
     logits = torch.randn(len(label), num_classes) + 2 * torch.nn.functional.one_hot(label, num_classes)
-    found = figures.classification(logits.softmax(-1), label, [f"class {i}" for i in range(num_classes)], lambda _: {})
+    found = figures.classification(logits.softmax(-1), label, [f"cla$$ {i}" for i in range(num_classes)], lambda _: {})
     assert set(found) == {"confusion", "classes", "reliability", "curves"}
     axis = found["confusion"].axes[0]
-    found["confusion"].canvas.draw()
+    for figure in (found["confusion"], found["curves"]):
+        figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axis.get_yticklabels() if text.get_text()]
     assert all(a.y0 >= b.y1 or b.y0 >= a.y1 for a, b in pairwise(boxes)), "names overlap"
     assert min(box.x0 for box in boxes) >= 0, "names are cut off"

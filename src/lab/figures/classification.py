@@ -66,8 +66,9 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
     figure.colorbar(shown, label="share of the label's samples", shrink=0.8)
     axis.set(xlabel="prediction", ylabel="label")
     if num <= MOST_NAMES:
-        axis.set_xticks(range(num), names, rotation=45 if longest > 2 else 0, ha="right" if longest > 2 else "center")
-        axis.set_yticks(range(num), names)
+        slant = {"rotation": 45, "ha": "right"} if longest > 2 else {}
+        axis.set_xticks(range(num), names, parse_math=False, **slant)  # $ is no formula in a class's name
+        axis.set_yticks(range(num), names, parse_math=False)
         for row, column in np.argwhere(count):
             colour = "black" if share[row, column] > 0.4 else "white"
             axis.text(column, row, count[row, column], ha="center", va="center", color=colour, fontsize=8)
@@ -76,7 +77,7 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
         np.fill_diagonal(share, 0)
         worst = [np.unravel_index(i, share.shape) for i in share.ravel().argsort()[::-1][:5]]
         said = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
-        axis.set_title(said, fontsize=9, loc="left")
+        axis.set_title(said, fontsize=9, loc="left", parse_math=False)
     return figure
 
 
@@ -146,6 +147,7 @@ def curves(probability: Tensor, label: Tensor, names: Sequence[str]) -> Figure |
     left.plot([0, 1], [0, 1], ":", color=GREY)
     left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, with its area")
     right.set(xlabel="recall", ylabel="precision", title="precision–recall, with average precision")
-    left.legend(fontsize=8, loc="lower right")
-    right.legend(fontsize=8, loc="lower left")
+    for axis, place in ((left, "lower right"), (right, "lower left")):
+        for text in axis.legend(fontsize=8, loc=place).get_texts():
+            text.set_parse_math(False)
     return figure
