@@ -18,7 +18,10 @@ from lab import config, run, train
 torch.set_num_threads(1)
 
 CONF = Path(__file__).parents[1] / "conf"
-PLAIN = ("experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "monitor={metric: val/acc, mode: max}")
+PLAIN = (
+    "experiment=digits", "data.tiny=true", "data.augment=null", "ema=null", "monitor={metric: val/acc, mode: max}",
+    "figures=false",
+)  # fmt: skip
 TINY = (  # a run of a second, on one command line
     "data.tiny=true data.augment=null ema=null early_stopping=null net=mlp net.widths=[8] scheduler=constant"
     " optimizer=adam monitor.metric=val/acc monitor.mode=max"
@@ -43,7 +46,7 @@ def compose(tmp_path: Path) -> Callable[..., DictConfig]:
 
     def compose(*overrides: str) -> DictConfig:
         config.quiet()
-        quick = [f"log_dir={tmp_path}/logs", "trainer=cpu", "trainer.enable_progress_bar=false"]
+        quick = [f"log_dir={tmp_path}/logs", "trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
         return config.compose("train", [*quick, *overrides])
 
     return compose

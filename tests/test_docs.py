@@ -51,7 +51,7 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
     elif words[:1] == ["tune"]:
         words += ["net=mlp", "data.tiny=true", "lr.steps=60", "batch_size.min=64"]
     elif words[:1] == ["train"] and len(words) > 1 and "--cfg" not in words:
-        words += ["debug=two_batches"] if "PATH" in command else ["debug=two_batches", "data.tiny=true"]
+        words += ["debug=two_batches", "figures=false", *([] if "PATH" in command else ["data.tiny=true"])]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(LAB), *words])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

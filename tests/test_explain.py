@@ -20,6 +20,7 @@ from lab.overlay import Row, figure, overlay
 
 QUICK = (
     "experiment=digits",
+    "figures=false",
     "data.tiny=true",
     "data.image_size=16",
     "data.augment=null",

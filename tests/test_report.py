@@ -15,7 +15,7 @@ from lab.errors import UserError
 @pytest.fixture
 def runs(trained, tmp_path):
     words = ["experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2"]
-    return [trained(*words, "optimizer.lr=0.02"), trained(*words, "figures=false", "optimizer.lr=0.002")]
+    return [trained(*words, "figures=true", "optimizer.lr=0.02"), trained(*words, "optimizer.lr=0.002")]
 
 
 def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_file(runs, tmp_path, capsys):
