@@ -80,7 +80,7 @@ def of_run(folder: str, accelerator: Any) -> Model:
         raise UserError(f"error: run={folder}: its data are no images.")
     trainer = run.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
-        raise UserError("error: trainer: predict uses one process; choose trainer=cpu or trainer=gpu.")
+        raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     task = precision.convert_module(task).to(device)
 

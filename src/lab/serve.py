@@ -84,7 +84,7 @@ def run(cfg: DictConfig, asked: model.Model, door: socket.socket) -> None:
     name = Path(cfg.run or cfg.model)
     app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=math.ceil(cfg.timeout_s)
+        app, log_level="error", access_log=False, timeout_graceful_shutdown=math.ceil(cfg.timeout_s)
     )
     door.listen(1024)
     shown = f"[{host}]" if ":" in host else host

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -119,8 +120,8 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
 
     def allowed(request: Request) -> None:
         """A web site whose name is made to point to this machine still says its own name (DNS rebinding)."""
-        host = request.headers.get("host", "")
-        if hosts is not None and host.lower().removesuffix(f":{host.rpartition(':')[2]}") not in hosts:
+        host = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
+        if hosts is not None and host not in hosts:
             raise HTTPException(421, "Only requests to localhost are answered; host=… of lab serve is for others.")
 
     @asynccontextmanager
