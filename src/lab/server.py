@@ -118,7 +118,7 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
     service = Service(cfg, asked)
     facts = {"image_size": asked.image_size, "num_channels": asked.num_channels, "classes": asked.class_names}
 
-    def allowed(request: Request) -> None:
+    async def allowed(request: Request) -> None:
         """A web site whose name is made to point to this machine still says its own name (DNS rebinding)."""
         host = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
         if hosts is not None and host not in hosts:
