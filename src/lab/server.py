@@ -203,9 +203,9 @@ async def _of_form(request: Request, body: bytes) -> bytes:
 
     try:
         form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=10).parse()  # type: ignore
-    except (MultiPartException, KeyError) as error:
-        reason = getattr(error, "message", "it has no boundary")
-        raise HTTPException(400, f"The form can't be read: {reason.rstrip('.')}.") from error
+    except (MultiPartException, KeyError, ValueError) as error:  # KeyError: no boundary
+        reason = getattr(error, "message", "it is no multipart/form-data with a boundary").rstrip(".")
+        raise HTTPException(400, f"The form can't be read: {reason}.") from error
     file = form.get("file")
     content = await file.read() if isinstance(file, UploadFile) else None
     await form.close()
