@@ -90,6 +90,14 @@ def of_run(folder: str, accelerator: Any) -> Model:
         with precision.forward_context():
             return task.predict_step(precision.convert_input(batch), 0).cpu().numpy()
 
+    explain = _explainer(data, task, precision) if isinstance(task, Classification) else None
+    return Model(data.facts.class_names, data.facts.num_channels, data.facts.image_size, probabilities, explain)
+
+
+def _explainer(data: Any, task: Any, precision: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Integrated gradients, laid over the image."""
+    import torch
+
     def explain(image: np.ndarray, target: int) -> np.ndarray:
         from lab import attribution, overlay
 
@@ -97,14 +105,13 @@ def of_run(folder: str, accelerator: Any) -> Model:
         if task.test_time_flip:
             method = attribution.mirrored(method)
         pixels = torch.from_numpy(image)[None]
-        batch = precision.convert_input(data.on_after_batch_transfer({"image": pixels.to(device)}))
+        batch = precision.convert_input(data.on_after_batch_transfer({"image": pixels.to(task.device)}))
         net = copy.deepcopy(task.net)  # a copy is not compiled
         with precision.forward_context():
-            (values,) = method(net, batch["image"], torch.tensor([target], device=device))
+            (values,) = method(net, batch["image"], torch.tensor([target], device=task.device))
         return overlay.overlay(pixels[0], values.detach())
 
-    sizes = data.facts.num_channels, data.facts.image_size
-    return Model(data.facts.class_names, *sizes, probabilities, explain if isinstance(task, Classification) else None)
+    return explain
 
 
 def mirrored(model: Model) -> Model:
