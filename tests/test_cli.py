@@ -24,7 +24,7 @@ def test_bare_train_lists_the_experiments(lab):
     assert "How well does the seed's CNN" in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["train", "tune", "test", "predict"])
+@pytest.mark.parametrize("verb", ["train", "tune", "test", "predict", "serve"])
 def test_help(lab, verb):
     result = lab(verb, "--help")
     assert result.returncode == 0, result.stderr

@@ -48,6 +48,8 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
     words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
         words.append("--cfg=job")  # no GPU here; two processes: test_ddp.py
+    elif words[:1] == ["serve"]:
+        words.append("--cfg=job")  # it would not end: test_serve.py
     elif words[:1] == ["tune"]:
         words += ["net=mlp", "data.tiny=true", "lr.steps=60", "batch_size.min=64"]
     elif words[:1] == ["train"] and len(words) > 1 and "--cfg" not in words:

@@ -16,6 +16,7 @@ VERBS = {
     "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
     "predict": "classify your own files with a finished run or an exported model",
+    "serve": "the same for programs and for people: HTTP, with a page to drop images on",
     "explain": "which pixels the answers of a finished run came from",
     "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
@@ -23,7 +24,7 @@ WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
 }
-LIGHT = ("predict",)  # they import what is heavy themselves, where it is needed
+LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed
 
 
 def main() -> None:

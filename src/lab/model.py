@@ -1,5 +1,6 @@
 """What answers for images: a finished run, or a file that `lab export` made. Only the former imports torch."""
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -21,6 +22,7 @@ class Model:
     num_channels: int
     image_size: int  # pixels of the height and of the width
     probabilities: Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) uint8 -> (B, num_classes) float32
+    explain: Callable[[np.ndarray, int], np.ndarray] | None = None  # (C, H, W) uint8, class -> (H, W, 3) of 0 to 1
 
 
 def of_onnx(path: Path, num_threads: int = 0) -> Model:
@@ -69,6 +71,7 @@ def of_run(folder: str, accelerator: Any) -> Model:
     import torch
 
     from lab.data.images import ImageData
+    from lab.tasks.classification import Classification
 
     config.quiet()  # Lightning sets its level where it is imported
     saved, data, task = run.load(folder)
@@ -77,7 +80,7 @@ def of_run(folder: str, accelerator: Any) -> Model:
         raise UserError(f"error: run={folder}: its data are no images.")
     trainer = run.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
-        raise UserError("error: trainer: predict uses one process; choose trainer=cpu or trainer=gpu.")
+        raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     task = precision.convert_module(task).to(device)
 
@@ -87,7 +90,28 @@ def of_run(folder: str, accelerator: Any) -> Model:
         with precision.forward_context():
             return task.predict_step(precision.convert_input(batch), 0).cpu().numpy()
 
-    return Model(data.facts.class_names, data.facts.num_channels, data.facts.image_size, probabilities)
+    explain = _explainer(data, task, precision) if isinstance(task, Classification) else None
+    return Model(data.facts.class_names, data.facts.num_channels, data.facts.image_size, probabilities, explain)
+
+
+def _explainer(data: Any, task: Any, precision: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Integrated gradients, laid over the image."""
+    import torch
+
+    def explain(image: np.ndarray, target: int) -> np.ndarray:
+        from lab import attribution, overlay
+
+        method: attribution.Method = attribution.integrated_gradients
+        if task.test_time_flip:
+            method = attribution.mirrored(method)
+        pixels = torch.from_numpy(image)[None]
+        batch = precision.convert_input(data.on_after_batch_transfer({"image": pixels.to(task.device)}))
+        net = copy.deepcopy(task.net)  # a copy is not compiled
+        with precision.forward_context():
+            (values,) = method(net, batch["image"], torch.tensor([target], device=task.device))
+        return overlay.overlay(pixels[0], values.detach())
+
+    return explain
 
 
 def mirrored(model: Model) -> Model:

@@ -91,27 +91,30 @@ def find(text: str) -> list[str]:
 def answer(asked: model.Model, paths: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """A row for each path: the most probable classes, the best first, or what is wrong with the file."""
     rows = []
+    unknown = [(None, None)] * min(top_k, len(asked.class_names))
     with tqdm(total=len(paths), desc="Predicting", leave=False, disable=None) as bar:
         for start in range(0, len(paths), BATCH_SIZE):
             batch = paths[start : start + BATCH_SIZE]
             image, errors = read_images(batch, asked.num_channels, asked.image_size)
             answers = iter(asked.probabilities(image) if len(image) else ())
             for path, error in zip(batch, errors, strict=True):
-                best = _best(asked.class_names, None if error else next(answers), top_k)
-                rows.append({"path": path} | best | {"error": error})
+                best = unknown if error else most_probable(asked.class_names, next(answers), top_k)
+                rows.append({"path": path} | _columns(best) | {"error": error})
             bar.update(len(batch))
     return rows
 
 
-def _best(class_names: Sequence[str], probability: np.ndarray | None, top_k: int) -> dict[str, Any]:
-    """Columns of the most probable classes; empty where there is no answer."""
-    order = None if probability is None else np.argsort(-probability, kind="stable")
+def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: int) -> list[tuple[str, float]]:
+    """The best first, with four decimals."""
+    order = np.argsort(-probability, kind="stable")[:top_k]
+    return [(class_names[i], round(float(probability[i]), 4)) for i in order]
+
+
+def _columns(best: Sequence[tuple[str | None, float | None]]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    for rank in range(min(top_k, len(class_names))):
-        number = f"_{rank + 1}" if rank else ""
-        i = None if order is None else order[rank]
-        columns[f"class{number}"] = None if i is None else class_names[i]
-        columns[f"probability{number}"] = None if probability is None else round(float(probability[i]), 4)
+    for rank, (name, probability) in enumerate(best, 1):
+        number = f"_{rank}" if rank > 1 else ""
+        columns |= {f"class{number}": name, f"probability{number}": probability}
     return columns
 
 

@@ -1,8 +1,9 @@
 """Pictures as arrays of a net's size, by PIL and NumPy alone: `lab predict model=FILE` does without torch."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -25,17 +26,22 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
     Raises:
         UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS.
     """
-    try:
-        with Image.open(file, formats=_formats()) as opened:
-            opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if enough
-            picture = _eight_bits(ImageOps.exif_transpose(opened))
-    except Exception as error:  # each format has errors of its own
-        name = file if isinstance(file, str | Path) else "the file"
-        reason = " ".join(str(error).split())
-        raise UserError(f"data: {name} is not a readable image ({reason}). Mend or remove it.") from error
+    with _opened(file) as opened:
+        opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if enough
+        picture = _eight_bits(ImageOps.exif_transpose(opened))
     picture = picture.convert("RGB" if num_channels == 3 else "L")
     picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.array(picture).reshape(image_size, image_size, num_channels).transpose(2, 0, 1).copy()
+
+
+def num_pixels(file: str | Path | BinaryIO) -> int:
+    """As a file's header says, without decoding the picture.
+
+    Raises:
+        UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS.
+    """
+    with _opened(file) as opened:
+        return opened.width * opened.height
 
 
 def read_images(files: Sequence[str], num_channels: int, image_size: int) -> tuple[np.ndarray, list[str]]:
@@ -56,6 +62,17 @@ def read_images(files: Sequence[str], num_channels: int, image_size: int) -> tup
 
 def suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+
+
+@contextmanager
+def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file, formats=_formats()) as opened:
+            yield opened
+    except Exception as error:  # each format has errors of its own
+        name = file if isinstance(file, str | Path) else "the file"
+        reason = " ".join(str(error).split())
+        raise UserError(f"data: {name} is not a readable image ({reason}). Mend or remove it.") from error
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

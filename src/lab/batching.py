@@ -1,0 +1,53 @@
+"""Requests that wait at the same time are answered by one call of the model."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+
+
+class Batcher:
+    """Answers images (C, H, W), as many at a time as there are, `max_batch` at most.
+
+    A batch waits for more, for `max_wait` seconds at most, only while requests are on their way: `coming` counts them.
+    """
+
+    def __init__(self, probabilities: Callable[[np.ndarray], np.ndarray], max_batch: int, max_wait: float) -> None:
+        self.probabilities, self.max_batch, self.max_wait = probabilities, max_batch, max_wait
+        self.coming = 0
+        self.waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue()
+        self.thread = ThreadPoolExecutor(1)
+
+    async def answer(self, image: np.ndarray) -> np.ndarray:
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.put_nowait((image, future))
+        return await future
+
+    async def work(self) -> None:
+        """Runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [pair for pair in await self._next() if not pair[1].done()]  # whoever gave up is left out
+            if not batch:
+                continue
+            try:
+                images = np.stack([image for image, _ in batch])
+                answers = await loop.run_in_executor(self.thread, self.probabilities, images)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _next(self) -> list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]:
+        batch = [await self.waiting.get()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.max_wait):
+                while len(batch) < self.max_batch and (self.coming or not self.waiting.empty()):
+                    batch.append(await self.waiting.get())
+        return batch

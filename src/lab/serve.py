@@ -1,0 +1,96 @@
+"""`lab serve`: a finished run, or an exported model, behind HTTP on this machine.
+
+Nothing heavy is imported here: an exported model is asked without torch.
+"""
+
+import ipaddress
+import math
+import signal
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lab import config, model
+from lab.errors import UserError
+
+PIL_LIMIT = 89  # megapixels; of more PIL says that it is a decompression bomb
+ENDS = {signal.SIGTERM: 0, signal.SIGINT: 130}  # exit codes
+RANGES: dict[str, tuple[type, float, float]] = {
+    "port": (int, 0, 65535),
+    "top_k": (int, 1, math.inf),
+    "max_batch": (int, 1, 4096),
+    "max_wait_ms": (float, 0, 1000),
+    "max_body_mb": (float, 0.001, 1000),
+    "max_megapixels": (float, 0.001, PIL_LIMIT),
+    "timeout_s": (float, 0.1, 3600),
+}
+
+
+def main(cfg: DictConfig) -> None:
+    check(cfg)
+    for number, code in ENDS.items():
+        signal.signal(number, lambda *_, code=code: sys.exit(code))
+    with listening(str(cfg.host), cfg.port) as door:  # first: whether the port is free should not take long to learn
+        asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
+        run(cfg, asked, door)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises UserError where something is asked for that can't be had."""
+    problems = []
+    if (cfg.run is None) == (cfg.model is None):
+        problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
+    if cfg.model is not None and cfg.trainer:
+        problems.append("trainer: not with model=, which is asked on the CPU.")
+    for key, (kind, least, most) in RANGES.items():
+        number = isinstance(cfg[key], (int, kind)) and not isinstance(cfg[key], bool)
+        if not (number and least <= cfg[key] <= most):
+            to = f"to {most}" if most < math.inf else "or more"
+            problems.append(f"{key}={cfg[key]}: it is a{' whole' if kind is int else ''} number, {least} {to}.")
+    if not all(map(find_spec, ("fastapi", "uvicorn", "python_multipart"))):
+        problems.append("serve: it takes FastAPI and uvicorn: pip install 'lab[serve]'")
+    if problems:
+        config.fail(problems)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that nobody else has; connections are taken later.
+
+    Raises:
+        UserError: the port is taken, or the host is none of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        door = socket.socket(family, kind, protocol)  # without the protocol asyncio leaves Nagle's 40 ms in each answer
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"error: host={host} port={port}: can't be listened on: {reason}. Choose another.") from error
+    return door
+
+
+def run(cfg: DictConfig, asked: model.Model, door: socket.socket) -> None:
+    """Answer until SIGTERM or Ctrl-C; what was asked before is finished."""
+    import uvicorn
+
+    from lab.server import build
+
+    host, port = door.getsockname()[:2]
+    local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    name = Path(cfg.run or cfg.model)
+    app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
+    settings = uvicorn.Config(
+        app, log_level="error", access_log=False, timeout_graceful_shutdown=math.ceil(cfg.timeout_s)
+    )
+    door.listen(1024)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{name}: http://{shown}:{port}   Ctrl-C stops", flush=True)
+    if not local:
+        print(
+            f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.", flush=True
+        )
+    uvicorn.Server(settings).run(sockets=[door])
