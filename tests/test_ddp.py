@@ -170,7 +170,7 @@ def test_processes_with_another_config_do_not_train(lab, recorder, tmp_path):
         "import os\nfrom lab import allow\nallow.MODULES += ('recorder',)\n"
         "os.environ['LR'] = '0.1' if os.environ.get('LOCAL_RANK') == '1' else '0.01'\n"
     )
-    result = lab("train", *QUICK, "trainer=ddp_cpu", "optimizer.lr=${oc.decode:${oc.env:LR}}")
+    result = lab("train", *QUICK, "trainer=ddp_cpu", "optimizer.lr='${oc.decode:${oc.env:LR}}'")
     assert result.returncode == 1
     assert "error: the configs of processes 0 and 1 differ" in result.stderr
     assert not list(tmp_path.glob("logs/*/*/*.ckpt"))

@@ -195,7 +195,7 @@ def test_mistakes_and_right_answers_of_a_run_are_drawn_and_judged(trained, capsy
     mistakes, right = report["samples"]
     assert all(label != said for label, said in zip(mistakes["label"], mistakes["prediction"], strict=True))
     assert right["label"] == right["prediction"] == sorted(set(right["label"]))
-    rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    rows = [line.split(",") for line in (folder / "test_predictions.csv").read_text().splitlines()[1:]]
     wrong = sorted((row for row in rows if row[1] != row[2]), key=lambda row: -float(row[3]))
     assert mistakes["sample"] == [row[0] for row in wrong[:10]]
     events = EventAccumulator(str(folder)).Reload()

@@ -1,5 +1,6 @@
 """What is logged, kept through kills and full disks."""
 
+import contextlib
 import csv
 import functools
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
 
 from lab.folder import SWEEP, read_json
 from lab.runs.index import read_run
@@ -66,10 +68,13 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
     keys = read_json(sweep, "varied")["varied"] if sweep.exists() else run.overrides
     values = {key: run.value(key) for key in keys if key in run.overrides}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
-    metrics = {f"best/{results['best']['metric']}": results["best"]["value"]} | test | results["last"]
+    best = {f"best/{results['best']['metric']}": results["best"]["value"]}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(values, metrics, max(0, trainer.global_step - 1))  # where the last point is
+            logger.log_metrics(best, trainer.global_step)
+            with contextlib.suppress(OSError):  # which log_metrics has said
+                for summary in hparams(values, best | test | results["last"]):  # curves have all but the best
+                    logger.experiment._get_file_writer().add_summary(summary)
             logger.finalize("success")  # what is not written yet is lost when a sweep's job ends
         else:
             logger.log_hyperparams(values)

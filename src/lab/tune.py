@@ -93,7 +93,7 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     points, is_out = _apart(find_lr, cfg, own)
     if is_out:
         raise _too_large(cfg.data.batch_size)
-    lrs, losses = map(list, zip(*points, strict=True))
+    lrs, losses = curves.by_step(points)
     suggestion = curves.suggest(lrs, losses)
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])

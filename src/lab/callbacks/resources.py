@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 class Resources(Callback):
     """Logs the gradient's norm, and for TensorBoard an epoch's speed and memory."""
 
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, task)  # a run that goes on in the middle of an epoch does not start it
+
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.start, self.num_samples = time.monotonic(), 0
 

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from lab.errors import RunError
 from lab.tuning.finders import Trial
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # told apart by all eyes (Okabe & Ito 2008)
+
+
+def by_step(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The learning rates of the optimizer's steps, and the mean losses of the batches that are gathered for each."""
+    steps = [(lr, [loss for _, loss in batches]) for lr, batches in groupby(points, key=lambda point: point[0])]
+    return [lr for lr, _ in steps], [sum(losses) / len(losses) for _, losses in steps]
 
 
 def smooth(losses: Sequence[float]) -> list[float]:

@@ -31,7 +31,7 @@ class Trial:
 
 
 def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
-    """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): `tell` each step's learning rate and loss.
+    """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): `tell` each batch's learning rate and loss.
 
     Lightning gives all groups of an optimizer one rate; here each keeps its ratio to the first. The losses are those
     of the steps: Lightning's are smoothed, from half of the first one on.
@@ -40,17 +40,13 @@ def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     groups = task.optimizer((name, p) for name, p in task.named_parameters() if p.requires_grad).param_groups
     scales = [group["lr"] / groups[0]["lr"] for group in groups]
     step = task.training_step
-    losses: list[float] = []  # of the batches of an optimizer step
 
     def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
         loss = step(batch, batch_idx)
         groups = trainer.optimizers[0].param_groups
         for group, scale in zip(groups, scales, strict=True):
             group["lr"] = groups[0]["lr"] * scale
-        losses.append(loss.item())
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            tell((groups[0]["lr"], sum(losses) / len(losses)))
-            losses.clear()
+        tell((groups[0]["lr"], loss.item()))
         return loss
 
     task.training_step = training_step
