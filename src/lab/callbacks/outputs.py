@@ -1,5 +1,5 @@
 import csv
-import io
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.data.base import Batch, Data
@@ -112,21 +113,24 @@ class Outputs(Callback):
 
     def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
         """Write figures, and texts, as files and for TensorBoard."""
-        from PIL import Image
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
         with forgiven(self.folder):
             (self.folder / FIGURES).mkdir(exist_ok=True)
             for name, figure in figures.items():
+                path = self.folder / FIGURES / f"{stage}_{name}"
                 if isinstance(figure, str):
-                    (self.folder / FIGURES / f"{stage}_{name}.md").write_text(figure + "\n")
+                    path.with_suffix(".md").write_text(figure + "\n")
                     self._write(f"{stage}/{name}", figure, step)
-                    continue
-                file = io.BytesIO()
-                figure.savefig(file, format="png")
-                (self.folder / FIGURES / f"{stage}_{name}.png").write_bytes(file.getvalue())
-                for board in self.boards:
-                    board.experiment.add_image(f"{stage}/{name}", pil_to_tensor(Image.open(file).convert("RGB")), step)
+                else:
+                    figure.savefig(path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
+                    self._show(f"{stage}/{name}", path.with_suffix(".png").read_bytes(), step)
+
+    def _show(self, name: str, png: bytes, step: int) -> None:
+        """As it is: `add_image` would compress it once more."""
+        image = Summary.Image(encoded_image_string=png, colorspace=3)
+        image.width, image.height = struct.unpack(">II", png[16:24])
+        for board in self.boards:
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            board.experiment._get_file_writer().add_summary(summary, step)
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:
