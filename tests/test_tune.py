@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 
 from lab import config, tune
-from lab.errors import RunError, UserError
+from lab.errors import RunError
 from lab.tuning import curves, finders
 
 SMALL = f"{TINY} data.tiny=false data.image_size=8 net.widths=[64]"
@@ -96,12 +96,6 @@ def test_too_little_memory_for_anything_is_said_in_a_line(lab, find):
     assert "error: data.batch_size=" in result.stderr
     assert "out of memory" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_without_matplotlib_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tune, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install"):
-        tune.main(config.compose("tune", ["experiment=digits"]))
 
 
 def test_a_loss_that_is_no_number_at_first_gives_no_suggestion():

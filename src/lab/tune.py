@@ -4,7 +4,6 @@ import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,8 +81,6 @@ def _settings(cfg: DictConfig) -> DictConfig:
         problems.append(f"run={cfg.run}: tune makes no run; leave it out")
     if "lr" not in cfg.optimizer:
         problems.append("optimizer.lr: the optimizer has none")
-    if find_spec("matplotlib") is None:
-        problems.append("tune: its pictures need matplotlib: pip install 'lab[sweep]'")
     if problems:
         fail(problems)
     return own

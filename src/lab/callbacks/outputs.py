@@ -37,6 +37,7 @@ class Outputs(Callback):
         self.outputs: list[tuple[Tensor, ...]] = []
         self.samples: Batch | None = None  # of the first training batch
         self.features: list[Tensor] = []
+        self.hook: Any = None  # that collects them
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
         if not (self.draw and trainer.is_global_zero and trainer.global_step == 0):
@@ -80,8 +81,10 @@ class Outputs(Callback):
             self._end("val", trainer, task)
 
     def on_test_end(self, trainer: Trainer, task: Task) -> None:  # type: ignore[override]
-        if self.features:
+        if self.hook is not None:
             self.hook.remove()
+            self.hook = None
+        if self.features:
             self._project(trainer)
         self._end("test", trainer, task)
 
@@ -100,7 +103,8 @@ class Outputs(Callback):
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "test":
             names = data.names.get(stage) or range(len(data.splits[stage]))
-            self._tabulate([names[i] for i in index.tolist()], task.predictions(*tensors))
+            if columns := task.predictions(*tensors):
+                self._tabulate([names[i] for i in index.tolist()], columns)
         if self.draw:
             look = data.splits[stage].__getitems__
             self._keep(stage, task.figures(lambda i: look(index[i].tolist()), *tensors), trainer.global_step)
@@ -142,10 +146,11 @@ class Outputs(Callback):
         index = torch.cat([index for index, *_ in self.outputs])[: len(feature)].tolist()
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
         batch = data.splits["test"].__getitems__(index)
-        names = [data.facts.class_names[i] for i in batch["label"].tolist()]
+        names = [data.facts.class_names[i] for i in batch["label"].tolist()] if "label" in batch else None
         image = batch["image"].float() / 255 if "image" in batch else None
-        for board in self.boards:
-            board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
+        with forgiven(self.folder):
+            for board in self.boards:
+                board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from torch.nn.functional import avg_pool1d
 
 from lab.errors import RunError
+from lab.figures.page import BLUE, GREY, ORANGE
 from lab.tuning.finders import Trial
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # told apart by all eyes (Okabe & Ito 2008)
 
 
 def by_step(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -70,8 +71,6 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
 
 def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Trial, out: int | None) -> None:
     """`trials` by size; `out` is one that did not fit."""
-    from matplotlib.ticker import ScalarFormatter
-
     figure, axes = _axes("batch size", "samples per second, in training")
     axes.plot([t.batch_size for t in trials], [t.speed for t in trials], "o-", color=BLUE, linewidth=2.5)
     for trial, marker, color, name in ((fastest, "^", BLUE, "fastest"), (largest, "s", ORANGE, "largest")):
@@ -92,8 +91,6 @@ def write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def _axes(x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # of an extra
-
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
