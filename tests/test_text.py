@@ -1,6 +1,7 @@
 """What is particular to texts: tokens, batches of about the same length, files that people have, recurrent nets."""
 
 import csv
+import importlib
 import json
 import signal
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import CONF
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 from torch import nn
 
@@ -121,7 +123,7 @@ def padding(loader):
 def test_less_than_a_tenth_of_the_tokens_are_padding(names):
     shuffled = names._loader(names.splits["train"], batch_size=names.batch_size, shuffle=True)
     assert padding(shuffled) > 0.4
-    assert all(padding(loader) < 0.1 for loader in (names.train_dataloader(), names.val_dataloader()))
+    assert all(padding(loader) < 0.1 for loader in (names.train_dataloader(), names.test_dataloader()))
 
 
 def test_as_many_tokens_in_a_batch_as_asked_for(names, monkeypatch):
@@ -178,7 +180,9 @@ def with_callback(build, callback):
 
 @pytest.mark.parametrize("words", [["experiment=sentiment"], ["experiment=sentiment", "data=text_folder", "net=gru"]])
 def test_a_short_run_learns(trained, words):
-    folder = trained(*words, "data.tiny=true", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02")
+    folder = trained(
+        *words, "data.tiny=true", "ema=null", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02"
+    )
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["test/acc"] > 0.8
     _, data, _ = run.load(folder)
@@ -349,6 +353,12 @@ class TestPublicSets:
             UserError, match=r"ag_news is not in the cache .*reach fancyzhx/ag_news.*tiny=true needs none"
         ):
             run.read_data(compose("experiment=language_id", "data=ag_news"))
+
+
+def test_the_bench_has_a_baseline_for_each_of_its_experiments(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONF.parent / "bench"))
+    words = importlib.import_module("words")
+    assert all(1 / 3 < words.baseline(experiment, ["data.tiny=true"]) <= 1 for experiment in words.NGRAMS)
 
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
