@@ -10,8 +10,9 @@ import pytest
 from conftest import CONF, LAB
 from nbclient import NotebookClient
 
-from lab import cli, config, export
+from lab import cli, config
 from lab.data import tiny
+from lab.export import main as export
 
 ROOT = CONF.parent
 COMMANDS = re.findall(r"^lab .*$", (ROOT / "README.md").read_text(), re.MULTILINE)

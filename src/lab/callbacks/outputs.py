@@ -106,8 +106,11 @@ class Outputs(Callback):
             if columns := task.predictions(*tensors):
                 self._tabulate([names[i] for i in index.tolist()], columns)
         if self.draw:
-            look = data.splits[stage].__getitems__
-            self._keep(stage, task.figures(lambda i: look(index[i].tolist()), *tensors), trainer.global_step)
+
+            def show(which: Tensor, captions: Sequence[str], title: str) -> Any:
+                return data.show(data.splits[stage].__getitems__(index[which].tolist()), captions, title)
+
+            self._keep(stage, task.figures(show, *tensors), trainer.global_step)
 
     def _tabulate(self, names: Sequence[Any], columns: dict[str, Sequence[Any]]) -> None:
         rows = zip(names, *columns.values(), strict=True)

@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
+from lab.inputs.base import Inputs
 
 Batch = dict[str, Tensor]
 
@@ -77,7 +77,7 @@ class EpochSampler(DistributedSampler[Batch]):
 
 
 class Data(L.LightningDataModule):
-    """Three splits and how they are batched. A subclass defines `read` and `read_inputs`.
+    """Three splits and how they are batched. A subclass defines `read` and `inputs`.
 
     The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
     are dealt out disjointly; those that fill no batch are left out of that epoch. Each evaluation sample is seen by
@@ -121,9 +121,10 @@ class Data(L.LightningDataModule):
     def read(self) -> tuple[dict[str, Batches], Any]:
         """The splits "train", "val" and "test", and the facts."""
 
+    @property
     @abstractmethod
-    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
-        """Unlabelled samples from a user's file or folder, and a name for each."""
+    def inputs(self) -> Inputs:
+        """How a user's own items are read; they are in a batch under the name of its `item`."""
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
@@ -131,6 +132,10 @@ class Data(L.LightningDataModule):
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
+
+    def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
+        """Samples as a split has them, each with its caption: a figure, or a text in Markdown; None: there is none."""
+        return None
 
     def figures(self, batch: Batch) -> dict[str, Any]:
         """Figures of a training batch, as the net sees it."""

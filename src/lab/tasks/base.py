@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,7 +16,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.errors import UserError
 
-Look = Callable[[Tensor], dict[str, Tensor]]  # indices of samples -> them
+Show = Callable[[Tensor, Sequence[str], str], Any]  # indices of samples, their captions, a title -> a figure or text
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
 
@@ -121,9 +122,17 @@ class Task(L.LightningModule):
         """The columns of `test_predictions.csv`, from what `step` gave the metrics; none: there is no file."""
         return {}
 
-    def figures(self, look: Look, *tensors: Tensor) -> dict[str, Any]:
-        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and `look` at its samples."""
+    def figures(self, show: Show, *tensors: Tensor) -> dict[str, Any]:
+        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics; `show` shows its samples."""
         return {}
+
+    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
+        """What a sample's row of `predict_step` says in words and numbers: the best first.
+
+        Raises:
+            UserError: it does not say anything.
+        """
+        raise UserError(f"error: {type(self).__name__} has no answers for one's own inputs.")
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

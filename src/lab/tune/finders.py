@@ -16,7 +16,7 @@ from lab import run, train
 from lab.allow import instantiate
 from lab.config import fail
 from lab.data.base import Data
-from lab.tuning import memory
+from lab.tune import memory
 
 Tell = Callable[[Any], None]
 
