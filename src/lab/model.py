@@ -99,7 +99,7 @@ def of_run(folder: str, accelerator: Any) -> Model:
     task = precision.convert_module(task).to(device)
 
     def prepared(items: np.ndarray) -> dict[str, torch.Tensor]:
-        batch = {data.inputs.item: torch.from_numpy(items).to(device)}
+        batch = {data.inputs.entry: torch.from_numpy(items).to(device)}
         return precision.convert_input(data.on_after_batch_transfer(batch))
 
     @torch.inference_mode()
@@ -116,8 +116,8 @@ def of_run(folder: str, accelerator: Any) -> Model:
         net = copy.deepcopy(task.net)  # a copy is not compiled
         with precision.forward_context():
             target = torch.tensor([int(answer.argmax())], device=device)
-            (values,) = method(net, prepared(item[None])[data.inputs.item], target)
-        return kind.html(item, values.detach())
+            (values,) = method(net, prepared(item[None])[data.inputs.entry], target)
+        return kind.html(data.inputs, item, values.detach())
 
     if isinstance(task, Classification):
         return replace(classifier(data.inputs, answer, task.class_names), explain=explain)

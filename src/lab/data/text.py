@@ -4,7 +4,6 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor
 from lab.data.base import Batch, Batches, Data
 from lab.data.tokens import Kind, Tokens, train
 from lab.errors import UserError
+from lab.figures.table import table
+from lab.inputs import texts as inputs
 from lab.types import Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
@@ -143,8 +144,17 @@ class TextData(Data):
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         return {name: _encoded(split, tokens) for name, split in splits.items()}, facts
 
-    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
-        raise NotImplementedError
+    @property
+    def inputs(self) -> inputs.Texts:
+        return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
+
+    def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
+        texts = self.inputs.tokens.decode(batch["token"].tolist())
+        return table(title, {"text": texts, "": captions})
+
+    def figures(self, batch: Batch) -> dict[str, Any]:
+        names = [self.facts.class_names[i] for i in batch["label"].tolist()]
+        return {"samples": self.show(batch, names, "training samples as the net sees them")}
 
 
 class EmojiLanguages(TextData):

@@ -19,6 +19,7 @@ SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
 
 Kind = Literal["characters", "words", "subwords"]
+Row = Sequence[int] | np.ndarray  # of ids
 
 
 class Tokens:
@@ -40,7 +41,7 @@ class Tokens:
             rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + 1000]))]
         return rows
 
-    def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
+    def decode(self, rows: Iterable[Row]) -> list[str]:
         """The text of each row of ids, up to its first `END`; start and padding are left out."""
         kept = ([int(i) for i in row] for row in rows)
         cut = (row[: row.index(END)] if END in row else row for row in kept)
@@ -49,8 +50,13 @@ class Tokens:
         )
         return texts
 
+    def pieces(self, row: Row) -> list[str]:
+        """Each token as a person reads it."""
+        names = [self.tokenizer.id_to_token(int(i)) or "" for i in row]
+        return [{SPECIAL[END]: "⏎", SPECIAL[UNKNOWN]: "□"}.get(name, name.replace("▁", " ")) for name in names]
 
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+
+def padded(rows: Sequence[Row]) -> np.ndarray:
     """(N, T) int64: rows of ids, each filled with `PAD` to the length of the longest."""
     token = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
     for row, ids in zip(token, rows, strict=True):

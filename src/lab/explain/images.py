@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lab.explain.group import Group
 from lab.explain.overlay import Row, figure, overlay
 from lab.explain.scores import NUM_POINTS, Method
-from lab.inputs.images import picture
+from lab.inputs.images import Images, picture
 
 BLANK = 0.0  # what a pixel is where it is taken away
 
@@ -84,13 +84,15 @@ def left_out(net: nn.Module, image: Tensor) -> dict[str, str]:
     return {}
 
 
-def html(item: np.ndarray, attribution: Tensor) -> str:
+def html(inputs: Images, item: np.ndarray, attribution: Tensor) -> str:
     """A (C, H, W) image under its (H, W) attribution."""
     pixels = 255 * overlay(torch.from_numpy(item), attribution)
     return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the answer")
 
 
-def draw(group: Group, maps: dict[str, Sequence[Tensor]], class_names: Sequence[str], folder: Path) -> Path:
+def draw(
+    inputs: Images, group: Group, maps: dict[str, Sequence[Tensor]], class_names: Sequence[str], folder: Path
+) -> Path:
     """A PNG, and the same in TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter  # a second, which lab serve need not wait for
 

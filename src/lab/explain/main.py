@@ -67,10 +67,10 @@ def main(cfg: DictConfig) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} can't be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, task, samples, data.inputs.item, kind.BLANK, cfg.seed)
+    maps, report = scores.explain(methods, task, samples, data.inputs.entry, kind.BLANK, cfg.seed)
     for group in groups:
         own = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
-        path = kind.draw(group, own, task.class_names, folder)
+        path = kind.draw(data.inputs, group, own, task.class_names, folder)
         report.setdefault("samples", []).append(listed(group, path, task.class_names))
         print(path)
     write_json(folder / "report.json", report)
@@ -94,14 +94,14 @@ def chosen(names: Sequence[str], kind: Any, task: Classification, x: Tensor) -> 
 
 def prepared(items: np.ndarray, data: Data, task: Classification) -> Tensor:
     """(B, …) as the net gets them."""
-    batch = {data.inputs.item: torch.from_numpy(items).to(task.device)}
-    return data.on_after_batch_transfer(batch, 0)[data.inputs.item]
+    batch = {data.inputs.entry: torch.from_numpy(items).to(task.device)}
+    return data.on_after_batch_transfer(batch, 0)[data.inputs.entry]
 
 
 @torch.no_grad()
 def answers(items: np.ndarray, data: Data, task: Classification) -> tuple[Tensor, Tensor]:
     """(B,) probabilities of the (B,) most probable classes."""
-    probability, target = task({data.inputs.item: prepared(items, data, task)}).softmax(-1).cpu().max(-1)
+    probability, target = task({data.inputs.entry: prepared(items, data, task)}).softmax(-1).cpu().max(-1)
     return probability, target
 
 
@@ -122,7 +122,7 @@ def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Gro
     read(data, cfg.run)
     split, outputs = data.splits["test"], []
     for batch in data.test_dataloader():
-        probability, target = answers(batch[data.inputs.item].cpu().numpy(), data, task)
+        probability, target = answers(batch[data.inputs.entry].cpu().numpy(), data, task)
         outputs.append((batch["index"].cpu(), batch["label"].cpu(), target, probability))
     index, label, target, probability = (torch.cat(column) for column in zip(*outputs, strict=True))
     order = probability.argsort(descending=True, stable=True)
@@ -137,7 +137,7 @@ def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Gro
     def group(name: str, title: str, rows: Sequence[int]) -> Group:
         names = data.names.get("test") or list(map(str, range(len(index))))
         places = index[rows].tolist()
-        items = [split.__getitems__([i])[data.inputs.item][0].cpu().numpy() for i in places]
+        items = [split.__getitems__([i])[data.inputs.entry][0].cpu().numpy() for i in places]
         return Group(name, title, [names[i] for i in places], items, target[rows], probability[rows], label[rows])
 
     few = wrong[: cfg.num_mistakes]

@@ -118,7 +118,7 @@ def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, data: Data
     split = data.splits["test"]
     for start in tqdm(range(0, len(split), 64), "Comparing", leave=False, disable=None):
         batch = split.__getitems__(list(range(start, min(start + 64, len(split)))))
-        items = batch[data.inputs.item].numpy()
+        items = batch[data.inputs.entry].numpy()
         parts.append((checkpoint(items), answer(padded(items, size)), batch["label"].numpy()))
     right, given, label = map(np.concatenate, zip(*parts, strict=True))
     return {
@@ -167,7 +167,7 @@ def some(data: Data, name: str, num: int) -> np.ndarray:
     """At most so many items of a split, at equal distances, in the size that an exported model takes."""
     split = data.splits[name]
     batch = split.__getitems__(list(range(0, len(split), -(-len(split) // num))))
-    return padded(batch[data.inputs.item].numpy(), data.inputs.example.shape)
+    return padded(batch[data.inputs.entry].numpy(), data.inputs.example.shape)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -36,7 +36,7 @@ class Exported(nn.Module):
 
     def forward(self, item: Tensor) -> Tensor:
         """(B, …) items, such as uint8 images -> (B, num_classes) probabilities."""
-        batch = self.data.on_after_batch_transfer({self.data.inputs.item: item}, 0)
+        batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item}, 0)
         return self.task.predict_step(batch, 0)
 
 
@@ -55,7 +55,7 @@ def metadata(data: Data) -> dict[str, str]:
 
 def write_onnx(graph: ExportedProgram, data: Data, path: Path) -> None:
     made = torch.onnx.export(
-        graph, dynamo=True, verbose=False, input_names=[data.inputs.item], output_names=["probabilities"]
+        graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=["probabilities"]
     )
     assert made is not None
     made.model.metadata_props.update(metadata(data))

@@ -20,10 +20,11 @@ class Inputs(ABC):
     """How items of one kind are named, read and shown; its fields are plain values, which an exported file holds."""
 
     kind: ClassVar[str]  # the module's name
-    item: ClassVar[str]  # what the batch entry, and the key of a request, is called
+    item: ClassVar[str]  # what one is called, in a request too
+    entry: ClassVar[str]  # what a batch of them is called
     column: ClassVar[str]  # of predictions
     content_types: ClassVar[str]  # the beginning of their names
-    in_json: ClassVar[str] = "…"  # how an item stands there
+    in_json: ClassVar[str] = "<text>"  # how an item stands there
     has_mirror_image: ClassVar[bool] = False
 
     @property
@@ -52,9 +53,9 @@ class Inputs(ABC):
             UserError: it is no such item.
         """
 
+    @abstractmethod
     def of_json(self, text: str) -> bytes:
         """The content that stands in JSON as a text; raises ValueError where it is none."""
-        return text.encode()
 
     @abstractmethod
     def stack(self, items: Sequence[np.ndarray]) -> np.ndarray: ...

@@ -25,6 +25,7 @@ class Images(Inputs):
     image_size: int
 
     kind, item, column, content_types, in_json = "images", "image", "path", "image/", "<base64>"
+    entry = "image"
     has_mirror_image = True
 
     @property

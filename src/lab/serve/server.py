@@ -93,7 +93,7 @@ class Service:
         try:
             content = inputs.of_json(content) if isinstance(content, str) else content
         except ValueError as error:
-            raise HTTPException(422, f'"{inputs.item}" is no base64: {error}.') from error
+            raise HTTPException(422, f'"{inputs.item}" is not {inputs.in_json}: {error}.') from error
         try:
             return inputs.decode(content, self.cfg.max_megapixels)
         except TooLargeError as error:
