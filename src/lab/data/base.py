@@ -138,6 +138,10 @@ class Data(L.LightningDataModule):
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """What a net gets of a batch, made on its device."""
+        return batch
+
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
         """Samples as a split has them, each with its caption: a figure, or a text in Markdown; None: there is none."""
         return None

@@ -95,7 +95,7 @@ def chosen(names: Sequence[str], kind: Any, task: Classification, x: Tensor) -> 
 def prepared(items: np.ndarray, data: Data, task: Classification) -> Tensor:
     """(B, …) as the net gets them."""
     batch = {data.inputs.entry: torch.from_numpy(items).to(task.device)}
-    return data.on_after_batch_transfer(batch, 0)[data.inputs.entry]
+    return data.on_after_batch_transfer(batch)[data.inputs.entry]
 
 
 @torch.no_grad()
@@ -109,12 +109,13 @@ def own_items(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:
     """What a user gives."""
     names = list(data.inputs.find(str(cfg.input)))
     shown = names[:MOST]
-    items, errors = data.inputs.read(shown)
-    if any(errors):
-        raise UserError("error: " + next(filter(None, errors)))
-    probability, target = answers(items, data, task)
+    found = [data.inputs.read([name]) for name in shown]  # each in its own size
+    if errors := [error for _, (error,) in found if error]:
+        raise UserError(f"error: input={cfg.input}: {errors[0]}")
+    items = [item for (item,), _ in found]
+    probability, target = map(torch.cat, zip(*(answers(item[None], data, task) for item in items), strict=True))
     title = f"{len(shown)} of {len(names)} {data.inputs.kind} in {cfg.input}" if len(names) > 1 else str(cfg.input)
-    return [Group("inputs", title, shown, list(items), target, probability)]
+    return [Group("inputs", title, shown, items, target, probability)]
 
 
 def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:

@@ -5,6 +5,7 @@ logit of the class. What it is compared with is an unknown token.
 """
 
 import html as escaped
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,7 +98,7 @@ rgba({AGAINST}, .6)">against it</span></p>'
     path.write_text(f"{head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
     first = next(iter(maps.values()))
     coloured_rows = [(inputs.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)]
-    with SummaryWriter(str(folder.parent)) as writer:
+    with SummaryWriter(str(folder.parent)) as writer, warnings.catch_warnings(action="ignore"):  # of letters it lacks
         writer.add_figure(f"{folder.name}/{group.name}", coloured(group.title, heads, coloured_rows))
     return path
 

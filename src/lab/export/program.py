@@ -36,7 +36,7 @@ class Exported(nn.Module):
 
     def forward(self, item: Tensor) -> Tensor:
         """(B, …) items, such as uint8 images -> (B, num_classes) probabilities."""
-        batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item}, 0)
+        batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item})
         return self.task.predict_step(batch, 0)
 
 
