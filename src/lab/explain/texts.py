@@ -5,6 +5,7 @@ logit of the class. What it is compared with is an unknown token.
 """
 
 import html as escaped
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,10 @@ rgba({AGAINST}, .6)">against it</span></p>'
     return path
 
 
+def _width(text: str) -> int:
+    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+
+
 def coloured(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Tensor]]) -> Figure:
     """Each row's tokens under its head, coloured by what they did."""
     lines: list[tuple[str, list[tuple[int, str, float]]]] = []
@@ -111,11 +116,11 @@ def coloured(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str
         column, line = 0, list[tuple[int, str, float]]()
         lines.append((head, []))
         for piece, s in zip(pieces, share.tolist(), strict=True):
-            if column + len(piece) > LINE:
+            if column + _width(piece) > LINE:
                 lines.append(("", line))
                 column, line = 0, []
             line.append((column, piece, s))
-            column += len(piece) + (len(piece) > 1)
+            column += _width(piece) + (len(piece) > 1)
         lines.append(("", line))
     figure = Figure((0.085 * LINE + 0.4, 0.24 * len(lines) + 0.6), dpi=110)
     width, height = figure.get_size_inches()
