@@ -1,7 +1,7 @@
 """What every data module shares: splits read once, loaders without hidden state, batches as dicts."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from lab.data.buckets import BucketSampler, buckets
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 
@@ -21,6 +22,8 @@ Batch = dict[str, Tensor]
 
 class Batches(Dataset[Batch]):
     """A dataset that hands out whole batches: `__getitems__` is one indexing call, with nothing to collate."""
+
+    length: Tensor | None = None  # (N,) of each sample, where they differ: a batch then has those of about the same
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -81,7 +84,8 @@ class Data(L.LightningDataModule):
 
     The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
     are dealt out disjointly; those that fill no batch are left out of that epoch. Each evaluation sample is seen by
-    exactly one process: none is repeated to fill a batch, so the metrics are those of a single process.
+    exactly one process: none is repeated to fill a batch, so the metrics are those of a single process. Samples that
+    differ in length are all in each epoch, in batches of about the same length.
 
     Args:
         batch_size: samples in each process's batch.
@@ -95,6 +99,7 @@ class Data(L.LightningDataModule):
     """
 
     Facts: ClassVar[type]  # a dataclass of plain values; its fields fill the arguments of nets and tasks
+    tokens_per_batch: int | None = None  # padding included; in place of `batch_size`, where samples differ in length
 
     def __init__(
         self,
@@ -161,6 +166,12 @@ class Data(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset, rank, world_size = self._split("train")
         epoch, num_batches = self.position
+        if dataset.length is not None:
+            cut = self._cut(dataset.length, world_size)
+            batches = BucketSampler(cut, len(dataset), world_size, rank, self.seed, epoch, num_batches)
+            # Lightning does this for a sampler alone
+            batches.fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            return self._loader(dataset, batch_sampler=batches)
         sampler = EpochSampler(dataset, world_size, rank, self.seed, epoch, num_batches * self.batch_size)
         drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
@@ -173,8 +184,16 @@ class Data(L.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         dataset, rank, world_size = self._split(split)
-        batches = shard(len(dataset), self.batch_size, rank, world_size)
+        if dataset.length is None:
+            batches = shard(len(dataset), self.batch_size, rank, world_size)
+        else:
+            batches = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))[rank::world_size]
         return self._loader(dataset, batch_sampler=batches)
+
+    def _cut(self, length: Tensor, world_size: int) -> Callable[[Tensor], list[list[int]]]:
+        """An order of all samples -> the batches of all processes."""
+        size, tokens = self.batch_size, self.tokens_per_batch
+        return partial(buckets, length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
 
     def _loader(self, dataset: Batches, **kwargs: Any) -> DataLoader[Batch]:
         if isinstance(dataset, Tensors):  # they go to the GPU once and for all; a worker would only copy

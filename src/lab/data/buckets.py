@@ -1,0 +1,83 @@
+"""Batches of samples of about the same length, so that little of them is padding."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def buckets(
+    length: Tensor, order: Tensor, batch_size: int, tokens_per_batch: int | None, world_size: int = 1
+) -> list[list[int]]:
+    """Every sample in one batch; as many batches for each of `world_size` processes, none empty.
+
+    The number and sizes of the batches depend on the lengths, not on the order.
+
+    Args:
+        length: (N,) of each sample.
+        order: (N,) the samples, whose order is kept among those of one length.
+        batch_size: the most samples in a batch.
+        tokens_per_batch: instead, the most tokens in it, padding included; a longer sample is a batch by itself.
+        world_size: at most N.
+    """
+    order = order[length[order].argsort(stable=True)]
+    if tokens_per_batch is None:
+        num_batches = -(-len(order) // (batch_size * world_size)) * world_size
+        batches = list(order.tensor_split(min(num_batches, len(order) // world_size * world_size)))
+    else:
+        batches = list(order.tensor_split(_cuts(length[order].tolist(), tokens_per_batch)))
+        while len(batches) % world_size and len(batches) < len(order):
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            batches[largest : largest + 1] = batches[largest].tensor_split(2)
+        while len(batches) % world_size:  # each has one sample
+            batches[-2:] = [torch.cat(batches[-2:])]
+    return [batch.tolist() for batch in batches]
+
+
+def _cuts(length: list[int], tokens_per_batch: int) -> list[int]:
+    """Where the batches of samples with these rising lengths begin, but for the first."""
+    cuts, start = [], 0
+    for i, longest in enumerate(length):
+        if i > start and (i + 1 - start) * longest > tokens_per_batch:
+            cuts.append(i)
+            start = i
+    return cuts
+
+
+class BucketSampler:
+    """A `batch_sampler`: the batches of an epoch, in an order that is a function of seed and epoch.
+
+    Args:
+        cut: an order of all samples -> the batches of all processes.
+        num_samples: how many there are.
+        start: batches of the epoch that this process has had.
+    """
+
+    def __init__(
+        self,
+        cut: Callable[[Tensor], list[list[int]]],
+        num_samples: int,
+        world_size: int,
+        rank: int,
+        seed: int,
+        epoch: int,
+        start: int,
+    ) -> None:
+        self.cut, self.num_samples, self.world_size, self.rank = cut, num_samples, world_size, rank
+        self.seed, self.epoch, self.start = seed, epoch, start
+        self.fixed = False  # every epoch is as the first
+        self.sampler = self  # whose `set_epoch` Lightning calls
+        self.num_batches = len(cut(torch.arange(num_samples))) // world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + (0 if self.fixed else self.epoch))
+        batches = self.cut(torch.randperm(self.num_samples, generator=generator))
+        mixed = torch.randperm(len(batches), generator=generator)[self.rank :: self.world_size]
+        return iter([batches[i] for i in mixed[self.start :].tolist()])

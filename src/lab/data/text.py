@@ -1,0 +1,203 @@
+"""Texts and their classes: the data modules for text classification, and what all that have texts share."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from lab.data.base import Batch, Batches, Data
+from lab.data.tokens import Kind, Tokens, train
+from lab.errors import UserError
+from lab.types import Share
+
+VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    num_classes: int
+    class_names: list[str]
+    vocab_size: int
+    max_length: int  # tokens of the longest text that there may be
+    tokenizer: str  # its JSON
+    num_samples: dict[str, int]  # in each split
+    fingerprint: str  # SHA-256 of all texts and labels
+
+
+@dataclass
+class Labelled:
+    """The texts of a split, and their classes."""
+
+    text: Sequence[str]
+    label: Tensor  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def subset(self, indices: Sequence[int]) -> "Labelled":
+        return Labelled([self.text[i] for i in indices], self.label[torch.as_tensor(indices, dtype=torch.int64)])
+
+
+class Ragged:
+    """Sequences of token ids, one after the other in memory."""
+
+    def __init__(self, flat: Tensor, length: Tensor) -> None:
+        self.flat, self.length = flat, length
+        self.start = length.cumsum(0) - length
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
+        flat = torch.tensor([i for row in rows for i in row], dtype=torch.int32)
+        return cls(flat, torch.tensor([len(row) for row in rows]))
+
+    def padded(self, index: Tensor) -> Tensor:
+        """(B, T) int64: some sequences, each filled with 0 to the length of the longest."""
+        length = self.length[index]
+        position = torch.arange(int(length.max()))
+        inside = position < length[:, None]
+        token = torch.zeros(inside.shape, dtype=torch.int64)
+        token[inside] = self.flat[(self.start[index][:, None] + position)[inside]].long()
+        return token
+
+    def subset(self, index: Tensor) -> "Ragged":
+        token = self.padded(index)
+        return Ragged(token[token != 0].int(), self.length[index])
+
+
+class Texts(Batches):
+    """Encoded texts in memory: sequences, such as `token`, and what has one value a sample, such as `label`."""
+
+    def __init__(self, sequences: dict[str, Ragged], tensors: dict[str, Tensor]) -> None:
+        self.sequences, self.tensors = sequences, tensors
+        self.length: Tensor = torch.stack([sequence.length for sequence in sequences.values()]).amax(0)
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        tensors = {name: values[index] for name, values in self.tensors.items()}
+        return {name: sequence.padded(index) for name, sequence in self.sequences.items()} | tensors | {"index": index}
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        index = torch.as_tensor(indices)
+        sequences = {name: sequence.subset(index) for name, sequence in self.sequences.items()}
+        return type(self)(sequences, {name: values[index] for name, values in self.tensors.items()})
+
+
+class TextData(Data):
+    """Batches of `token` (B, T), `label` (B,) and `index` (B,); T is the length of the longest text of the batch.
+
+    Args:
+        tokens: what a text is cut into; the training split's are the vocabulary.
+        vocab_size: the most tokens in it, the rarest being left out.
+        min_count: tokens that are rarer in the training split are left out.
+        max_length: tokens of a text; what is beyond is cut off.
+        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`.
+    """
+
+    Facts = TextFacts
+
+    def __init__(
+        self,
+        tokens: Kind,
+        vocab_size: VocabSize = 10_000,
+        min_count: PositiveInt = 1,
+        max_length: PositiveInt = 256,
+        tokens_per_batch: PositiveInt | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
+        self.tokens_per_batch = tokens_per_batch
+
+    @abstractmethod
+    def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
+        """The splits, and the names of the classes."""
+
+    def read(self) -> tuple[dict[str, Batches], TextFacts]:
+        splits, class_names = self.read_splits()
+        for name, split in splits.items():
+            if not len(split):
+                raise UserError(f"data: {name} has no samples.")
+        if self.facts:  # a run's own: its weights fit them
+            content = self.facts.tokenizer
+        else:
+            content = train(splits["train"].text, self.tokens, self.vocab_size, self.min_count, self.max_length)
+        tokens = Tokens(content)
+        facts = TextFacts(
+            num_classes=len(class_names),
+            class_names=class_names,
+            vocab_size=tokens.vocab_size,
+            max_length=self.max_length,
+            tokenizer=content,
+            num_samples={name: len(split) for name, split in splits.items()},
+            fingerprint=_fingerprint(splits),
+        )
+        self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
+        return {name: _encoded(split, tokens) for name, split in splits.items()}, facts
+
+    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
+        raise NotImplementedError
+
+
+class EmojiLanguages(TextData):
+    """Names of things in 14 languages, which come inside the `emoji` package; the class is the language.
+
+    They are Unicode's names of its emojis (CLDR). The names of an emoji are all in one split, and those that differ in
+    the colour of skin alone are left out. Some names, such as those of countries, are the same in several languages.
+    """
+
+    def __init__(self, val_fraction: Share, test_fraction: Share, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+
+    def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
+        names = emoji_names()
+        if self.tiny:
+            names = dict(list(names.items())[:40])
+        languages = sorted(next(iter(names.values())))
+        rows = [(name[language], i, emoji) for emoji, name in names.items() for i, language in enumerate(languages)]
+        text, label, group = zip(*rows, strict=True)
+        everything = Labelled(text, torch.tensor(label))
+        parts = self.draw(everything.label, self.fractions, group)
+        return {name: everything.subset(index) for name, index in parts.items()}, languages
+
+
+def emoji_names() -> dict[str, dict[str, str]]:
+    """The name of each emoji without a colour of skin in each language that has names for all of them, such as "de".
+
+    Raises:
+        UserError: the `emoji` package is not installed.
+    """
+    try:
+        import emoji
+    except ImportError as error:
+        raise UserError("data: it takes emoji: pip install 'lab[text]'") from error
+    emoji.config.load_language()
+    names = {
+        character: {language: of[language].strip(":").replace("_", " ") for language in emoji.LANGUAGES}
+        for character, of in emoji.EMOJI_DATA.items()
+        if of["status"] <= emoji.STATUS["fully_qualified"] and "skin_tone" not in of["en"]
+    }
+    return names
+
+
+def _encoded(split: Labelled, tokens: Tokens) -> Texts:
+    return Texts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})
+
+
+def _fingerprint(splits: dict[str, Labelled]) -> str:
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        digest.update(f"{name} {len(split)}".encode())
+        digest.update(split.label.numpy().tobytes())
+        for text in split.text:
+            digest.update(f"{len(text)} {text}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""From texts to numbers and back, by the `tokenizers` library. A tokenizer is plain data, its JSON; no torch here."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from lab.errors import UserError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
+
+try:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+except ImportError as missing:
+    raise UserError("data: texts take tokenizers: pip install 'lab[text]'") from missing
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+PAD, UNKNOWN, START, END = range(4)
+
+Kind = Literal["characters", "words", "subwords"]
+
+
+class Tokens:
+    """A tokenizer.
+
+    Args:
+        content: what `train` returned.
+    """
+
+    def __init__(self, content: str) -> None:
+        self.tokenizer = Tokenizer.from_str(content)
+        self.tokenizer.encode_special_tokens = True  # a text that holds "<pad>" holds five characters
+        self.vocab_size: int = self.tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, cut at the tokenizer's `max_length`; the last one is `END`."""
+        rows: list[list[int]] = []
+        for start in range(0, len(texts), 1000):  # what the library makes of a text takes much memory
+            rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + 1000]))]
+        return rows
+
+    def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
+        """The text of each row of ids, up to its first `END`; start and padding are left out."""
+        kept = ([int(i) for i in row] for row in rows)
+        cut = (row[: row.index(END)] if END in row else row for row in kept)
+        texts: list[str] = self.tokenizer.decode_batch(
+            [[i for i in row if i not in (PAD, START)] for row in cut], skip_special_tokens=False
+        )
+        return texts
+
+
+def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """(N, T) int64: rows of ids, each filled with `PAD` to the length of the longest."""
+    token = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
+    for row, ids in zip(token, rows, strict=True):
+        row[: len(ids)] = ids
+    return token
+
+
+def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
+    """A tokenizer's JSON.
+
+    Args:
+        texts: the training split's, which it is made for.
+        kind: words are what is between spaces and punctuation, in lower case, and each punctuation mark; subwords are
+            those that byte-pair encoding finds (Sennrich et al. 2016).
+        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`.
+        min_count: tokens that are rarer are left out.
+        max_length: the most tokens that a text has, `END` among them; what is beyond is cut off.
+    """
+    options: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "min_frequency": min_count,
+        "special_tokens": SPECIAL,
+        "show_progress": False,
+    }
+    if kind == "subwords":
+        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN], fuse_unk=True))
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+        tokenizer.decoder = decoders.Metaspace()
+        trainer: Any = trainers.BpeTrainer(**options)
+    else:
+        tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
+        if kind == "words":
+            tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+            tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        else:
+            tokenizer.normalizer = normalizers.NFC()
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+            tokenizer.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer(**options)
+    tokenizer.train_from_iterator(texts, trainer)
+    end = SPECIAL[END]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, END)])
+    tokenizer.enable_truncation(max_length)
+    content: str = tokenizer.to_str()
+    return content
