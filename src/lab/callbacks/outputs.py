@@ -66,8 +66,10 @@ class Outputs(Callback):
             self.hook = heads[-1].register_forward_pre_hook(self._embed)
 
     def _embed(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].ndim != 2:  # not a vector of each sample
+            return
         if sum(map(len, self.features)) < MOST_EMBEDDED and len(self.features) == len(self.outputs):  # once a batch
-            self.features.append(inputs[0].flatten(1).float().cpu())
+            self.features.append(inputs[0].float().cpu())
 
     def on_validation_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Batch, *_: Any) -> None:  # type: ignore[override]
         if trainer.state.fn == TrainerFn.VALIDATING:

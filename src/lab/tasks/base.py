@@ -58,7 +58,7 @@ class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
 
     Metrics are updated with every batch and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
-    loss over samples is one of them.
+    loss over samples, or whatever `size` counts, is one of them.
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
@@ -98,6 +98,10 @@ class Task(L.LightningModule):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """What the net makes of a batch."""
         return self.net(**{name: batch[name] for name in self.inputs if name in batch})
+
+    def size(self, batch: dict[str, Tensor]) -> Any:
+        """Of how many losses that of a batch is the mean: a sample has one."""
+        return len(next(iter(batch.values())))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
@@ -173,7 +177,7 @@ class Task(L.LightningModule):
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         loss = self.step(batch, self.deferred[stage])
         total, num = self.sums.get(stage, (0.0, 0))
-        size = len(next(iter(batch.values())))
+        size = self.size(batch)
         self.sums[stage] = total + loss.detach() * size, num + size
         return loss
 
