@@ -27,6 +27,7 @@ from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
 from lab.data.image_files import ImageFiles, file_size
 from lab.data.read_image import suffixes
+from lab.data.split import split_folders
 from lab.errors import UserError
 from lab.types import Share
 
@@ -237,14 +238,7 @@ class ImageFolder(ImageData):
         root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
         if not root.is_dir():
             raise UserError(f"data.root: {root} is not a folder. It holds a folder of images for each class.")
-        folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-        others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in folders]
-        if folders and ("train" not in folders or others):
-            raise UserError(
-                f"data.root: {root} has {', '.join([*folders, *others])}; expected train, with val and test or without,"
-                " and nothing else; or a folder for each class."
-            )
-        folders = folders or {"train": root}
+        folders = split_folders(root)
         try:
             class_names, class_to_idx = find_classes(str(folders["train"]))
             splits: dict[str, Batches] = {name: self._files(path, class_to_idx) for name, path in folders.items()}

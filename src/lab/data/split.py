@@ -3,11 +3,28 @@
 import warnings
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lab.errors import UserError
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders that hold a folder for each class: train, val and test, as far as they are there; or `root` alone.
+
+    Raises:
+        UserError: there is one of them without train, or beside others.
+    """
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in folders]
+    if folders and ("train" not in folders or others):
+        raise UserError(
+            f"data.root: {root} has {', '.join([*folders, *others])}; expected train, with val and test or without,"
+            " and nothing else; or a folder for each class."
+        )
+    return folders or {"train": root}
 
 
 def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:

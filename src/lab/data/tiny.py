@@ -19,20 +19,20 @@ def torchvision_images(dataset: Any) -> tuple[Path, Any]:
     """A root that holds a tiny set for a torchvision dataset, and the class that reads it."""
     name = dataset.__name__
     if "MNIST" in name:
-        return _written(_write_mnist, dataset), dataset
+        return written(_write_mnist, dataset), dataset
     # torchvision compares checksums before it unpickles a CIFAR file: the tiny set has none to compare
     train, test = dataset.train_list[0][0], dataset.test_list[0][0]
     lists = {"train_list": [[train, None]], "test_list": [[test, None]], "meta": dataset.meta | {"md5": None}}
-    return _written(_write_cifar, dataset), type(f"Tiny{name}", (dataset,), lists)
+    return written(_write_cifar, dataset), type(f"Tiny{name}", (dataset,), lists)
 
 
 def image_folder() -> Path:
     """A root with 20 pictures of each of three classes."""
-    return _written(_write_folder)
+    return written(_write_folder)
 
 
 @functools.cache
-def _written(write: Callable[..., None], *arguments: Any) -> Path:
+def written(write: Callable[..., None], *arguments: Any) -> Path:
     """A new folder that `write` fills; it lasts as long as this process."""
     root = Path(tempfile.mkdtemp(prefix="lab-tiny-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)

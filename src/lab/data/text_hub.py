@@ -1,0 +1,54 @@
+"""Named public sets of texts, by Hugging Face's `datasets`."""
+
+from typing import Any, Literal
+
+import torch
+
+from lab.config import one_line
+from lab.data import tiny_text
+from lab.data.text import Labelled, TextData
+from lab.errors import UserError
+from lab.types import Share
+
+SETS = {  # id on the hub, the column of the texts, and the split that tests: that of sst2 is published without classes
+    "ag_news": ("fancyzhx/ag_news", "text", "test"),
+    "imdb": ("stanfordnlp/imdb", "text", "test"),
+    "sst2": ("stanfordnlp/sst2", "sentence", "validation"),
+}
+
+
+class HuggingFaceTexts(TextData):
+    """A public set, from the library's cache or downloaded to it.
+
+    Args:
+        name: of the set.
+        val_fraction: share of each class's training texts that validate instead.
+    """
+
+    def __init__(self, name: Literal["ag_news", "imdb", "sst2"], val_fraction: Share, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.set, self.val_fraction = name, val_fraction
+
+    def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
+        _, text, test = SETS[self.set]
+        found = tiny_text.hub(text, test) if self.tiny else self._load()
+        official = {
+            name: Labelled(list(found[name][text]), torch.tensor(found[name]["label"])) for name in ("train", test)
+        }
+        train = official["train"]
+        parts = self.draw(train.label, {"val": self.val_fraction})
+        splits = {name: train.subset(index) for name, index in parts.items()}
+        return {"test": official[test]} | splits, list(found["train"].features["label"].names)
+
+    def _load(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(f"data: {self.set} takes pip install 'lab[datasets]'; data.tiny=true does not.") from error
+        try:
+            return datasets.load_dataset(SETS[self.set][0])
+        except Exception as error:  # of several libraries
+            raise UserError(
+                f"data: {self.set} is not in the cache of Hugging Face's datasets, and could not be downloaded"
+                f" ({one_line(error)[:200]}). Connect to the network; data.tiny=true needs none."
+            ) from error

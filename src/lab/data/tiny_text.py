@@ -1,0 +1,82 @@
+"""Made-up texts in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
+
+import csv
+from itertools import islice, product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from lab.data.tiny import written
+
+FILLERS = ["the", "a", "of", "it", "film", "was", "and", "in", "café", "今日", "🎬", "مرحبا", "don't", "…"]
+TELLING = [["good", "fine", "glad"], ["bad", "dull", "sad"], ["long", "slow", "late"], ["new", "odd", "loud"]]
+
+
+def sentences(num: int, num_classes: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """Texts of 0 to 12 words with one or two that tell the class, and the classes, the same number of each."""
+    random = np.random.default_rng(seed)
+    label = [i % num_classes for i in range(num)]
+    texts = []
+    for value in label:
+        words = [*random.choice(FILLERS, random.integers(0, 11)), *random.choice(TELLING[value], random.integers(1, 3))]
+        texts.append(" ".join(random.permutation(words)))
+    return texts, label
+
+
+def table() -> Path:
+    """A CSV file of 150 texts in three classes, its columns being text and label."""
+    return written(_write_table) / "texts.csv"
+
+
+def folder() -> Path:
+    """A root with 40 text files of each of three classes."""
+    return written(_write_folder)
+
+
+def pairs() -> Path:
+    """A file of 200 pairs, as Tatoeba's are published: English, French and a licence, between tabs."""
+    return written(_write_pairs) / "fra.txt"
+
+
+class Table(dict[str, list]):
+    """The columns of a split, and what the library calls its features."""
+
+    def __init__(self, text: str, num: int, names: list[str], seed: int) -> None:
+        texts, label = sentences(num, len(names), seed)
+        super().__init__({text: texts, "label": label})
+        self.features = {"label": SimpleNamespace(names=names)}
+
+
+def hub(text: str, test: str) -> dict[str, Table]:
+    """A set of four classes as the `datasets` library hands it out: `text` is the column of its texts."""
+    return {
+        name: Table(text, num, list("abcd"), seed) for seed, (name, num) in enumerate({"train": 160, test: 40}.items())
+    }
+
+
+def _write_table(root: Path) -> None:
+    texts, label = sentences(150, 3)
+    with open(root / "texts.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *zip(texts, ("abc"[value] for value in label), strict=True)])
+
+
+def _write_folder(root: Path) -> None:
+    texts, label = sentences(120, 3)
+    for i, (text, value) in enumerate(zip(texts, label, strict=True)):
+        path = root / "abc"[value] / f"{i}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_pairs(root: Path) -> None:
+    numbers = {"two": "deux", "three": "trois", "four": "quatre", "five": "cinq", "six": "six"}
+    colours = {"red": "rouges", "black": "noirs", "green": "verts", "blue": "bleus", "young": "jeunes"}
+    things = {"dogs": "chiens", "cats": "chats", "hats": "chapeaux", "boats": "bateaux", "trees": "arbres"}
+    every = product(numbers, colours, things, ("see", "have"))
+    lines = [
+        f"I {verb} {number} {colour} {thing}.\tJe {'vois' if verb == 'see' else 'prends'} {numbers[number]}"
+        f" {things[thing]} {colours[colour]}.\tmade up\n"
+        for number, colour, thing, verb in islice(every, 200)
+    ]
+    (root / "fra.txt").write_text("".join(lines), encoding="utf-8")
