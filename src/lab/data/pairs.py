@@ -74,23 +74,20 @@ class Pairs(TranslationData):
 
 
 def _columns(path: Path, source: str | int, target: str | int) -> Iterator[Pair]:
-    for key, column in (("source", source), ("target", target)):
-        if not isinstance(column, int):
-            raise UserError(f"data.{key}={column}: {path} has no header; number its columns, the first is 1.")
+    if isinstance(source, str) or isinstance(target, str):
+        raise UserError(f"data.source, data.target: {path} has no header; number its columns, the first is 1.")
     for number, line in enumerate(_lines(path), 1):
         cells = line.split("\t")
-        if line and len(cells) < max(source, target):  # type: ignore[type-var]
-            raise UserError(f"data: {path}, line {number} has {len(cells)} cells between tabs, not {source} and {target}.")
+        if line and len(cells) < max(source, target):
+            raise UserError(f"data: {path}, line {number} has {len(cells)} columns, but not {source} and {target}.")
         if line:
-            yield cells[source - 1], cells[target - 1]  # type: ignore[operator]
+            yield cells[source - 1], cells[target - 1]
 
 
 def _aligned(source: Path, target: Path) -> list[Pair]:
     sides = _lines(source), _lines(target)
     if len(sides[0]) != len(sides[1]):
-        raise UserError(
-            f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; each line is to translate the other's."
-        )
+        raise UserError(f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; they belong together.")
     return list(zip(*sides, strict=True))
 
 

@@ -12,8 +12,7 @@ MOST_TOKENS = 40  # of a text
 def attention(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Figure:
     """What each token of a target (a row) takes from each of its source (a column), for several pairs.
 
-    Args:
-        weights: (T, S) of each pair, in [0, 1].
+    The weights are (T, S) for each pair, in [0, 1].
     """
     sources, targets = ([texts[:MOST_TOKENS] for texts in side] for side in (sources, targets))
     rows, columns = -(-len(weights) // 2), min(2, len(weights))

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.nets.recurrent import CELLS
 from lab.nets.transformer import padding_mask
 from lab.types import Fraction
-
-CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class Seq2Seq(nn.Module):
@@ -65,7 +64,7 @@ class Seq2Seq(nn.Module):
         return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0], "hidden": hidden}
 
     def decode(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest tokens, and the state so far -> (B, target_vocab_size) logits of the next ones, and the new state."""
+        """(B,) latest token, and the state -> (B, target_vocab_size) logits of the next one, and the new state."""
         logits, hidden = self._read(target.unsqueeze(1), state)
         return logits.squeeze(1), state | {"hidden": hidden}
 
@@ -91,7 +90,7 @@ class Seq2Seq(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Recurrent layers, half of each reads from the end; padding changes nothing, for it reads each in its own length."""
+    """Recurrent layers; half of each reads a sequence from its own end, so that padding changes nothing."""
 
     def __init__(self, cell: str, width: int, num_layers: int, dropout: float) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from lab.types import Fraction
 
 
 class Transformer(nn.Module):
-    """A Transformer encoder (Vaswani et al. 2017), each norm before its layer (Xiong et al. 2020), and the mean of its output.
+    """A Transformer encoder (Vaswani et al. 2017), norms first (Xiong et al. 2020); its mean output decides.
 
     Args:
         width: of a token's vector; a multiple of `num_heads`.
@@ -109,9 +109,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, T, width), and keys of S places -> (B, T, width).
 
-        Args:
-            mask: (B, 1, 1, S), true where there is something to attend to; None: everywhere.
-            is_causal: the two are the same places, none of which sees a later one.
+        The mask is (B, 1, 1, S), true where there is something to attend to. Causal: the two are the same places, none
+        of which sees a later one.
         """
         key, value = keys.unbind(1)
         y = F.scaled_dot_product_attention(self._heads(x), key, value, attn_mask=mask, is_causal=is_causal)

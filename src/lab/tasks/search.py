@@ -15,7 +15,8 @@ def greedy(net: Any, token: Tensor, max_length: int) -> Tensor:
     """(B, S) token -> (B, T) target, at each place the likeliest token; until all have said `</s>`, then padded."""
     state = net.encode(token)
     latest = token.new_full((len(token),), START)
-    ended, said = torch.zeros_like(latest, dtype=torch.bool), []
+    ended = torch.zeros_like(latest, dtype=torch.bool)
+    said: list[Tensor] = []
     while len(said) < max_length and not ended.all():
         logits, state = net.decode(latest, state)
         latest = (logits[:, FIRST_SAID:].argmax(-1) + FIRST_SAID).masked_fill(ended, PAD)
@@ -28,9 +29,8 @@ def greedy(net: Any, token: Tensor, max_length: int) -> Tensor:
 def beam_search(net: Any, token: Tensor, max_length: int, beam_size: int, length_penalty: float = 0.6) -> Tensor:
     """The same, of the `beam_size` likeliest beginnings at each place; it ends where so many have said `</s>`.
 
-    Args:
-        length_penalty: targets of length n compete by log-probability / ((5 + n) / 6) ** length_penalty (Wu et al.
-            2016, https://arxiv.org/abs/1609.08144, equation 14).
+    Those of length n compete by log-probability / ((5 + n) / 6) ** length_penalty (Wu et al. 2016,
+    https://arxiv.org/abs/1609.08144, equation 14).
     """
     num, k = len(token), beam_size
     state = {name: values.repeat_interleave(k, 0) for name, values in net.encode(token).items()}

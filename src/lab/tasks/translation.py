@@ -41,9 +41,9 @@ class Translation(Task):
         **kwargs: Any,
     ) -> None:
         self.tokens, self.target_tokens = Tokens(tokenizer), Tokens(target_tokenizer)
-        of_tokens = {"perplexity": Perplexity(), "acc": Accuracy()}
-        of_texts = {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
-        metrics = {"train": of_tokens, "val": of_tokens | of_texts, "test": of_tokens | of_texts}
+        of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
+        everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
+        metrics = {"train": of_tokens, "val": everything, "test": everything}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
         self.max_length, self.label_smoothing = max_length, label_smoothing
         self.beam_size, self.length_penalty = beam_size, length_penalty
@@ -57,7 +57,7 @@ class Translation(Task):
         there = target != PAD
         nll = F.cross_entropy(logits.detach().transpose(1, 2), target, reduction="none", ignore_index=PAD).sum(1)
         right = ((logits.detach().argmax(-1) == target) & there).sum(1)
-        seen = (nll, right, there.sum(1))
+        seen: tuple[Tensor, ...] = (nll, right, there.sum(1))
         if not self.training:
             translation = self.translate(batch["token"], self.beam_size if metrics is self.deferred["test"] else 1)
             seen += (self._widened(target), self._widened(translation))
@@ -71,10 +71,11 @@ class Translation(Task):
             return greedy(self.net, token, self.max_length)
         return beam_search(self.net, token, self.max_length, beam_size, self.length_penalty)
 
-    def predictions(self, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor) -> dict[str, Any]:  # type: ignore[override]
-        texts = {"target": target, "translation": translation}
-        columns: dict[str, Sequence[Any]] = {name: self.target_tokens.decode(ids.tolist()) for name, ids in texts.items()}
-        return columns | {"target_perplexity": (nll / num).exp().tolist()}
+    def predictions(  # type: ignore[override]
+        self, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor
+    ) -> dict[str, Sequence[Any]]:
+        target_text, text = (self.target_tokens.decode(ids.tolist()) for ids in (target, translation))
+        return {"target": target_text, "translation": text, "target_perplexity": (nll / num).exp().tolist()}
 
     def figures(  # type: ignore[override]
         self, look: Look, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor
@@ -95,7 +96,9 @@ class Translation(Task):
         """(T, S) weights, of one source and its translation, both without padding."""
         before = F.pad(translation[translation != PAD], (1, -1), value=START)
         inputs = (token[token != PAD], before)
-        (weights,) = self.net.attention(*(ids.unsqueeze(0).to(self.device) for ids in inputs))
+        (weights,) = self.net.attention(  # type: ignore[operator]
+            *(ids.unsqueeze(0).to(self.device) for ids in inputs)
+        )
         return weights.float().cpu()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -109,7 +112,7 @@ class Translation(Task):
 
 def _names(tokens: Tokens, ids: Tensor) -> list[list[str]]:
     """Of the tokens of (N, T), without padding."""
-    return [[tokens.tokenizer.id_to_token(i) for i in row if i != PAD] for row in ids.tolist()]
+    return [[str(tokens.tokenizer.id_to_token(i)) for i in row if i != PAD] for row in ids.tolist()]
 
 
 def table(source: Sequence[str], target: Sequence[str], translation: Sequence[str]) -> str:
