@@ -2,19 +2,23 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores: one thread each, or all of them crawl
 
+import inspect
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import forked
 import lightning as L
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lab import config, run, train
+from lab import allow, check, config, run, train
+from lab.errors import UserError
 
 torch.set_num_threads(1)
 
@@ -35,6 +39,23 @@ def options(group: str) -> list[str]:
     found = sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
     assert found, f"conf/{group} is empty"
     return found
+
+
+def takes(net: str) -> list[str]:
+    """The entries of a batch that a net's `forward` takes."""
+    target = OmegaConf.load(CONF / f"net/{net}.yaml")._target_
+    return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
+
+
+@cache
+def fitting(*choice: str) -> str:
+    """`experiment=…`: digits, or the first that goes with these options of a group."""
+    config.quiet()
+    for name in sorted(options("experiment"), key=lambda name: name != "digits"):
+        with suppress(UserError):
+            check.check(config.compose("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
+            return f"experiment={name}"
+    return "experiment=digits"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

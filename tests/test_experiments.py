@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONF, options, step_losses
+from conftest import CONF, fitting, options, step_losses
 
 from lab import train
 from lab.errors import UserError
@@ -29,9 +29,8 @@ def test_every_file_is_accounted_for():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_runs(compose, trained, group, option):
-    overrides = ["experiment=digits", "data.tiny=true", "debug=two_batches", f"{group}={option}"]
-    if group == "data":  # the experiment's batch size stays the set's own
-        overrides.append("net=mlp")
+    experiment = fitting(f"{group}={option}") if group in ("data", "net", "task") else "experiment=digits"
+    overrides = [experiment, "data.tiny=true", "debug=two_batches", f"{group}={option}"]
     if option in TWO_PROCESSES.get(group, ()):
         assert compose(*overrides).trainer.devices == 2
     elif option in NEEDS_EXTRA.get(group, ()):

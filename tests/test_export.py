@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN, options
+from conftest import PLAIN, options, takes
 
 from lab import config, model, run, train
 from lab.errors import RunError, UserError
@@ -50,7 +50,7 @@ def inventory(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("net", options("net"))
+@pytest.mark.parametrize("net", [net for net in options("net") if takes(net) == ["image"]])
 def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsys):
     size = 32 if net == "torchvision" else 12
     folder = trained(*PLAIN, f"net={net}", *SMALL[net], "debug=two_batches", f"data.image_size={size}")

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options
+from conftest import options, takes
 from hydra.utils import instantiate
 from torch import nn
 from torchvision import models
@@ -19,24 +19,45 @@ from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
 
 NETS = options("net")
-FACTS = {"num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist()}
+FACTS = {
+    "num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist(),
+    "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(params=NETS)
 def net(request, compose):
     torch.manual_seed(0)
     node = compose("experiment=digits", f"net={request.param}").net
-    takes = inspect.signature(instantiate(node, _partial_=True).func).parameters
-    return instantiate(node, **{name: value for name, value in FACTS.items() if name in takes})
+    known = inspect.signature(instantiate(node, _partial_=True).func).parameters
+    return instantiate(node, **{name: value for name, value in FACTS.items() if name in known})
+
+
+def sequences():
+    """Tokens above the special ones, an end, and padding: one text has nothing but its end."""
+    token = torch.randint(4, 20, (4, 9), generator=torch.Generator().manual_seed(1))
+    for row, length in enumerate([9, 3, 1, 6]):
+        token[row, length - 1] = 3
+        token[row, length:] = 0
+    return token
+
+
+INPUTS = {
+    "image": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)),
+    "token": sequences(),
+    "target": torch.tensor([[2, 4, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0], [2, 1, 3, 0]]),
+}
 
 
 @pytest.fixture
-def image():
-    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def batch(request):
+    """What the net of the test takes."""
+    return {name: INPUTS[name] for name in takes(request.node.callspec.params["net"])}
 
 
-def test_logits_have_a_column_for_each_class(net, image):
-    assert net(image).shape == (4, 5)
+def test_logits_have_a_column_for_each_class(net, batch):
+    logits = net(**batch)
+    assert logits.shape == (*batch["target"].shape, 5) if "target" in batch else (4, 5)
 
 
 def test_nothing_is_frozen(net):
@@ -44,39 +65,40 @@ def test_nothing_is_frozen(net):
     assert not frozen or isinstance(net, Airbench)  # see its own test
 
 
-def test_every_parameter_gets_a_gradient_and_moves(net, image):
+def test_every_parameter_gets_a_gradient_and_moves(net, batch):
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    F.cross_entropy(net(image), torch.tensor([0, 1, 2, 3])).backward()
+    logits = net(**batch).flatten(0, -2)
+    F.cross_entropy(logits, torch.arange(len(logits)) % 5).backward()
     learned = {name: p for name, p in net.named_parameters() if p.requires_grad}
     assert not [name for name, p in learned.items() if p.grad is None or not p.grad.any()]
     torch.optim.SGD(net.parameters(), lr=0.1).step()
     assert not [name for name, p in learned.items() if p.equal(before[name])]
 
 
-def test_examples_are_independent_of_each_other(net, image):
+def test_examples_are_independent_of_each_other(net, batch):
     net.eval()
-    image.requires_grad_()
-    net(image)[1].sum().backward()
-    assert image.grad[1].any()
-    assert not image.grad[[0, 2, 3]].any()
-    torch.testing.assert_close(net(image)[:1], net(image[:1]), atol=1e-4, rtol=1e-4)
+    whole = net(**batch)
+    assert len(whole.unique(dim=0)) == 4, "it answers the same whatever it is given"
+    for i in range(4):
+        alone = net(**{name: values[i : i + 1] for name, values in batch.items()})
+        torch.testing.assert_close(alone, whole[i : i + 1], atol=1e-4, rtol=1e-4)
 
 
-def test_evaluation_is_deterministic_and_changes_nothing(net, image):
+def test_evaluation_is_deterministic_and_changes_nothing(net, batch):
     net.eval()
     before = copy.deepcopy(net.state_dict())
-    assert net(image).equal(net(image))
+    assert net(**batch).equal(net(**batch))
     assert all(value.equal(before[name]) for name, value in net.state_dict().items())
 
 
-def test_weights_round_trip(net, image, tmp_path):
+def test_weights_round_trip(net, batch, tmp_path):
     net.eval()
     torch.save(net.state_dict(), tmp_path / "net.pt")
     other = copy.deepcopy(net)
     for p in other.parameters():
         nn.init.ones_(p)
     other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
-    assert other(image).equal(net(image))
+    assert other(**batch).equal(net(**batch))
 
 
 def test_nets_know_nothing_of_lightning_and_hydra(net):

@@ -60,6 +60,26 @@ class Tensors(Batches):
         return self
 
 
+class Samples:
+    """Those of a split, in the order of what a task made of them.
+
+    Args:
+        data: that has been read.
+        split: its name.
+        index: (N,) of its samples.
+    """
+
+    def __init__(self, data: "Data", split: str, index: Tensor) -> None:
+        self.data, self.split, self.index = data, split, index
+
+    def __getitem__(self, which: Tensor) -> Batch:
+        return self.data.splits[self.split].__getitems__(self.index[which].tolist())
+
+    def show(self, which: Tensor, captions: Sequence[str], title: str) -> Any:
+        """A figure of some, each with its caption, or a text in Markdown."""
+        return self.data.show(self[which], captions, title)
+
+
 class EpochSampler(DistributedSampler[Batch]):
     """The order of an epoch, a function of seed and epoch; the epoch that a run goes on in begins where it stopped.
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def fold_split(
     Raises:
         UserError: a class, or the groups, are too few for so many folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
     count = label.bincount()
     value = int(count.masked_fill(count == 0, len(label)).argmin())
@@ -82,9 +83,10 @@ def fold_split(
         raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
     if count.max() < num_folds:
         raise UserError(f"data: no class has more than {count.max()} samples, too few for {num_folds} folds.")
-    kind = StratifiedKFold if group is None else StratifiedGroupKFold
+    grouped = GroupKFold if count.count_nonzero() == 1 else StratifiedGroupKFold  # the latter takes hours for many
+    kind = StratifiedKFold if group is None else grouped
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class has fewer samples than there are folds: its groups stay whole
         folds = kind(num_folds, shuffle=True, random_state=seed).split(torch.zeros(len(label)), label, group)
-        outside, inside = list(folds)[fold]
+        outside, inside = next(islice(folds, fold, None))
     return outside.tolist(), inside.tolist()
