@@ -16,10 +16,10 @@ from lab.data.pairs import Pairs
 from lab.data.tokens import Tokens
 from lab.data.translation import EmojiTranslations, related
 from lab.errors import UserError
+from lab.figures.table import table
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
-from lab.tasks.translation import table
 
 PAD, START, END = 0, 2, 3
 NETS = {
@@ -315,7 +315,7 @@ def test_translations_and_attention_are_to_be_seen(learned):
 
 
 def test_a_table_keeps_its_columns_whatever_is_in_its_cells():
-    assert table(["a|b"], ["c\nd"], ["\\"]).splitlines()[2] == "| a\\|b | c d | \\\\ |"
+    assert table("", {"a": ["a|b"], "b": ["c\nd"], "c": ["\\"]}).splitlines()[4] == "| a\\|b | c d | \\\\ |"
 
 
 def test_a_run_translates_without_its_data(learned, monkeypatch):
