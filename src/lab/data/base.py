@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 class Batches(Dataset[Batch]):
     """A dataset that hands out whole batches: `__getitems__` is one indexing call, with nothing to collate."""
 
-    length: Tensor | None = None  # (N,) of each sample, where they differ: a batch then has those of about the same
+    length: Tensor | None = None  # of samples, where they differ: as `buckets` takes it
 
     @abstractmethod
     def __len__(self) -> int: ...

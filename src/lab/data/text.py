@@ -76,7 +76,7 @@ class Texts(Batches):
 
     def __init__(self, sequences: dict[str, Ragged], tensors: dict[str, Tensor]) -> None:
         self.sequences, self.tensors = sequences, tensors
-        self.length: Tensor = torch.stack([sequence.length for sequence in sequences.values()]).amax(0)
+        self.length: Tensor = torch.stack([sequence.length for sequence in sequences.values()], 1)
 
     def __len__(self) -> int:
         return len(self.length)

@@ -45,7 +45,7 @@ class TranslationData(Data):
         min_count: tokens that are rarer in the training split are left out.
         max_length: tokens of a text; what is beyond is cut off.
         shared_vocabulary: of source and target.
-        tokens_per_batch: the most tokens in a batch on either side, padding included; in place of `batch_size`.
+        tokens_per_batch: the most tokens of a batch on either side, padding included; in place of `batch_size`.
         val_fraction: share of the pairs that validate, where no split of them is given.
         test_fraction: the same, of those that test.
     """

@@ -57,7 +57,8 @@ class Translation(Task):
         target = batch["target"][:, 1:]
         logits = self(batch | {"target": batch["target"][:, :-1]})
         there = target != PAD
-        nll = F.cross_entropy(logits.detach().transpose(1, 2), target, reduction="none", ignore_index=PAD).sum(1)
+        flat, which = logits.flatten(0, 1), target.flatten()
+        nll = F.cross_entropy(flat.detach(), which, reduction="none", ignore_index=PAD).view_as(target).sum(1)
         right = ((logits.detach().argmax(-1) == target) & there).sum(1)
         seen: tuple[Tensor, ...] = (nll, right, there.sum(1))
         if not self.training:
@@ -65,7 +66,7 @@ class Translation(Task):
             seen += (self._widened(target), self._widened(translation))
         metrics.update(*seen)
         smoothing = self.label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+        return F.cross_entropy(flat, which, ignore_index=PAD, label_smoothing=smoothing)
 
     def translate(self, token: Tensor, beam_size: int) -> Tensor:
         """(B, S) token -> (B, T) target, up to `</s>`."""
