@@ -18,7 +18,7 @@ from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
 
-NETS = options("net")
+NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
 FACTS = {
     "num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist(),
     "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lab.data.base import Batch, Batches, Data
-from lab.data.tokens import Kind, Tokens, train
+from lab.data.tokens import Kind, Tokens, pretrained, train
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -101,6 +101,7 @@ class TextData(Data):
         min_count: tokens that are rarer in the training split are left out.
         max_length: tokens of a text; what is beyond is cut off.
         tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`.
+        tokenizer: of a pretrained encoder, in place of the three above: a folder, or a name on Hugging Face's hub.
     """
 
     Facts = TextFacts
@@ -112,9 +113,11 @@ class TextData(Data):
         min_count: PositiveInt = 1,
         max_length: PositiveInt = 256,
         tokens_per_batch: PositiveInt | None = None,
+        tokenizer: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.tokenizer = tokenizer
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.tokens_per_batch = tokens_per_batch
 
@@ -129,6 +132,8 @@ class TextData(Data):
                 raise UserError(f"data: {name} has no samples.")
         if self.facts:  # a run's own: its weights fit them
             content = self.facts.tokenizer
+        elif self.tokenizer:
+            content = pretrained(self.tokenizer, self.max_length)
         else:
             content = train(splits["train"].text, self.tokens, self.vocab_size, self.min_count, self.max_length)
         tokens = Tokens(content)

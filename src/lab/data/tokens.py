@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +63,32 @@ def padded(rows: Sequence[Row]) -> np.ndarray:
     for row, ids in zip(token, rows, strict=True):
         row[: len(ids)] = ids
     return token
+
+
+def pretrained(name: str, max_length: int) -> str:
+    """The JSON of the tokenizer that belongs to a pretrained model.
+
+    Args:
+        name: a folder with a `tokenizer.json`, or a name on Hugging Face's hub.
+        max_length: tokens of a text; what is beyond is cut off.
+
+    Raises:
+        UserError: there is none, or its padding is not token 0.
+    """
+    path = Path(name) / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the library has no base class for its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data.tokenizer={name}: no folder with a tokenizer.json, and not on the hub ({reason})."
+        ) from error
+    if "pad" not in (tokenizer.id_to_token(PAD) or "").lower():
+        raise UserError(f"data.tokenizer={name}: its token 0 is not padding, choose another.")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    content: str = tokenizer.to_str()
+    return content
 
 
 def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
