@@ -227,6 +227,15 @@ def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
         read(compose, path, *words)
 
 
+def test_the_vocabulary_is_the_training_split_s(compose, tmp_path):
+    rows = [(f"seen seen {part}", label, part) for part in ("train", "val", "test") for label in "ab" for _ in range(3)]
+    path = write(tmp_path / "x.csv", rows, ("text", "label", "split"))
+    data = read(compose, path, "data.split=split", "data.min_count=1")
+    vocabulary = json.loads(data.facts.tokenizer)["model"]["vocab"]
+    assert {"seen", "train"} <= set(vocabulary)
+    assert not {"val", "test"} & set(vocabulary)
+
+
 def test_splits_by_files_and_what_is_missing_is_drawn(compose, tmp_path):
     write(tmp_path / "x/train.jsonl")
     write(tmp_path / "x/test.csv", ROWS[:7])
