@@ -11,7 +11,8 @@ import sacrebleu
 import torch
 from torch import nn
 
-from lab import config, run, train
+from lab import config, run, test, train
+from lab.data.buckets import buckets
 from lab.data.pairs import Pairs
 from lab.data.tokens import Tokens
 from lab.data.translation import EmojiTranslations, related
@@ -255,6 +256,17 @@ def test_each_target_begins_and_ends_and_each_source_ends():
     assert target.vocab_size == data.facts.target_vocab_size != source.vocab_size
 
 
+@pytest.mark.parametrize("tokens_per_batch", [None, 400])
+def test_batches_of_pairs_are_of_about_one_length_on_both_sides(tokens_per_batch):
+    length = torch.randint(3, 13, (4000, 2), generator=torch.Generator().manual_seed(0))
+    batches = buckets(length, torch.randperm(4000), 32, tokens_per_batch)
+    assert sorted(i for batch in batches for i in batch) == list(range(4000))
+    sizes = [length[batch].amax(0) * len(batch) for batch in batches]
+    assert length.sum() > 0.9 * torch.stack(sizes).sum()
+    if tokens_per_batch:
+        assert 300 < max(size.max() for size in sizes) <= tokens_per_batch
+
+
 def test_an_unknown_language_is_refused():
     with pytest.raises(UserError, match=r"data.target: there is no xx; there are .*de, en"):
         EmojiTranslations("en", "xx", **SMALL, tiny=True).setup()
@@ -303,6 +315,12 @@ def test_scores_do_not_depend_on_how_the_samples_are_batched(learned):
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=1e-5)
     assert found[0]["test/perplexity"] == pytest.approx(torch.tensor(found[0]["test/loss"]).exp().item(), rel=1e-4)
+
+
+def test_lab_test_says_it_again(learned, capsys):
+    test.main(config.compose("test", [f"run={learned}"]))
+    results = json.loads((learned / "results.json").read_text())["test"]
+    assert f"test/bleu    {results['test/bleu']:.4f}" in capsys.readouterr().out
 
 
 def test_translations_and_attention_are_to_be_seen(learned):
