@@ -12,14 +12,14 @@ ROOT = CONF.parent
 TEXTS = (
     "src/lab/data/{tokens,text,text_files,text_hub,table,tiny_text,pairs,translation}.py",
     "src/lab/{inputs,explain}/texts.py",
-    "src/lab/nets/{recurrent,transformer,seq2seq,transformer_seq2seq}.py",
+    "src/lab/nets/{recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
     "src/lab/tasks/{translation,search}.py",
     "src/lab/figures/attention.py",
     "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",
-    "conf/net/{rnn,lstm,gru,transformer,seq2seq,transformer_seq2seq}.yaml",
+    "conf/net/{rnn,lstm,gru,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
     "conf/task/translation.yaml",
     "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
-    "tests/{test_text,test_text_answers,test_translation}.py",
+    "tests/{test_text,test_text_answers,test_translation,test_pretrained}.py",
 )
 FAST = ["tests/test_config.py", "tests/test_nets.py", "-k", "not torchvision and not pretrained"]
 

@@ -57,7 +57,7 @@ def batch(request):
 
 def test_logits_have_a_column_for_each_class(net, batch):
     logits = net(**batch)
-    assert logits.shape == (*batch["target"].shape, 5) if "target" in batch else (4, 5)
+    assert logits.shape == ((*batch["target"].shape, 5) if "target" in batch else (4, 5))
 
 
 def test_nothing_is_frozen(net):

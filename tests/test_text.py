@@ -74,8 +74,8 @@ def test_padding_is_what_a_loop_would_fill_in():
     rows = [[5, 6, 7], [8], [9, 9], [4, 4, 4, 4]]
     ragged, index = Ragged.of(rows), [2, 0, 1]
     expected = torch.tensor([[*rows[i], 0, 0, 0][:3] for i in index])
-    assert ragged.padded(torch.tensor(index)).equal(expected)
-    assert ragged.subset(torch.tensor(index)).padded(torch.arange(3)).equal(expected)
+    assert ragged[torch.tensor(index)].equal(expected)
+    assert ragged.subset(torch.tensor(index))[torch.arange(3)].equal(expected)
     assert torch.from_numpy(tokens.padded([rows[i] for i in index])).equal(expected)
 
 

@@ -51,6 +51,8 @@ def exit_code(work: Callable[[], Any]) -> int:
     """Do something. An error that is the user's is said in a line, any other with its traceback."""
     try:
         work()
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:

@@ -69,6 +69,9 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         (entry,) = session.get_inputs()
         inputs, class_names = unpack(**about["inputs"]), about["class_names"]
+        session.run(None, {entry.name: inputs.example})
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime's own have no base class
         raise UserError(
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
@@ -95,11 +98,11 @@ def of_run(folder: str, accelerator: Any) -> Model:
     trainer = run.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
         raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
-    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    device, precision, inputs = trainer.strategy.root_device, trainer.precision_plugin, data.inputs
     task = precision.convert_module(task).to(device)
 
     def prepared(items: np.ndarray) -> dict[str, torch.Tensor]:
-        batch = {data.inputs.entry: torch.from_numpy(items).to(device)}
+        batch = {inputs.entry: torch.from_numpy(items).to(device)}
         return precision.convert_input(data.on_after_batch_transfer(batch))
 
     @torch.inference_mode()
@@ -109,19 +112,19 @@ def of_run(folder: str, accelerator: Any) -> Model:
 
     def explain(item: np.ndarray, answer: np.ndarray) -> str:
         """By integrated gradients."""
-        kind = import_module(f"lab.explain.{data.inputs.kind}")  # captum is an extra
-        method = kind.METHODS["integrated_gradients"]
+        kind = import_module(f"lab.explain.{inputs.kind}")  # captum is an extra
+        method = kind.methods(inputs)["integrated_gradients"]
         if task.test_time_flip:
             method = import_module("lab.explain.scores").mirrored(method)
         net = copy.deepcopy(task.net)  # a copy is not compiled
         with precision.forward_context():
             target = torch.tensor([int(answer.argmax())], device=device)
-            (values,) = method(net, prepared(item[None])[data.inputs.entry], target)
-        return kind.html(data.inputs, item, values.detach())
+            (values,) = method(net, prepared(item[None])[inputs.entry], target)
+        return kind.html(inputs, item, values.detach())
 
     if isinstance(task, Classification):
-        return replace(classifier(data.inputs, answer, task.class_names), explain=explain)
-    return Model(data.inputs, answer, task.say)
+        return replace(classifier(inputs, answer, task.class_names), explain=explain)
+    return Model(inputs, answer, task.say)
 
 
 def mirrored(model: Model) -> Model:

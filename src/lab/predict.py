@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 from omegaconf import DictConfig
@@ -32,18 +34,18 @@ def main(cfg: DictConfig) -> None:
     asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
     if cfg.flip:
         asked = model.mirrored(asked)
-    items = asked.inputs.find(str(cfg.input))
-    talk = cfg.input == "-" and sys.stdin.isatty()
+    items, talk = asked.inputs.find(str(cfg.input)), cfg.input == "-" and sys.stdin.isatty()
+    batches = as_they_come(items) if cfg.input == "-" else in_batches(items)
     shown: list[Row] = []
     num = bad = 0
     try:
         with writing(str(cfg.output)) as write:
-            for rows in answers(asked, items, cfg.top_k, 1 if talk else BATCH_SIZE):
+            for rows in answers(asked, batches, cfg.top_k, len(items) if isinstance(items, Sequence) else None):
                 write(rows)
                 num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
                 shown += rows[: NUM_SHOWN - len(shown)]
-                if talk:
-                    print(said(rows[0]))
+                if talk and cfg.output != "-":
+                    print(*map(said, rows), sep="\n")
     except OSError as error:
         raise RunError(f"error: output={cfg.output}: it could not be written: {error.strerror or error}.") from error
     if cfg.output != "-" and not talk:
@@ -67,6 +69,8 @@ def check(cfg: DictConfig) -> None:
         problems.append(f"flip={cfg.flip}: it is true or false.")
     if cfg.output != "-" and output.suffix not in FORMATS:
         problems.append(f"output={output}: its name is to end in {', '.join(FORMATS)}; or it is -, standard output.")
+    if output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
+        problems.append(f"output={output}: it is the input, which would be lost.")
     if not output.absolute().parent.is_dir():
         problems.append(f"output={output}: there is no such folder.")
     if output.suffix == ".parquet" and not find_spec("pyarrow"):
@@ -75,12 +79,44 @@ def check(cfg: DictConfig) -> None:
         config.fail(problems)
 
 
-def answers(asked: model.Model, items: Iterable[str], top_k: int, batch_size: int) -> Iterator[list[Row]]:
+def in_batches(items: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH_SIZE)):
+        yield batch
+
+
+def as_they_come(items: Iterable[str]) -> Iterator[list[str]]:
+    """What has come is a batch; nothing waits for what is still to come."""
+    waiting: Queue[str | BaseException | None] = Queue(BATCH_SIZE)
+
+    def read() -> None:
+        try:
+            for item in items:
+                waiting.put(item)
+            waiting.put(None)
+        except BaseException as error:  # for the thread that asks
+            waiting.put(error)
+
+    Thread(target=read, daemon=True).start()
+    batch: list[str] = []
+    while True:
+        item = waiting.get()
+        if isinstance(item, str):
+            batch.append(item)
+        if batch and (waiting.empty() or len(batch) == BATCH_SIZE or not isinstance(item, str)):
+            yield batch
+            batch = []
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
+
+
+def answers(asked: model.Model, batches: Iterable[list[str]], top_k: int, total: int | None) -> Iterator[list[Row]]:
     """A row for each item, as they come: what the model says, the best first, or what is wrong with the item."""
-    total, rest = len(items) if isinstance(items, Sequence) else None, iter(items)
     columns = flat(asked.say(asked.answer(asked.inputs.example)[0], top_k))
     with tqdm(total=total, desc="Predicting", leave=False, disable=None) as bar:
-        while batch := list(islice(rest, batch_size)):
+        for batch in batches:
             array, errors = asked.inputs.read(batch)
             given = iter(asked.answer(array) if len(array) else ())
             found = [{} if error else flat(asked.say(next(given), top_k)) for error in errors]
@@ -105,8 +141,10 @@ def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
         yield lambda rows: print(*(best(row) for row in rows), sep="\n", flush=True)
     elif output.endswith(".parquet"):
         rows: list[Row] = []
-        yield rows.extend
-        write_parquet(rows, output)
+        try:
+            yield rows.extend
+        finally:
+            write_parquet(rows, output)
     else:
         with open(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)

@@ -112,7 +112,7 @@ class Outputs(Callback):
 
     def _tabulate(self, names: Sequence[Any], columns: dict[str, Sequence[Any]]) -> None:
         rows = zip(names, *columns.values(), strict=True)
-        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="") as file:
+        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(["sample", *columns])
             csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
 
@@ -123,7 +123,7 @@ class Outputs(Callback):
             for name, figure in figures.items():
                 path = self.folder / FIGURES / f"{stage}_{name}"
                 if isinstance(figure, str):
-                    path.with_suffix(".md").write_text(figure + "\n")
+                    path.with_suffix(".md").write_text(figure + "\n", encoding="utf-8")
                     self._write(f"{stage}/{name}", figure, step)
                 else:
                     figure.savefig(path.with_suffix(".png"), pil_kwargs={"compress_level": 1})

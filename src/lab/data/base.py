@@ -151,6 +151,9 @@ class Data(L.LightningDataModule):
     def inputs(self) -> Inputs:
         """How a user's own items are read; they are in a batch under the name of its `item`."""
 
+    def inherit(self, facts: dict[str, Any]) -> None:
+        """Take over, before reading, what weights of a run with these `Facts` depend on."""
+
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
             self.splits, self.found = self.read()
@@ -216,7 +219,9 @@ class Data(L.LightningDataModule):
         if dataset.length is None:
             batches = shard(len(dataset), self.batch_size, rank, world_size)
         else:
-            batches = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))[rank::world_size]
+            cut = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))
+            mixed = torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))  # a few are of all lengths
+            batches = [cut[i] for i in mixed.tolist()[rank::world_size]]
         return self._loader(dataset, batch_sampler=batches)
 
     def _cut(self, length: Tensor, world_size: int) -> Callable[[Tensor], list[list[int]]]:

@@ -2,8 +2,8 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lab.data.base import Batch, Batches, Data
-from lab.data.tokens import Kind, Tokens, pretrained, train
+from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -27,6 +27,7 @@ class TextFacts:
     vocab_size: int
     max_length: int  # tokens of the longest text that there may be
     tokenizer: str  # its JSON
+    encoder_config: str | None  # the JSON of the pretrained encoder's whose tokenizer it is
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all texts and labels
 
@@ -57,7 +58,7 @@ class Ragged:
         flat = torch.tensor([i for row in rows for i in row], dtype=torch.int32)
         return cls(flat, torch.tensor([len(row) for row in rows]))
 
-    def padded(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor) -> Tensor:
         """(B, T) int64: some sequences, each filled with 0 to the length of the longest."""
         length = self.length[index]
         position = torch.arange(int(length.max()))
@@ -67,15 +68,15 @@ class Ragged:
         return token
 
     def subset(self, index: Tensor) -> "Ragged":
-        token = self.padded(index)
+        token = self[index]
         return Ragged(token[token != 0].int(), self.length[index])
 
 
 class Texts(Batches):
-    """Encoded texts in memory: sequences, such as `token`, and what has one value a sample, such as `label`."""
+    """Encoded texts in memory: sequences, such as `token`, and what else a sample has, such as `label`."""
 
-    def __init__(self, sequences: dict[str, Ragged], tensors: dict[str, Tensor]) -> None:
-        self.sequences, self.tensors = sequences, tensors
+    def __init__(self, sequences: dict[str, Ragged], others: Mapping[str, Tensor | Ragged]) -> None:
+        self.sequences, self.others = sequences, others
         self.length: Tensor = torch.stack([sequence.length for sequence in sequences.values()], 1)
 
     def __len__(self) -> int:
@@ -83,13 +84,16 @@ class Texts(Batches):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
-        tensors = {name: values[index] for name, values in self.tensors.items()}
-        return {name: sequence.padded(index) for name, sequence in self.sequences.items()} | tensors | {"index": index}
+        return {name: values[index] for name, values in {**self.sequences, **self.others}.items()} | {"index": index}
 
     def subset(self, indices: Sequence[int]) -> Self:
         index = torch.as_tensor(indices)
         sequences = {name: sequence.subset(index) for name, sequence in self.sequences.items()}
-        return type(self)(sequences, {name: values[index] for name, values in self.tensors.items()})
+        others = {
+            name: values.subset(index) if isinstance(values, Ragged) else values[index]
+            for name, values in self.others.items()
+        }
+        return type(self)(sequences, others)
 
 
 class TextData(Data):
@@ -100,7 +104,8 @@ class TextData(Data):
         vocab_size: the most tokens in it, the rarest being left out.
         min_count: tokens that are rarer in the training split are left out.
         max_length: tokens of a text; what is beyond is cut off.
-        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`.
+        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`. In a
+            step of several batches, or processes, each weighs the same.
         tokenizer: of a pretrained encoder, in place of the three above: a folder, or a name on Hugging Face's hub.
     """
 
@@ -118,6 +123,7 @@ class TextData(Data):
     ) -> None:
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
+        self.inherited: dict[str, Any] = {}  # facts of a run
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.tokens_per_batch = tokens_per_batch
 
@@ -125,16 +131,21 @@ class TextData(Data):
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         """The splits, and the names of the classes."""
 
+    def inherit(self, facts: dict[str, Any]) -> None:
+        self.inherited = facts
+
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
-        if self.facts:  # a run's own: its weights fit them
-            content = self.facts.tokenizer
+        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
+        if "tokenizer" in own:
+            content, encoder = own["tokenizer"], own["encoder_config"]
         elif self.tokenizer:
-            content = pretrained(self.tokenizer, self.max_length)
+            content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
         else:
+            encoder = None
             content = train(splits["train"].text, self.tokens, self.vocab_size, self.min_count, self.max_length)
         tokens = Tokens(content)
         facts = TextFacts(
@@ -143,6 +154,7 @@ class TextData(Data):
             vocab_size=tokens.vocab_size,
             max_length=self.max_length,
             tokenizer=content,
+            encoder_config=encoder,
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=_fingerprint(splits),
         )

@@ -18,8 +18,6 @@ from lab.explain.overlay import Row, figure, overlay
 from lab.explain.scores import NUM_POINTS, Method
 from lab.inputs.images import Images, picture
 
-BLANK = 0.0  # what a pixel is where it is taken away
-
 
 def integrated_gradients(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     """Gradients along the way from the mean to the image (Sundararajan et al. 2017); they sum to what it changes."""
@@ -75,6 +73,15 @@ def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
             hook.remove()
     sizes = [size for module, size in seen if isinstance(module, nn.Conv2d)]
     return [module for module, size in seen if size == sizes[-1]][-1] if sizes else None
+
+
+def methods(inputs: Images) -> dict[str, Method]:
+    return METHODS
+
+
+def blank(inputs: Images) -> float:
+    """What a pixel is where it is taken away."""
+    return 0.0
 
 
 def left_out(net: nn.Module, image: Tensor) -> dict[str, str]:

@@ -61,13 +61,13 @@ def main(cfg: DictConfig) -> None:
         for group in groups
         for item, target in zip(group.items, group.target, strict=True)
     ]
-    methods = chosen(cfg.methods, kind, task, samples[0][0])
+    methods = chosen(cfg.methods, kind.methods(data.inputs), kind.left_out(task.net, samples[0][0]), data.inputs.kind)
     folder = Path(cfg.run) / FOLDER
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} can't be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, task, samples, data.inputs.entry, kind.BLANK, cfg.seed)
+    maps, report = scores.explain(methods, task, samples, data.inputs.entry, kind.blank(data.inputs), cfg.seed)
     for group in groups:
         own = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
         path = kind.draw(data.inputs, group, own, task.class_names, folder)
@@ -77,19 +77,18 @@ def main(cfg: DictConfig) -> None:
     print(table(report))
 
 
-def chosen(names: Sequence[str], kind: Any, task: Classification, x: Tensor) -> dict[str, Any]:
+def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str], kind: str) -> dict[str, Any]:
     """The methods asked for that say something of the net; the others are named.
 
     Raises:
         UserError: there are none.
     """
-    without = kind.left_out(task.net, x)
-    for name in (name for name in names if name in without):
-        print(f"{name} is left out: {without[name]}")
-    methods = {name: kind.METHODS[name] for name in names if name not in without}
-    if not methods:
-        config.fail([f"methods: no {' and no '.join(names)} here: {without[names[0]]}; choose another"])
-    return methods
+    why = {name: left_out.get(name, f"it is not for {kind}") for name in names if name in left_out or name not in known}
+    if len(why) == len(names):
+        config.fail([f"methods: no {' and no '.join(names)} here: {why[names[0]]}; choose another"])
+    for name, reason in why.items():
+        print(f"{name} is left out: {reason}")
+    return {name: known[name] for name in names if name not in why}
 
 
 def prepared(items: np.ndarray, data: Data, task: Classification) -> Tensor:

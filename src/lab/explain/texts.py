@@ -7,7 +7,8 @@ logit of the class. What it is compared with is an unknown token.
 import html as escaped
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,10 @@ from captum.attr import LayerIntegratedGradients
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lab.data.tokens import END, UNKNOWN
 from lab.explain.group import Group
 from lab.explain.scores import NUM_POINTS, Method
 from lab.inputs.texts import Texts
 
-BLANK = UNKNOWN  # what a token is where it is taken away
 LINE = 100  # characters
 FOR, AGAINST = "178, 24, 43", "33, 102, 172"  # red, blue, which differ for every kind of colour blindness
 
@@ -32,35 +31,46 @@ th { font-weight: normal; text-align: left; padding-right: 1rem; color: #555; wh
 """
 
 
-def integrated_gradients(net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
+Blank = Callable[[Tensor], Tensor]  # token ids -> what they are compared with
+
+
+def integrated_gradients(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
     """Gradients of the embedding, on the way from unknown tokens (Sundararajan et al. 2017)."""
     layer = next(module for module in net.modules() if isinstance(module, nn.Embedding))
     with torch.backends.cudnn.flags(enabled=False):  # its recurrent nets have gradients in training alone
         method = LayerIntegratedGradients(net, layer)
-        return method.attribute(token, _blank(token), target=target, n_steps=NUM_POINTS).sum(-1)
+        return method.attribute(token, blank(token), target=target, n_steps=NUM_POINTS).sum(-1)
 
 
 @torch.no_grad()
-def occlusion(net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
+def occlusion(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
     """What an unknown token in its place takes from the logit."""
     found = []
-    for row, blank, k in zip(token, _blank(token), target, strict=True):
-        each = torch.where(torch.eye(len(row), dtype=torch.bool, device=row.device), blank, row)
+    for row, other, k in zip(token, blank(token), target, strict=True):
+        each = torch.where(torch.eye(len(row), dtype=torch.bool, device=row.device), other, row)
         logit = torch.cat([net(part)[:, k] for part in torch.cat([row[None], each]).split(NUM_POINTS)])
         found.append(logit[0] - logit[1:])
     return torch.stack(found)
 
 
-def _blank(token: Tensor) -> Tensor:
-    return token.where((token == 0) | (token == END), UNKNOWN)
+def methods(inputs: Texts) -> dict[str, Method]:
+    """Padding, and what begins and ends a text, stays."""
+    special = torch.tensor(sorted(inputs.tokens.special))
+
+    def blank(token: Tensor) -> Tensor:
+        return token.where(torch.isin(token, special.to(token.device)), inputs.tokens.unknown)
+
+    return {method.__name__: partial(method, blank) for method in (integrated_gradients, occlusion)}
 
 
-METHODS: dict[str, Method] = {"integrated_gradients": integrated_gradients, "occlusion": occlusion}
+def blank(inputs: Texts) -> int:
+    """What a token is where it is taken away."""
+    return inputs.tokens.unknown
 
 
 def left_out(net: nn.Module, token: Tensor) -> dict[str, str]:
     """The methods that say nothing of a net, and why."""
-    return {"gradcam": "it is for images"}
+    return {}
 
 
 def html(inputs: Texts, item: np.ndarray, attribution: Tensor) -> str:

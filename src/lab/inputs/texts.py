@@ -3,12 +3,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lab.data.tokens import UNKNOWN, Tokens, padded
+from lab.data.tokens import Tokens, padded
 from lab.errors import UserError
 from lab.inputs.base import Inputs
 
@@ -31,19 +32,23 @@ class Texts(Inputs):
 
     @property
     def example(self) -> np.ndarray:
-        return np.full((2, self.max_length), UNKNOWN, np.int64)
+        return np.full((2, self.max_length), self.tokens.unknown, np.int64)
 
     def find(self, source: str) -> Iterator[str]:
         """The lines of a file; or `-`: of standard input, as they come."""
-        if source == "-":
-            return _lines(sys.stdin.buffer)
-        if Path(source).is_file():
-            return _lines(open(source, "rb"))
         if Path(source).is_dir():
             raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
-        raise UserError(
-            f"error: input={source}: there is no such file, with a text on each line; input=- reads standard input."
-        )
+        try:
+            lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
+        except FileNotFoundError as error:
+            raise UserError(
+                f"error: input={source}: there is no such file, with a text on each line; input=- reads standard input."
+            ) from error
+        except OSError as error:
+            raise UserError(f"error: input={source}: it can't be read: {error.strerror}.") from error
+        if (first := next(lines, None)) is None:
+            raise UserError(f"error: input={source}: it is empty; a text on each line is expected.")
+        return chain([first.removeprefix("\ufeff")], lines)  # some editors begin a file with that mark
 
     def read(self, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         errors = ["" if _is_text(item) else NO_TEXT for item in items]

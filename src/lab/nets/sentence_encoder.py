@@ -1,4 +1,4 @@
-from typing import Literal
+import json
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ class SentenceEncoder(nn.Module):
     """A pretrained encoder of Hugging Face's transformers, the mean of its last states, and a linear layer.
 
     Args:
-        name: a folder that `save_pretrained` made, or a name on the hub; the data's tokenizer is to be the same.
-        weights: DEFAULT: the pretrained ones; null: none, as for a checkpoint to be loaded.
-        frozen: they stay as they are, and the encoder's own dropout is off.
+        encoder_config: its JSON, which the data has with the encoder's tokenizer.
+        weights: where they are: a folder that `save_pretrained` made, or a name on the hub; null: they are drawn.
+        frozen: the encoder's weights stay as they are, and its own dropout is off.
         dropout: probability of dropping a number of the mean.
     """
 
@@ -21,24 +21,30 @@ class SentenceEncoder(nn.Module):
         num_classes: PositiveInt,
         vocab_size: PositiveInt,
         max_length: PositiveInt,
-        name: str | None,
-        weights: Literal["DEFAULT"] | None = "DEFAULT",
+        encoder_config: str | None,
+        weights: str | None,
         frozen: bool = False,
         dropout: Fraction = 0.1,
     ) -> None:
         super().__init__()
-        if name is None:
-            raise ValueError("say which encoder, with net.name=FOLDER, or a name on Hugging Face's hub")
+        if encoder_config is None:
+            raise ValueError("say which encoder, with data.tokenizer=FOLDER, or a name on Hugging Face's hub")
         try:
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
             raise ValueError("it takes transformers: pip install 'lab[pretrained]'") from error
-        config = AutoConfig.from_pretrained(name)
-        if config.vocab_size < vocab_size or config.pad_token_id != 0:
-            raise ValueError(f"{name} reads other tokens than the data has: data.tokenizer={name}")
-        if config.max_position_embeddings < max_length:
-            raise ValueError(f"{name} reads {config.max_position_embeddings} tokens: data.max_length is to be no more")
-        self.encoder = AutoModel.from_pretrained(name) if weights else AutoModel.from_config(config)
+        try:
+            config = AutoConfig.for_model(**json.loads(encoder_config))
+        except Exception as error:  # of several libraries
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"its config.json is none that transformers takes ({reason})") from error
+        if config.is_encoder_decoder:
+            raise ValueError(f"{config.model_type} is no encoder: it also decodes")
+        if config.vocab_size < vocab_size:
+            raise ValueError(f"the encoder knows {config.vocab_size} tokens, its tokenizer {vocab_size}")
+        if (most := getattr(config, "max_position_embeddings", max_length)) < max_length:
+            raise ValueError(f"the encoder reads {most} tokens: data.max_length is to be no more")
+        self.encoder = AutoModel.from_pretrained(weights) if weights else AutoModel.from_config(config)
         self.frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_size, num_classes))
