@@ -99,13 +99,32 @@ def test_a_beam_that_holds_everything_finds_the_best_there_is(net, length_penalt
         assert ended(row) == max(every, key=lambda said: value(source[source != PAD][None], said))
 
 
-def test_a_wider_beam_finds_likelier_translations(net):
-    def likelihood(said):
-        logits = net(sources(), torch.cat([torch.full((64, 1), START), said[:, :-1]], 1))
-        each = logits.log_softmax(-1).gather(2, said[..., None])[..., 0]
-        return (each * (said != PAD)).sum()
+def plain_beam_search(net, source, beam_size, max_length, length_penalty):
+    """The same for one sentence, without a cache, beginning by beginning."""
+    beams, answers = [(0.0, [START])], []
+    for n in range(1, max_length + 1):
+        longer = []
+        for score, said in beams:
+            logits = net(source, torch.tensor([said]))[0, -1].log_softmax(-1)
+            longer += [(score + logits[i].item(), [*said, i]) for i in range(END, 15)]
+        longer.sort(key=lambda one: -one[0])
+        ends = [
+            (score / ((5 + n) / 6) ** length_penalty, said) for score, said in longer[:beam_size] if said[-1] == END
+        ]
+        answers = (answers + ends)[:beam_size]
+        if len(answers) == beam_size:
+            break
+        beams = [one for one in longer if one[1][-1] != END][:beam_size]
+    return (max(answers) if answers else beams[0])[1][1:]
 
-    assert likelihood(beam_search(net, sources(), 8, 8, 0.0)) > likelihood(greedy(net, sources(), 8))
+
+@pytest.mark.parametrize("length_penalty", [0.0, 3.0])
+def test_a_beam_search_is_that_of_each_sentence_alone_without_a_cache(net, length_penalty):
+    token = sources(24)
+    found = [ended(row) for row in beam_search(net, token, 10, 3, length_penalty)]
+    for source, said in zip(token, found, strict=True):
+        assert said == plain_beam_search(net, source[source != PAD][None], 3, 10, length_penalty)
+    assert len(set(map(len, found))) > 1, "all are of about one length: little is shown"
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -346,9 +365,11 @@ def test_a_run_translates_without_its_data(learned, monkeypatch):
 
 def test_the_loss_is_the_mean_over_tokens_and_smoothed_in_training_alone(learned):
     _, data, task = run.load(learned)
+    data.batch_size = 64
     data.setup()
     batch = next(iter(data.val_dataloader()))
     target = batch["target"][:, 1:]
+    assert (target == PAD).any()
     logits = task(batch | {"target": batch["target"][:, :-1]})
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")[target != PAD]
     assert task.step(batch, task.deferred["val"]).item() == pytest.approx(losses.mean().item(), rel=1e-5)

@@ -1,7 +1,7 @@
 """Made-up texts in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
 
 import csv
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,13 +70,13 @@ def _write_folder(root: Path) -> None:
 
 
 def _write_pairs(root: Path) -> None:
+    verbs = {"see": "vois", "have": "prends"}
     numbers = {"two": "deux", "three": "trois", "four": "quatre", "five": "cinq", "six": "six"}
-    colours = {"red": "rouges", "black": "noirs", "green": "verts", "blue": "bleus", "young": "jeunes"}
+    colours = {"red": "rouges", "black": "noirs", "": "", "green": "verts"}
     things = {"dogs": "chiens", "cats": "chats", "hats": "chapeaux", "boats": "bateaux", "trees": "arbres"}
-    every = product(numbers, colours, things, ("see", "have"))
-    lines = [
-        f"I {verb} {number} {colour} {thing}.\tJe {'vois' if verb == 'see' else 'prends'} {numbers[number]}"
-        f" {things[thing]} {colours[colour]}.\tmade up\n"
-        for number, colour, thing, verb in islice(every, 200)
-    ]
+    lines = []
+    for number, colour, thing, verb in product(numbers, colours, things, verbs):
+        source = ["I", verb, number, colour, thing]
+        target = ["Je", verbs[verb], numbers[number], things[thing], colours[colour]]
+        lines.append("\t".join(" ".join(filter(None, words)) + "." for words in (source, target)) + "\tmade up\n")
     (root / "fra.txt").write_text("".join(lines), encoding="utf-8")

@@ -123,8 +123,8 @@ def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max
         texts: the training split's, which it is made for.
         kind: words are what is between spaces and punctuation, in lower case, and each punctuation mark; subwords are
             those that byte-pair encoding finds (Sennrich et al. 2016).
-        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`. Of subwords all letters are
-            in, however many.
+        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`. Of subwords all letters
+            are in, however many.
         min_count: tokens that are rarer are left out.
         max_length: the most tokens that a text has, `END` among them; what is beyond is cut off.
     """
