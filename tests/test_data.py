@@ -23,10 +23,9 @@ from lab.data.read_image import read_image
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 
-DATA = options("data")
-IMAGES = [
-    name for name in DATA if issubclass(allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_), ImageData)
-]
+DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
+IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
+CLASSES = [name for name, kind in DATA.items() if "num_classes" in kind.Facts.__dataclass_fields__]
 
 
 def read(compose, name, *more):
@@ -35,6 +34,11 @@ def read(compose, name, *more):
 
 @pytest.fixture(params=DATA)
 def data(request, compose):
+    return read(compose, request.param, "data.batch_size=16")
+
+
+@pytest.fixture(params=CLASSES)
+def classes(request, compose):
     return read(compose, request.param, "data.batch_size=16")
 
 
@@ -52,8 +56,14 @@ def test_batches_are_dicts_of_as_many_samples(data):
         batch = next(iter(loader))
         assert 0 < len(batch["index"]) <= 16
         assert {len(values) for values in batch.values()} == {len(batch["index"])}
+
+
+def test_labels_are_indices_of_classes(classes):
+    assert len(classes.facts.class_names) == classes.facts.num_classes
+    for loader in (classes.train_dataloader(), classes.val_dataloader(), classes.test_dataloader()):
+        batch = next(iter(loader))
         assert batch["label"].dtype == torch.int64
-        assert 0 <= batch["label"].min() <= batch["label"].max() < data.facts.num_classes
+        assert 0 <= batch["label"].min() <= batch["label"].max() < classes.facts.num_classes
 
 
 def test_images_travel_as_uint8(images):
@@ -64,11 +74,11 @@ def test_images_travel_as_uint8(images):
         assert batch["image"].shape[1:] == (facts.num_channels, facts.image_size, facts.image_size)
 
 
-def test_splits_are_stratified(data):
-    labels = {name: torch.cat([b["label"] for b in epoch(loader)]) for name, loader in _all_loaders(data).items()}
-    assert {name: len(label) for name, label in labels.items()} == data.facts.num_samples
+def test_splits_are_stratified(classes):
+    labels = {name: torch.cat([b["label"] for b in epoch(loader)]) for name, loader in _all_loaders(classes).items()}
+    assert {name: len(label) for name, label in labels.items()} == classes.facts.num_samples
     for label in labels.values():
-        counts = label.bincount(minlength=data.facts.num_classes)
+        counts = label.bincount(minlength=classes.facts.num_classes)
         assert counts.min() > 0
         assert counts.max() <= 1.5 * counts.min() + 2
 
@@ -141,7 +151,6 @@ def test_normalised_to_zero_mean_and_unit_deviation(images):
 
 def test_facts_are_plain_values(data):
     assert type(data.facts)(**json.loads(json.dumps(asdict(data.facts)))) == data.facts
-    assert len(data.facts.class_names) == data.facts.num_classes
 
 
 def test_one_example_is_a_row_of_the_batch(data):

@@ -76,8 +76,8 @@ def test_padding_is_what_a_loop_would_fill_in():
     rows = [[5, 6, 7], [8], [9, 9], [4, 4, 4, 4]]
     ragged, index = Ragged.of(rows), [2, 0, 1]
     expected = torch.tensor([[*rows[i], 0, 0, 0][:3] for i in index])
-    assert ragged.padded(torch.tensor(index)).equal(expected)
-    assert ragged.subset(torch.tensor(index)).padded(torch.arange(3)).equal(expected)
+    assert ragged[torch.tensor(index)].equal(expected)
+    assert ragged.subset(torch.tensor(index))[torch.arange(3)].equal(expected)
     assert torch.from_numpy(tokens.padded([rows[i] for i in index])).equal(expected)
 
 
@@ -229,6 +229,15 @@ def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
     write(path, [*rows, (40, "text", "a", "dev")], columns)
     with pytest.raises(UserError, match="line 42 is of the split 'dev'; there are: train, val, test"):
         read(compose, path, *words)
+
+
+def test_the_vocabulary_is_the_training_split_s(compose, tmp_path):
+    rows = [(f"seen seen {part}", label, part) for part in ("train", "val", "test") for label in "ab" for _ in range(3)]
+    path = write(tmp_path / "x.csv", rows, ("text", "label", "split"))
+    data = read(compose, path, "data.split=split", "data.min_count=1")
+    vocabulary = json.loads(data.facts.tokenizer)["model"]["vocab"]
+    assert {"seen", "train"} <= set(vocabulary)
+    assert not {"val", "test"} & set(vocabulary)
 
 
 def test_splits_by_files_and_what_is_missing_is_drawn(compose, tmp_path):

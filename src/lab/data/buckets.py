@@ -14,13 +14,16 @@ def buckets(
     The number and sizes of the batches depend on the lengths, not on the order.
 
     Args:
-        length: (N,) of each sample.
+        length: (N,) of each sample; (N, M) of each of its M sequences, of which it is as long as the longest.
         order: (N,) the samples, whose order is kept among those of one length.
         batch_size: the most samples in a batch.
-        tokens_per_batch: instead, the most tokens in it, padding included; a longer sample is a batch by itself.
+        tokens_per_batch: instead, the most tokens in it, padding included, where the processes leave that many batches.
         world_size: at most N.
     """
-    order = order[length[order].argsort(stable=True)]
+    sides = length.view(len(length), -1)
+    length = sides.amax(1)
+    for key in (*sides.T, length):  # the last counts most
+        order = order[key[order].argsort(stable=True)]
     if tokens_per_batch is None:
         num_batches = -(-len(order) // (batch_size * world_size)) * world_size
         batches = list(order.tensor_split(min(num_batches, len(order) // world_size * world_size)))

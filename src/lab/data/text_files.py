@@ -67,7 +67,7 @@ class TextTable(TextData):
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         if self.tiny:
             return _labelled({"train": _read(tiny_text.table(), {"text": "text", "label": "label"})[0]}, self)
-        root = _root(self.root, "file")
+        root = existing(self.root, "file")
         if root.is_dir():
             columns = self.columns | {"split": None}
             return _labelled({name: _read(path, columns)[0] for name, path in _files(root).items()}, self)
@@ -89,13 +89,13 @@ class TextFolder(TextData):
         self.root, self.fractions = root, {"val": val_fraction, "test": test_fraction}
 
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
-        root = tiny_text.folder() if self.tiny else _root(self.root, "folder")
+        root = tiny_text.folder() if self.tiny else existing(self.root, "folder")
         if not root.is_dir():
             raise UserError(f"data.root: {root} is not a folder. It holds a folder of .txt files for each class.")
         return _labelled({name: _read_folder(path) for name, path in split_folders(root).items()}, self)
 
 
-def _root(root: str | None, kind: str) -> Path:
+def existing(root: str | None, kind: str) -> Path:
     if root is None:
         raise UserError(f"data.root: say which {kind} holds your texts, with data.root=PATH.")
     path = Path(root).expanduser()

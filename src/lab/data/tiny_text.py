@@ -1,6 +1,7 @@
 """Made-up texts in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
 
 import csv
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,11 @@ def folder() -> Path:
     return written(_write_folder)
 
 
+def pairs() -> Path:
+    """A file of 200 pairs, as Tatoeba's are published: English, French and a licence, between tabs."""
+    return written(_write_pairs) / "fra.txt"
+
+
 class Table(dict[str, list]):
     """The columns of a split, and what the library calls its features."""
 
@@ -61,3 +67,16 @@ def _write_folder(root: Path) -> None:
         path = root / "abc"[value] / f"{i}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_pairs(root: Path) -> None:
+    verbs = {"see": "vois", "have": "prends"}
+    numbers = {"two": "deux", "three": "trois", "four": "quatre", "five": "cinq", "six": "six"}
+    colours = {"red": "rouges", "black": "noirs", "": "", "green": "verts"}
+    things = {"dogs": "chiens", "cats": "chats", "hats": "chapeaux", "boats": "bateaux", "trees": "arbres"}
+    lines = []
+    for number, colour, thing, verb in product(numbers, colours, things, verbs):
+        source = ["I", verb, number, colour, thing]
+        target = ["Je", verbs[verb], numbers[number], things[thing], colours[colour]]
+        lines.append("\t".join(" ".join(filter(None, words)) + "." for words in (source, target)) + "\tmade up\n")
+    (root / "fra.txt").write_text("".join(lines), encoding="utf-8")

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
+from lab.data.base import Samples
 from lab.errors import UserError
 
-Look = Callable[[Tensor], dict[str, Tensor]]  # indices of samples -> them
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
 
@@ -58,7 +59,7 @@ class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
 
     Metrics are updated with every batch and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
-    loss over samples is one of them.
+    loss over samples, or whatever `size` counts, is one of them.
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
@@ -99,6 +100,10 @@ class Task(L.LightningModule):
         """What the net makes of a batch."""
         return self.net(**{name: batch[name] for name in self.inputs if name in batch})
 
+    def size(self, batch: dict[str, Tensor]) -> Any:
+        """Of how many losses that of a batch is the mean: a sample has one."""
+        return len(next(iter(batch.values())))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._step(batch, "train")
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -121,9 +126,17 @@ class Task(L.LightningModule):
         """The columns of `test_predictions.csv`, from what `step` gave the metrics; none: there is no file."""
         return {}
 
-    def figures(self, look: Look, *tensors: Tensor) -> dict[str, Any]:
-        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and `look` at its samples."""
+    def figures(self, samples: Samples, *tensors: Tensor) -> dict[str, Any]:
+        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and its samples."""
         return {}
+
+    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
+        """What a sample's row of `predict_step` says in words and numbers: the best first.
+
+        Raises:
+            UserError: it does not say anything.
+        """
+        raise UserError(f"error: {type(self).__name__} has no answers for one's own inputs.")
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
@@ -173,7 +186,7 @@ class Task(L.LightningModule):
     def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         loss = self.step(batch, self.deferred[stage])
         total, num = self.sums.get(stage, (0.0, 0))
-        size = len(next(iter(batch.values())))
+        size = self.size(batch)
         self.sums[stage] = total + loss.detach() * size, num + size
         return loss
 

@@ -1,0 +1,96 @@
+"""One's own texts and their translations, from files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import PositiveInt
+
+from lab.data import tiny_text
+from lab.data.table import SUFFIXES, read_table, read_text
+from lab.data.text_files import SPLITS, existing
+from lab.data.translation import Pair, TranslationData
+from lab.errors import UserError
+
+
+class Pairs(TranslationData):
+    """One's own pairs in a file, or in a folder of such files: train*, val*, test*. What there is none for is drawn.
+
+    A file is one of these:
+        * a table with a header, `.csv`, `.tsv`, `.jsonl` or `.parquet`; `source` and `target` name its columns;
+        * `.txt` without one, with tabs between its columns, as Tatoeba's pairs are published; they number its columns;
+        * one of two files whose lines belong together, as `train.en` and `train.de` of Multi30k; they are its endings.
+
+    Args:
+        root: the file or the folder.
+        source: what is read: the column "en", column 1, or the files that end in `.en`.
+        target: what is written.
+        max_characters: pairs with a longer side are left out.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        source: str | PositiveInt,
+        target: str | PositiveInt,
+        max_characters: PositiveInt | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root, self.source, self.target, self.max_characters = root, source, target, max_characters
+
+    def read_pairs(self) -> dict[str, Sequence[Pair]]:
+        if self.tiny:
+            return {"train": list(_columns(tiny_text.pairs(), 1, 2))}
+        root = existing(self.root, "file or folder")
+        files = self._splits(root) if root.is_dir() else {"train": root}
+        pairs = {name: self._short(self._read(path)) for name, path in files.items()}
+        return dict(pairs)
+
+    def _splits(self, root: Path) -> dict[str, Path]:
+        endings = (*SUFFIXES, ".txt", f".{self.source}")
+        found = {
+            name: [path for path in sorted(root.glob(f"{name}*")) if path.suffix.lower() in endings] for name in SPLITS
+        }
+        for name, paths in found.items():
+            if len(paths) > 1 or (name == "train" and not paths):
+                names = ", ".join(path.name for path in paths) or f"no {name}*"
+                raise UserError(f"data.root: {root} has {names}; expected one file, of {', '.join(endings)}.")
+        return {name: paths[0] for name, paths in found.items() if paths}
+
+    def _read(self, path: Path) -> Sequence[Pair]:
+        if path.suffix == f".{self.source}":
+            return _aligned(path, path.with_suffix(f".{self.target}"))
+        if path.suffix.lower() == ".txt":
+            return list(_columns(path, self.source, self.target))
+        names = str(self.source), str(self.target)
+        cells, _ = read_table(path, names)
+        return list(zip(cells[names[0]], cells[names[1]], strict=True))
+
+    def _short(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        if self.max_characters is None:
+            return pairs
+        return [pair for pair in pairs if max(map(len, pair)) <= self.max_characters]
+
+
+def _columns(path: Path, source: str | int, target: str | int) -> Iterator[Pair]:
+    if isinstance(source, str) or isinstance(target, str):
+        raise UserError(f"data.source, data.target: {path} has no header; number its columns, the first is 1.")
+    for number, line in enumerate(_lines(path), 1):
+        cells = line.split("\t")
+        if line and len(cells) < max(source, target):
+            raise UserError(f"data: {path}, line {number} has {len(cells)} columns, but not {source} and {target}.")
+        if line:
+            yield cells[source - 1], cells[target - 1]
+
+
+def _aligned(source: Path, target: Path) -> list[Pair]:
+    sides = _lines(source), _lines(target)
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; they belong together.")
+    return list(zip(*sides, strict=True))
+
+
+def _lines(path: Path) -> list[str]:
+    """A file's lines, and no other than its newlines divide them."""
+    return [line.rstrip("\r") for line in read_text(path).removesuffix("\n").split("\n")]

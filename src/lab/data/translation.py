@@ -1,0 +1,175 @@
+"""Texts and their translations: what all data modules for translation share, and the one that needs no file."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lab.data.base import Batches, Data
+from lab.data.text import Ragged, Texts, VocabSize, emoji_names
+from lab.data.tokens import START, Kind, Tokens, train
+from lab.errors import UserError
+from lab.inputs import texts as inputs
+from lab.types import Share
+
+Pair = tuple[str, str]  # a text, and its translation
+
+
+@dataclass(frozen=True)
+class TranslationFacts:
+    vocab_size: int  # of the source
+    target_vocab_size: int
+    shared_vocabulary: bool
+    max_length: int  # tokens of the longest target in the training split
+    max_characters: int  # of the longest one elsewhere
+    tokenizer: str  # the source's, its JSON
+    target_tokenizer: str
+    num_samples: dict[str, int]  # in each split
+    fingerprint: str  # SHA-256 of all pairs
+
+
+class TranslationData(Data):
+    """Batches of `token` (B, S), the source, `target` (B, T), from `<s>` to `</s>`, and `index` (B,).
+
+    `reference` (B, R) is the target as it was written, in Unicode's code points: what translations are scored by.
+
+    Splits that are drawn share no source and no target.
+
+    Args:
+        tokens: what a text is cut into; the training split's are the vocabulary.
+        vocab_size: the most tokens in it, the rarest being left out.
+        min_count: tokens that are rarer in the training split are left out.
+        max_length: tokens of a text; what is beyond is cut off.
+        shared_vocabulary: of source and target.
+        tokens_per_batch: the most tokens of a batch on either side, padding included; in place of `batch_size`.
+        val_fraction: share of the pairs that validate, where no split of them is given.
+        test_fraction: the same, of those that test.
+    """
+
+    Facts = TranslationFacts
+
+    def __init__(
+        self,
+        tokens: Kind,
+        val_fraction: Share,
+        test_fraction: Share,
+        vocab_size: VocabSize = 4000,
+        min_count: PositiveInt = 1,
+        max_length: PositiveInt = 128,
+        shared_vocabulary: bool = False,
+        tokens_per_batch: PositiveInt | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
+        self.shared_vocabulary, self.tokens_per_batch = shared_vocabulary, tokens_per_batch
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.inherited: dict[str, Any] = {}  # facts of a run
+
+    def inherit(self, facts: dict[str, Any]) -> None:
+        self.inherited = facts
+
+    @abstractmethod
+    def read_pairs(self) -> dict[str, Sequence[Pair]]:
+        """The pairs of "train", and of "val" and "test" where these are not to be drawn from them."""
+
+    def read(self) -> tuple[dict[str, Batches], TranslationFacts]:
+        pairs = self._drawn(self.read_pairs())
+        for name, split in pairs.items():
+            if not split:
+                raise UserError(f"data: {name} has no pairs.")
+        source, target = map(Tokens, self._tokenizers(pairs["train"]))
+        splits = {name: _encoded(split, source, target) for name, split in pairs.items()}
+        facts = TranslationFacts(
+            vocab_size=source.vocab_size,
+            target_vocab_size=target.vocab_size,
+            shared_vocabulary=self.shared_vocabulary,
+            max_length=int(splits["train"].sequences["target"].length.max()) - 1,
+            max_characters=max(len(target) for name in ("val", "test") for _, target in pairs[name]),
+            tokenizer=source.tokenizer.to_str(),
+            target_tokenizer=target.tokenizer.to_str(),
+            num_samples={name: len(split) for name, split in pairs.items()},
+            fingerprint=_fingerprint(pairs),
+        )
+        return dict(splits), facts
+
+    @property
+    def inputs(self) -> inputs.Texts:
+        return inputs.Texts(self.facts.tokenizer, self.max_length)
+
+    def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
+        """With the splits that are missing; `names` of all samples are their sources."""
+        everything = pairs["train"]
+        if not everything:
+            raise UserError("data: there are no pairs.")
+        missing = {name: share for name, share in self.fractions.items() if name not in pairs}
+        parts = self.draw(torch.zeros(len(everything), dtype=torch.int64), missing, related(everything))
+        pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
+        self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
+        return pairs
+
+    def _tokenizers(self, pairs: Sequence[Pair]) -> tuple[str, str]:
+        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
+        if "target_tokenizer" in own:
+            return own["tokenizer"], own["target_tokenizer"]
+        texts = [list(side) for side in zip(*pairs, strict=True)]
+        how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
+        if self.shared_vocabulary:
+            both = train(texts[0] + texts[1], *how)
+            return both, both
+        return train(texts[0], *how), train(texts[1], *how)
+
+
+class EmojiTranslations(TranslationData):
+    """Names of things, such as "dog face", in two of the 14 languages that come inside the `emoji` package.
+
+    They are Unicode's names of its emojis (CLDR); those that differ in the colour of skin alone are left out.
+
+    Args:
+        source: the language that is read, such as "en".
+        target: the one that is written.
+    """
+
+    def __init__(self, source: str, target: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source, self.target = source, target
+
+    def read_pairs(self) -> dict[str, Sequence[Pair]]:
+        names = list(emoji_names().values())
+        for key, language in (("source", self.source), ("target", self.target)):
+            if language not in names[0]:
+                raise UserError(f"data.{key}: there is no {language}; there are {', '.join(sorted(names[0]))}.")
+        pairs = [(name[self.source], name[self.target]) for name in names]
+        return {"train": pairs[:200] if self.tiny else pairs}
+
+
+def related(pairs: Sequence[Pair]) -> list[str]:
+    """A group for each pair: it has all pairs with its source or its target, and all that have those of one of them."""
+    sides = [np.unique(np.array(side), return_inverse=True)[1] for side in zip(*pairs, strict=True)]
+    source, target = sides[0], sides[1] + sides[0].max() + 1
+    edges = coo_array((np.ones(len(pairs)), (source, target)), shape=(target.max() + 1,) * 2)
+    _, group = connected_components(edges, directed=False)
+    return list(map(str, group[source].tolist()))
+
+
+def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
+    token = source.encode([text for text, _ in pairs])
+    said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
+    reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
+    return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
+
+
+def _fingerprint(pairs: dict[str, Sequence[Pair]]) -> str:
+    digest = hashlib.sha256()
+    for name, split in sorted(pairs.items()):
+        digest.update(f"{name} {len(split)}".encode())
+        for texts in split:
+            digest.update("".join(f"{len(text)} {text}" for text in texts).encode())
+    return digest.hexdigest()

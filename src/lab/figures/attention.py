@@ -1,0 +1,37 @@
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lab.figures.page import page
+
+INCH = 0.22  # a token's
+MOST_TOKENS = 40  # of a text
+
+
+def attention(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Figure:
+    """What each token of a target (a row) takes from each of its source (a column), for several pairs.
+
+    The weights are (T, S) for each pair, in [0, 1].
+    """
+    sources, targets = ([texts[:MOST_TOKENS] for texts in side] for side in (sources, targets))
+    rows, columns = -(-len(weights) // 2), min(2, len(weights))
+    num_rows, num_columns = max(map(len, targets)), max(map(len, sources))
+    text = 0.2 + 0.075 * max(len(token) for texts in (*sources, *targets) for token in texts)  # inches
+    tall, wide = num_rows * INCH, num_columns * INCH
+    size = (columns * (text + wide) + 0.3, rows * (text + tall) + 0.5)
+    grid = {"wspace": text / wide, "hspace": text / tall}
+    figure, axes = page(size, "attention: rows are written, columns read", (text, 0.1, 0.3, text + 0.4),
+                        nrows=rows, ncols=columns, squeeze=False, gridspec_kw=grid)  # fmt: skip
+    for axis in axes.flat:
+        axis.set(xlim=(-0.5, num_columns - 0.5), ylim=(num_rows - 0.5, -0.5), frame_on=False, xticks=[], yticks=[])
+    for axis, pair, source, target in zip(axes.flat, weights, sources, targets, strict=False):
+        limits = (-0.5, len(source) - 0.5, len(target) - 0.5, -0.5)
+        shown = pair[: len(target), : len(source)].numpy()
+        axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=limits, aspect="auto")
+        axis.set(xlim=(-0.5, num_columns - 0.5), ylim=(num_rows - 0.5, -0.5))
+        axis.set_xticks(range(len(source)), source, rotation=90, fontsize=8, parse_math=False)
+        axis.set_yticks(range(len(target)), target, fontsize=8, parse_math=False)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+    return figure

@@ -1,0 +1,138 @@
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from lab.types import Fraction
+
+
+class Transformer(nn.Module):
+    """A Transformer encoder (Vaswani et al. 2017), norms first (Xiong et al. 2020); its mean output decides.
+
+    Args:
+        width: of a token's vector; a multiple of `num_heads`.
+        num_layers: blocks of attention and MLP.
+        num_heads: of the attention.
+        dropout: probability of dropping an input, or what a layer adds to it.
+    """
+
+    def __init__(
+        self,
+        vocab_size: PositiveInt,
+        num_classes: PositiveInt,
+        width: PositiveInt = 128,
+        num_layers: PositiveInt = 2,
+        num_heads: PositiveInt = 4,
+        dropout: Fraction = 0.1,
+    ) -> None:
+        super().__init__()
+        self.embed = Embed(vocab_size, width, dropout)
+        self.encoder = Encoder(width, num_layers, num_heads, dropout)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """(B, T) token -> (B, num_classes) logits."""
+        there = (token != 0).unsqueeze(-1)
+        x = self.encoder(self.embed(token), padding_mask(token))
+        return self.head((x * there).sum(1) / there.sum(1).clamp(min=1))
+
+
+class Embed(nn.Module):
+    """Learned vectors of tokens, and sines and cosines of their positions."""
+
+    def __init__(self, vocab_size: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)  # which suits an output layer with the same weights too
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, token: Tensor, start: int = 0) -> Tensor:
+        """(B, T) token, the first at position `start` -> (B, T, width)."""
+        width = self.embed.embedding_dim
+        exact = torch.float32  # 16 bits don't tell far places apart
+        position = torch.arange(start, start + token.shape[1], dtype=exact, device=token.device)
+        rate = torch.exp(torch.arange(0, width, 2, dtype=exact, device=token.device) * (-math.log(10_000) / width))
+        angle = position.unsqueeze(1) * rate
+        places = torch.cat([angle.sin(), angle.cos()], -1)[:, :width].to(self.embed.weight.dtype)
+        return self.dropout(self.embed(token) * width**0.5 + places)
+
+
+class Encoder(nn.Module):
+    """Blocks, and a norm at their end."""
+
+    def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(EncoderBlock(width, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width), and a mask as for `Attention` -> (B, T, width)."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class EncoderBlock(nn.Module):
+    """x + attention(x), then x + MLP(x)."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.mlp = mlp(width, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width), and a mask as for `Attention` -> (B, T, width)."""
+        y = self.norm(x)
+        x = x + self.dropout(self.attention(y, self.attention.keys(y), mask))
+        return x + self.dropout(self.mlp(x))
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width={width} is no multiple of num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """(B, S, width) -> (B, 2, heads, S, width / heads): the keys, and the values, of what is attended to."""
+        return self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).permute(0, 2, 3, 1, 4)
+
+    def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, T, width), and keys of S places -> (B, T, width).
+
+        The mask is (B, 1, 1, S), true where there is something to attend to. Causal: the two are the same places, none
+        of which sees a later one.
+        """
+        key, value = keys.unbind(1)
+        y = F.scaled_dot_product_attention(self._heads(x), key, value, attn_mask=mask, is_causal=is_causal)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """What each of T places takes from each of S, the mean over the heads: (B, T, S), each row a sum of 1."""
+        query, key = self._heads(x), keys[:, 0]
+        scores = query @ key.transpose(-2, -1) / key.shape[-1] ** 0.5
+        return scores.masked_fill(~mask, -math.inf).softmax(-1).mean(1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def mlp(width: int, dropout: float) -> nn.Sequential:
+    """A norm, then two linear layers with four times as many units between them."""
+    layers = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout)
+    return nn.Sequential(*layers, nn.Linear(4 * width, width))
+
+
+def padding_mask(token: Tensor) -> Tensor:
+    """(B, S) token -> (B, 1, 1, S), true where it is no padding."""
+    return (token != 0)[:, None, None]
