@@ -219,14 +219,13 @@ def markdown(lines: Sequence[dict], machine: str) -> str:
     return "\n".join([*head, *body, "", machine, ""])
 
 
-def hardware(num_rounds: int) -> str:
+def hardware() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "hydra-core"))
     return (
-        f"Medians of {num_rounds} rounds, OMP_NUM_THREADS=1; seconds, KiB, shares. {processor}, {os.cpu_count()} cores;"
-        f" Python {platform.python_version()}, {packages}; commit {commit.strip()}."
+        f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}; commit {commit.strip()}."
     )
 
 
@@ -250,7 +249,8 @@ def main() -> None:
                     runs[name] = run([word.replace("SEED", str(seed)) for word in command], tmp)
                     bar.update()
                 rounds.append(runs)
-                text = report(cases, table(rows, rounds), hardware(len(rounds)))  # a round that fails loses no other
+                medians = f"Medians of {len(rounds)} rounds, OMP_NUM_THREADS=1; seconds, KiB, shares. {hardware()}"
+                text = report(cases, table(rows, rounds), medians)  # a round that fails loses no other
     finally:
         shutil.rmtree(tmp)
     print(text)

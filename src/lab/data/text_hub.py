@@ -33,7 +33,8 @@ class HuggingFaceTexts(TextData):
         _, text, test = SETS[self.set]
         found = tiny_text.hub(text, test) if self.tiny else self._load()
         official = {
-            name: Labelled(list(found[name][text]), torch.tensor(found[name]["label"])) for name in ("train", test)
+            name: Labelled(list(found[name][text]), torch.tensor(list(found[name]["label"])))
+            for name in ("train", test)
         }
         train = official["train"]
         parts = self.draw(train.label, {"val": self.val_fraction})

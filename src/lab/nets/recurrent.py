@@ -40,6 +40,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.token_dropout = token_dropout
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
+        self.embedding.weight.data.mul_(0.1)  # torch's deviation of 1 drowns rare words
         directions = 2 if bidirectional else 1
         sizes = [embedding_dim, *[directions * hidden] * num_layers]
         make = partial(CELLS[cell], hidden_size=hidden, batch_first=True)
