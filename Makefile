@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check mutants chaos audit bench bench-accuracy bench-sweep bench-gpu lock clean
+.PHONY: train test check mutants chaos audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -39,6 +39,9 @@ bench-accuracy: $(READY)
 
 bench-sweep: $(READY)
 	$(BIN)/python bench/bench.py sweep
+
+bench-words: $(READY)
+	$(BIN)/python bench/words.py language_id
 
 bench-gpu: $(READY)
 	$(BIN)/python bench/bench.py gpu

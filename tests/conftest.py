@@ -6,11 +6,12 @@ import inspect
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import forked
 import lightning as L
 import pytest
 import torch
@@ -89,12 +90,13 @@ def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The `lab` command in an empty folder, as a user types it."""
+    """The `lab` command in an empty folder, as a user types it; with an environment of its own, started anew."""
 
-    def lab(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(LAB), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=200, **kwargs
-        )
+    def lab(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(LAB), *arguments]
+        if env is None:
+            return forked.run(command, tmp_path, timeout=200)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=env)
 
     return lab
 

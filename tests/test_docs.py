@@ -10,8 +10,9 @@ import pytest
 from conftest import CONF, LAB
 from nbclient import NotebookClient
 
-from lab import cli, config, export
+from lab import cli, config
 from lab.data import tiny
+from lab.export import main as export
 
 ROOT = CONF.parent
 COMMANDS = re.findall(r"^lab .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -34,16 +35,19 @@ def test_notebook_runs_and_shows_its_pictures(notebook):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
-    """As it stands there, but small; a run stands for `…`, a folder of images for `PATH`."""
+    """As it stands there, but small; a run stands for `…`, a folder of images for `PATH`, a file for `TEXTS`."""
     words = shlex.split(command.partition("  ")[0])[1:]
     if "PATH" in command:
         shutil.copytree(tiny.image_folder(), tmp_path / "images")
-    if "…" in command or "latest" in command or words[:1] == ["runs"]:
-        net = "net=mlp" if words[:1] == ["runs"] else "net=cnn"  # which `where net=mlp` means
-        folder = trained("experiment=digits", net, "data.tiny=true", "debug=two_batches")
-        words = [word.replace("logs/digits/…", str(folder)) for word in words]
+    (tmp_path / "texts").write_text("dog face\nchat noir\n")
+    runs = re.findall(r"logs/(\w+)/…", command) + ["digits"] * ("latest" in command or words[:1] == ["runs"])
+    for experiment in runs[:1]:
+        net = [] if experiment != "digits" else ["net=mlp" if words[:1] == ["runs"] else "net=cnn"]  # `where net=mlp`
+        folder = trained(f"experiment={experiment}", *net, "data.tiny=true", "debug=two_batches")
+        words = [word.replace(f"logs/{experiment}/…", str(folder)) for word in words]
         if "model.onnx" in command:
             export.main(config.compose("export", [f"run={folder}"]))
+    words = [word.replace("TEXTS", str(tmp_path / "texts")) for word in words]
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py
     if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):

@@ -13,6 +13,7 @@ from lab.errors import UserError
 GOLDEN = Path(__file__).with_name("golden.json")
 NEEDS_GPU = {"trainer": {"gpu", "ddp"}}
 NEEDS_EXTRA = {"logger": {"wandb", "mlflow"}}
+NEEDS_MORE = {"net": {"sentence_encoder"}}  # test_pretrained.py
 TWO_PROCESSES = {"trainer": {"ddp_cpu"}}  # test_ddp.py
 OPTIONS = [
     (group.name, option)
@@ -35,6 +36,9 @@ def test_every_option_runs(compose, trained, group, option):
         assert compose(*overrides).trainer.devices == 2
     elif option in NEEDS_EXTRA.get(group, ()):
         with pytest.raises(UserError, match=f"error: logger: .*{option}.* not met"):
+            train.main(compose(*overrides))
+    elif option in NEEDS_MORE.get(group, ()):
+        with pytest.raises(UserError, match=f"error: {group}: say which"):
             train.main(compose(*overrides))
     elif option in NEEDS_GPU.get(group, ()) and not torch.cuda.is_available():
         with pytest.raises(UserError, match="No supported gpu backend found"):

@@ -12,11 +12,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab import attribution, explain
 from lab.config import compose as compose_verb
 from lab.data import tiny
 from lab.errors import UserError
-from lab.overlay import Row, figure, overlay
+from lab.explain import images, scores
+from lab.explain import main as explain
+from lab.explain.overlay import Row, figure, overlay
 
 QUICK = (
     "experiment=digits",
@@ -58,7 +59,7 @@ def of_linear(linear, image):
 
 
 def test_integrated_gradients_of_a_linear_net_are_weight_times_input(linear, image):
-    found = attribution.integrated_gradients(linear, image, TARGET)
+    found = images.integrated_gradients(linear, image, TARGET)
     torch.testing.assert_close(found, of_linear(linear, image), rtol=1e-4, atol=1e-5)
 
 
@@ -66,18 +67,18 @@ def test_integrated_gradients_sum_to_what_the_image_changes(image):
     torch.manual_seed(1)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 36, 5))
     change = (net(image) - net(torch.zeros_like(image))).gather(1, TARGET[:, None])[:, 0]
-    found = attribution.integrated_gradients(net, image, TARGET).sum((1, 2))
+    found = images.integrated_gradients(net, image, TARGET).sum((1, 2))
     torch.testing.assert_close(found, change, rtol=1e-3, atol=1e-4)
 
 
 def test_occlusion_of_a_linear_net_is_weight_times_input_of_the_window(linear, image):
     """Eight pixels have a window of one; sixteen have one of two, which moves by one."""
-    torch.testing.assert_close(attribution.occlusion(linear, image, TARGET), of_linear(linear, image))
+    torch.testing.assert_close(images.occlusion(linear, image, TARGET), of_linear(linear, image))
     wide = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 5))
     large = torch.randn(1, 1, 16, 16)
     pixel = (wide[1].weight[2].view(16, 16) * large[0, 0]).detach()
     windows = nn.functional.avg_pool2d(pixel[None], 2, 1)[0] * 4
-    found = attribution.occlusion(wide, large, torch.tensor([2]))
+    found = images.occlusion(wide, large, torch.tensor([2]))
     assert found[0, 0, 0].item() == pytest.approx(windows[0, 0].item(), abs=1e-5)
     assert found[0, 5, 7].item() == pytest.approx(windows[4:6, 6:8].mean().item(), abs=1e-5)
 
@@ -91,27 +92,28 @@ def test_gradcam_is_the_feature_map_weighted_by_mean_gradients():
     net[4].weight.data = torch.tensor([[0.0, 0.0], [2.0, -3.0]])
     image = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = (2 * image.relu() - 3 * (-image).relu()).relu()[:, 0] / 64
-    torch.testing.assert_close(attribution.gradcam(net, image, torch.tensor([1, 1])), expected)
-    assert attribution.feature_map(net, image) is net[1], "after the activation"
+    torch.testing.assert_close(images.gradcam(net, image, torch.tensor([1, 1])), expected)
+    assert images.feature_map(net, image) is net[1], "after the activation"
 
 
 def test_gradcam_says_that_there_is_no_feature_map(linear, image):
     with pytest.raises(ValueError, match="no convolution"):
-        attribution.gradcam(linear, image, TARGET)
+        images.gradcam(linear, image, TARGET)
 
 
 def test_a_method_that_ignores_the_weights_fails_the_sanity_check_and_one_that_does_not_passes(linear, image):
     def edges(net, image, target):
         return image.diff(dim=-1, prepend=image[..., :1]).sum(1)
 
-    own = attribution.attribute(edges, linear, image, TARGET)
-    assert attribution.sanity(edges, linear, image, TARGET, own, seed=0) == {
+    samples = list(zip(image.split(1), TARGET.split(1), strict=True))
+    own = scores.attribute(edges, linear, samples)
+    assert scores.sanity(edges, linear, samples, own, seed=0) == {
         "signed": pytest.approx(1),
         "absolute": pytest.approx(1),
     }
-    method = attribution.integrated_gradients
-    own = attribution.attribute(method, linear, image, TARGET)
-    assert abs(attribution.sanity(method, linear, image, TARGET, own, seed=0)["signed"]) < 0.3
+    method = images.integrated_gradients
+    own = scores.attribute(method, linear, samples)
+    assert abs(scores.sanity(method, linear, samples, own, seed=0)["signed"]) < 0.3
 
 
 def test_warnings_name_the_methods_that_are_not_to_be_trusted():
@@ -123,7 +125,7 @@ def test_warnings_name_the_methods_that_are_not_to_be_trusted():
 
 def test_shuffled_weights_are_the_same_numbers_elsewhere(linear):
     before = linear[1].weight.clone()
-    other = attribution.shuffled(linear, torch.Generator().manual_seed(0))[1].weight
+    other = scores.shuffled(linear, torch.Generator().manual_seed(0))[1].weight
     assert linear[1].weight.equal(before)
     assert not other.equal(before)
     assert other.flatten().sort().values.equal(before.flatten().sort().values)
@@ -133,30 +135,29 @@ def test_deletion_and_insertion_by_hand(linear, image):
     """A score that counts two pixels, worth 3 and 1, of a picture of 4: each step takes a fifth of a pixel."""
     score = lambda x: torch.stack([3 * x[:, 0, 0, 0] + x[:, 0, 1, 1]], 1)  # noqa: E731
     picture, values = torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 1.0], [2.0, 3.0]]])
-    deletion, insertion = attribution.deletion_insertion(score, picture, torch.tensor([0]), values)
+    deletion, insertion = scores.deletion_insertion(score, (picture, torch.tensor([0])), values, 0)
     # of 20 steps the first alone scores 4, the next five 1, the others 0
-    assert deletion.item() == pytest.approx((4 / 2 + 5 * 1) / 20)
-    assert insertion.item() == pytest.approx((0 / 2 + 5 * 3 + 13 * 4 + 4 + 4 / 2) / 20)
+    assert deletion == pytest.approx((4 / 2 + 5 * 1) / 20)
+    assert insertion == pytest.approx((0 / 2 + 5 * 3 + 13 * 4 + 4 + 4 / 2) / 20)
 
 
 def test_the_right_ranking_beats_a_random_and_a_reversed_one(linear, image):
     right = of_linear(linear, image)
-    areas = [attribution.deletion_insertion(linear, image, TARGET, v) for v in (right, torch.rand(3, 8, 8), -right)]
-    deletion, insertion = zip(*areas, strict=True)
-    assert (deletion[0] < deletion[1]).all()
-    assert (deletion[1] < deletion[2]).all()
-    assert (insertion[0] > insertion[1]).all()
-    assert (insertion[1] > insertion[2]).all()
+    for i in range(3):
+        sample, rankings = (image[[i]], TARGET[[i]]), (right[[i]], torch.rand(1, 8, 8), -right[[i]])
+        deletion, insertion = zip(*(scores.deletion_insertion(linear, sample, v, 0) for v in rankings), strict=True)
+        assert deletion[0] < deletion[1] < deletion[2]
+        assert insertion[0] > insertion[1] > insertion[2]
 
 
 def test_a_mirrored_answer_is_explained_by_both_of_its_halves(linear, image):
-    method = attribution.mirrored(attribution.integrated_gradients)
+    method = scores.mirrored(images.integrated_gradients)
 
     class Twice(nn.Module):
         def forward(self, x):
             return (linear(x) + linear(x.flip(-1))) / 2
 
-    whole = attribution.integrated_gradients(Twice(), image, TARGET)
+    whole = images.integrated_gradients(Twice(), image, TARGET)
     torch.testing.assert_close(method(linear, image, TARGET), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -281,7 +282,7 @@ def test_a_net_that_has_none_of_the_methods_asked_for(mlp):
 
 def test_an_empty_folder_and_a_broken_picture(mlp, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="neither an image nor a folder with images"):
+    with pytest.raises(UserError, match="a folder without images"):
         explained(mlp, f"input={tmp_path}/empty")
     (tmp_path / "empty/a.png").write_text("no image")
     with pytest.raises(UserError, match=r"a\.png is not a readable image"):
@@ -296,8 +297,7 @@ def test_a_file_where_the_pictures_should_go(mlp):
 
 
 def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
-    monkeypatch.delitem(sys.modules, "lab.attribution", raising=False)
-    monkeypatch.delattr("lab.attribution", raising=False)
+    monkeypatch.delitem(sys.modules, "lab.explain.images", raising=False)
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(UserError, match=r"explain: .*pip install 'lab\[explain\]'") as error:
@@ -306,6 +306,6 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
 
 
 def test_a_run_of_another_kind_is_refused(mlp, monkeypatch):
-    monkeypatch.setattr(explain, "ImageData", SimpleNamespace)
-    with pytest.raises(UserError, match="it does not classify images"):
+    monkeypatch.setattr(explain, "Classification", SimpleNamespace)
+    with pytest.raises(UserError, match="it is no classifier"):
         explained(mlp)

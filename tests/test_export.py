@@ -10,8 +10,10 @@ import pytest
 import torch
 from conftest import PLAIN, options, takes
 
-from lab import config, export, exported, model, run, train
+from lab import config, model, run, train
 from lab.errors import RunError, UserError
+from lab.export import main as export
+from lab.export import program as exported
 
 SMALL = {
     "mlp": ["net.widths=[8]", "net.batch_norm=true"],
@@ -69,11 +71,11 @@ def test_the_file_holds_what_it_takes_to_use_it(folder):
     exports(folder, "format=torch_export")
     asked, (_, data, task) = model.of_onnx(folder / "model.onnx"), run.load(folder)
     assert asked.class_names == list(map(str, range(10)))
-    assert (asked.num_channels, asked.image_size) == (1, data.facts.image_size)
-    image = np.random.default_rng(0).integers(0, 256, (3, 1, asked.image_size, asked.image_size), np.uint8)
+    assert (asked.inputs.num_channels, asked.inputs.image_size) == (1, data.facts.image_size)
+    image = np.random.default_rng(0).integers(0, 256, (3, *asked.inputs.example.shape[1:]), np.uint8)
     normal = (torch.from_numpy(image) / 255 - data.facts.mean[0]) / data.facts.std[0]
     right = task({"image": normal}).softmax(-1).detach().numpy()
-    assert asked.probabilities(image) == pytest.approx(right, abs=1e-5)
+    assert asked.answer(image) == pytest.approx(right, abs=1e-5)
     inside = {model.METADATA: ""}
     program = torch.export.load(folder / "model.pt2", extra_files=inside)
     assert json.loads(inside[model.METADATA])["class_names"] == asked.class_names
@@ -81,15 +83,15 @@ def test_the_file_holds_what_it_takes_to_use_it(folder):
 
 
 def unnormalised(monkeypatch):
-    def forward(module, image):
-        return module.task({"image": image.float() / 255}).softmax(-1)
+    def forward(module, item):
+        return module.task({"image": item.float() / 255}).softmax(-1)
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
 
 
 def logits(monkeypatch):
-    def forward(module, image):
-        return module.task({"image": (image.float() - module.mean) / module.std})
+    def forward(module, item):
+        return module.task(module.data.on_after_batch_transfer({"image": item}))
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
 
@@ -100,8 +102,8 @@ def changed(value):
     def broken(monkeypatch):
         import onnx
 
-        def write(graph, about, path):
-            exported.write_onnx(graph, about, path)
+        def write(graph, data, path):
+            exported.write_onnx(graph, data, path)
             made = onnx.load(path)
             weight = next(each for each in made.graph.initializer if "weight" in each.name)
             numbers = onnx.numpy_helper.to_array(weight).copy()
@@ -115,9 +117,8 @@ def changed(value):
 
 
 def fixed_batch(monkeypatch):
-    def program(task, facts):
-        image = torch.zeros(2, facts.num_channels, facts.image_size, facts.image_size, dtype=torch.uint8)
-        return torch.export.export(exported.Exported(task, facts), (image,))
+    def program(task, data):
+        return torch.export.export(exported.Exported(task, data), (torch.from_numpy(data.inputs.example),))
 
     monkeypatch.setattr(exported, "program", program)
 
@@ -144,9 +145,9 @@ def test_a_broken_export_is_refused_and_what_was_there_stays(broken, name, said,
 def test_of_a_compiled_net_the_net_itself_is_exported(folder):
     _, data, task = run.load(folder)
     image = torch.randint(0, 256, (5, 1, data.facts.image_size, data.facts.image_size), dtype=torch.uint8)
-    right = exported.program(task, data.facts).module()(image)
+    right = exported.program(task, data).module()(image)
     task.net.compile(backend=lambda graph, inputs: pytest.fail("it was compiled"))
-    assert exported.program(task, data.facts).module()(image).equal(right)
+    assert exported.program(task, data).module()(image).equal(right)
 
 
 def test_int8_is_smaller_and_its_accuracy_is_measured(trained):

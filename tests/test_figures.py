@@ -3,6 +3,7 @@
 import csv
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +67,20 @@ def test_the_validation_figures_are_of_the_best_weights(run):
     assert len([row for row in rows if row["val/acc"]]) == 12, "the curve shows the best epoch twice"
 
 
+def test_each_test_sample_has_its_row(run):
+    from lab import run as runs
+
+    _, data, task = runs.load(run)
+    data.setup("test")
+    rows = read(run / "test_predictions.csv")
+    assert [row["sample"] for row in rows] == list(data.names["test"])
+    batch = data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(rows))))
+    for row, label, probability in zip(rows, batch["label"], task.predict_step(batch, 0), strict=True):
+        assert row["label"] == data.facts.class_names[label]
+        assert row["prediction"] == data.facts.class_names[probability.argmax()]
+        assert float(row["probability"]) == pytest.approx(probability.max().item(), abs=1e-4)
+
+
 def test_the_projector_has_what_the_last_layer_is_given(run):
     (folder,) = run.glob("*/test")
     embedding = np.loadtxt(folder / "tensors.tsv")
@@ -106,7 +121,9 @@ def test_figures_are_legible_for_few_classes_and_for_many(num_classes):
     torch.manual_seed(0)
     label = torch.arange(10 * num_classes) % num_classes
     logits = torch.randn(len(label), num_classes) + 2 * torch.nn.functional.one_hot(label, num_classes)
-    found = figures.classification(logits.softmax(-1), label, [f"cla$$ {i}" for i in range(num_classes)], lambda _: {})
+    samples = SimpleNamespace(show=lambda which, captions, title: None)
+    names = [f"cla$$ {i}" for i in range(num_classes)]
+    found = figures.classification(logits.softmax(-1), label, names, samples)
     assert set(found) == {"confusion", "classes", "reliability", "curves"}
     axis = found["confusion"].axes[0]
     for figure in (found["confusion"], found["curves"]):

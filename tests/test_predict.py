@@ -1,6 +1,7 @@
 """Answers for one's own files: by a run and by the file exported from it, the same."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from conftest import PLAIN
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lab import config, export, model, predict, train
+from lab import config, model, predict, train
 from lab.errors import RunError, UserError
+from lab.export import main as export
+from lab.inputs.images import Images
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_a_mirror_image_is_asked_too():
 
     image = np.zeros((2, 1, 4, 4), np.uint8)
     image[0, ..., :2] = 255
-    both = model.mirrored(model.Model(["left", "right"], 1, 4, left)).probabilities(image)
+    both = model.mirrored(model.classifier(Images(1, 4), left, ["left", "right"])).answer(image)
     assert both.tolist() == [[0.5, 0.5], [0, 1]]
 
 
@@ -138,7 +141,7 @@ def test_every_way_to_name_files(folder, digits, ask, monkeypatch):
     (digits / "notes.txt").write_text("no image, and not asked for")
     assert len(paths(digits)) == 21
     listed = f"{digits}/03_3.png\n\n{digits}/01_1.png\n".encode()
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda: listed)))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(listed), isatty=lambda: False))
     assert paths("-") == ["03_3.png", "01_1.png"], "in the order of the list"
 
 
@@ -202,6 +205,6 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="a folder without images"):
         ask(of("model", folder), f"input={tmp_path}/empty")
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda: b"\n")))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n"), isatty=lambda: False))
     with pytest.raises(UserError, match="standard input has no paths"):
         ask(of("model", folder), "input=-")

@@ -14,7 +14,7 @@ from conftest import LAB, TINY
 from optuna.trial import TrialState
 
 from lab import checkpoints
-from lab.runs.index import _is_held
+from lab.runs.index import is_held
 from lab.sweep.study import open_storage
 
 SWEEP = [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "sweep.name=x", "launcher=slurm"]
@@ -25,7 +25,7 @@ def slurm(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nodes():
     """How many SLURM has."""
     try:
@@ -105,7 +105,7 @@ def test_a_sweeps_jobs_go_on_without_its_process_and_the_next_takes_them_over(tm
     jobs = queue(tmp_path)
     assert len(jobs) == 4
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as driver:
-        wait_for(lambda: _is_held(tmp_path / "logs/digits/x"), 200)  # it has looked at the queue
+        wait_for(lambda: is_held(tmp_path / "logs/digits/x"), 200)  # it has looked at the queue
         wait_for(lambda: (tmp_path / "logs/digits/x/003/last.ckpt").exists(), 200)
         assert queue(tmp_path).items() <= jobs.items(), "a job was submitted twice"
         slurm("scancel", "--signal=KILL", jobs["003"])

@@ -1,6 +1,7 @@
 """What is particular to texts: tokens, batches of about the same length, files that people have, recurrent nets."""
 
 import csv
+import importlib
 import json
 import signal
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import CONF
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 from torch import nn
 
@@ -74,8 +76,8 @@ def test_padding_is_what_a_loop_would_fill_in():
     rows = [[5, 6, 7], [8], [9, 9], [4, 4, 4, 4]]
     ragged, index = Ragged.of(rows), [2, 0, 1]
     expected = torch.tensor([[*rows[i], 0, 0, 0][:3] for i in index])
-    assert ragged.padded(torch.tensor(index)).equal(expected)
-    assert ragged.subset(torch.tensor(index)).padded(torch.arange(3)).equal(expected)
+    assert ragged[torch.tensor(index)].equal(expected)
+    assert ragged.subset(torch.tensor(index))[torch.arange(3)].equal(expected)
     assert torch.from_numpy(tokens.padded([rows[i] for i in index])).equal(expected)
 
 
@@ -121,7 +123,7 @@ def padding(loader):
 def test_less_than_a_tenth_of_the_tokens_are_padding(names):
     shuffled = names._loader(names.splits["train"], batch_size=names.batch_size, shuffle=True)
     assert padding(shuffled) > 0.4
-    assert all(padding(loader) < 0.1 for loader in (names.train_dataloader(), names.val_dataloader()))
+    assert all(padding(loader) < 0.1 for loader in (names.train_dataloader(), names.test_dataloader()))
 
 
 def test_as_many_tokens_in_a_batch_as_asked_for(names, monkeypatch):
@@ -178,7 +180,9 @@ def with_callback(build, callback):
 
 @pytest.mark.parametrize("words", [["experiment=sentiment"], ["experiment=sentiment", "data=text_folder", "net=gru"]])
 def test_a_short_run_learns(trained, words):
-    folder = trained(*words, "data.tiny=true", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02")
+    folder = trained(
+        *words, "data.tiny=true", "ema=null", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02"
+    )
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["test/acc"] > 0.8
     _, data, _ = run.load(folder)
@@ -225,6 +229,15 @@ def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
     write(path, [*rows, (40, "text", "a", "dev")], columns)
     with pytest.raises(UserError, match="line 42 is of the split 'dev'; there are: train, val, test"):
         read(compose, path, *words)
+
+
+def test_the_vocabulary_is_the_training_split_s(compose, tmp_path):
+    rows = [(f"seen seen {part}", label, part) for part in ("train", "val", "test") for label in "ab" for _ in range(3)]
+    path = write(tmp_path / "x.csv", rows, ("text", "label", "split"))
+    data = read(compose, path, "data.split=split", "data.min_count=1")
+    vocabulary = json.loads(data.facts.tokenizer)["model"]["vocab"]
+    assert {"seen", "train"} <= set(vocabulary)
+    assert not {"val", "test"} & set(vocabulary)
 
 
 def test_splits_by_files_and_what_is_missing_is_drawn(compose, tmp_path):
@@ -349,6 +362,12 @@ class TestPublicSets:
             UserError, match=r"ag_news is not in the cache .*reach fancyzhx/ag_news.*tiny=true needs none"
         ):
             run.read_data(compose("experiment=language_id", "data=ag_news"))
+
+
+def test_the_bench_has_a_baseline_for_each_of_its_experiments(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONF.parent / "bench"))
+    words = importlib.import_module("words")
+    assert all(1 / 3 < words.baseline(experiment, ["data.tiny=true"]) <= 1 for experiment in words.NGRAMS)
 
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import TINY
 
-from lab import config, tune
+from lab import config
 from lab.errors import RunError
-from lab.tuning import curves, finders
+from lab.tune import curves, finders
+from lab.tune import main as tune
 
 SMALL = f"{TINY} data.tiny=false data.image_size=8 net.widths=[64]"
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,9 @@ VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
     "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
-    "predict": "classify your own files with a finished run or an exported model",
-    "serve": "the same for programs and for people: HTTP, with a page to drop images on",
-    "explain": "which pixels the answers of a finished run came from",
+    "predict": "the answers of a finished run, or an exported model, for your own files",
+    "serve": "the same for programs and for people: HTTP, with a page to try it on",
+    "explain": "what of their inputs the answers of a finished run came from",
     "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
 WITHOUT_HYDRA = {
@@ -39,7 +40,7 @@ def _main() -> None:
     elif verb == "-sc":
         _complete(arguments)
     elif verb in WITHOUT_HYDRA:
-        import_module("lab.runs.main" if verb == "runs" else f"lab.{verb}").main(arguments)
+        import_module(_module(verb)).main(arguments)
     elif verb == "rank":  # how Lightning starts ranks 1, 2, … of a run: see train.py
         import_heavy("lab.train").join(*arguments)
     else:
@@ -50,6 +51,8 @@ def exit_code(work: Callable[[], Any]) -> int:
     """Do something. An error that is the user's is said in a line, any other with its traceback."""
     try:
         work()
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:
@@ -85,13 +88,17 @@ def _hydra_app(verb: str) -> None:
 
     def job(cfg: Any) -> None:
         seconds.lap("compose")
-        module = (import_module if verb in LIGHT else import_heavy)(f"lab.{verb}")
+        module = (import_module if verb in LIGHT else import_heavy)(_module(verb))
         seconds.lap("import")
         if code := exit_code(lambda: module.main(cfg)):  # said here, before Hydra puts its own lines around it
             sys.exit(code)
         seconds.restart()
 
     hydra.main(config_path=str(CONF), config_name=verb, version_base="1.3")(job)()
+
+
+def _module(verb: str) -> str:
+    return f"lab.{verb}.main" if Path(__file__).with_name(verb).is_dir() else f"lab.{verb}"
 
 
 def import_heavy(name: str) -> ModuleType:

@@ -1,10 +1,12 @@
-"""What answers for images: a finished run, or a file that `lab export` made. Only the former imports torch."""
+"""What answers: a finished run, or a file that `lab export` made. Only the former imports torch."""
 
 import copy
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,31 @@ import numpy as np
 
 from lab import config
 from lab.errors import UserError
+from lab.inputs.base import Inputs, padded, unpack
 
-METADATA = "lab.json"  # the name, in an exported file, of what else there is to know: the next three, as JSON
+METADATA = "lab.json"  # the name, in an exported file, of what else there is to know: inputs and classes, as JSON
+
+Said = list[dict[str, Any]]  # what an item's answer says: the best first, as many as there are
 
 
 @dataclass(frozen=True)
 class Model:
-    class_names: list[str]
-    num_channels: int
-    image_size: int  # pixels of the height and of the width
-    probabilities: Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) uint8 -> (B, num_classes) float32
-    explain: Callable[[np.ndarray, int], np.ndarray] | None = None  # (C, H, W) uint8, class -> (H, W, 3) of 0 to 1
+    inputs: Inputs
+    answer: Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, …)
+    say: Callable[[np.ndarray, int], Said]  # an item's answer, and how much of it
+    class_names: Sequence[str] = ()
+    explain: Callable[[np.ndarray, np.ndarray], str] | None = None  # an item and its answer -> HTML
+
+
+def classifier(inputs: Inputs, answer: Callable[[np.ndarray], np.ndarray], class_names: Sequence[str]) -> Model:
+    """Of one whose answers are probabilities."""
+    return Model(inputs, answer, partial(most_probable, class_names), class_names)
+
+
+def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: int) -> Said:
+    """The best first, with four decimals."""
+    order = np.argsort(-probability, kind="stable")[:top_k]
+    return [{"class": class_names[i], "probability": round(float(probability[i]), 4)} for i in order]
 
 
 def of_onnx(path: Path, num_threads: int = 0) -> Model:
@@ -50,74 +66,77 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
     options.log_severity_level = 3  # errors
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        facts = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-        (name,) = [node.name for node in session.get_inputs()]
-        return Model(**facts, probabilities=lambda image: session.run(None, {name: image})[0])
+        about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        (entry,) = session.get_inputs()
+        inputs, class_names = unpack(**about["inputs"]), about["class_names"]
+        session.run(None, {entry.name: inputs.example})
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime's own have no base class
         raise UserError(
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error
+    return classifier(inputs, lambda items: session.run(None, {entry.name: padded(items, entry.shape)})[0], class_names)
 
 
 def of_run(folder: str, accelerator: Any) -> Model:
     """The best weights of a finished run, on the `accelerator` asked for, in the run's precision.
 
     Raises:
-        UserError: it is no finished run of images; there is no such accelerator.
+        UserError: it is no finished run; its data take no items from outside; there is no such accelerator.
     """
     from lab.cli import import_heavy
 
     run = import_heavy("lab.run")
     import torch
 
-    from lab.data.images import ImageData
     from lab.tasks.classification import Classification
 
     config.quiet()  # Lightning sets its level where it is imported
     saved, data, task = run.load(folder)
     run.settle(saved)
-    if not isinstance(data, ImageData):
-        raise UserError(f"error: run={folder}: its data are no images.")
     trainer = run.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
         raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
-    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    device, precision, inputs = trainer.strategy.root_device, trainer.precision_plugin, data.inputs
     task = precision.convert_module(task).to(device)
 
+    def prepared(items: np.ndarray) -> dict[str, torch.Tensor]:
+        batch = {inputs.entry: torch.from_numpy(items).to(device)}
+        return precision.convert_input(data.on_after_batch_transfer(batch))
+
     @torch.inference_mode()
-    def probabilities(image: np.ndarray) -> np.ndarray:
-        batch = data.on_after_batch_transfer({"image": torch.from_numpy(image).to(device)})
+    def answer(items: np.ndarray) -> np.ndarray:
         with precision.forward_context():
-            return task.predict_step(precision.convert_input(batch), 0).cpu().numpy()
+            return task.predict_step(prepared(items), 0).cpu().numpy()
 
-    explain = _explainer(data, task, precision) if isinstance(task, Classification) else None
-    return Model(data.facts.class_names, data.facts.num_channels, data.facts.image_size, probabilities, explain)
-
-
-def _explainer(data: Any, task: Any, precision: Any) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Integrated gradients, laid over the image."""
-    import torch
-
-    def explain(image: np.ndarray, target: int) -> np.ndarray:
-        from lab import attribution, overlay
-
-        method: attribution.Method = attribution.integrated_gradients
+    def explain(item: np.ndarray, answer: np.ndarray) -> str:
+        """By integrated gradients."""
+        kind = import_module(f"lab.explain.{inputs.kind}")  # captum is an extra
+        method = kind.methods(inputs)["integrated_gradients"]
         if task.test_time_flip:
-            method = attribution.mirrored(method)
-        pixels = torch.from_numpy(image)[None]
-        batch = precision.convert_input(data.on_after_batch_transfer({"image": pixels.to(task.device)}))
+            method = import_module("lab.explain.scores").mirrored(method)
         net = copy.deepcopy(task.net)  # a copy is not compiled
         with precision.forward_context():
-            (values,) = method(net, batch["image"], torch.tensor([target], device=task.device))
-        return overlay.overlay(pixels[0], values.detach())
+            target = torch.tensor([int(answer.argmax())], device=device)
+            (values,) = method(net, prepared(item[None])[inputs.entry], target)
+        return kind.html(inputs, item, values.detach())
 
-    return explain
+    if isinstance(task, Classification):
+        return replace(classifier(inputs, answer, task.class_names), explain=explain)
+    return Model(inputs, answer, task.say)
 
 
 def mirrored(model: Model) -> Model:
-    """Answers with the mean over an image and its mirror image."""
+    """Answers with the mean over an image and its mirror image.
 
-    def probabilities(image: np.ndarray) -> np.ndarray:
-        return (model.probabilities(image) + model.probabilities(np.ascontiguousarray(image[..., ::-1]))) / 2
+    Raises:
+        UserError: what it takes has none.
+    """
+    if not model.inputs.has_mirror_image:
+        raise UserError(f"error: flip: {model.inputs.kind} have no mirror image.")
 
-    return Model(model.class_names, model.num_channels, model.image_size, probabilities)
+    def answer(items: np.ndarray) -> np.ndarray:
+        return (model.answer(items) + model.answer(np.ascontiguousarray(items[..., ::-1]))) / 2
+
+    return replace(model, answer=answer, explain=None)

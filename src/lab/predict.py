@@ -4,46 +4,60 @@ Nothing heavy is imported here: an exported model is asked without torch.
 """
 
 import csv
-import glob
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lab import config, model
-from lab.data.read_image import read_images, suffixes
-from lab.errors import RunError, UserError
+from lab.errors import RunError
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
 FORMATS = (".csv", ".jsonl", ".parquet")
 
+Row = dict[str, Any]
+
 
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    paths = find(cfg.input)
     asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
-    rows = answer(model.mirrored(asked) if cfg.flip else asked, paths, cfg.top_k)
-    output = Path(cfg.output)
+    if cfg.flip:
+        asked = model.mirrored(asked)
+    items, talk = asked.inputs.find(str(cfg.input)), cfg.input == "-" and sys.stdin.isatty()
+    batches = as_they_come(items) if cfg.input == "-" else in_batches(items)
+    shown: list[Row] = []
+    num = bad = 0
     try:
-        write(rows, output)
+        with writing(str(cfg.output)) as write:
+            for rows in answers(asked, batches, cfg.top_k, len(items) if isinstance(items, Sequence) else None):
+                write(rows)
+                num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
+                shown += rows[: NUM_SHOWN - len(shown)]
+                if talk and cfg.output != "-":
+                    print(*map(said, rows), sep="\n")
     except OSError as error:
-        raise RunError(f"error: output={output}: it could not be written: {error.strerror or error}.") from error
-    show(rows, output)
-    if bad := sum(bool(row["error"]) for row in rows):
-        raise RunError(f"error: input: {bad} of {len(rows)} could not be read; {output} says why, under error.")
+        raise RunError(f"error: output={cfg.output}: it could not be written: {error.strerror or error}.") from error
+    if cfg.output != "-" and not talk:
+        show(shown, asked.inputs.column, num - bad, num - len(shown), cfg.output)
+    if bad:
+        where = f"{cfg.output} says why, under error" if cfg.output != "-" else "their lines are empty"
+        raise RunError(f"error: input: {bad} of {num} could not be read; {where}.")
 
 
 def check(cfg: DictConfig) -> None:
     """Raises UserError where something is asked for that can't be had."""
-    output = Path(cfg.output)
+    output = Path(str(cfg.output))
     problems = []
     if (cfg.run is None) == (cfg.model is None):
         problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
@@ -53,8 +67,10 @@ def check(cfg: DictConfig) -> None:
         problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
     if not isinstance(cfg.flip, bool):
         problems.append(f"flip={cfg.flip}: it is true or false.")
-    if output.suffix not in FORMATS:
-        problems.append(f"output={output}: its name is to end in {', '.join(FORMATS)}.")
+    if cfg.output != "-" and output.suffix not in FORMATS:
+        problems.append(f"output={output}: its name is to end in {', '.join(FORMATS)}; or it is -, standard output.")
+    if output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
+        problems.append(f"output={output}: it is the input, which would be lost.")
     if not output.absolute().parent.is_dir():
         problems.append(f"output={output}: there is no such folder.")
     if output.suffix == ".parquet" and not find_spec("pyarrow"):
@@ -63,88 +79,120 @@ def check(cfg: DictConfig) -> None:
         config.fail(problems)
 
 
-def find(text: str) -> list[str]:
-    """The paths that `input` stands for: a file, the images in a folder, a glob's files, or `-`, a line each.
-
-    Raises:
-        UserError: there are none.
-    """
-    if text == "-":
-        paths = [line for line in os.fsdecode(sys.stdin.buffer.read()).split("\n") if line.strip()]
-    elif Path(text).is_dir():
-        endings = suffixes()
-        files = Path(text).rglob("*")
-        paths = sorted(str(path) for path in files if path.suffix.lower() in endings and path.is_file())
-    elif Path(text).is_file():
-        paths = [text]
-    else:
-        paths = sorted(path for path in glob.glob(text, recursive=True) if Path(path).is_file())
-    if not paths and Path(text).is_dir():
-        raise UserError(f"error: input={text}: it is a folder without images.")
-    if not paths and text == "-":
-        raise UserError("error: input=-: standard input has no paths, one a line.")
-    if not paths:
-        raise UserError(f"error: input={text}: there is no such file or folder.")
-    return paths
+def in_batches(items: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH_SIZE)):
+        yield batch
 
 
-def answer(asked: model.Model, paths: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """A row for each path: the most probable classes, the best first, or what is wrong with the file."""
-    rows = []
-    unknown = [(None, None)] * min(top_k, len(asked.class_names))
-    with tqdm(total=len(paths), desc="Predicting", leave=False, disable=None) as bar:
-        for start in range(0, len(paths), BATCH_SIZE):
-            batch = paths[start : start + BATCH_SIZE]
-            image, errors = read_images(batch, asked.num_channels, asked.image_size)
-            answers = iter(asked.probabilities(image) if len(image) else ())
-            for path, error in zip(batch, errors, strict=True):
-                best = unknown if error else most_probable(asked.class_names, next(answers), top_k)
-                rows.append({"path": path} | _columns(best) | {"error": error})
+def as_they_come(items: Iterable[str]) -> Iterator[list[str]]:
+    """What has come is a batch; nothing waits for what is still to come."""
+    waiting: Queue[str | BaseException | None] = Queue(BATCH_SIZE)
+
+    def read() -> None:
+        try:
+            for item in items:
+                waiting.put(item)
+            waiting.put(None)
+        except BaseException as error:  # for the thread that asks
+            waiting.put(error)
+
+    Thread(target=read, daemon=True).start()
+    batch: list[str] = []
+    while True:
+        item = waiting.get()
+        if isinstance(item, str):
+            batch.append(item)
+        if batch and (waiting.empty() or len(batch) == BATCH_SIZE or not isinstance(item, str)):
+            yield batch
+            batch = []
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
+
+
+def answers(asked: model.Model, batches: Iterable[list[str]], top_k: int, total: int | None) -> Iterator[list[Row]]:
+    """A row for each item, as they come: what the model says, the best first, or what is wrong with the item."""
+    columns = flat(asked.say(asked.answer(asked.inputs.example)[0], top_k))
+    with tqdm(total=total, desc="Predicting", leave=False, disable=None) as bar:
+        for batch in batches:
+            array, errors = asked.inputs.read(batch)
+            given = iter(asked.answer(array) if len(array) else ())
+            found = [{} if error else flat(asked.say(next(given), top_k)) for error in errors]
+            yield [
+                {asked.inputs.column: item} | dict.fromkeys(columns) | row | {"error": error}
+                for item, row, error in zip(batch, found, errors, strict=True)
+            ]
             bar.update(len(batch))
-    return rows
 
 
-def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: int) -> list[tuple[str, float]]:
-    """The best first, with four decimals."""
-    order = np.argsort(-probability, kind="stable")[:top_k]
-    return [(class_names[i], round(float(probability[i]), 4)) for i in order]
+def flat(said: model.Said) -> Row:
+    """What is said, in one row: class, probability, class_2 and so on."""
+    return {
+        f"{name}_{rank}" if rank > 1 else name: value for rank, one in enumerate(said, 1) for name, value in one.items()
+    }
 
 
-def _columns(best: Sequence[tuple[str | None, float | None]]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for rank, (name, probability) in enumerate(best, 1):
-        number = f"_{rank}" if rank > 1 else ""
-        columns |= {f"class{number}": name, f"probability{number}": probability}
-    return columns
+@contextmanager
+def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
+    """A function that writes rows: as CSV, JSON lines or Parquet, as the name ends; `-`: answers alone, a line each."""
+    if output == "-":
+        yield lambda rows: print(*(best(row) for row in rows), sep="\n", flush=True)
+    elif output.endswith(".parquet"):
+        rows: list[Row] = []
+        try:
+            yield rows.extend
+        finally:
+            write_parquet(rows, output)
+    else:
+        with open(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            table = csv.writer(file)
+
+            def write(rows: Sequence[Row]) -> None:
+                if output.endswith(".jsonl"):
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+                    return
+                if not file.tell():
+                    table.writerow(rows[0])
+                table.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+
+            yield write
 
 
-def write(rows: Sequence[dict[str, Any]], output: Path) -> None:
-    """As CSV, JSON lines or Parquet, as the name ends; probabilities have four decimals in each."""
-    if output.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+def write_parquet(rows: Sequence[Row], output: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
 
-        readable = [row | {"path": printable(row["path"])} for row in rows]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(readable), output)
-        return
-    with open(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        if output.suffix == ".jsonl":
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        else:
-            csv.writer(file).writerow(rows[0])
-            for row in rows:
-                csv.writer(file).writerow(f"{v:.4f}" if isinstance(v, float) else v for v in row.values())
+    readable = [{name: printable(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(readable), output)
 
 
-def show(rows: Sequence[dict[str, Any]], output: Path) -> None:
-    width = max(len(printable(row["path"])) for row in rows[:NUM_SHOWN])
-    for row in rows[:NUM_SHOWN]:
-        said = "not readable" if row["error"] else f"{row['probability']:.4f}  {row['class']}"
-        print(f"{printable(row['path']):<{width}}  {said}")
-    more = f" ({len(rows) - NUM_SHOWN} more than shown)" if len(rows) > NUM_SHOWN else ""
-    print(f"\n{sum(not row['error'] for row in rows)} predictions in {output}{more}")
+def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str) -> None:
+    width = min(60, max(len(printable(row[column])) for row in rows))
+    for row in rows:
+        print(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
+    more = f" ({num_more} more than shown)" if num_more else ""
+    print(f"\n{num} predictions in {output}{more}")
 
 
-def printable(path: str) -> str:
+def said(row: Row) -> str:
+    """The best answer, and how sure it is, where that is known."""
+    if row["error"]:
+        return "not readable"
+    return f"{row['probability']:.4f}  {best(row)}" if "probability" in row else best(row)
+
+
+def best(row: Row) -> str:
+    """The answer of a row; none where the item could not be read."""
+    _, answer, *_ = row.values()
+    return "" if row["error"] else str(answer)
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2 - 1]} … {text[len(text) - (most - most // 2) + 2 :]}"
+
+
+def printable(text: str) -> str:
     """A file's name need not be text."""
-    return os.fsencode(path).decode(errors="replace")
+    return os.fsencode(text).decode(errors="replace")

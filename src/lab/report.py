@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
             fail([f"run={folder}: it is no run's folder"])
     output = Path(settings.get("output") or folders[0] / "report.html")
     try:
-        output.write_text(page(folders))
+        output.write_text(page(folders), encoding="utf-8")
     except OSError as error:
         raise UserError(f"error: output={output}: {error.strerror}.") from error
     print(output)
@@ -126,12 +127,13 @@ def _figures(folder: Path) -> Iterable[str]:
 
 def _texts(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
-        lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text().splitlines()]
-        rows = [dict(zip(lines[0], cells, strict=False)) for cells in lines[2:]]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        cells = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+        rows = [dict(zip(cells[0], row, strict=False)) for row in cells[2:]]
         yield _details(path.stem.replace("_", " "), _table(rows))
     for name in (CONFIG, STAMP):
         if (folder / name).exists():
-            yield _details(name, f"<pre>{html.escape((folder / name).read_text())}</pre>")
+            yield _details(name, f"<pre>{html.escape((folder / name).read_text(encoding='utf-8'))}</pre>")
 
 
 def _details(title: str, content: str) -> str:

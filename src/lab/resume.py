@@ -134,6 +134,13 @@ def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
     return path, content["last"]["batches_that_stepped"]
 
 
+def inherited(cfg: DictConfig, folder: Path | None) -> dict[str, Any]:
+    """The facts of the run whose weights are gone on from, or started from."""
+    source = folder if folder and has_begun(folder) else Path(cfg.finetune or cfg.warm_start or "")
+    path = (source if source.is_dir() else source.parent) / FACTS
+    return read_json(path) if path.is_file() and source != Path() else {}
+
+
 def start_from(cfg: DictConfig, task: LightningModule) -> None:
     """Give a new run's task the weights of another's (`finetune`), or its optimizer's state too (`warm_start`).
 

@@ -70,9 +70,11 @@ def settle(cfg: DictConfig) -> None:
     torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
 
-def read_data(cfg: DictConfig) -> Data:
-    """The data of a config, read and split."""
+def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None) -> Data:
+    """The data of a config, read and split; `inherited` are the facts of the run whose weights are gone on from."""
     data = build_data(cfg)
+    if inherited:
+        data.inherit(inherited)
     data.prepare_data()
     data.setup("fit")
     return data

@@ -61,7 +61,7 @@ def join(folder: str) -> float:
 
 def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule]:
     """The data, read, and the task: its weights are drawn by the seed, or another run's where it starts from them."""
-    data = run.read_data(cfg)
+    data = run.read_data(cfg, resume.inherited(cfg, folder))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)

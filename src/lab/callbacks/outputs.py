@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
-from lab.data.base import Batch, Data
+from lab.data.base import Batch, Data, Samples
 from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP
 from lab.tasks.base import Task
 
@@ -108,12 +108,11 @@ class Outputs(Callback):
             if columns := task.predictions(*tensors):
                 self._tabulate([names[i] for i in index.tolist()], columns)
         if self.draw:
-            look = data.splits[stage].__getitems__
-            self._keep(stage, task.figures(lambda i: look(index[i].tolist()), *tensors), trainer.global_step)
+            self._keep(stage, task.figures(Samples(data, stage, index), *tensors), trainer.global_step)
 
     def _tabulate(self, names: Sequence[Any], columns: dict[str, Sequence[Any]]) -> None:
         rows = zip(names, *columns.values(), strict=True)
-        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="") as file:
+        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(["sample", *columns])
             csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
 
@@ -124,7 +123,7 @@ class Outputs(Callback):
             for name, figure in figures.items():
                 path = self.folder / FIGURES / f"{stage}_{name}"
                 if isinstance(figure, str):
-                    path.with_suffix(".md").write_text(figure + "\n")
+                    path.with_suffix(".md").write_text(figure + "\n", encoding="utf-8")
                     self._write(f"{stage}/{name}", figure, step)
                 else:
                     figure.savefig(path.with_suffix(".png"), pil_kwargs={"compress_level": 1})

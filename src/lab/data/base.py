@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lab.data.buckets import BucketSampler, buckets
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
+from lab.inputs.base import Inputs
 
 Batch = dict[str, Tensor]
 
@@ -60,6 +60,26 @@ class Tensors(Batches):
         return self
 
 
+class Samples:
+    """Those of a split, in the order of what a task made of them.
+
+    Args:
+        data: that has been read.
+        split: its name.
+        index: (N,) of its samples.
+    """
+
+    def __init__(self, data: "Data", split: str, index: Tensor) -> None:
+        self.data, self.split, self.index = data, split, index
+
+    def __getitem__(self, which: Tensor) -> Batch:
+        return self.data.splits[self.split].__getitems__(self.index[which].tolist())
+
+    def show(self, which: Tensor, captions: Sequence[str], title: str) -> Any:
+        """A figure of some, each with its caption, or a text in Markdown."""
+        return self.data.show(self[which], captions, title)
+
+
 class EpochSampler(DistributedSampler[Batch]):
     """The order of an epoch, a function of seed and epoch; the epoch that a run goes on in begins where it stopped.
 
@@ -80,7 +100,7 @@ class EpochSampler(DistributedSampler[Batch]):
 
 
 class Data(L.LightningDataModule):
-    """Three splits and how they are batched. A subclass defines `read` and `read_inputs`.
+    """Three splits and how they are batched. A subclass defines `read` and `inputs`.
 
     The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
     are dealt out disjointly; those that fill no batch are left out of that epoch. Each evaluation sample is seen by
@@ -126,9 +146,13 @@ class Data(L.LightningDataModule):
     def read(self) -> tuple[dict[str, Batches], Any]:
         """The splits "train", "val" and "test", and the facts."""
 
+    @property
     @abstractmethod
-    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
-        """Unlabelled samples from a user's file or folder, and a name for each."""
+    def inputs(self) -> Inputs:
+        """How a user's own items are read; they are in a batch under the name of its `item`."""
+
+    def inherit(self, facts: dict[str, Any]) -> None:
+        """Take over, before reading, what weights of a run with these `Facts` depend on."""
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
@@ -136,6 +160,14 @@ class Data(L.LightningDataModule):
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """What a net gets of a batch, made on its device."""
+        return batch
+
+    def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
+        """Samples as a split has them, each with its caption: a figure, or a text in Markdown; None: there is none."""
+        return None
 
     def figures(self, batch: Batch) -> dict[str, Any]:
         """Figures of a training batch, as the net sees it."""
@@ -187,7 +219,9 @@ class Data(L.LightningDataModule):
         if dataset.length is None:
             batches = shard(len(dataset), self.batch_size, rank, world_size)
         else:
-            batches = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))[rank::world_size]
+            cut = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))
+            mixed = torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))  # a few are of all lengths
+            batches = [cut[i] for i in mixed.tolist()[rank::world_size]]
         return self._loader(dataset, batch_sampler=batches)
 
     def _cut(self, length: Tensor, world_size: int) -> Callable[[Tensor], list[list[int]]]:

@@ -17,7 +17,7 @@ def buckets(
         length: (N,) of each sample; (N, M) of each of its M sequences, of which it is as long as the longest.
         order: (N,) the samples, whose order is kept among those of one length.
         batch_size: the most samples in a batch.
-        tokens_per_batch: instead, the most tokens in it, padding included; a longer sample is a batch by itself.
+        tokens_per_batch: instead, the most tokens in it, padding included, where the processes leave that many batches.
         world_size: at most N.
     """
     sides = length.view(len(length), -1)

@@ -29,6 +29,7 @@ from lab.data.image_files import ImageFiles, file_size
 from lab.data.read_image import suffixes
 from lab.data.split import split_folders
 from lab.errors import UserError
+from lab.inputs.images import Images
 from lab.types import Share
 
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
@@ -90,16 +91,9 @@ class ImageData(Data):
             _some(splits["val"], self.num_for_statistics), _some(splits["test"], self.num_for_statistics)
         return splits, facts
 
-    def read_inputs(self, path: Path) -> tuple[list[str], ImageFiles]:
-        names = (
-            [path]
-            if path.is_file()
-            else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes() and p.is_file())
-        )
-        if not names:
-            raise UserError(f"input: {path} is neither an image nor a folder with images in it.")
-        paths = [str(name) for name in names]
-        return paths, ImageFiles(paths, None, self.facts.num_channels, self.facts.image_size)
+    @property
+    def inputs(self) -> Images:
+        return Images(self.facts.num_channels, self.facts.image_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         image = batch["image"].float()  # 0 to 255
@@ -109,8 +103,13 @@ class ImageData(Data):
         std = _pixel_levels(tuple(self.facts.std), image.device)
         return batch | {"image": (image - mean).div_(std)}
 
-    def figures(self, batch: Batch) -> dict[str, Any]:
+    def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
         from lab.figures.images import images  # matplotlib takes half a second
+
+        return images(batch["image"] / 255, captions, title)
+
+    def figures(self, batch: Batch) -> dict[str, Any]:
+        from lab.figures.images import images
 
         image = batch["image"].float().cpu()
         mean, std = (torch.tensor(share)[:, None, None] for share in (self.facts.mean, self.facts.std))

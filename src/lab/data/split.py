@@ -1,7 +1,7 @@
 """Which samples train, validate and test."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -58,9 +58,11 @@ def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: 
     rest = list(range(len(label)))
     parts = {}
     for name, share in fractions.items():
-        groups = [group[i] for i in rest]
-        num_folds = max(2, min(round(len(rest) / (share * len(label))), len(set(groups))))
-        kept, taken = fold_split(label[rest], num_folds, 0, seed, groups)
+        groups, size = [group[i] for i in rest], share * len(label)
+        num_folds = max(2, min(round(len(rest) / size), len(set(groups))))
+        found = list(_folds(label[rest], num_folds, seed, groups))
+        fitting = (fold for fold in found if abs(len(fold[1]) - size) < 0.1 * size)  # a large group is in one of them
+        kept, taken = next(fitting, min(found, key=lambda fold: abs(len(fold[1]) - size)))
         parts[name], rest = [rest[i] for i in taken], [rest[i] for i in kept]
     return {"train": rest, **parts}
 
@@ -73,6 +75,12 @@ def fold_split(
     Raises:
         UserError: a class, or the groups, are too few for so many folds.
     """
+    return next(islice(_folds(label, num_folds, seed, group), fold, None))
+
+
+def _folds(
+    label: Tensor, num_folds: int, seed: int, group: Sequence[str] | None
+) -> Iterator[tuple[list[int], list[int]]]:
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
     count = label.bincount()
@@ -87,6 +95,5 @@ def fold_split(
     kind = StratifiedKFold if group is None else grouped
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class has fewer samples than there are folds: its groups stay whole
-        folds = kind(num_folds, shuffle=True, random_state=seed).split(torch.zeros(len(label)), label, group)
-        outside, inside = next(islice(folds, fold, None))
-    return outside.tolist(), inside.tolist()
+        for outside, inside in kind(num_folds, shuffle=True, random_state=seed).split(label, label, group):
+            yield outside.tolist(), inside.tolist()

@@ -2,9 +2,8 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
 import torch
@@ -12,8 +11,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lab.data.base import Batch, Batches, Data
-from lab.data.tokens import Kind, Tokens, train
+from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train
 from lab.errors import UserError
+from lab.figures.table import table
+from lab.inputs import texts as inputs
 from lab.types import Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
@@ -26,6 +27,7 @@ class TextFacts:
     vocab_size: int
     max_length: int  # tokens of the longest text that there may be
     tokenizer: str  # its JSON
+    encoder_config: str | None  # the JSON of the pretrained encoder's whose tokenizer it is
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all texts and labels
 
@@ -56,7 +58,7 @@ class Ragged:
         flat = torch.tensor([i for row in rows for i in row], dtype=torch.int32)
         return cls(flat, torch.tensor([len(row) for row in rows]))
 
-    def padded(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor) -> Tensor:
         """(B, T) int64: some sequences, each filled with 0 to the length of the longest."""
         length = self.length[index]
         position = torch.arange(int(length.max()))
@@ -66,15 +68,15 @@ class Ragged:
         return token
 
     def subset(self, index: Tensor) -> "Ragged":
-        token = self.padded(index)
+        token = self[index]
         return Ragged(token[token != 0].int(), self.length[index])
 
 
 class Texts(Batches):
-    """Encoded texts in memory: sequences, such as `token`, and what has one value a sample, such as `label`."""
+    """Encoded texts in memory: sequences, such as `token`, and what else a sample has, such as `label`."""
 
-    def __init__(self, sequences: dict[str, Ragged], tensors: dict[str, Tensor]) -> None:
-        self.sequences, self.tensors = sequences, tensors
+    def __init__(self, sequences: dict[str, Ragged], others: Mapping[str, Tensor | Ragged]) -> None:
+        self.sequences, self.others = sequences, others
         self.length: Tensor = torch.stack([sequence.length for sequence in sequences.values()], 1)
 
     def __len__(self) -> int:
@@ -82,13 +84,16 @@ class Texts(Batches):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
-        tensors = {name: values[index] for name, values in self.tensors.items()}
-        return {name: sequence.padded(index) for name, sequence in self.sequences.items()} | tensors | {"index": index}
+        return {name: values[index] for name, values in {**self.sequences, **self.others}.items()} | {"index": index}
 
     def subset(self, indices: Sequence[int]) -> Self:
         index = torch.as_tensor(indices)
         sequences = {name: sequence.subset(index) for name, sequence in self.sequences.items()}
-        return type(self)(sequences, {name: values[index] for name, values in self.tensors.items()})
+        others = {
+            name: values.subset(index) if isinstance(values, Ragged) else values[index]
+            for name, values in self.others.items()
+        }
+        return type(self)(sequences, others)
 
 
 class TextData(Data):
@@ -99,7 +104,9 @@ class TextData(Data):
         vocab_size: the most tokens in it, the rarest being left out.
         min_count: tokens that are rarer in the training split are left out.
         max_length: tokens of a text; what is beyond is cut off.
-        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`.
+        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`. In a
+            step of several batches, or processes, each weighs the same.
+        tokenizer: of a pretrained encoder, in place of the three above: a folder, or a name on Hugging Face's hub.
     """
 
     Facts = TextFacts
@@ -111,9 +118,12 @@ class TextData(Data):
         min_count: PositiveInt = 1,
         max_length: PositiveInt = 256,
         tokens_per_batch: PositiveInt | None = None,
+        tokenizer: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.tokenizer = tokenizer
+        self.inherited: dict[str, Any] = {}  # facts of a run
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.tokens_per_batch = tokens_per_batch
 
@@ -121,14 +131,21 @@ class TextData(Data):
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         """The splits, and the names of the classes."""
 
+    def inherit(self, facts: dict[str, Any]) -> None:
+        self.inherited = facts
+
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
-        if self.facts:  # a run's own: its weights fit them
-            content = self.facts.tokenizer
+        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
+        if "tokenizer" in own:
+            content, encoder = own["tokenizer"], own["encoder_config"]
+        elif self.tokenizer:
+            content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
         else:
+            encoder = None
             content = train(splits["train"].text, self.tokens, self.vocab_size, self.min_count, self.max_length)
         tokens = Tokens(content)
         facts = TextFacts(
@@ -137,14 +154,24 @@ class TextData(Data):
             vocab_size=tokens.vocab_size,
             max_length=self.max_length,
             tokenizer=content,
+            encoder_config=encoder,
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=_fingerprint(splits),
         )
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         return {name: _encoded(split, tokens) for name, split in splits.items()}, facts
 
-    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
-        raise NotImplementedError
+    @property
+    def inputs(self) -> inputs.Texts:
+        return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
+
+    def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
+        texts = self.inputs.tokens.decode(batch["token"].tolist())
+        return table(title, {"text": texts, "": captions})
+
+    def figures(self, batch: Batch) -> dict[str, Any]:
+        names = [self.facts.class_names[i] for i in batch["label"].tolist()]
+        return {"samples": self.show(batch, names, "training samples as the net sees them")}
 
 
 class EmojiLanguages(TextData):

@@ -1,7 +1,9 @@
 """From texts to numbers and back, by the `tokenizers` library. A tokenizer is plain data, its JSON; no torch here."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from lab.errors import UserError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
 
 try:
+    from huggingface_hub import hf_hub_download  # comes with tokenizers
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
     raise UserError("data: texts take tokenizers: pip install 'lab[text]'") from missing
@@ -19,6 +22,7 @@ SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
 
 Kind = Literal["characters", "words", "subwords"]
+Row = Sequence[int] | np.ndarray  # of ids
 
 
 class Tokens:
@@ -32,6 +36,11 @@ class Tokens:
         self.tokenizer = Tokenizer.from_str(content)
         self.tokenizer.encode_special_tokens = True  # a text that holds "<pad>" holds five characters
         self.vocab_size: int = self.tokenizer.get_vocab_size()
+        own = json.loads(content)
+        self.special = {PAD, *(token["id"] for token in own["added_tokens"] if token["special"])}
+        self.unknown: int = own["model"]["vocab"][own["model"]["unk_token"]]
+        ends = (self.tokenizer.token_to_id(name) for name in ("</s>", "[SEP]"))
+        self.end: int = next(i for i in ends if i is not None)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, cut at the tokenizer's `max_length`; the last one is `END`."""
@@ -40,22 +49,71 @@ class Tokens:
             rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + 1000]))]
         return rows
 
-    def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
-        """The text of each row of ids, up to its first `END`; start and padding are left out."""
+    def decode(self, rows: Iterable[Row]) -> list[str]:
+        """The text of each row of ids, up to its first end; start and padding are left out."""
         kept = ([int(i) for i in row] for row in rows)
-        cut = (row[: row.index(END)] if END in row else row for row in kept)
+        cut = (row[: row.index(self.end)] if self.end in row else row for row in kept)
+        left_out = self.special - {self.unknown}
         texts: list[str] = self.tokenizer.decode_batch(
-            [[i for i in row if i not in (PAD, START)] for row in cut], skip_special_tokens=False
+            [[i for i in row if i not in left_out] for row in cut], skip_special_tokens=False
         )
         return texts
 
+    def pieces(self, row: Row) -> list[str]:
+        """Each token as a person reads it."""
+        names = {self.end: "⏎", self.unknown: "□"}
+        return [names.get(i) or (self.tokenizer.id_to_token(i) or "").replace("▁", " ") for i in map(int, row)]
 
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+
+def padded(rows: Sequence[Row]) -> np.ndarray:
     """(N, T) int64: rows of ids, each filled with `PAD` to the length of the longest."""
     token = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
     for row, ids in zip(token, rows, strict=True):
         row[: len(ids)] = ids
     return token
+
+
+def pretrained(name: str, max_length: int) -> str:
+    """The JSON of the tokenizer that belongs to a pretrained model.
+
+    Args:
+        name: a folder with a `tokenizer.json`, or a name on Hugging Face's hub.
+        max_length: tokens of a text; what is beyond is cut off.
+
+    Raises:
+        UserError: there is none, or it is not as a net takes for granted: padding is token 0, and no text is empty.
+    """
+    path = Path(name) / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the library has no base class for its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data.tokenizer={name}: no folder with a tokenizer.json, and not on the hub ({reason})."
+        ) from error
+    if "pad" not in (tokenizer.id_to_token(PAD) or "").lower():
+        raise UserError(f"data.tokenizer={name}: its token 0 is not padding, choose another.")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    content: str = tokenizer.to_str()
+    try:
+        if Tokens(content).encode([""]) == [[]]:
+            raise UserError(f"data.tokenizer={name}: an empty text has no token of its own; choose another.")
+    except (KeyError, TypeError, StopIteration) as error:
+        raise UserError(f"data.tokenizer={name}: it has no token for what is unknown, or for the end.") from error
+    return content
+
+
+def encoder_config(name: str) -> str:
+    """The `config.json` of a pretrained encoder, from a folder or from Hugging Face's hub."""
+    path = Path(name) / "config.json"
+    try:
+        return (path if path.is_file() else Path(hf_hub_download(name, "config.json"))).read_text(encoding="utf-8")
+    except Exception as error:  # of several libraries
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data.tokenizer={name}: no folder with a config.json, and not on the hub ({reason})."
+        ) from error
 
 
 def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
@@ -65,7 +123,8 @@ def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max
         texts: the training split's, which it is made for.
         kind: words are what is between spaces and punctuation, in lower case, and each punctuation mark; subwords are
             those that byte-pair encoding finds (Sennrich et al. 2016).
-        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`.
+        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`. Of subwords all letters
+            are in, however many.
         min_count: tokens that are rarer are left out.
         max_length: the most tokens that a text has, `END` among them; what is beyond is cut off.
     """

@@ -3,8 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from lab.data.base import Batches, Data
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.data.tokens import START, Kind, Tokens, train
 from lab.errors import UserError
+from lab.inputs import texts as inputs
 from lab.types import Share
 
 Pair = tuple[str, str]  # a text, and its translation
@@ -27,7 +27,8 @@ class TranslationFacts:
     vocab_size: int  # of the source
     target_vocab_size: int
     shared_vocabulary: bool
-    max_length: int  # tokens of the longest target
+    max_length: int  # tokens of the longest target in the training split
+    max_characters: int  # of the longest one elsewhere
     tokenizer: str  # the source's, its JSON
     target_tokenizer: str
     num_samples: dict[str, int]  # in each split
@@ -36,6 +37,8 @@ class TranslationFacts:
 
 class TranslationData(Data):
     """Batches of `token` (B, S), the source, `target` (B, T), from `<s>` to `</s>`, and `index` (B,).
+
+    `reference` (B, R) is the target as it was written, in Unicode's code points: what translations are scored by.
 
     Splits that are drawn share no source and no target.
 
@@ -68,6 +71,10 @@ class TranslationData(Data):
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.shared_vocabulary, self.tokens_per_batch = shared_vocabulary, tokens_per_batch
         self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.inherited: dict[str, Any] = {}  # facts of a run
+
+    def inherit(self, facts: dict[str, Any]) -> None:
+        self.inherited = facts
 
     @abstractmethod
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
@@ -84,7 +91,8 @@ class TranslationData(Data):
             vocab_size=source.vocab_size,
             target_vocab_size=target.vocab_size,
             shared_vocabulary=self.shared_vocabulary,
-            max_length=max(int(split.sequences["target"].length.max()) for split in splits.values()) - 1,
+            max_length=int(splits["train"].sequences["target"].length.max()) - 1,
+            max_characters=max(len(target) for name in ("val", "test") for _, target in pairs[name]),
             tokenizer=source.tokenizer.to_str(),
             target_tokenizer=target.tokenizer.to_str(),
             num_samples={name: len(split) for name, split in pairs.items()},
@@ -92,23 +100,25 @@ class TranslationData(Data):
         )
         return dict(splits), facts
 
-    def read_inputs(self, path: Path) -> tuple[list[str], Batches]:
-        raise NotImplementedError
+    @property
+    def inputs(self) -> inputs.Texts:
+        return inputs.Texts(self.facts.tokenizer, self.max_length)
 
     def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
         """With the splits that are missing; `names` of all samples are their sources."""
-        if fractions := {name: share for name, share in self.fractions.items() if name not in pairs}:
-            everything = pairs["train"]
-            if not everything:
-                raise UserError("data: there are no pairs.")
-            parts = self.draw(torch.zeros(len(everything), dtype=torch.int64), fractions, related(everything))
-            pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
+        everything = pairs["train"]
+        if not everything:
+            raise UserError("data: there are no pairs.")
+        missing = {name: share for name, share in self.fractions.items() if name not in pairs}
+        parts = self.draw(torch.zeros(len(everything), dtype=torch.int64), missing, related(everything))
+        pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
         self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
         return pairs
 
     def _tokenizers(self, pairs: Sequence[Pair]) -> tuple[str, str]:
-        if self.facts:  # a run's own: its weights fit them
-            return self.facts.tokenizer, self.facts.target_tokenizer
+        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
+        if "target_tokenizer" in own:
+            return own["tokenizer"], own["target_tokenizer"]
         texts = [list(side) for side in zip(*pairs, strict=True)]
         how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
         if self.shared_vocabulary:
@@ -152,7 +162,8 @@ def related(pairs: Sequence[Pair]) -> list[str]:
 def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
     token = source.encode([text for text, _ in pairs])
     said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
-    return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {})
+    reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
+    return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
 
 
 def _fingerprint(pairs: dict[str, Sequence[Pair]]) -> str:

@@ -14,9 +14,8 @@ from torchmetrics.functional.classification import (
     binary_roc,
 )
 
-from lab.figures.images import images
+from lab.data.base import Samples
 from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
-from lab.tasks.base import Look
 
 GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
 NUM_SHOWN = 32  # samples
@@ -24,14 +23,16 @@ MOST_NAMES = 30  # classes that an axis names each of
 MOST_LINES = 10  # classes that have a curve of their own
 
 
-def classification(probability: Tensor, label: Tensor, names: Sequence[str], look: Look) -> dict[str, Figure | str]:
+def classification(
+    probability: Tensor, label: Tensor, names: Sequence[str], samples: Samples
+) -> dict[str, Figure | str]:
     """All that there is to see of a split.
 
     Args:
         probability: (N, K).
         label: (N,).
         names: of the K classes.
-        look: indices of samples -> them.
+        samples: the N.
     """
     sure, prediction = probability.max(-1)
     found: dict[str, Any] = {
@@ -43,11 +44,10 @@ def classification(probability: Tensor, label: Tensor, names: Sequence[str], loo
     order = sure.argsort(descending=True)
     right = (prediction == label)[order]
     for name, which in {"mistakes": order[~right], "least_sure": order[right].flip(0)}.items():
-        batch = look(which[:NUM_SHOWN]) if len(which) else {}
-        if "image" in batch:
-            rows = zip(*(values[which[:NUM_SHOWN]].tolist() for values in (label, prediction, sure)), strict=True)
-            titles = [f"{names[said]}\n→ {names[seen]} {p:.2f}" for said, seen, p in rows]
-            found[name] = images(batch["image"] / 255, titles, GALLERIES[name])
+        which = which[:NUM_SHOWN]
+        rows = zip(*(values[which].tolist() for values in (label, prediction, sure)), strict=True)
+        captions = [f"{names[said]}\n→ {names[seen]} {p:.2f}" for said, seen, p in rows]
+        found[name] = samples.show(which, captions, GALLERIES[name]) if captions else None
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

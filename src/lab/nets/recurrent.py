@@ -1,3 +1,4 @@
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -56,13 +57,22 @@ class Recurrent(nn.Module):
         if self.training and self.token_dropout:
             token = torch.where(inside & (torch.rand(token.shape, device=token.device) < self.token_dropout), 1, token)
         x = self.dropout(self.embedding(token))
-        position, length = torch.arange(token.shape[1], device=token.device), inside.sum(1, keepdim=True)
-        mirror = torch.where(inside, length - 1 - position, position)[..., None]  # (B, T, 1), its own inverse
+        places = mirrored(token)
         for i, cell in enumerate(self.from_start):
             output, _ = cell(x)
             if self.from_end is not None:
-                reversed_output, _ = self.from_end[i](x.gather(1, mirror.expand_as(x)))
-                output = torch.cat([output, reversed_output.gather(1, mirror.expand_as(reversed_output))], -1)
+                output = torch.cat([output, at(places, self.from_end[i](at(places, x))[0])], -1)
             x = self.dropout(output)
-        score = self.attention(x).squeeze(-1).masked_fill(~inside, torch.finfo(x.dtype).min)
+        score = self.attention(x).squeeze(-1).masked_fill(~inside, -math.inf)
         return self.head((score.softmax(1)[..., None] * x).sum(1))
+
+
+def mirrored(token: Tensor) -> Tensor:
+    """(B, T, 1) the place of each token where every sequence is read from its own end; that of padding stays."""
+    inside, place = token != 0, torch.arange(token.shape[1], device=token.device)
+    return torch.where(inside, inside.sum(1, keepdim=True) - 1 - place, place).unsqueeze(-1)
+
+
+def at(place: Tensor, x: Tensor) -> Tensor:
+    """(B, T, width) of (B, T, 1) places."""
+    return x.gather(1, place.expand_as(x))

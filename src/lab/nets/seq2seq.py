@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.nets.recurrent import CELLS
+from lab.nets.recurrent import CELLS, at, mirrored
 from lab.nets.transformer import padding_mask
 from lab.types import Fraction
 
@@ -100,12 +100,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, token: Tensor) -> Tensor:
         """(B, S, width), of (B, S) token -> (B, S, width)."""
-        position = torch.arange(token.shape[1], device=token.device)
-        inside = token != 0
-        mirror = torch.where(inside, inside.sum(1, keepdim=True) - 1 - position, position)[..., None]
+        places = mirrored(token)
         for forward, backward in zip(self.forwards, self.backwards, strict=True):
-            y = backward(x.gather(1, mirror.expand_as(x)))[0]
-            x = self.dropout(torch.cat([forward(x)[0], y.gather(1, mirror.expand_as(y))], -1))
+            x = self.dropout(torch.cat([forward(x)[0], at(places, backward(at(places, x))[0])], -1))
         return x
 
 

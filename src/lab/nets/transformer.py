@@ -51,10 +51,11 @@ class Embed(nn.Module):
     def forward(self, token: Tensor, start: int = 0) -> Tensor:
         """(B, T) token, the first at position `start` -> (B, T, width)."""
         width = self.embed.embedding_dim
-        position = torch.arange(start, start + token.shape[1], device=token.device)
-        rate = torch.exp(torch.arange(0, width, 2, device=token.device) * (-math.log(10_000) / width))
+        exact = torch.float32  # 16 bits don't tell far places apart
+        position = torch.arange(start, start + token.shape[1], dtype=exact, device=token.device)
+        rate = torch.exp(torch.arange(0, width, 2, dtype=exact, device=token.device) * (-math.log(10_000) / width))
         angle = position.unsqueeze(1) * rate
-        places = torch.cat([angle.sin(), angle.cos()], -1)[:, :width]
+        places = torch.cat([angle.sin(), angle.cos()], -1)[:, :width].to(self.embed.weight.dtype)
         return self.dropout(self.embed(token) * width**0.5 + places)
 
 

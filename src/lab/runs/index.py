@@ -56,7 +56,7 @@ def read(logs: Path) -> list[Run]:
             run = Run(**index[key]["run"]) if index[key]["changed"] == changed else None
         run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
-        if run.status == "running" and not _is_held(logs / key):
+        if run.status == "running" and not is_held(logs / key):
             run.status = "killed"
         runs.append(run)
     if fresh != index:
@@ -110,7 +110,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
     """Whether a process trains in it."""
     try:
         with open(folder / ".lock", "r+") as lock:

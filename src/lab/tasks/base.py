@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
+from lab.data.base import Samples
 from lab.errors import UserError
 
-Look = Callable[[Tensor], dict[str, Tensor]]  # indices of samples -> them
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
 
@@ -125,9 +126,17 @@ class Task(L.LightningModule):
         """The columns of `test_predictions.csv`, from what `step` gave the metrics; none: there is no file."""
         return {}
 
-    def figures(self, look: Look, *tensors: Tensor) -> dict[str, Any]:
-        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and `look` at its samples."""
+    def figures(self, samples: Samples, *tensors: Tensor) -> dict[str, Any]:
+        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and its samples."""
         return {}
+
+    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
+        """What a sample's row of `predict_step` says in words and numbers: the best first.
+
+        Raises:
+            UserError: it does not say anything.
+        """
+        raise UserError(f"error: {type(self).__name__} has no answers for one's own inputs.")
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

@@ -8,7 +8,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.tasks.base import Deferred, Look, Task
+from lab.data.base import Samples
+from lab.tasks.base import Deferred, Task
 from lab.types import Fraction
 
 
@@ -62,10 +63,10 @@ class Classification(Task):
         each = zip(self.class_names, probability.T.tolist(), strict=True)
         return columns | {f"p({name})": values for name, values in each}
 
-    def figures(self, look: Look, logits: Tensor, label: Tensor) -> dict[str, Any]:  # type: ignore[override]
+    def figures(self, samples: Samples, logits: Tensor, label: Tensor) -> dict[str, Any]:  # type: ignore[override]
         from lab.figures.classification import classification  # matplotlib takes half a second
 
-        return classification(logits.float().softmax(-1), label, self.class_names, look)
+        return classification(logits.float().softmax(-1), label, self.class_names, samples)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """(B, num_classes) probabilities."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PAD, START, END = 0, 2, 3
+from lab.data.tokens import END, PAD, START
+
 FIRST_SAID = 3  # below it are <pad>, <unk> and <s>
 
 

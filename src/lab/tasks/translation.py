@@ -1,15 +1,19 @@
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
+from lab.data.base import Samples
 from lab.data.tokens import PAD, START, Tokens
-from lab.tasks.base import Deferred, Look, Task
+from lab.errors import UserError
+from lab.tasks.base import Deferred, Task
 from lab.tasks.search import beam_search, greedy
 from lab.types import Fraction
 
@@ -25,6 +29,7 @@ class Translation(Task):
 
     Args:
         max_length: tokens of the longest translation.
+        max_characters: of the longest reference.
         label_smoothing: share of a token's probability spread over all of them (Szegedy et al. 2016), in training.
         beam_size: beginnings that the search at test goes on with.
         length_penalty: the larger, the longer its translations (Wu et al. 2016).
@@ -35,17 +40,20 @@ class Translation(Task):
         tokenizer: str,
         target_tokenizer: str,
         max_length: PositiveInt,
+        max_characters: NonNegativeInt,
         label_smoothing: Fraction = 0.1,
         beam_size: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
         **kwargs: Any,
     ) -> None:
+        if not find_spec("sacrebleu"):
+            raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
         self.tokens, self.target_tokens = Tokens(tokenizer), Tokens(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
         metrics = {"train": of_tokens, "val": everything, "test": everything}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
-        self.max_length, self.label_smoothing = max_length, label_smoothing
+        self.max_length, self.max_characters, self.label_smoothing = max_length, max_characters, label_smoothing
         self.beam_size, self.length_penalty = beam_size, length_penalty
 
     def size(self, batch: dict[str, Tensor]) -> Tensor:
@@ -61,7 +69,7 @@ class Translation(Task):
         seen: tuple[Tensor, ...] = (nll, right, there.sum(1))
         if not self.training:
             translation = self.translate(batch["token"], self.beam_size if metrics is self.deferred["test"] else 1)
-            seen += (self._widened(target), self._widened(translation))
+            seen += (_widened(batch["reference"], self.max_characters), _widened(translation, self.max_length))
         metrics.update(*seen)
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(flat, which, ignore_index=PAD, label_smoothing=smoothing)
@@ -73,24 +81,31 @@ class Translation(Task):
         return beam_search(self.net, token, self.max_length, beam_size, self.length_penalty)
 
     def predictions(  # type: ignore[override]
-        self, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor
+        self, nll: Tensor, right: Tensor, num: Tensor, reference: Tensor, translation: Tensor
     ) -> dict[str, Sequence[Any]]:
-        target_text, text = (self.target_tokens.decode(ids.tolist()) for ids in (target, translation))
-        return {"target": target_text, "translation": text, "target_perplexity": (nll / num).exp().tolist()}
+        text = self.target_tokens.decode(translation.tolist())
+        return {"target": _written(reference), "translation": text, "target_perplexity": (nll / num).exp().tolist()}
 
     def figures(  # type: ignore[override]
-        self, look: Look, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor
+        self, samples: Samples, nll: Tensor, right: Tensor, num: Tensor, reference: Tensor, translation: Tensor
     ) -> dict[str, Any]:
         from lab.figures.attention import attention  # matplotlib takes half a second
+        from lab.figures.table import table
 
-        shown = torch.linspace(0, len(target) - 1, min(len(target), NUM_SHOWN)).long()  # of all parts of the split
-        batch, target, translation = look(shown), target[shown], translation[shown]
-        texts = [self.tokens.decode(batch["token"].tolist())]
-        texts += [self.target_tokens.decode(ids.tolist()) for ids in (target, translation)]
+        shown = torch.linspace(0, len(nll) - 1, min(len(nll), NUM_SHOWN)).long()  # of all parts of the split
+        batch, translation = samples[shown], translation[shown]
+        texts = {
+            "source": self.tokens.decode(batch["token"].tolist()),
+            "target": _written(reference[shown]),
+            "translation": self.target_tokens.decode(translation.tolist()),
+        }
         token, translation = batch["token"][:NUM_MAPS], translation[:NUM_MAPS]
         weights = list(map(self._attention, token, translation))
         names = [_names(self.tokens, token), _names(self.target_tokens, translation)]
-        return {"translations": table(*texts), "attention": attention(weights, *names)}
+        return {
+            "translations": table("translations, from all parts of the split", texts),
+            "attention": attention(weights, *names),
+        }
 
     @torch.no_grad()
     def _attention(self, token: Tensor, translation: Tensor) -> Tensor:
@@ -106,21 +121,23 @@ class Translation(Task):
         """(B, T) target."""
         return self.translate(batch["token"], self.beam_size)
 
-    def _widened(self, target: Tensor) -> Tensor:
-        """As wide as any, so that batches can be put together."""
-        return F.pad(target, (0, self.max_length - target.shape[1]))
+    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
+        return [{"translation": self.target_tokens.decode([answer])[0]}]
+
+
+def _widened(rows: Tensor, width: int) -> Tensor:
+    """As wide as any, so that batches can be put together."""
+    return F.pad(rows, (0, width - rows.shape[1]))
+
+
+def _written(reference: Tensor) -> list[str]:
+    """(N, R) code points as texts."""
+    return ["".join(chr(i) for i in row if i) for row in reference.tolist()]
 
 
 def _names(tokens: Tokens, ids: Tensor) -> list[list[str]]:
     """Of the tokens of (N, T), without padding."""
     return [[str(tokens.tokenizer.id_to_token(i)) for i in row if i != PAD] for row in ids.tolist()]
-
-
-def table(source: Sequence[str], target: Sequence[str], translation: Sequence[str]) -> str:
-    """Translations beside what they should be, in Markdown."""
-    rows = zip(source, target, translation, strict=True)
-    cells = [[text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for text in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [["source", "target", "translation"], ["---"] * 3, *cells])
 
 
 class Perplexity(Metric):
@@ -163,24 +180,24 @@ class Accuracy(Metric):
 
 
 class Texts(Metric):
-    """Keeps targets and translations, as tokens; a subclass compares the texts."""
+    """Keeps references, as code points, and translations, as tokens; a subclass compares the texts."""
 
-    target: list[Tensor]
+    reference: list[Tensor]
     translation: list[Tensor]
 
     def __init__(self, tokens: Tokens) -> None:
         super().__init__()
         self.tokens = tokens
-        for name in ("target", "translation"):
+        for name in ("reference", "translation"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, nll: Tensor, right: Tensor, num: Tensor, target: Tensor, translation: Tensor) -> None:
-        self.target.append(target)
+    def update(self, nll: Tensor, right: Tensor, num: Tensor, reference: Tensor, translation: Tensor) -> None:
+        self.reference.append(reference)
         self.translation.append(translation)
 
-    def texts(self) -> list[list[str]]:
-        """Of the targets, and of the translations."""
-        return [self.tokens.decode(dim_zero_cat(ids).tolist()) for ids in (self.target, self.translation)]
+    def texts(self) -> tuple[list[str], list[str]]:
+        """The references, and the translations."""
+        return _written(dim_zero_cat(self.reference)), self.tokens.decode(dim_zero_cat(self.translation).tolist())
 
 
 class BLEU(Texts):
@@ -189,8 +206,8 @@ class BLEU(Texts):
     def compute(self) -> Tensor:
         from sacrebleu import corpus_bleu
 
-        target, translation = self.texts()
-        return torch.tensor(corpus_bleu(translation, [target]).score, device=self.device)
+        reference, translation = self.texts()
+        return torch.tensor(corpus_bleu(translation, [reference]).score, device=self.device)
 
 
 class CHRF(Texts):
@@ -199,5 +216,5 @@ class CHRF(Texts):
     def compute(self) -> Tensor:
         from sacrebleu import corpus_chrf
 
-        target, translation = self.texts()
-        return torch.tensor(corpus_chrf(translation, [target]).score, device=self.device)
+        reference, translation = self.texts()
+        return torch.tensor(corpus_chrf(translation, [reference]).score, device=self.device)

@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool1d
 
 from lab.errors import RunError
 from lab.figures.page import BLUE, GREY, ORANGE
-from lab.tuning.finders import Trial
+from lab.tune.finders import Trial
 
 
 def by_step(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -1,7 +1,7 @@
 """Requests that wait at the same time are answered by one call of the model."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -9,20 +9,26 @@ import numpy as np
 
 
 class Batcher:
-    """Answers images (C, H, W), as many at a time as there are, `max_batch` at most.
+    """Answers items, as many at a time as there are, `max_batch` at most.
 
     A batch waits for more, for `max_wait` seconds at most, only while requests are on their way: `coming` counts them.
     """
 
-    def __init__(self, probabilities: Callable[[np.ndarray], np.ndarray], max_batch: int, max_wait: float) -> None:
-        self.probabilities, self.max_batch, self.max_wait = probabilities, max_batch, max_wait
+    def __init__(
+        self,
+        stack: Callable[[Sequence[np.ndarray]], np.ndarray],
+        model: Callable[[np.ndarray], np.ndarray],
+        max_batch: int,
+        max_wait: float,
+    ) -> None:
+        self.stack, self.model, self.max_batch, self.max_wait = stack, model, max_batch, max_wait
         self.coming = 0
         self.waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue()
         self.thread = ThreadPoolExecutor(1)
 
-    async def answer(self, image: np.ndarray) -> np.ndarray:
+    async def answer(self, item: np.ndarray) -> np.ndarray:
         future = asyncio.get_running_loop().create_future()
-        self.waiting.put_nowait((image, future))
+        self.waiting.put_nowait((item, future))
         return await future
 
     async def work(self) -> None:
@@ -33,8 +39,8 @@ class Batcher:
             if not batch:
                 continue
             try:
-                images = np.stack([image for image, _ in batch])
-                answers = await loop.run_in_executor(self.thread, self.probabilities, images)
+                items = self.stack([item for item, _ in batch])
+                answers = await loop.run_in_executor(self.thread, self.model, items)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():

@@ -16,7 +16,7 @@ from lab import run, train
 from lab.allow import instantiate
 from lab.config import fail
 from lab.data.base import Data
-from lab.tuning import memory
+from lab.tune import memory
 
 Tell = Callable[[Any], None]
 
@@ -63,6 +63,12 @@ def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     steps = own.batch_size.steps
     plain = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
     trainer, data, task = _parts(cfg, own, max_steps=steps, **plain)
+    if data.tokens_per_batch is not None:
+        fail(["data.tokens_per_batch: it says how large a batch is; data.batch_size does not"])
+    train = data.splits["train"]
+    if train.length is not None:  # the longest samples take the most memory
+        longest = train.length.view(len(train), -1).amax(1).argsort(descending=True)
+        data.splits["train"] = train.subset(longest[: data.batch_size * (steps + 1)].tolist())
     if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
         data.batch_size = num_samples
     clock = Clock()

@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,17 +17,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from lab import config, exported, model, run
-from lab.data.base import Batches
-from lab.data.images import ImageData
+from lab import config, model, run
+from lab.data.base import Data
 from lab.errors import RunError, UserError
-from lab.exported import FORMATS, Answer, Format
+from lab.export import program
+from lab.export.program import FORMATS, Answer, Format
 from lab.folder import read_json, write_json
+from lab.inputs.base import padded
+from lab.tasks.classification import Classification
 from lab.test import read
 
 TOLERANCE = 1e-4  # of a probability
 BATCH_SIZES = (1, 2, 7, 64)
-NUM_FOR_CALIBRATION = 512  # training images
+NUM_FOR_CALIBRATION = 512  # training samples
 FLOAT32 = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 REPORT = "export.json"
 
@@ -36,20 +39,20 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run)
     run.settle(saved)
-    if not isinstance(data, ImageData):
-        raise UserError("error: export: so far it knows images alone.")
+    if not isinstance(task, Classification):
+        raise UserError(f"error: run={cfg.run}: it is no classifier; those are exported.")
     read(data, cfg.run)
-    checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).probabilities
+    checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).answer
     reports = {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)
-        reports[output.name] = prove(path, cfg.format, checkpoint, data.splits["test"])
+        reports[output.name] = prove(path, cfg.format, checkpoint, data)
         if cfg.int8:
             quantised = path.with_name(f"{path.stem}_int8.onnx")
-            exported.quantise(path, some(data.splits["train"], NUM_FOR_CALIBRATION), quantised)
+            program.quantise(path, some(data, "train", NUM_FOR_CALIBRATION), quantised)
             name, answer = quantised.name, chosen.read(quantised)
-            reports[name] = report(quantised, "onnx, int8", checkpoint, answer, data.splits["test"])
+            reports[name] = report(quantised, "onnx, int8", checkpoint, answer, data)
         for name in reports:
             os.replace(path.with_name(name), output.with_name(name))
     beside = output.with_name(REPORT)
@@ -62,7 +65,8 @@ def silence() -> Iterator[None]:
     """What the exporters say about their own work nobody can act on."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.disable(logging.NOTSET)
 
@@ -90,32 +94,34 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
     return chosen, output
 
 
-def make(chosen: Format, task: Any, data: ImageData, path: Path) -> None:
+def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
     """Raises RunError where torch, or the compiler, can't."""
     try:
-        chosen.write(exported.program(task, data.facts), exported.metadata(data.facts), path)
+        chosen.write(program.program(task, data), data, path)
     except Exception as error:  # of any kind
         raise RunError(f"error: export: {path.name} could not be made ({_reason(error)}).") from error
 
 
-def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, split: Batches) -> dict[str, Any]:
+def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, data: Data) -> dict[str, Any]:
     """How a file's answers differ from the checkpoint's: for all of the test split, in several batch sizes; and when.
 
     Args:
         path: the file.
         kind: its format.
         checkpoint: what is to be matched.
-        answer: what the file says.
-        split: the test split.
+        answer: what the file says, of items of the size that it takes.
+        data: whose test split is answered.
     """
-    first = some(split, max(BATCH_SIZES))
-    batches = {size: first[np.arange(size) % len(first)] for size in BATCH_SIZES}
-    differences = {f"batch of {n}": _difference(checkpoint(image), answer(image)) for n, image in batches.items()}
+    size = data.inputs.example.shape
+    first = some(data, "test", max(BATCH_SIZES))
+    batches = {n: first[np.arange(n) % len(first)] for n in BATCH_SIZES}
+    differences = {f"batch of {n}": _difference(checkpoint(items), answer(items)) for n, items in batches.items()}
     parts = []
+    split = data.splits["test"]
     for start in tqdm(range(0, len(split), 64), "Comparing", leave=False, disable=None):
         batch = split.__getitems__(list(range(start, min(start + 64, len(split)))))
-        image = batch["image"].numpy()
-        parts.append((checkpoint(image), answer(image), batch["label"].numpy()))
+        items = batch[data.inputs.entry].numpy()
+        parts.append((checkpoint(items), answer(padded(items, size)), batch["label"].numpy()))
     right, given, label = map(np.concatenate, zip(*parts, strict=True))
     return {
         "format": kind,
@@ -126,22 +132,22 @@ def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, split: Bat
         "same_top_class": int((right.argmax(-1) == given.argmax(-1)).sum()),
         "test_acc": {"checkpoint": _accuracy(right, label), "exported": _accuracy(given, label)},
         "milliseconds": {
-            f"batch of {n}": {"eager": _milliseconds(checkpoint, image), "exported": _milliseconds(answer, image)}
-            for n, image in batches.items()
+            f"batch of {n}": {"eager": _milliseconds(checkpoint, items), "exported": _milliseconds(answer, items)}
+            for n, items in batches.items()
             if n in (1, 64)
         },
         "num_threads": torch.get_num_threads(),
     }
 
 
-def prove(path: Path, kind: str, checkpoint: Answer, split: Batches) -> dict[str, Any]:
+def prove(path: Path, kind: str, checkpoint: Answer, data: Data) -> dict[str, Any]:
     """The report on a file that answers as the checkpoint does.
 
     Raises:
         RunError: it does not.
     """
     try:
-        made = report(path, kind, checkpoint, FORMATS[kind].read(path), split)
+        made = report(path, kind, checkpoint, FORMATS[kind].read(path), data)
     except Exception as error:  # of any kind: it can't be opened, or not asked
         raise RunError(f"error: export: {path.name} is refused: it gives no answer ({_reason(error)}).") from error
     differences, num = made["max_difference"].values(), made["num_samples"]
@@ -159,9 +165,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def some(split: Batches, num: int) -> np.ndarray:
-    """At most so many images of a split, at equal distances."""
-    return split.__getitems__(list(range(0, len(split), -(-len(split) // num))))["image"].numpy()
+def some(data: Data, name: str, num: int) -> np.ndarray:
+    """At most so many items of a split, at equal distances, in the size that an exported model takes."""
+    split = data.splits[name]
+    batch = split.__getitems__(list(range(0, len(split), -(-len(split) // num))))
+    return padded(batch[data.inputs.entry].numpy(), data.inputs.example.shape)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -172,12 +180,12 @@ def _accuracy(probability: np.ndarray, label: np.ndarray) -> float:
     return float((probability.argmax(-1) == label).mean())
 
 
-def _milliseconds(answer: Answer, image: np.ndarray, num: int = 15) -> float:
+def _milliseconds(answer: Answer, items: np.ndarray, num: int = 15) -> float:
     """The median time of an answer."""
     seconds = []
     for _ in range(num + 2):
         start = time.perf_counter()
-        answer(image)
+        answer(items)
         seconds.append(time.perf_counter() - start)
     return 1000 * median(seconds[2:])
 

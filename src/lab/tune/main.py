@@ -17,8 +17,8 @@ from lab.config import fail, freeze, quiet
 from lab.errors import RunError
 from lab.external import refuse_several
 from lab.stop import stop
-from lab.tuning import curves, memory
-from lab.tuning.finders import Trial, find_lr, try_size
+from lab.tune import curves, memory
+from lab.tune.finders import Trial, find_lr, try_size
 
 NEAR = 0.05  # how close to the largest batch that fits, as a share of it
 OUT = 77  # the exit code of a process that memory ran out for

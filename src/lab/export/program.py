@@ -12,72 +12,71 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lab import model
-from lab.data.images import ImageFacts
+from lab.data.base import Data
+from lab.inputs.base import pack
 from lab.tasks.base import Task
 
-Answer = Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) uint8 -> (B, num_classes) probabilities
+Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities
 
 NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # what stands before and behind the net
 
 
 class Exported(nn.Module):
-    """All that stands between the pixels and the probabilities.
+    """All that stands between an item and the probabilities.
 
     Args:
         task: in eval mode; it may answer with the mean over an image and its mirror image.
-        facts: of the data, with the mean and standard deviation of each channel.
+        data: which prepares a batch, as for the task.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, task: Task, facts: ImageFacts) -> None:
+    def __init__(self, task: Task, data: Data) -> None:
         super().__init__()
-        self.task = task.eval()
-        self.register_buffer("mean", 255 * torch.tensor(facts.mean)[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor(facts.std)[:, None, None])
+        self.task, self.data = task.eval(), data
         task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 image -> (B, num_classes) probabilities."""
-        return self.task({"image": (image.float() - self.mean) / self.std}).softmax(-1)
+    def forward(self, item: Tensor) -> Tensor:
+        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities."""
+        batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item})
+        return self.task.predict_step(batch, 0)
 
 
-def program(task: Task, facts: ImageFacts) -> ExportedProgram:
+def program(task: Task, data: Data) -> ExportedProgram:
     """The module as a graph, for batches of any size."""
-    image = torch.zeros(2, facts.num_channels, facts.image_size, facts.image_size, dtype=torch.uint8)
+    item, module = torch.from_numpy(data.inputs.example), Exported(task, data)
     with torch.no_grad():
-        return torch.export.export(Exported(task, facts), (image,), dynamic_shapes={"image": {0: Dim("batch")}})
+        module(item)  # what is computed once is computed now, not in the graph
+        return torch.export.export(module, (item,), dynamic_shapes={"item": {0: Dim("batch")}})
 
 
-def metadata(facts: ImageFacts) -> dict[str, str]:
+def metadata(data: Data) -> dict[str, str]:
     """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
-    names = ("class_names", "num_channels", "image_size")
-    return {model.METADATA: json.dumps({name: getattr(facts, name) for name in names})}
+    return {model.METADATA: json.dumps({"inputs": pack(data.inputs), "class_names": data.facts.class_names})}
 
 
-def write_onnx(graph: ExportedProgram, about: dict[str, str], path: Path) -> None:
-    made = torch.onnx.export(graph, dynamo=True, verbose=False, output_names=["probabilities"])
+def write_onnx(graph: ExportedProgram, data: Data, path: Path) -> None:
+    made = torch.onnx.export(
+        graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=["probabilities"]
+    )
     assert made is not None
-    made.model.metadata_props.update(about)
+    made.model.metadata_props.update(metadata(data))
     made.save(path, external_data=False)
 
 
 def read_onnx(path: Path) -> Answer:
-    return model.of_onnx(path, torch.get_num_threads()).probabilities
+    return model.of_onnx(path, torch.get_num_threads()).answer
 
 
-def write_torch_export(graph: ExportedProgram, about: dict[str, str], path: Path) -> None:
-    torch.export.save(graph, path, extra_files=about)
+def write_torch_export(graph: ExportedProgram, data: Data, path: Path) -> None:
+    torch.export.save(graph, path, extra_files=metadata(data))
 
 
 def read_torch_export(path: Path) -> Answer:
     return _of_module(torch.export.load(path).module())
 
 
-def write_aoti(graph: ExportedProgram, about: dict[str, str], path: Path) -> None:
+def write_aoti(graph: ExportedProgram, data: Data, path: Path) -> None:
     torch._inductor.aoti_compile_and_package(
-        graph, package_path=str(path), inductor_configs={"aot_inductor.metadata": about}
+        graph, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata(data)}
     )
 
 
@@ -87,8 +86,8 @@ def read_aoti(path: Path) -> Answer:
 
 def _of_module(module: Callable[[Tensor], Tensor]) -> Answer:
     @torch.inference_mode()
-    def answer(image: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(image)).numpy()
+    def answer(items: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(items)).numpy()
 
     return answer
 
@@ -97,7 +96,7 @@ def _of_module(module: Callable[[Tensor], Tensor]) -> Answer:
 class Format:
     name: str  # of the file
     needs: tuple[str, ...]  # packages
-    write: Callable[[ExportedProgram, dict[str, str], Path], None]
+    write: Callable[[ExportedProgram, Data, Path], None]
     read: Callable[[Path], Answer]
 
 
@@ -108,31 +107,33 @@ FORMATS = {
 }
 
 
-def quantise(source: Path, image: np.ndarray, target: Path) -> None:
+def quantise(source: Path, items: np.ndarray, target: Path) -> None:
     """An ONNX file's weights and activations as 8-bit integers (quantise and dequantise nodes, ranges by min and max).
 
     Args:
         source: the file.
-        image: (N, C, H, W) uint8, from which the ranges of the activations are taken.
+        items: (N, …), from which the ranges of the activations are taken.
         target: what is written.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Images(CalibrationDataReader):
+    made = onnx.load(source)
+    entry = made.graph.input[0].name
+
+    class Items(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches: Iterator[Any] = iter(np.array_split(image, -(-len(image) // 64)))
+            self.batches: Iterator[Any] = iter(np.array_split(items, -(-len(items) // 64)))
 
         def get_next(self) -> Any:
             batch = next(self.batches, None)
-            return None if batch is None else {"image": batch}
+            return None if batch is None else {entry: batch}
 
-    made = onnx.load(source)
     left_out = [node.name for node in made.graph.node if node.op_type in NOT_QUANTISED]
     quantize_static(
         made,
         target,
-        Images(),
+        Items(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -1,8 +1,6 @@
 """The web application of `lab serve`: every answer is JSON, but for the page; every error a sentence."""
 
 import asyncio
-import base64
-import io
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Collection
@@ -16,17 +14,16 @@ import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from omegaconf import DictConfig
-from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from lab.batching import Batcher
-from lab.data.read_image import NUM_THREADS, num_pixels, read_image
+from lab.data.read_image import NUM_THREADS
 from lab.errors import UserError
-from lab.model import Model
-from lab.predict import most_probable
+from lab.inputs.base import Inputs, TooLargeError
+from lab.model import Model, Said
+from lab.serve.batching import Batcher
 
 MAX_REQUESTS = 256  # at a time
 PATIENCE = 0.5  # seconds for which what is too long is still read: a client that is sending does not hear an answer
@@ -34,8 +31,6 @@ PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
 )
-BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-TAKES = 'a multipart form with the image as "file", a body of type image/…, or JSON {"image": "<base64>"}'
 
 
 class Service:
@@ -43,71 +38,68 @@ class Service:
 
     def __init__(self, cfg: DictConfig, asked: Model) -> None:
         self.cfg, self.asked = cfg, asked
-        self.batcher = Batcher(asked.probabilities, cfg.max_batch, cfg.max_wait_ms / 1000)
+        self.batcher = Batcher(asked.inputs.stack, asked.answer, cfg.max_batch, cfg.max_wait_ms / 1000)
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
         self.num_requests = 0
 
     async def predict(self, request: Request) -> dict[str, Any]:
-        async with self._image(request) as image:
-            probability = await self.batcher.answer(image)
-        best = [{"class": name, "probability": p} for name, p in self._best(probability)]
-        return best[0] | {"top": best}
+        async with self._item(request) as item:
+            top = self._say(await self.batcher.answer(item))
+        return top[0] | {"top": top}
 
     async def explain(self, request: Request) -> dict[str, Any]:
-        """The picture as the net gets it, and which pixels speak for the first class; or why that is not known."""
-        async with self._image(request) as image:
-            probability = await self.batcher.answer(image)
-            answer = {"picture": data_url(image.transpose(1, 2, 0)), "class": self._best(probability)[0][0]}
+        """The item as the net gets it, and what of it speaks for the answer, in HTML; or why that is not known."""
+        async with self._item(request) as item:
+            given = await self.batcher.answer(item)
+            answer = {self.asked.inputs.item: self.asked.inputs.html(item)} | self._say(given)[0]
             if why := self._unexplained():
                 return answer | {"explanation": None, "why": why}
             assert self.asked.explain is not None
-            overlay = await self._in(self.explaining, self.asked.explain, image, int(probability.argmax()))
-        return answer | {"explanation": data_url((255 * overlay).round().astype(np.uint8)), "why": None}
+            explanation = await self._in(self.explaining, self.asked.explain, item, given)
+        return answer | {"explanation": explanation, "why": None}
 
-    def _best(self, probability: np.ndarray) -> list[tuple[str, float]]:
-        return most_probable(self.asked.class_names, probability, self.cfg.top_k)
+    def _say(self, given: np.ndarray) -> Said:
+        return self.asked.say(given, self.cfg.top_k)
 
     def _unexplained(self) -> str | None:
-        if self.asked.explain is None:
+        if self.cfg.model:
             return "An exported model has no gradients: lab serve run=FOLDER explains its answers."
+        if self.asked.explain is None:
+            return "Only the answers of a classifier are explained."
         return None if find_spec("captum") else "It takes captum: pip install 'lab[explain]'"
 
     @asynccontextmanager
-    async def _image(self, request: Request) -> AsyncIterator[np.ndarray]:
-        """The image of a request, whose answer is then given in time or not at all."""
+    async def _item(self, request: Request) -> AsyncIterator[np.ndarray]:
+        """The item of a request, whose answer is then given in time or not at all."""
         if self.num_requests >= MAX_REQUESTS:
             raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
         self.num_requests += 1
         try:
-            content = await content_of(request, int(1e6 * self.cfg.max_body_mb), self.cfg.timeout_s)
+            body = await content_of(request, self.asked.inputs, int(1e6 * self.cfg.max_body_mb), self.cfg.timeout_s)
             async with asyncio.timeout(self.cfg.timeout_s):
                 self.batcher.coming += 1
                 try:
-                    image = await self._in(self.decoding, self._decode, content)
+                    item = await self._in(self.decoding, self._decode, body)
                 finally:
                     self.batcher.coming -= 1
-                yield image
+                yield item
         except TimeoutError as error:
             raise HTTPException(503, f"There was no answer within {self.cfg.timeout_s} s; ask again later.") from error
         finally:
             self.num_requests -= 1
 
     def _decode(self, content: bytes | str) -> np.ndarray:
-        most = self.cfg.max_megapixels
+        inputs = self.asked.inputs
         try:
-            file = io.BytesIO(base64.b64decode(content, validate=True) if isinstance(content, str) else content)
+            content = inputs.of_json(content) if isinstance(content, str) else content
         except ValueError as error:
-            raise HTTPException(422, f'"image" is no base64: {error}.') from error
+            raise HTTPException(422, f'"{inputs.item}" is not {inputs.in_json}: {error}.') from error
         try:
-            if num_pixels(file) > 1e6 * most:
-                raise HTTPException(413, f"The image has more than {most} megapixels; send a smaller one.")
-            return read_image(file, self.asked.num_channels, self.asked.image_size)
+            return inputs.decode(content, self.cfg.max_megapixels)
+        except TooLargeError as error:
+            raise HTTPException(413, str(error)) from error
         except UserError as error:
-            if isinstance(error.__cause__, BOMB):
-                raise HTTPException(413, f"The image has more than {most} megapixels; send a smaller one.") from error
-            if isinstance(error.__cause__, UnidentifiedImageError):
-                raise HTTPException(400, "It is no image, or none of a known format.") from error
-            raise HTTPException(400, f"The image can't be read: {error.__cause__}.") from error
+            raise HTTPException(400, str(error)) from error
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
@@ -116,7 +108,7 @@ class Service:
 def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | None) -> FastAPI:
     """Only requests to these `hosts` are answered; None: to any."""
     service = Service(cfg, asked)
-    facts = {"image_size": asked.image_size, "num_channels": asked.num_channels, "classes": asked.class_names}
+    facts = {"takes": asked.inputs.item} | asked.inputs.facts() | {"classes": asked.class_names}
 
     async def allowed(request: Request) -> None:
         """A web site whose name is made to point to this machine still says its own name (DNS rebinding)."""
@@ -160,21 +152,25 @@ async def said(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": text}, code, headers)
 
 
-async def content_of(request: Request, max_bytes: int, seconds: float) -> bytes | str:
-    """The file of an image; or, of JSON, its base64."""
+async def content_of(request: Request, inputs: Inputs, max_bytes: int, seconds: float) -> bytes | str:
+    """The item's bytes; or, of JSON, its text."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not (kind.startswith("image/") or kind in ("multipart/form-data", "application/json")):
-        raise HTTPException(415, f"The content type is {kind or 'missing'}; send {TAKES}.")
+    takes = (
+        f'a multipart form with the {inputs.item} as "file", a body of type {inputs.content_types}…, or JSON'
+        f' {{"{inputs.item}": "{inputs.in_json}"}}'
+    )
+    if not (kind.startswith(inputs.content_types) or kind in ("multipart/form-data", "application/json")):
+        raise HTTPException(415, f"The content type is {kind or 'missing'}; send {takes}.")
     body = await body_of(request, max_bytes, seconds)
     if not body:
-        raise HTTPException(400, f"The body is empty; send {TAKES}.")
+        raise HTTPException(400, f"The body is empty; send {takes}.")
     content: bytes | str = body
     if kind == "multipart/form-data":
         content = await _of_form(request, body)
     elif kind == "application/json":
-        content = _of_json(body)
+        content = _of_json(body, inputs)
     if not content:
-        raise HTTPException(400, "The image is empty: it has no bytes.")
+        raise HTTPException(400, f"The {inputs.item} is empty: it has no bytes.")
     return content
 
 
@@ -193,7 +189,7 @@ async def body_of(request: Request, max_bytes: int, seconds: float) -> bytes:
         if not too_long:
             raise HTTPException(408, f"The body did not arrive within {seconds} s.") from error
     if too_long:
-        raise HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send a smaller image.")
+        raise HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send less.")
     return bytes(body)
 
 
@@ -214,18 +210,12 @@ async def _of_form(request: Request, body: bytes) -> bytes:
     return content
 
 
-def _of_json(body: bytes) -> str:
+def _of_json(body: bytes, inputs: Inputs) -> str:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"The body is no JSON: {error}.") from error
-    if not (isinstance(content, dict) and isinstance(content.get("image"), str)):
-        raise HTTPException(422, 'The JSON has no text "image"; send {"image": "<base64>"}.')
-    return content["image"]
-
-
-def data_url(pixels: np.ndarray) -> str:
-    """Of (H, W, C) uint8, a PNG."""
-    with io.BytesIO() as file:
-        Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(file, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    if not (isinstance(content, dict) and isinstance(content.get(inputs.item), str)):
+        example = f'{{"{inputs.item}": "{inputs.in_json}"}}'
+        raise HTTPException(422, f'The JSON has no text "{inputs.item}"; send {example}.')
+    return content[inputs.item]

@@ -77,7 +77,7 @@ def run(cfg: DictConfig, asked: model.Model, door: socket.socket) -> None:
     """Answer until SIGTERM or Ctrl-C; what was asked before is finished."""
     import uvicorn
 
-    from lab.server import build
+    from lab.serve.server import build
 
     host, port = door.getsockname()[:2]
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -1,0 +1,60 @@
+import json
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from lab.types import Fraction
+
+
+class SentenceEncoder(nn.Module):
+    """A pretrained encoder of Hugging Face's transformers, the mean of its last states, and a linear layer.
+
+    Args:
+        encoder_config: its JSON, which the data has with the encoder's tokenizer.
+        weights: where they are: a folder that `save_pretrained` made, or a name on the hub; null: they are drawn.
+        frozen: the encoder's weights stay as they are, and its own dropout is off.
+        dropout: probability of dropping a number of the mean.
+    """
+
+    def __init__(
+        self,
+        num_classes: PositiveInt,
+        vocab_size: PositiveInt,
+        max_length: PositiveInt,
+        encoder_config: str | None,
+        weights: str | None,
+        frozen: bool = False,
+        dropout: Fraction = 0.1,
+    ) -> None:
+        super().__init__()
+        if encoder_config is None:
+            raise ValueError("say which encoder, with data.tokenizer=FOLDER, or a name on Hugging Face's hub")
+        try:
+            from transformers import AutoConfig, AutoModel
+        except ImportError as error:
+            raise ValueError("it takes transformers: pip install 'lab[pretrained]'") from error
+        try:
+            config = AutoConfig.for_model(**json.loads(encoder_config))
+        except Exception as error:  # of several libraries
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"its config.json is none that transformers takes ({reason})") from error
+        if config.is_encoder_decoder:
+            raise ValueError(f"{config.model_type} is no encoder: it also decodes")
+        if config.vocab_size < vocab_size:
+            raise ValueError(f"the encoder knows {config.vocab_size} tokens, its tokenizer {vocab_size}")
+        if (most := getattr(config, "max_position_embeddings", max_length)) < max_length:
+            raise ValueError(f"the encoder reads {most} tokens: data.max_length is to be no more")
+        self.encoder = AutoModel.from_pretrained(weights) if weights else AutoModel.from_config(config)
+        self.frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_size, num_classes))
+        self.train()  # transformers returns what is for evaluation, and Lightning leaves it at that
+
+    def forward(self, token: Tensor) -> Tensor:
+        """(B, T) token -> (B, num_classes) logits."""
+        if self.frozen:
+            self.encoder.eval()
+        inside = token != 0
+        state = self.encoder(input_ids=token, attention_mask=inside.long()).last_hidden_state
+        weight = inside.to(state.dtype)[..., None]
+        return self.head((state * weight).sum(1) / weight.sum(1))

@@ -1,0 +1,49 @@
+"""The `lab` command in a process forked from one that has imported what is heavy: each start costs no seconds."""
+
+import atexit
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["lab.train", "lab.sweep.main", "lab.tune.main", "lab.cli"])
+
+
+def run(command: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run."""
+    with tempfile.TemporaryDirectory() as place:
+        out, err = f"{place}/out", f"{place}/err"
+        process = SERVER.Process(target=work, args=(command, folder, dict(os.environ), out, err))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(command, timeout, Path(out).read_bytes(), Path(err).read_bytes())
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(command, process.exitcode, Path(out).read_text(), Path(err).read_text())
+
+
+def work(command: list[str], folder: Path, environ: dict[str, str], out: str, err: str) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environ)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = command
+    from lab import cli, seconds
+
+    seconds.restart()
+    code = 1
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
