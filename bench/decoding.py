@@ -58,9 +58,9 @@ class Endless(torch.nn.Module):
         return self.net.encode(token)
 
     def decode(self, target: torch.Tensor, state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        logits, state = self.net.decode(target, state)
+        logits, new = self.net.decode(target, state)
         logits[:, END] = -torch.inf
-        return logits, state
+        return logits, new
 
 
 @torch.no_grad()

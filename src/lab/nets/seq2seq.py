@@ -64,9 +64,9 @@ class Seq2Seq(nn.Module):
         return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0], "hidden": hidden}
 
     def decode(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and the state -> (B, target_vocab_size) logits of the next one, and the new state."""
+        """(B,) latest token, and the state -> (B, target_vocab_size) next logits, and what is new of the state."""
         logits, hidden = self._read(target.unsqueeze(1), state)
-        return logits.squeeze(1), state | {"hidden": hidden}
+        return logits.squeeze(1), {"hidden": hidden}
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
         """What is taken from each source token for each next one: (B, T, S)."""

@@ -41,30 +41,35 @@ class TransformerSeq2Seq(nn.Module):
         """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
         state, x = self.encode(token), self.target_embed(target)
         for i, block in enumerate(self.blocks):
-            x, _ = block(x, None, state[f"source{i}"], state["mask"])
+            x = block(x, state[f"source{i}"], state["mask"])
         return self._logits(x)
 
     def encode(self, token: Tensor) -> dict[str, Tensor]:
         """(B, S) token -> what `decode` starts from; every tensor has a row for each sentence."""
         mask = padding_mask(token)
         memory = self.encoder(self.embed(token), mask)
-        source = {f"source{i}": block.read(memory) for i, block in enumerate(self.blocks)}
-        nothing = {f"past{i}": keys[:, :, :, :0] for i, keys in enumerate(source.values())}
-        return {"mask": mask} | source | nothing
+        source = {f"source{i}": block.cross.keys(memory) for i, block in enumerate(self.blocks)}
+        room = {f"past{i}": keys[:, :, :, :0] for i, keys in enumerate(source.values())}
+        return {"mask": mask, "num": token.new_zeros(len(token))} | source | room
 
     def decode(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and the state -> (B, target_vocab_size) logits of the next one, and the new state."""
-        x, past = self.target_embed(target.unsqueeze(1), start=state["past0"].shape[3]), {}
+        """(B,) latest token, and the state -> (B, target_vocab_size) next logits, and what is new of the state.
+
+        The old state is no longer to be used: the new one has its keys in the same memory.
+        """
+        num = int(state["num"][0])
+        past = {f"past{i}": _with_room(state[f"past{i}"], num) for i in range(len(self.blocks))}
+        x = self.target_embed(target.unsqueeze(1), start=num)
         for i, block in enumerate(self.blocks):
-            x, past[f"past{i}"] = block(x, state[f"past{i}"], state[f"source{i}"], state["mask"])
-        return self._logits(x).squeeze(1), state | past
+            x = block(x, state[f"source{i}"], state["mask"], past[f"past{i}"], num)
+        return self._logits(x).squeeze(1), past | {"num": state["num"] + 1}
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
         """What the last block takes from each source token for each next one: (B, T, S), the mean over its heads."""
         state, x = self.encode(token), self.target_embed(target)
         *blocks, last = self.blocks
         for i, block in enumerate(blocks):
-            x, _ = block(x, None, state[f"source{i}"], state["mask"])
+            x = block(x, state[f"source{i}"], state["mask"])
         return last.weights(x, state[f"source{len(blocks)}"], state["mask"])
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -81,27 +86,30 @@ class DecoderBlock(nn.Module):
         self.mlp = mlp(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, past: Tensor | None, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, width) -> the same, and the keys of all target tokens so far.
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor, past: Tensor | None = None, num: int = 0) -> Tensor:
+        """(B, T, width), and the keys of the source -> (B, T, width).
 
-        `past` has those of the tokens before a single new one; None: these are all. `source` is what `read` made of it.
+        `past` has the keys of the `num` tokens before a single new one, and room for its own; None: there are none.
         """
-        x, keys = self._look_back(x, past)
+        x = self._look_back(x, past, num)
         x = x + self.dropout(self.cross(self.cross_norm(x), source, mask))
-        return x + self.dropout(self.mlp(x)), keys
-
-    def read(self, memory: Tensor) -> Tensor:
-        """(B, S, width) -> the keys of the source."""
-        return self.cross.keys(memory)
+        return x + self.dropout(self.mlp(x))
 
     def weights(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         """(B, T, S), what is taken from the source."""
-        x, _ = self._look_back(x, None)
-        return self.cross.weights(self.cross_norm(x), source, mask)
+        return self.cross.weights(self.cross_norm(self._look_back(x)), source, mask)
 
-    def _look_back(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _look_back(self, x: Tensor, past: Tensor | None = None, num: int = 0) -> Tensor:
         y = self.norm(x)
         keys = self.attention.keys(y)
         if past is not None:
-            keys = torch.cat([past, keys], 3)
-        return x + self.dropout(self.attention(y, keys, is_causal=past is None)), keys
+            past[:, :, :, num] = keys[:, :, :, 0]
+            keys = past[:, :, :, : num + 1]
+        return x + self.dropout(self.attention(y, keys, is_causal=past is None))
+
+
+def _with_room(past: Tensor, num: int) -> Tensor:
+    """Keys of `num` tokens, with room for another: twice as much whenever it is full, so that few are ever copied."""
+    if num < past.shape[3]:
+        return past
+    return torch.cat([past, past.new_zeros(*past.shape[:3], max(16, num), past.shape[4])], 3)

@@ -19,7 +19,8 @@ def greedy(net: Any, token: Tensor, max_length: int) -> Tensor:
     ended = torch.zeros_like(latest, dtype=torch.bool)
     said: list[Tensor] = []
     while len(said) < max_length and not ended.all():
-        logits, state = net.decode(latest, state)
+        logits, new = net.decode(latest, state)
+        state |= new
         latest = (logits[:, FIRST_SAID:].argmax(-1) + FIRST_SAID).masked_fill(ended, PAD)
         ended = ended | (latest == END)
         said.append(latest)
@@ -41,7 +42,7 @@ def beam_search(net: Any, token: Tensor, max_length: int, beam_size: int, length
     said = token.new_zeros(num, k, max_length)
     answers = Answers(num, k, max_length, token.device)
     for n in range(1, max_length + 1):
-        logits, after = net.decode(latest, state)
+        logits, new = net.decode(latest, state)
         score, beam, chosen = _continued(score, logits)
         said = _taken(said, beam)
         said[:, :, n - 1] = chosen
@@ -51,9 +52,8 @@ def beam_search(net: Any, token: Tensor, max_length: int, beam_size: int, length
             break
         score, kept = _best(score.masked_fill(ends, -math.inf), k)
         said, latest = _taken(said, kept), chosen.gather(1, kept).flatten()
-        row = torch.arange(0, num * k, k, device=token.device).unsqueeze(1) + beam.gather(1, kept)
-        own = row.flatten()  # what decoding left as it was is the sentence's, the same for all its beams
-        state = {name: values if values is state[name] else values[own] for name, values in after.items()}
+        row = (torch.arange(0, num * k, k, device=token.device).unsqueeze(1) + beam.gather(1, kept)).flatten()
+        state |= {name: values[row] for name, values in new.items()}  # the rest is the same for all beams of a sentence
     return torch.where(answers.score.isinf().unsqueeze(1), said[:, 0], answers.said)[:, :n]
 
 
