@@ -13,7 +13,6 @@ from lab.errors import UserError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
 
 try:
-    from huggingface_hub import hf_hub_download  # comes with tokenizers
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
     raise UserError("data: texts take tokenizers: pip install 'lab[text]'") from missing
@@ -106,6 +105,8 @@ def pretrained(name: str, max_length: int) -> str:
 
 def encoder_config(name: str) -> str:
     """The `config.json` of a pretrained encoder, from a folder or from Hugging Face's hub."""
+    from huggingface_hub import hf_hub_download  # comes with tokenizers; takes a while
+
     path = Path(name) / "config.json"
     try:
         return (path if path.is_file() else Path(hf_hub_download(name, "config.json"))).read_text(encoding="utf-8")
