@@ -116,7 +116,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as tmp:
         for _ in range(int(os.environ.get("ROUNDS", 5))):
             rounds.append(measured(Path(tmp)))
-            text = bench.report("decoding", bench.table(rows(), rounds), bench.hardware(len(rounds)))
+            machine = f"Medians of {len(rounds)} rounds, OMP_NUM_THREADS=1; seconds. {bench.hardware()}"
+            text = bench.report("decoding", bench.table(rows(), rounds), machine)
     print(text)
 
 
