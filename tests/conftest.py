@@ -91,7 +91,7 @@ def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The `lab` command in an empty folder, as a user types it; with modules or an environment of its own, started anew."""
+    """The `lab` command in an empty folder, as a user types it; with its own modules or environment, started anew."""
 
     def lab(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [str(LAB), *arguments]
