@@ -33,7 +33,6 @@ TINY = (  # a run of a second, on one command line
     " figures=false trainer=cpu trainer.max_epochs=1 trainer.enable_progress_bar=false"
 )
 LAB = Path(sys.executable).with_name("lab")
-PYTHONPATH = os.environ.get("PYTHONPATH")
 
 
 def options(group: str) -> list[str]:
@@ -91,13 +90,10 @@ def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The `lab` command in an empty folder, as a user types it; with its own modules or environment, started anew."""
+    """The `lab` command in an empty folder, as a user types it; `forked.py` says how it starts."""
 
     def lab(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(LAB), *arguments]
-        if env is None and os.environ.get("PYTHONPATH") == PYTHONPATH:  # which a process that is there takes no note of
-            return forked.run(command, tmp_path, timeout=200)
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=env)
+        return forked.run([str(LAB), *arguments], tmp_path, env or os.environ, timeout=200)
 
     return lab
 

@@ -1,22 +1,24 @@
 """The `lab` command in a process forked from one that has imported what is heavy: each start costs no seconds."""
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["lab.train", "lab.sweep.main", "lab.tune.main", "lab.cli"])
 
 
-def run(command: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], folder: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     """As subprocess.run."""
     with tempfile.TemporaryDirectory() as place:
         out, err = f"{place}/out", f"{place}/err"
-        process = SERVER.Process(target=work, args=(command, folder, dict(os.environ), out, err))
+        process = SERVER.Process(target=work, args=(command, folder, dict(env), out, err))
         process.start()
         process.join(timeout)
         if process.is_alive():
@@ -33,6 +35,10 @@ def work(command: list[str], folder: Path, environ: dict[str, str], out: str, er
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = command
+    sys.path[:0] = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.modules.pop("sitecustomize", None)
+    with contextlib.suppress(ImportError):
+        import sitecustomize  # noqa: F401  as Python does where it starts
     from lab import cli, seconds
 
     seconds.restart()

@@ -21,7 +21,12 @@ TEXTS = (
     "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
     "tests/{test_text,test_text_answers,test_translation,test_pretrained}.py",
 )
-FAST = ["tests/test_config.py", "tests/test_nets.py", "-k", "not torchvision and not pretrained"]
+FAST = [
+    "tests/test_config.py",
+    "tests/test_nets.py",
+    "-k",
+    "not torchvision and not pretrained and not res and not airbench",
+]
 
 
 def without_texts(folder):

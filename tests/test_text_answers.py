@@ -34,7 +34,13 @@ TEXTS = ["dog face", "Hundegesicht", "", "😀", "مرحبا <b>|</b>", "x" * 10
 def folder(tmp_path_factory):
     """A run that tells languages apart, with its model.onnx, not to be changed."""
     place = tmp_path_factory.mktemp("run")
-    quick = ("trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={place}")
+    quick = (
+        "trainer=cpu",
+        "trainer.max_epochs=12",
+        "optimizer.lr=0.03",
+        "trainer.enable_progress_bar=false",
+        f"run={place}",
+    )
     small = ("data.tiny=true", "data.max_length=24", "net=gru", "net.embedding_dim=8", "net.hidden=8")
     train.main(config.compose("train", ["experiment=language_id", *small, *quick]))
     export.main(config.compose("export", [f"run={place}"]))
