@@ -73,8 +73,7 @@ def settle(cfg: DictConfig) -> None:
 def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None) -> Data:
     """The data of a config, read and split; `inherited` are the facts of the run whose weights are gone on from."""
     data = build_data(cfg)
-    if inherited:
-        data.inherit(inherited)
+    data.inherited = inherited or {}
     data.prepare_data()
     data.setup("fit")
     return data

@@ -139,6 +139,7 @@ class Data(L.LightningDataModule):
         self.tiny, self.seed = tiny, seed
         self.splits: dict[str, Batches] = {}
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
+        self.inherited: dict[str, Any] = {}  # facts of the run whose weights are gone on from
         self.found: Any = None  # the `Facts` that reading gave
         self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
@@ -150,9 +151,6 @@ class Data(L.LightningDataModule):
     @abstractmethod
     def inputs(self) -> Inputs:
         """How a user's own items are read; they are in a batch under the name of its `item`."""
-
-    def inherit(self, facts: dict[str, Any]) -> None:
-        """Take over, before reading, what weights of a run with these `Facts` depend on."""
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":

@@ -123,16 +123,12 @@ class TextData(Data):
     ) -> None:
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
-        self.inherited: dict[str, Any] = {}  # facts of a run
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.tokens_per_batch = tokens_per_batch
 
     @abstractmethod
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         """The splits, and the names of the classes."""
-
-    def inherit(self, facts: dict[str, Any]) -> None:
-        self.inherited = facts
 
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
@@ -141,7 +137,7 @@ class TextData(Data):
                 raise UserError(f"data: {name} has no samples.")
         own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
         if "tokenizer" in own:
-            content, encoder = own["tokenizer"], own["encoder_config"]
+            content, encoder = own["tokenizer"], own.get("encoder_config")
         elif self.tokenizer:
             content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
         else:

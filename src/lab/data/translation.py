@@ -71,10 +71,6 @@ class TranslationData(Data):
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
         self.shared_vocabulary, self.tokens_per_batch = shared_vocabulary, tokens_per_batch
         self.fractions = {"val": val_fraction, "test": test_fraction}
-        self.inherited: dict[str, Any] = {}  # facts of a run
-
-    def inherit(self, facts: dict[str, Any]) -> None:
-        self.inherited = facts
 
     @abstractmethod
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
