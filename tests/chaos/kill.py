@@ -43,12 +43,19 @@ from lab.train import main as lab_train  # noqa: E402
 
 NUM_BATCHES, EPOCHS = 8, 4
 POINTS = range(NUM_BATCHES * EPOCHS)
+IMAGES = [
+    "experiment=image_folder", "net=mlp", "net.widths=[16]", "net.batch_norm=true", "net.dropout=0.3",
+    "data.image_size=16",
+]  # fmt: skip
 VARIANTS = {
-    "plain": [],
-    "ema": ["ema=0.9"],
-    "accumulate 3": ["trainer.accumulate_grad_batches=3"],
-    "validate twice": ["trainer.val_check_interval=0.5"],
+    "plain": IMAGES,
+    "ema": [*IMAGES, "ema=0.9"],
+    "accumulate 3": [*IMAGES, "trainer.accumulate_grad_batches=3"],
+    "validate twice": [*IMAGES, "trainer.val_check_interval=0.5"],
+    "texts": ["experiment=language_id", "data.tiny=true", "net=gru", "net.hidden=8", "ema=0.9"],
+    "translation": ["experiment=translate_tatoeba", "data.tiny=true", "net.width=16", "trainer.precision=32-true"],
 }
+TEXTS = {"texts": 48, "translation": 25}  # samples of a batch, so that there are NUM_BATCHES; of images 5
 TMP = Path(tempfile.mkdtemp(prefix="lab-chaos-"))
 LAB = str(Path(sys.executable).with_name("lab"))
 Case = tuple[str, Callable[[], str | None]]
@@ -66,12 +73,12 @@ class At(Callback):
             self.point = -1
 
 
-def overrides(folder: Path, workers: int = 0, variant: str = "plain", batch_size: int = 5) -> list[str]:
+def overrides(folder: Path, workers: int = 0, variant: str = "plain", processes: int = 1) -> list[str]:
+    data = ["figures=false"] if variant in TEXTS else [f"data.root={TMP}/images", f"data.num_workers={workers}"]
     return [
-        "experiment=image_folder", f"data.root={TMP}/images", f"run={folder}", f"data.batch_size={batch_size}",
-        "net=mlp", "net.widths=[16]", "net.batch_norm=true", "net.dropout=0.3", "trainer=cpu",
-        "data.image_size=16", f"data.num_workers={workers}", "trainer.enable_progress_bar=false",
-        f"trainer.max_epochs={EPOCHS}", "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1", *VARIANTS[variant],
+        *VARIANTS[variant], *data, f"data.batch_size={TEXTS.get(variant, 5) // processes}", f"run={folder}",
+        "trainer=cpu", "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}",
+        "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1",
     ]  # fmt: skip
 
 
@@ -177,7 +184,7 @@ def interrupted(number: int, point: int, workers: int, variant: str) -> str | No
 
 def killed() -> Iterator[Case]:
     for variant in VARIANTS:
-        for workers in (0, 2):
+        for workers in (0,) if variant in TEXTS else (0, 2):
             for point in POINTS:
                 yield (
                     f"SIGKILL, {variant}, {workers} workers, batch {point}",
@@ -197,17 +204,18 @@ def stopped() -> Iterator[Case]:
 
 def distributed() -> Iterator[Case]:
     """Two processes, of which the second is killed at a batch."""
-    for point in range(1, 32, 4):
-        yield f"SIGKILL, 2 processes, batch {point}", lambda p=point: killed_together(p)
+    for variant in ("plain", *TEXTS):
+        for point in range(1, 32, 4):
+            yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
 
 
-def killed_together(point: int) -> str | None:
-    folder, reference = TMP / f"ddp-{point}", TMP / f"ddp-reference-{os.getpid()}"
-    if not reference.exists() and (code := faulty(reference, 1, "SIGKILL", -1)[0].wait(150)):
+def killed_together(point: int, variant: str) -> str | None:
+    folder, reference = TMP / f"ddp-{point}-{variant}", TMP / f"ddp-reference-{os.getpid()}-{variant}"
+    if not reference.exists() and (code := faulty(reference, 1, "SIGKILL", -1, variant)[0].wait(150)):
         return f"not killed: exit code {code}"
-    if faulty(folder, 1, "SIGKILL", point)[0].wait(150) == 0:
+    if faulty(folder, 1, "SIGKILL", point, variant)[0].wait(150) == 0:
         return "killed: exit code 0"
-    if code := faulty(folder, 1, "SIGKILL", -1)[0].wait(150):
+    if code := faulty(folder, 1, "SIGKILL", -1, variant)[0].wait(150):
         return f"resumed: exit code {code}"
     for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
         if one != other:
@@ -230,7 +238,9 @@ def ranks() -> Iterator[Case]:
             yield f"process {rank}: {fault}", lambda r=rank, f=fault: broken_rank(r, f)
 
 
-def faulty(folder: Path, rank: int, fault: str, point: int) -> tuple[subprocess.Popen[bytes], Path]:
+def faulty(
+    folder: Path, rank: int, fault: str, point: int, variant: str = "plain"
+) -> tuple[subprocess.Popen[bytes], Path]:
     """`lab train` in two processes, one of which breaks before a step; and a folder with its `log`, and when: `at`."""
     code = Path(tempfile.mkdtemp(dir=TMP))
     (code / "faults.py").write_text(
@@ -241,7 +251,11 @@ def faulty(folder: Path, rank: int, fault: str, point: int) -> tuple[subprocess.
         f"            {FAULTS[fault]}\n"
     )
     (code / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('faults',)\n")
-    words = [*overrides(folder, batch_size=2), "trainer=ddp_cpu", "+callbacks.fault={_target_: faults.Fault}"]
+    words = [
+        *overrides(folder, variant=variant, processes=2),
+        "trainer=ddp_cpu",
+        "+callbacks.fault={_target_: faults.Fault}",
+    ]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
     with open(code / "log", "w") as log:
         command = [LAB, "train", *words]
