@@ -12,7 +12,7 @@ ROOT = CONF.parent
 TEXTS = (
     "src/lab/data/{tokens,text,text_files,text_hub,table,tiny_text,pairs,translation}.py",
     "src/lab/{inputs,explain}/texts.py",
-    "src/lab/nets/{recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
+    "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
     "src/lab/tasks/{translation,search}.py",
     "src/lab/figures/attention.py",
     "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",

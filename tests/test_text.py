@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import signal
 import sys
 import time
@@ -14,15 +15,20 @@ from conftest import CONF
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 from torch import nn
 
-from lab import config, run, train
+from lab import config, run, test, train
 from lab.data import tokens
 from lab.data.buckets import buckets
-from lab.data.text import Ragged, emoji_names
+from lab.data.text import Ragged, WordDropout, emoji_names
 from lab.errors import UserError
+from lab.nets.ngrams import NGramEmbedding
 from lab.nets.recurrent import Recurrent
 
 QUICK = (
-    "experiment=language_id", "data.tiny=true", "data.batch_size=100", "net.dropout=0.5", "net.token_dropout=0.1",
+    "experiment=language_id", "data.tiny=true", "data.batch_size=100", "net.dropout=0.5", "data.word_dropout=0.2",
+    "trainer=cpu", "trainer.enable_progress_bar=false", "figures=false", "trainer.max_epochs=3",
+)  # fmt: skip
+TRANSLATION = (
+    "experiment=translate_tatoeba", "data.tiny=true", "data.batch_size=50", "data.test_fraction=0.1", "net.width=16",
     "trainer=cpu", "trainer.enable_progress_bar=false", "figures=false", "trainer.max_epochs=3",
 )  # fmt: skip
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]
@@ -70,6 +76,47 @@ def test_decoding_stops_at_the_end():
     coder = tokens.Tokens(tokens.train(["ab"], "characters", 10, 1, 8))
     a, b, *_ = coder.encode(["ab"])[0]
     assert coder.decode([[tokens.START, a, b, tokens.END, b, tokens.PAD], [b]]) == ["ab", "b"]
+
+
+WORDS = {
+    "characters": [["a"], [" ", "b", "c", ","], [" ", "d", "e", "f"]],
+    "words": [["a"], ["bc"], [","], ["def"]],
+    "subwords": [["▁", "a"], ["▁", "b", "c", ","], ["▁", "d", "e", "f"]],
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_words_are_dropped_whole_and_one_stays(kind, share):
+    coder = tokens.Tokens(tokens.train(["a bc, def", "f e d c b"], kind, 12, 1, 64))
+    token = torch.tensor(coder.encode(["a bc, def"])).expand(4000, -1)
+    assert coder.pieces(token[0])[:-1] == [piece.replace("▁", " ") for word in WORDS[kind] for piece in word]
+    random = torch.rand(4000, token.shape[1] + 1, generator=torch.Generator().manual_seed(0))
+    dropped = WordDropout(coder, share)(token, random) == tokens.UNKNOWN
+    assert not dropped[:, -1].any(), "the end"
+    parts = dropped[:, :-1].split(list(map(len, WORDS[kind])), 1)
+    gone = torch.stack([part.all(1) for part in parts], 1)
+    assert gone.equal(torch.stack([part.any(1) for part in parts], 1)), "half a word"
+    assert not gone.all(1).any()
+    num = len(parts)
+    assert gone.double().mean() == pytest.approx(share - share**num / num, abs=0.02)
+
+
+def test_words_are_dropped_in_training_alone_whatever_the_batch(compose):
+    data = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.word_dropout=0.9"))
+    data.setup()
+    batch = data.splits["train"].__getitems__([3, 20, 7, 11])
+    assert data.on_after_batch_transfer(batch)["token"].equal(batch["token"])
+    data.trainer = SimpleNamespace(training=True, current_epoch=2)
+    together = data.on_after_batch_transfer(batch)["token"]
+    assert not together.equal(batch["token"])
+    for row, index in zip(together, batch["index"].tolist(), strict=True):
+        (alone,) = data.on_after_batch_transfer(data.splits["train"].__getitems__([index]))["token"]
+        assert alone.equal(row[: len(alone)])
+    data.trainer.current_epoch = 3
+    assert not data.on_after_batch_transfer(batch)["token"].equal(together)
+    data.trainer.training = False
+    assert data.on_after_batch_transfer(batch)["token"].equal(batch["token"])
 
 
 def test_padding_is_what_a_loop_would_fill_in():
@@ -155,9 +202,10 @@ def test_the_names_of_an_emoji_are_in_one_split(names):
     assert not any("skin tone" in text for part in splits.values() for text in part.text)
 
 
-def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path):
-    def lab_train(*words):
-        train.main(config.compose("train", config.with_the_runs_own([*QUICK, *words])))
+@pytest.mark.parametrize("words", [QUICK, TRANSLATION], ids=["language_id", "translate_tatoeba"])
+def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, words):
+    def lab_train(folder):
+        train.main(config.compose("train", config.with_the_runs_own([*words, folder])))
 
     lab_train(f"run={tmp_path}/whole")
     with monkeypatch.context() as patch:
@@ -167,6 +215,20 @@ def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path):
     lab_train(f"run={tmp_path}/cut")
     for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
         assert same(part, other)
+
+
+@pytest.mark.parametrize("words", [QUICK, TRANSLATION], ids=["language_id", "translate_tatoeba"])
+def test_two_processes_score_as_one_does(lab, tmp_path, capsys, words):
+    result = lab("train", *words, "trainer=ddp_cpu", f"run={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())["test"]
+    capsys.readouterr()
+    test.main(config.compose("test", [f"run={tmp_path}/run", "trainer=cpu"]))
+    shown = dict(re.findall(r"(test/\S+) +(\d+\.\d+)", capsys.readouterr().out))
+    assert len(shown) > 2
+    assert {name: float(value) for name, value in shown.items()} == pytest.approx(
+        {name: results[name] for name in shown}, rel=1e-4, abs=1e-4
+    )
 
 
 def with_callback(build, callback):
@@ -373,11 +435,28 @@ def test_the_bench_has_a_baseline_for_each_of_its_experiments(monkeypatch):
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
+def test_a_token_s_vector_is_that_of_the_runs_that_end_with_it_too():
+    net = NGramEmbedding(10, 4, ngrams=3, num_buckets=50)
+    first, _, _, fourth, _ = net(torch.tensor([[5, 6, 7, 5, 6]]))[0]
+    for vector, runs in ((first, [(0, 5), (0, 0, 5)]), (fourth, [(7, 5), (6, 7, 5)])):
+        torch.testing.assert_close(vector, net.weight[5] + sum(net.weight[10 + code(run) % 50] for run in runs))
+    assert NGramEmbedding(10, 4, ngrams=1, num_buckets=50).weight.shape == (10, 4)
+
+
+def code(run):
+    """Its hash, the latest token first."""
+    *before, latest = run
+    for token in reversed(before):
+        latest = (latest * 1_000_003 + token) % (2**31 - 1)
+    return latest
+
+
 @pytest.mark.parametrize("cell", CELLS)
 class TestRecurrent:
-    def test_padding_changes_no_answer(self, cell):
+    @pytest.mark.parametrize("ngrams", [1, 3])
+    def test_padding_changes_no_answer(self, cell, ngrams):
         torch.manual_seed(0)
-        net = Recurrent(3, 20, cell, num_layers=2).eval()
+        net = Recurrent(3, 20, cell, num_layers=2, ngrams=ngrams).eval()
         token = torch.randint(1, 20, (2, 7))
         token[1, 4:] = 0
         padded = torch.cat([token, torch.zeros(2, 30, dtype=torch.int64)], 1)
@@ -398,15 +477,9 @@ class TestRecurrent:
         net(token)
         torch.testing.assert_close(kept[0], both(net.embedding(token))[0])
 
-    def test_tokens_are_dropped_in_training_alone(self, cell):
-        torch.manual_seed(0)
-        net, token = Recurrent(3, 20, cell, token_dropout=1.0), torch.randint(4, 20, (1, 5))
-        assert net(token).equal(net(torch.ones_like(token)))
-        assert not net.eval()(token).equal(net(torch.ones_like(token)))
-
     @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's own, of what it restores
     def test_it_is_exported(self, cell):
-        net, token = Recurrent(3, 20, cell).eval(), torch.randint(1, 20, (3, 8))
+        net, token = Recurrent(3, 20, cell, ngrams=4).eval(), torch.randint(1, 20, (3, 8))
         token[1, 2:] = 0
         shapes = {"token": {0: torch.export.Dim("batch", min=1)}}
         exported = torch.export.export(net, (token,), dynamic_shapes=shapes).module()

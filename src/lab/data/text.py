@@ -4,18 +4,20 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
 from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
-from lab.types import Share
+from lab.types import Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
 
@@ -106,6 +108,7 @@ class TextData(Data):
         max_length: tokens of a text; what is beyond is cut off.
         tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`. In a
             step of several batches, or processes, each weighs the same.
+        word_dropout: probability that a word is unknown, in training; of each text one stays.
         tokenizer: of a pretrained encoder, in place of the three above: a folder, or a name on Hugging Face's hub.
     """
 
@@ -118,13 +121,14 @@ class TextData(Data):
         min_count: PositiveInt = 1,
         max_length: PositiveInt = 256,
         tokens_per_batch: PositiveInt | None = None,
+        word_dropout: Fraction = 0.0,
         tokenizer: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
         self.tokens, self.vocab_size, self.min_count, self.max_length = tokens, vocab_size, min_count, max_length
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch, self.word_dropout = tokens_per_batch, word_dropout
 
     @abstractmethod
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
@@ -161,6 +165,16 @@ class TextData(Data):
     def inputs(self) -> inputs.Texts:
         return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        if not (self.word_dropout and self.trainer is not None and self.trainer.training):
+            return batch
+        random = uniform(self.seed, self.trainer.current_epoch, batch["index"], self.facts.max_length + 1)
+        return batch | {"token": self._drop(batch["token"], random)}
+
+    @cached_property
+    def _drop(self) -> "WordDropout":
+        return WordDropout(self.inputs.tokens, self.word_dropout)
+
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
         texts = self.inputs.tokens.decode(batch["token"].tolist())
         return table(title, {"text": texts, "": captions})
@@ -168,6 +182,26 @@ class TextData(Data):
     def figures(self, batch: Batch) -> dict[str, Any]:
         names = [self.facts.class_names[i] for i in batch["label"].tolist()]
         return {"samples": self.show(batch, names, "training samples as the net sees them")}
+
+
+class WordDropout:
+    """Words become unknown tokens; of each text one stays.
+
+    Args:
+        share: the probability of each.
+    """
+
+    def __init__(self, tokens: Tokens, share: float) -> None:
+        self.begins = torch.tensor(tokens.begins_word)
+        self.special = torch.tensor(sorted(tokens.special))
+        self.unknown, self.share = tokens.unknown, share
+
+    def __call__(self, token: Tensor, random: Tensor) -> Tensor:
+        """(B, T) token ids, and (B, at least T + 1) numbers in [0, 1), one for each word -> (B, T)."""
+        number = random.gather(1, self.begins.to(token.device)[token].cumsum(1))
+        inside = ~torch.isin(token, self.special.to(token.device))
+        highest = number.masked_fill(~inside, -1).amax(1, keepdim=True)
+        return token.masked_fill(inside & (number < self.share) & (number < highest), self.unknown)
 
 
 class EmojiLanguages(TextData):

@@ -6,16 +6,17 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.nets.ngrams import NGramEmbedding
 from lab.types import Fraction
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class Recurrent(nn.Module):
-    """Embedded tokens through layers of recurrent cells, and the mean of their outputs as attention weighs them.
+    """Embedded tokens through layers of recurrent cells; of their outputs the mean, by attention, and the largest.
 
     Padding, token 0 at the end, changes nothing: what reads from the end reads each sequence reversed within its own
-    length, and no output at padding is attended to.
+    length, and no output at padding is looked at.
 
     Args:
         cell: tanh units (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997) or GRU (Cho et al. 2014).
@@ -23,7 +24,8 @@ class Recurrent(nn.Module):
         hidden: units of a layer, in each direction.
         bidirectional: half of each layer reads from the end.
         dropout: probability of dropping a number of an embedding, or of a layer's output.
-        token_dropout: probability of reading a token as unknown, token 1, in training.
+        ngrams: a token's vector is also that of the runs of up to so many tokens that end with it.
+        ngram_buckets: vectors of all these runs: see `NGramEmbedding`.
     """
 
     def __init__(
@@ -36,11 +38,11 @@ class Recurrent(nn.Module):
         num_layers: PositiveInt = 1,
         bidirectional: bool = True,
         dropout: Fraction = 0.0,
-        token_dropout: Fraction = 0.0,
+        ngrams: PositiveInt = 1,
+        ngram_buckets: PositiveInt = 20_000,
     ) -> None:
         super().__init__()
-        self.token_dropout = token_dropout
-        self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
+        self.embedding = NGramEmbedding(vocab_size, embedding_dim, ngrams, ngram_buckets)
         self.embedding.weight.data.mul_(0.1)  # torch's deviation of 1 drowns rare words
         directions = 2 if bidirectional else 1
         sizes = [embedding_dim, *[directions * hidden] * num_layers]
@@ -49,13 +51,10 @@ class Recurrent(nn.Module):
         self.from_end = nn.ModuleList(make(size) for size in sizes[:-1]) if bidirectional else None
         self.dropout = nn.Dropout(dropout)
         self.attention = nn.Sequential(nn.Linear(sizes[-1], hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
-        self.head = nn.Linear(sizes[-1], num_classes)
+        self.head = nn.Linear(2 * sizes[-1], num_classes)
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, num_classes) logits."""
-        inside = token != 0
-        if self.training and self.token_dropout:
-            token = torch.where(inside & (torch.rand(token.shape, device=token.device) < self.token_dropout), 1, token)
         x = self.dropout(self.embedding(token))
         places = mirrored(token)
         for i, cell in enumerate(self.from_start):
@@ -63,8 +62,9 @@ class Recurrent(nn.Module):
             if self.from_end is not None:
                 output = torch.cat([output, at(places, self.from_end[i](at(places, x))[0])], -1)
             x = self.dropout(output)
-        score = self.attention(x).squeeze(-1).masked_fill(~inside, -math.inf)
-        return self.head((score.softmax(1)[..., None] * x).sum(1))
+        inside = (token != 0).unsqueeze(-1)
+        weight = self.attention(x).masked_fill(~inside, -math.inf).softmax(1)
+        return self.head(torch.cat([(weight * x).sum(1), x.masked_fill(~inside, -math.inf).amax(1)], -1))
 
 
 def mirrored(token: Tensor) -> Tensor:

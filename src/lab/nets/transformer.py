@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.nets.ngrams import NGramEmbedding
 from lab.types import Fraction
 
 
@@ -16,6 +17,8 @@ class Transformer(nn.Module):
         num_layers: blocks of attention and MLP.
         num_heads: of the attention.
         dropout: probability of dropping an input, or what a layer adds to it.
+        ngrams: a token's vector is also that of the runs of up to so many tokens that end with it.
+        ngram_buckets: vectors of all these runs: see `NGramEmbedding`.
     """
 
     def __init__(
@@ -26,9 +29,11 @@ class Transformer(nn.Module):
         num_layers: PositiveInt = 2,
         num_heads: PositiveInt = 4,
         dropout: Fraction = 0.1,
+        ngrams: PositiveInt = 1,
+        ngram_buckets: PositiveInt = 20_000,
     ) -> None:
         super().__init__()
-        self.embed = Embed(vocab_size, width, dropout)
+        self.embed = Embed(vocab_size, width, dropout, ngrams, ngram_buckets)
         self.encoder = Encoder(width, num_layers, num_heads, dropout)
         self.head = nn.Linear(width, num_classes)
 
@@ -42,9 +47,9 @@ class Transformer(nn.Module):
 class Embed(nn.Module):
     """Learned vectors of tokens, and sines and cosines of their positions."""
 
-    def __init__(self, vocab_size: int, width: int, dropout: float) -> None:
+    def __init__(self, vocab_size: int, width: int, dropout: float, ngrams: int = 1, ngram_buckets: int = 1) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocab_size, width)
+        self.embed = NGramEmbedding(vocab_size, width, ngrams, ngram_buckets)
         nn.init.normal_(self.embed.weight, std=width**-0.5)  # which suits an output layer with the same weights too
         self.dropout = nn.Dropout(dropout)
 

@@ -141,23 +141,30 @@ def _names(tokens: Tokens, ids: Tensor) -> list[list[str]]:
 
 
 class Perplexity(Metric):
-    """The exponential of the mean negative log-likelihood of a token."""
+    """The exponential of the mean negative log-likelihood of a token.
+
+    It is summed in whole millionths of a nat: unlike floats, these give the same sum in whatever order they come, so
+    that a run that was stopped reports what it would have.
+    """
 
     nll: Tensor
     num: Tensor
+    not_finite: Tensor  # 0, or NaN
 
     def __init__(self) -> None:
         super().__init__()
         for name in ("nll", "num"):
-            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("not_finite", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, right: Tensor, num: Tensor, *_: Tensor) -> None:
         """Take in what (B,) samples have: a sum over their tokens, how many of these were the likeliest, how many."""
-        self.nll += nll.sum()
+        self.not_finite += (0 * nll).sum()
+        self.nll += (nll * 1e6).round().long().sum()
         self.num += num.sum()
 
     def compute(self) -> Tensor:
-        return (self.nll / self.num).exp()
+        return (self.nll / self.num / 1e6).exp() + self.not_finite
 
 
 class Accuracy(Metric):
