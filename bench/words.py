@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import HERE, hardware, run, train
 
-NETS = ("rnn", "lstm", "gru")
+NETS = {"language_id": ("rnn", "lstm", "gru", "transformer"), "sentiment": ("rnn", "lstm", "gru")}
 NGRAMS = {
     "language_id": [{"analyzer": "char", "ngram_range": (1, 3)}, {"analyzer": "char_wb", "ngram_range": (1, 4)}],
     "sentiment": [{"ngram_range": (1, 1)}, {"ngram_range": (1, 2)}],
@@ -45,7 +45,7 @@ def baseline(experiment: str, overrides: list[str]) -> float:
 def accuracies(experiment: str, root: str | None, seed: int, tmp: Path) -> dict[str, float]:
     own = [f"data.root={root}", f"data.split_seed={seed}"] if root else []
     found = {"n-grams and logistic regression": baseline(experiment, own)}
-    for net in NETS:
+    for net in NETS[experiment]:
         command = train(f"experiment={experiment}", f"net={net}", f"seed={seed}", "figures=false", *own)
         found[net] = run(command, tmp).results[0]["test"]["test/acc"]
     return found
@@ -73,10 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("experiment", choices=list(NGRAMS))
     parser.add_argument("--root", help="of the data")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     tmp, rounds = Path(tempfile.mkdtemp(prefix="lab-bench-")), []
     try:
-        for seed in range(3):
+        for seed in range(args.rounds):
             rounds.append(accuracies(args.experiment, args.root, seed, tmp))
             print(report(args.experiment, rounds), flush=True)  # a round that fails loses no other
     finally:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import CONF
 from test_resume import NUM_BATCHES, StopAt, outcome, same
+from tokenizers import Tokenizer, models
 from torch import nn
 
 from lab import config, run, test, train
@@ -76,6 +77,12 @@ def test_decoding_stops_at_the_end():
     coder = tokens.Tokens(tokens.train(["ab"], "characters", 10, 1, 8))
     a, b, *_ = coder.encode(["ab"])[0]
     assert coder.decode([[tokens.START, a, b, tokens.END, b, tokens.PAD], [b]]) == ["ab", "b"]
+
+
+def test_pieces_of_wordpiece_begin_no_word():
+    piece = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "run": 3, "##ning": 4}, unk_token="[UNK]"))
+    piece.add_special_tokens(["[PAD]", "[UNK]", "[SEP]"])
+    assert tokens.Tokens(piece.to_str()).begins_word == [True, True, True, True, False]
 
 
 WORDS = {

@@ -45,11 +45,12 @@ class Tokens:
     def begins_word(self) -> list[bool]:
         """Of each token, whether a word begins with it, or with a space that belongs to it."""
         names = [self.tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
-        if self.tokenizer.pre_tokenizer is None or "Whitespace" in type(self.tokenizer.pre_tokenizer).__name__:
-            return [True] * len(names)
-        if any(name.startswith("##") for name in names):
+        if any(name.startswith("##") for name in names):  # WordPiece
             return [not name.startswith("##") for name in names]
-        return [name.startswith((" ", "▁", "Ġ")) for name in names]
+        spaces = [name.startswith((" ", "▁", "Ġ")) for name in names]
+        if isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.Whitespace) or not any(spaces):
+            return [True] * len(names)
+        return spaces
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, cut at the tokenizer's `max_length`; the last one is `END`."""
