@@ -12,6 +12,7 @@ import json
 import shutil
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import HERE, hardware, run, train
@@ -45,10 +46,13 @@ def baseline(experiment: str, overrides: list[str]) -> float:
 def accuracies(experiment: str, root: str | None, seed: int, tmp: Path) -> dict[str, float]:
     own = [f"data.root={root}", f"data.split_seed={seed}"] if root else []
     found = {"n-grams and logistic regression": baseline(experiment, own)}
-    for net in NETS[experiment]:
+
+    def accuracy(net: str) -> float:
         command = train(f"experiment={experiment}", f"net={net}", f"seed={seed}", "figures=false", *own)
-        found[net] = run(command, tmp).results[0]["test"]["test/acc"]
-    return found
+        return run(command, tmp).results[0]["test"]["test/acc"]
+
+    with ThreadPoolExecutor(2) as pool:  # two runs at a time: nothing is timed
+        return found | dict(zip(NETS[experiment], pool.map(accuracy, NETS[experiment]), strict=True))
 
 
 def report(experiment: str, rounds: list[dict[str, float]]) -> str:

@@ -79,6 +79,19 @@ def test_decoding_stops_at_the_end():
     assert coder.decode([[tokens.START, a, b, tokens.END, b, tokens.PAD], [b]]) == ["ab", "b"]
 
 
+@pytest.mark.parametrize("kind", ["characters", "subwords"])
+def test_words_are_between_spaces_of_every_kind(kind):
+    coder = tokens.Tokens(tokens.train(["ab\tcd ef\u3000gh\nij", "狗脸"], kind, 500, 1, 64))
+    for text, num in {"ab\tcd ef\u3000gh\nij": 4, "狗脸": 0}.items():
+        begins = [coder.begins_word[i] for i in coder.encode([text])[0]]
+        assert sum(begins) == (num if kind == "characters" else text.count(" ") + 1)
+
+
+def test_a_token_of_words_is_a_word_whatever_it_is():
+    coder = tokens.Tokens(tokens.train(["see ## ▁ Title"], "words", 500, 1, 64))
+    assert all(coder.begins_word)
+
+
 def test_pieces_of_wordpiece_begin_no_word():
     piece = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "run": 3, "##ning": 4}, unk_token="[UNK]"))
     piece.add_special_tokens(["[PAD]", "[UNK]", "[SEP]"])
@@ -442,20 +455,32 @@ def test_the_bench_has_a_baseline_for_each_of_its_experiments(monkeypatch):
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def test_a_token_s_vector_is_that_of_the_runs_that_end_with_it_too():
+def test_a_token_s_vector_is_that_of_the_n_grams_that_end_with_it_too():
     net = NGramEmbedding(10, 4, ngrams=3, num_buckets=50)
     first, _, _, fourth, _ = net(torch.tensor([[5, 6, 7, 5, 6]]))[0]
-    for vector, runs in ((first, [(0, 5), (0, 0, 5)]), (fourth, [(7, 5), (6, 7, 5)])):
-        torch.testing.assert_close(vector, net.weight[5] + sum(net.weight[10 + code(run) % 50] for run in runs))
+    for vector, ngrams in ((first, [(0, 5), (0, 0, 5)]), (fourth, [(7, 5), (6, 7, 5)])):
+        torch.testing.assert_close(vector, net.weight[5] + sum(net.weight[10 + code(ngram) % 50] for ngram in ngrams))
     assert NGramEmbedding(10, 4, ngrams=1, num_buckets=50).weight.shape == (10, 4)
 
 
-def code(run):
+def code(ngram):
     """Its hash, the latest token first."""
-    *before, latest = run
+    *before, latest = ngram
     for token in reversed(before):
-        latest = (latest * 1_000_003 + token) % (2**31 - 1)
+        latest = (latest * 2_654_435_761 + token) % (2**31 - 1)
     return latest
+
+
+@pytest.mark.parametrize("num_buckets", [20_000, 2**14, 150_000])
+@pytest.mark.parametrize("n", [2, 3])
+def test_n_grams_are_spread_over_all_buckets(monkeypatch, num_buckets, n):
+    looked_up = []
+    monkeypatch.setattr(nn.Embedding, "forward", lambda self, token: looked_up.append(token) or token)
+    letters = torch.cartesian_prod(*[torch.arange(4, 4 + round(10_000 ** (1 / n)))] * n)
+    NGramEmbedding(200, 1, n, num_buckets)(letters)
+    used = len(looked_up[-1][:, -1].unique())
+    expected = num_buckets * (1 - (1 - 1 / num_buckets) ** len(letters))
+    assert used > 0.95 * expected
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
-from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train
+from lab.data.tokens import Kind, Tokens, cut, encoder_config, pretrained, train
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -108,8 +108,9 @@ class TextData(Data):
         max_length: tokens of a text; what is beyond is cut off.
         tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`. In a
             step of several batches, or processes, each weighs the same.
-        word_dropout: probability that a word is unknown, in training; of each text one stays.
-        tokenizer: of a pretrained encoder, in place of the three above: a folder, or a name on Hugging Face's hub.
+        word_dropout: probability that a word, what is between spaces, is unknown in training; one of each text stays.
+        tokenizer: of a pretrained encoder, in place of `tokens`, `vocab_size` and `min_count`: a folder, or a name on
+            Hugging Face's hub.
     """
 
     Facts = TextFacts
@@ -141,7 +142,7 @@ class TextData(Data):
                 raise UserError(f"data: {name} has no samples.")
         own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
         if "tokenizer" in own:
-            content, encoder = own["tokenizer"], own.get("encoder_config")
+            content, encoder = cut(own["tokenizer"], self.max_length), own.get("encoder_config")
         elif self.tokenizer:
             content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
         else:
@@ -185,7 +186,7 @@ class TextData(Data):
 
 
 class WordDropout:
-    """Words become unknown tokens; of each text one stays.
+    """Words become unknown tokens; of the known ones of each text one stays.
 
     Args:
         share: the probability of each.
@@ -193,15 +194,17 @@ class WordDropout:
 
     def __init__(self, tokens: Tokens, share: float) -> None:
         self.begins = torch.tensor(tokens.begins_word)
-        self.special = torch.tensor(sorted(tokens.special))
+        self.special = torch.zeros_like(self.begins)
+        self.special[sorted(tokens.special)] = True
         self.unknown, self.share = tokens.unknown, share
 
     def __call__(self, token: Tensor, random: Tensor) -> Tensor:
         """(B, T) token ids, and (B, at least T + 1) numbers in [0, 1), one for each word -> (B, T)."""
-        number = random.gather(1, self.begins.to(token.device)[token].cumsum(1))
-        inside = ~torch.isin(token, self.special.to(token.device))
-        highest = number.masked_fill(~inside, -1).amax(1, keepdim=True)
-        return token.masked_fill(inside & (number < self.share) & (number < highest), self.unknown)
+        self.begins, self.special = self.begins.to(token.device), self.special.to(token.device)
+        number = random.gather(1, self.begins[token].cumsum(1))
+        known = ~self.special[token]
+        highest = number.masked_fill(~known, -1).amax(1, keepdim=True)
+        return token.masked_fill(known & (number < self.share) & (number < highest), self.unknown)
 
 
 class EmojiLanguages(TextData):

@@ -43,14 +43,13 @@ class Tokens:
 
     @property
     def begins_word(self) -> list[bool]:
-        """Of each token, whether a word begins with it, or with a space that belongs to it."""
+        """Of each token, whether a word begins with it, or with the space before it: words are between spaces."""
         names = [self.tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
-        if any(name.startswith("##") for name in names):  # WordPiece
-            return [not name.startswith("##") for name in names]
-        spaces = [name.startswith((" ", "▁", "Ġ")) for name in names]
-        if isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.Whitespace) or not any(spaces):
+        if isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.Whitespace):  # a token is a word
             return [True] * len(names)
-        return spaces
+        if isinstance(self.tokenizer.model, models.WordPiece):
+            return [not name.startswith("##") for name in names]
+        return [name[:1].isspace() or name.startswith(("▁", "Ġ")) for name in names]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, cut at the tokenizer's `max_length`; the last one is `END`."""
@@ -81,6 +80,14 @@ def padded(rows: Sequence[Row]) -> np.ndarray:
     for row, ids in zip(token, rows, strict=True):
         row[: len(ids)] = ids
     return token
+
+
+def cut(content: str, max_length: int) -> str:
+    """The JSON of the same tokenizer, for texts of `max_length` tokens."""
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.enable_truncation(max_length)
+    shorter: str = tokenizer.to_str()
+    return shorter
 
 
 def pretrained(name: str, max_length: int) -> str:

@@ -35,7 +35,10 @@ Blank = Callable[[Tensor], Tensor]  # token ids -> what they are compared with
 
 
 def integrated_gradients(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
-    """Gradients of the embedding, on the way from unknown tokens (Sundararajan et al. 2017)."""
+    """Gradients of the embedding, on the way from unknown tokens (Sundararajan et al. 2017).
+
+    Where n-grams have vectors (`net.ngrams`), what one does counts for its last token.
+    """
     layer = next(module for module in net.modules() if isinstance(module, nn.Embedding))
     with torch.backends.cudnn.flags(enabled=False):  # its recurrent nets have gradients in training alone
         method = LayerIntegratedGradients(net, layer)

@@ -3,9 +3,9 @@ from torch import Tensor, nn
 
 
 class NGramEmbedding(nn.Embedding):
-    """The sum of the vectors of a token, and of the runs of 2 to `ngrams` tokens that end with it.
+    """The sum of the vectors of a token, and of the n-grams of 2 to `ngrams` tokens that end with it.
 
-    Runs have no vocabulary: they share `num_buckets` vectors by a hash (Joulin et al. 2017,
+    N-grams have no vocabulary: they share `num_buckets` vectors by a hash (Joulin et al. 2017,
     https://arxiv.org/abs/1607.01759). What is before the first token counts as padding, token 0.
     """
 
@@ -15,9 +15,9 @@ class NGramEmbedding(nn.Embedding):
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, T, embedding_dim)."""
-        x, run = super().forward(token), token
+        x, code = super().forward(token), token
         for n in range(2, self.ngrams + 1):
-            before = F.pad(token, (n - 1, 0))[:, : token.shape[1]]  # the token n - 1 places ahead
-            run = (run * 1_000_003 + before) % (2**31 - 1)
-            x = x + super().forward(self.vocab_size + run % self.num_buckets)
+            before = F.pad(token, (n - 1, 0))[:, : token.shape[1]]  # the token n - 1 places before
+            code = (code * 2_654_435_761 + before) % (2**31 - 1)  # fits in 63 bits; the factor is Knuth's
+            x = x + super().forward(self.vocab_size + code % self.num_buckets)
         return x

@@ -24,8 +24,8 @@ class Recurrent(nn.Module):
         hidden: units of a layer, in each direction.
         bidirectional: half of each layer reads from the end.
         dropout: probability of dropping a number of an embedding, or of a layer's output.
-        ngrams: a token's vector is also that of the runs of up to so many tokens that end with it.
-        ngram_buckets: vectors of all these runs: see `NGramEmbedding`.
+        ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
+        ngram_buckets: vectors of all n-grams: see `NGramEmbedding`.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ class Transformer(nn.Module):
         num_layers: blocks of attention and MLP.
         num_heads: of the attention.
         dropout: probability of dropping an input, or what a layer adds to it.
-        ngrams: a token's vector is also that of the runs of up to so many tokens that end with it.
-        ngram_buckets: vectors of all these runs: see `NGramEmbedding`.
+        ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
+        ngram_buckets: vectors of all n-grams: see `NGramEmbedding`.
     """
 
     def __init__(

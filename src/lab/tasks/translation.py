@@ -160,7 +160,7 @@ class Perplexity(Metric):
     def update(self, nll: Tensor, right: Tensor, num: Tensor, *_: Tensor) -> None:
         """Take in what (B,) samples have: a sum over their tokens, how many of these were the likeliest, how many."""
         self.not_finite += (0 * nll).sum()
-        self.nll += (nll * 1e6).round().long().sum()
+        self.nll += (nll.float().clamp(max=1e12) * 1e6).round().long().sum()
         self.num += num.sum()
 
     def compute(self) -> Tensor:
