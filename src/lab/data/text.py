@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
-from lab.data.tokens import Kind, Tokens, cut, encoder_config, pretrained, train
+from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -142,7 +142,7 @@ class TextData(Data):
                 raise UserError(f"data: {name} has no samples.")
         own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
         if "tokenizer" in own:
-            content, encoder = cut(own["tokenizer"], self.max_length), own.get("encoder_config")
+            content, encoder = truncated(own["tokenizer"], self.max_length), own.get("encoder_config")
         elif self.tokenizer:
             content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
         else:

@@ -82,7 +82,7 @@ def padded(rows: Sequence[Row]) -> np.ndarray:
     return token
 
 
-def cut(content: str, max_length: int) -> str:
+def truncated(content: str, max_length: int) -> str:
     """The JSON of the same tokenizer, for texts of `max_length` tokens."""
     tokenizer = Tokenizer.from_str(content)
     tokenizer.enable_truncation(max_length)
