@@ -18,6 +18,7 @@ from pathlib import Path
 from bench import HERE, hardware, run, train
 
 NETS = {"language_id": ("rnn", "lstm", "gru", "transformer"), "sentiment": ("rnn", "lstm", "gru")}
+OPTIONS = {"language_id": [], "sentiment": ["net.hidden=32"]}
 NGRAMS = {
     "language_id": [{"analyzer": "char", "ngram_range": (1, 3)}, {"analyzer": "char_wb", "ngram_range": (1, 4)}],
     "sentiment": [{"ngram_range": (1, 1)}, {"ngram_range": (1, 2)}],
@@ -48,7 +49,9 @@ def accuracies(experiment: str, root: str | None, seed: int, tmp: Path) -> dict[
     found = {"n-grams and logistic regression": baseline(experiment, own)}
 
     def accuracy(net: str) -> float:
-        command = train(f"experiment={experiment}", f"net={net}", f"seed={seed}", "figures=false", *own)
+        command = train(
+            f"experiment={experiment}", f"net={net}", f"seed={seed}", "figures=false", *OPTIONS[experiment], *own
+        )
         return run(command, tmp).results[0]["test"]["test/acc"]
 
     with ThreadPoolExecutor(2) as pool:  # two runs at a time: nothing is timed
