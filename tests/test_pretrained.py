@@ -38,7 +38,7 @@ def bert(tmp_path_factory):
 
 def words(bert, *more):
     own = (f"data.tokenizer={bert}", "data.max_length=32", "net=sentence_encoder", "trainer.max_epochs=1")
-    return ("experiment=language_id", "data.tiny=true", *own, *more)
+    return ("experiment=sentiment", "data.tiny=true", *own, *more)
 
 
 def weights(bert):
