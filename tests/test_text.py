@@ -65,7 +65,9 @@ def padding(loader):
 def test_less_than_a_tenth_of_the_tokens_are_padding(names):
     shuffled = names._loader(names.splits["train"], batch_size=names.batch_size, shuffle=True)
     assert padding(shuffled) > 0.4
-    assert all(padding(loader) < 0.1 for loader in (names.train_dataloader(), names.test_dataloader()))
+    assert all(
+        padding(loader) < 0.1 for loader in (names.train_dataloader(), names.val_dataloader(), names.test_dataloader())
+    )
 
 
 def test_as_many_tokens_in_a_batch_as_asked_for(names, monkeypatch):

@@ -197,7 +197,8 @@ class Data(L.LightningDataModule):
         dataset, rank, world_size = self._split("train")
         epoch, num_batches = self.position
         if dataset.length is not None:
-            cut = self._cut(dataset.length, world_size)
+            size, tokens = self.batch_size, self.tokens_per_batch
+            cut = partial(buckets, dataset.length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
             batches = BucketSampler(cut, len(dataset), world_size, rank, self.seed, epoch, num_batches)
             # Lightning does this for a sampler alone
             batches.fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -217,15 +218,12 @@ class Data(L.LightningDataModule):
         if dataset.length is None:
             batches = shard(len(dataset), self.batch_size, rank, world_size)
         else:
-            cut = self._cut(dataset.length, world_size)(torch.arange(len(dataset)))
+            longest = dataset.length.view(len(dataset), -1).amax(1)
+            tokens = self.tokens_per_batch or int(self.batch_size * longest.float().mean())  # of the long ones, fewer
+            cut = buckets(dataset.length, torch.arange(len(dataset)), self.batch_size, tokens, world_size)
             mixed = torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))  # a few are of all lengths
             batches = [cut[i] for i in mixed.tolist()[rank::world_size]]
         return self._loader(dataset, batch_sampler=batches)
-
-    def _cut(self, length: Tensor, world_size: int) -> Callable[[Tensor], list[list[int]]]:
-        """An order of all samples -> the batches of all processes."""
-        size, tokens = self.batch_size, self.tokens_per_batch
-        return partial(buckets, length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
 
     def _loader(self, dataset: Batches, **kwargs: Any) -> DataLoader[Batch]:
         if isinstance(dataset, Tensors):  # they go to the GPU once and for all; a worker would only copy
