@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import bench
 import torch
@@ -54,13 +55,13 @@ class Endless(torch.nn.Module):
         super().__init__()
         self.net = net
 
-    def encode(self, token: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.net.encode(token)
+    def encode(self, *given: Any) -> Any:
+        return self.net.encode(*given)
 
-    def decode(self, target: torch.Tensor, state: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        logits, new = self.net.decode(target, state)
+    def decode(self, *given: Any) -> Any:
+        logits, state = self.net.decode(*given)
         logits[:, END] = -torch.inf
-        return logits, new
+        return logits, state
 
 
 @torch.no_grad()

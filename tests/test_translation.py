@@ -134,10 +134,10 @@ def test_the_search_stops_when_every_sentence_has_ended(beam_size):
 
         steps = 0
 
-        def encode(self, token):
-            return {"left": (token != PAD).sum(1)}
+        def encode(self, token, max_length):
+            return {}, {"left": (token != PAD).sum(1)}
 
-        def decode(self, target, state):
+        def decode(self, target, memory, state):
             self.steps += 1
             logits = torch.zeros(len(target), 15)
             logits[state["left"] <= 0, END] = 50.0

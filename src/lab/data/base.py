@@ -1,7 +1,7 @@
 """What every data module shares: splits read once, loaders without hidden state, batches as dicts."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Self

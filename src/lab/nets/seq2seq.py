@@ -51,39 +51,51 @@ class Seq2Seq(nn.Module):
 
     def forward(self, token: Tensor, target: Tensor) -> Tensor:
         """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
-        logits, _ = self._read(target, self.encode(token))
-        return logits
+        memory, state = self.encode(token)
+        return self._logits(self._decoded(target, state["hidden"]), memory)
 
-    def encode(self, token: Tensor) -> dict[str, Tensor]:
-        """(B, S) token -> what `decode` starts from; every tensor has a row for each sentence."""
+    def encode(self, token: Tensor, max_length: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(B, S) token -> what `decode` needs each time, and what it starts from; all have a row for each sentence."""
         memory = self.encoder(self._embedded(self.embed, token), token)
         last = (token != 0).sum(1) - 1
         forward, backward = memory.chunk(2, -1)  # each has read everything at its own end
-        ends = torch.cat([forward[torch.arange(len(token), device=token.device), last], backward[:, 0]], -1)
-        hidden = self.bridge(ends).tanh().unflatten(-1, (self.num_states, -1, memory.shape[-1]))
-        return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0], "hidden": hidden}
+        ends = torch.cat([forward[torch.arange(token.shape[0], device=token.device), last], backward[:, 0]], -1)
+        hidden = self.bridge(ends).tanh().unflatten(-1, (-1, self.num_states, memory.shape[-1]))
+        return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0]}, {"hidden": hidden}
 
-    def decode(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and the state -> (B, target_vocab_size) next logits, and what is new of the state."""
-        logits, hidden = self._read(target.unsqueeze(1), state)
-        return logits.squeeze(1), {"hidden": hidden}
+    def decode(
+        self, target: Tensor, memory: dict[str, Tensor], state: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,) latest token, and what `encode` gave -> (B, target_vocab_size) next logits, and the next state."""
+        x, new = self._embedded(self.target_embed, target), []
+        for hidden, weights in zip(state["hidden"].unbind(1), self.decoder.all_weights, strict=True):
+            new.append(self._next(x, hidden, *weights))
+            x = new[-1][:, 0]
+        return self._logits(x.unsqueeze(1), memory).squeeze(1), {"hidden": torch.stack(new, 1)}
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
         """What is taken from each source token for each next one: (B, T, S)."""
-        state = self.encode(token)
-        return _weights(self._decoded(target, state["hidden"])[0], state)
+        memory, state = self.encode(token)
+        return _weights(self._decoded(target, state["hidden"]), memory)
 
-    def _read(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        x, hidden = self._decoded(target, state["hidden"])
-        context = _weights(x, state) @ state["memory"]
+    def _logits(self, x: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        context = _weights(x, memory) @ memory["memory"]
         x = self.dropout(self.combine(torch.cat([context, x], -1)).tanh())
-        return F.linear(x, self.target_embed.weight), hidden
+        return F.linear(x, self.target_embed.weight)
 
-    def _decoded(self, target: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, width) output of the decoder's cells, and (B, 1 or 2, layers, width) what they remember at the end."""
-        first = tuple(part.contiguous() for part in hidden.permute(1, 2, 0, 3))
-        x, last = self.decoder(self._embedded(self.target_embed, target), first if self.num_states == 2 else first[0])
-        return x, torch.stack(last if self.num_states == 2 else [last]).permute(2, 0, 1, 3)
+    def _decoded(self, target: Tensor, hidden: Tensor) -> Tensor:
+        """(B, T, width) output of the decoder's cells, which remember (B, layers, 1 or 2, width)."""
+        first = tuple(part.contiguous() for part in hidden.permute(2, 1, 0, 3))
+        return self.decoder(self._embedded(self.target_embed, target), first if self.num_states == 2 else first[0])[0]
+
+    def _next(self, x: Tensor, hidden: Tensor, *weights: Tensor) -> Tensor:
+        """(B, width), and (B, 1 or 2, width) what a layer remembers -> what it remembers next; its output is the first.
+
+        It is what `self.decoder` does, which a graph can't hold in a loop.
+        """
+        if self.num_states == 2:
+            return torch.stack(torch.lstm_cell(x, hidden.unbind(1), *weights), 1)
+        return torch.gru_cell(x, hidden[:, 0], *weights).unsqueeze(1)
 
     def _embedded(self, embed: nn.Embedding, token: Tensor) -> Tensor:
         return self.dropout(embed(token) * embed.embedding_dim**0.5)
@@ -106,6 +118,6 @@ class Encoder(nn.Module):
         return x
 
 
-def _weights(x: Tensor, state: dict[str, Tensor]) -> Tensor:
-    scores = x @ state["keys"].transpose(1, 2)
-    return scores.masked_fill(~state["mask"], -math.inf).softmax(-1)
+def _weights(x: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    scores = x @ memory["keys"].transpose(1, 2)
+    return scores.masked_fill(~memory["mask"], -math.inf).softmax(-1)

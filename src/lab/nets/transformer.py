@@ -53,11 +53,11 @@ class Embed(nn.Module):
         nn.init.normal_(self.embed.weight, std=width**-0.5)  # which suits an output layer with the same weights too
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, token: Tensor, start: int = 0) -> Tensor:
+    def forward(self, token: Tensor, start: Tensor | int = 0) -> Tensor:
         """(B, T) token, the first at position `start` -> (B, T, width)."""
         width = self.embed.embedding_dim
         exact = torch.float32  # 16 bits don't tell far places apart
-        position = torch.arange(start, start + token.shape[1], dtype=exact, device=token.device)
+        position = start + torch.arange(token.shape[1], dtype=exact, device=token.device)
         rate = torch.exp(torch.arange(0, width, 2, dtype=exact, device=token.device) * (-math.log(10_000) / width))
         angle = position.unsqueeze(1) * rate
         places = torch.cat([angle.sin(), angle.cos()], -1)[:, :width].to(self.embed.weight.dtype)

@@ -39,38 +39,47 @@ class TransformerSeq2Seq(nn.Module):
 
     def forward(self, token: Tensor, target: Tensor) -> Tensor:
         """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
-        state, x = self.encode(token), self.target_embed(target)
+        memory, x = self._memory(token), self.target_embed(target)
         for i, block in enumerate(self.blocks):
-            x = block(x, state[f"source{i}"], state["mask"])
+            x = block(x, memory[f"source{i}"], memory["mask"])
         return self._logits(x)
 
-    def encode(self, token: Tensor) -> dict[str, Tensor]:
-        """(B, S) token -> what `decode` starts from; every tensor has a row for each sentence."""
-        mask = padding_mask(token)
-        memory = self.encoder(self.embed(token), mask)
-        source = {f"source{i}": block.cross.keys(memory) for i, block in enumerate(self.blocks)}
-        room = {f"past{i}": keys[:, :, :, :0] for i, keys in enumerate(source.values())}
-        return {"mask": mask, "num": token.new_zeros(len(token))} | source | room
+    def encode(self, token: Tensor, max_length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(B, S) token -> what `decode` needs each time, and what it starts from; all have a row for each sentence.
 
-    def decode(self, target: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and the state -> (B, target_vocab_size) next logits, and what is new of the state.
+        In a graph there is room for `max_length` tokens from the start; elsewhere it grows.
+        """
+        memory = self._memory(token)
+        num, keys = token.new_zeros(token.shape[0]), memory["source0"]
+        room = keys.new_zeros(*keys.shape[:3], max_length if torch.compiler.is_exporting() else 0, keys.shape[4])
+        return memory, {"num": num} | {f"past{i}": room.clone() for i in range(len(self.blocks))}
+
+    def decode(
+        self, target: Tensor, memory: dict[str, Tensor], state: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,) latest token, and what `encode` gave -> (B, target_vocab_size) next logits, and the next state.
 
         The old state is no longer to be used: the new one has its keys in the same memory.
         """
-        num = int(state["num"][0])
-        past = {f"past{i}": _with_room(state[f"past{i}"], num) for i in range(len(self.blocks))}
-        x = self.target_embed(target.unsqueeze(1), start=num)
+        num = state["num"][:1] if torch.compiler.is_exporting() else int(state["num"][0])
+        x, new = self.target_embed(target.unsqueeze(1), start=num), {"num": state["num"] + 1}
         for i, block in enumerate(self.blocks):
-            x = block(x, state[f"source{i}"], state["mask"], past[f"past{i}"], num)
-        return self._logits(x).squeeze(1), past | {"num": state["num"] + 1}
+            x, new[f"past{i}"] = block.next(x, memory[f"source{i}"], memory["mask"], state[f"past{i}"], num)
+        return self._logits(x).squeeze(1), new
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
         """What the last block takes from each source token for each next one: (B, T, S), the mean over its heads."""
-        state, x = self.encode(token), self.target_embed(target)
+        memory, x = self._memory(token), self.target_embed(target)
         *blocks, last = self.blocks
         for i, block in enumerate(blocks):
-            x = block(x, state[f"source{i}"], state["mask"])
-        return last.weights(x, state[f"source{len(blocks)}"], state["mask"])
+            x = block(x, memory[f"source{i}"], memory["mask"])
+        return last.weights(x, memory[f"source{len(blocks)}"], memory["mask"])
+
+    def _memory(self, token: Tensor) -> dict[str, Tensor]:
+        """The keys of the source in each block."""
+        mask = padding_mask(token)
+        encoded = self.encoder(self.embed(token), mask)
+        return {"mask": mask} | {f"source{i}": block.cross.keys(encoded) for i, block in enumerate(self.blocks)}
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.target_embed.embed.weight)
@@ -86,30 +95,39 @@ class DecoderBlock(nn.Module):
         self.mlp = mlp(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor, past: Tensor | None = None, num: int = 0) -> Tensor:
-        """(B, T, width), and the keys of the source -> (B, T, width).
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width), and the keys of the source -> (B, T, width)."""
+        return self._rest(self._look_back(x), source, mask)
 
-        `past` has the keys of the `num` tokens before a single new one, and room for its own; None: there are none.
-        """
-        x = self._look_back(x, past, num)
-        x = x + self.dropout(self.cross(self.cross_norm(x), source, mask))
-        return x + self.dropout(self.mlp(x))
+    def next(self, x: Tensor, source: Tensor, mask: Tensor, past: Tensor, num: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The same for the token after those `num` whose keys are in `past`; and `past` with its keys too."""
+        y = self.norm(x)
+        past, seen, there = _longer(past, self.attention.keys(y), num)
+        return self._rest(x + self.dropout(self.attention(y, seen, there)), source, mask), past
 
     def weights(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         """(B, T, S), what is taken from the source."""
         return self.cross.weights(self.cross_norm(self._look_back(x)), source, mask)
 
-    def _look_back(self, x: Tensor, past: Tensor | None = None, num: int = 0) -> Tensor:
+    def _look_back(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        keys = self.attention.keys(y)
-        if past is not None:
-            past[:, :, :, num] = keys[:, :, :, 0]
-            keys = past[:, :, :, : num + 1]
-        return x + self.dropout(self.attention(y, keys, is_causal=past is None))
+        return x + self.dropout(self.attention(y, self.attention.keys(y), is_causal=True))
+
+    def _rest(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.dropout(self.cross(self.cross_norm(x), source, mask))
+        return x + self.dropout(self.mlp(x))
 
 
-def _with_room(past: Tensor, num: int) -> Tensor:
-    """Keys of `num` tokens, with room for another: twice as much whenever it is full, so that few are ever copied."""
-    if num < past.shape[3]:
-        return past
-    return torch.cat([past, past.new_zeros(*past.shape[:3], max(16, num), past.shape[4])], 3)
+def _longer(past: Tensor, keys: Tensor, num: Tensor | int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`num` tokens' keys and those of another; what of them is to be read, and a mask as for `Attention`.
+
+    In a graph, where `num` is a (1,) tensor, nothing changes its size or is changed in place. Elsewhere `past` is, and
+    where it is full it becomes twice as long, so that few keys are ever copied.
+    """
+    if isinstance(num, Tensor):
+        past = past.index_copy(3, num, keys)
+        return past, past, (torch.arange(past.shape[3], device=past.device) <= num)[None, None, None]
+    if num == past.shape[3]:
+        past = torch.cat([past, past.new_zeros(*past.shape[:3], max(16, num), past.shape[4])], 3)
+    past[:, :, :, num] = keys[:, :, :, 0]
+    return past, past[:, :, :, : num + 1], None
