@@ -11,12 +11,13 @@ import sacrebleu
 import torch
 from torch import nn
 
-from lab import config, run, test, train
+from lab import config, predict, run, test, train
 from lab.data.buckets import buckets
 from lab.data.pairs import Pairs
 from lab.data.tokens import Tokens
 from lab.data.translation import EmojiTranslations, related
-from lab.errors import UserError
+from lab.errors import RunError, UserError
+from lab.export import main as export
 from lab.figures.table import table
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
@@ -361,6 +362,52 @@ def test_a_run_translates_without_its_data(learned, monkeypatch):
     token = torch.tensor(task.tokens.encode(["I see two red dogs."]))
     (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0).tolist())
     assert text.startswith("Je vois")
+
+
+@pytest.fixture(scope="module", params=["seq2seq", "transformer_seq2seq"])
+def exported(request, tmp_path_factory):
+    """A run that translates names badly, but not all alike, with its model.onnx."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    words = [
+        "experiment=translate_emoji", f"net={request.param}", "net.width=16", "data.tiny=true", "data.batch_size=8",
+        "data.max_length=16", "optimizer.lr=0.02", "trainer.max_epochs=6", "trainer=cpu",
+        "trainer.enable_progress_bar=false", "figures=false", f"run={folder}",
+    ]  # fmt: skip
+    config.quiet()
+    train.main(config.compose("train", words))
+    export.main(config.compose("export", [f"run={folder}"]))
+    return folder
+
+
+def test_a_file_holds_the_search_and_says_what_the_checkpoint_says(exported, tmp_path):
+    report = json.loads((exported / "export.json").read_text())["model.onnx"]
+    assert report["same_answer"] == report["num_samples"]
+    assert report["num_samples"] == len((exported / "test_predictions.csv").read_text().splitlines()) - 1
+    (tmp_path / "in.txt").write_text("\n".join(["dog face", "", "😀", "cat " * 40, "grinning face with big eyes"]))
+    said = []
+    for which in (f"run={exported}", f"model={exported}/model.onnx"):
+        predict.main(config.compose("predict", [which, f"input={tmp_path}/in.txt", f"output={tmp_path}/out.csv"]))
+        said.append([row["translation"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())])
+    assert said[0] == said[1]
+    assert len(set(said[0])) > 2, "a mix-up would not be seen"
+
+
+def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
+    before, program = (exported / "model.onnx").read_bytes(), export.program.program
+
+    def greedy_program(task, data):
+        task.beam_size = 1
+        return program(task, data)
+
+    monkeypatch.setattr(export.program, "program", greedy_program)
+    with pytest.raises(RunError, match=r"is refused: .*Of the answers to a batch \d+% are others \(at most 1%"):
+        export.main(config.compose("export", [f"run={exported}"]))
+    assert (exported / "model.onnx").read_bytes() == before
+
+
+def test_a_translator_in_eight_bits_is_refused(learned):
+    with pytest.raises(UserError, match="int8: it is for classifiers"):
+        export.main(config.compose("export", [f"run={learned}", "int8=true"]))
 
 
 def test_the_loss_is_the_mean_over_tokens_and_smoothed_in_training_alone(learned):

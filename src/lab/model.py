@@ -16,7 +16,7 @@ from lab import config
 from lab.errors import UserError
 from lab.inputs.base import Inputs, padded, unpack
 
-METADATA = "lab.json"  # the name, in an exported file, of what else there is to know: inputs and classes, as JSON
+METADATA = "lab.json"  # the name, in an exported file, of what else there is to know: inputs, outputs, classes, as JSON
 
 Said = list[dict[str, Any]]  # what an item's answer says: the best first, as many as there are
 
@@ -33,6 +33,11 @@ class Model:
 def classifier(inputs: Inputs, answer: Callable[[np.ndarray], np.ndarray], class_names: Sequence[str]) -> Model:
     """Of one whose answers are probabilities."""
     return Model(inputs, answer, partial(most_probable, class_names), class_names)
+
+
+def writer(inputs: Inputs, outputs: Inputs, answer: Callable[[np.ndarray], np.ndarray]) -> Model:
+    """Of one whose answers are items themselves, such as texts."""
+    return Model(inputs, answer, lambda answer, top_k: [outputs.say(answer)])
 
 
 def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: int) -> Said:
@@ -68,7 +73,7 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         (entry,) = session.get_inputs()
-        inputs, class_names = unpack(**about["inputs"]), about["class_names"]
+        inputs, outputs = unpack(**about["inputs"]), unpack(**about["outputs"]) if "outputs" in about else None
         session.run(None, {entry.name: inputs.example})
     except UserError:
         raise
@@ -76,14 +81,20 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         raise UserError(
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error
-    return classifier(inputs, lambda items: session.run(None, {entry.name: padded(items, entry.shape)})[0], class_names)
+
+    def answer(items: np.ndarray) -> np.ndarray:
+        made: np.ndarray = session.run(None, {entry.name: padded(items, entry.shape)})[0]
+        return made
+
+    return writer(inputs, outputs, answer) if outputs else classifier(inputs, answer, about["class_names"])
 
 
 def of_run(folder: str, accelerator: Any) -> Model:
     """The best weights of a finished run, on the `accelerator` asked for, in the run's precision.
 
     Raises:
-        UserError: it is no finished run; its data take no items from outside; there is no such accelerator.
+        UserError: it is no finished run; its data take no items from outside, or its task has no answers for these;
+            there is no such accelerator.
     """
     from lab.cli import import_heavy
 
@@ -122,9 +133,11 @@ def of_run(folder: str, accelerator: Any) -> Model:
             (values,) = method(net, prepared(item[None])[inputs.entry], target)
         return kind.html(inputs, item, values.detach())
 
+    if data.outputs:
+        return writer(inputs, data.outputs, answer)
     if isinstance(task, Classification):
         return replace(classifier(inputs, answer, task.class_names), explain=explain)
-    return Model(inputs, answer, task.say)
+    raise UserError(f"error: run={folder}: {type(task).__name__} says nothing of one's own inputs.")
 
 
 def mirrored(model: Model) -> Model:

@@ -152,6 +152,11 @@ class Data(L.LightningDataModule):
     def inputs(self) -> Inputs:
         """How a user's own items are read; they are in a batch under the name of its `item`."""
 
+    @property
+    def outputs(self) -> Inputs | None:
+        """What a task's answers are read as; None: they are probabilities of classes."""
+        return None
+
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
             self.splits, self.found = self.read()

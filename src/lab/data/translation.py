@@ -16,7 +16,7 @@ from lab.data.base import Batches, Data
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.data.tokens import START, Kind, Tokens, train
 from lab.errors import UserError
-from lab.inputs import texts as inputs
+from lab.inputs.texts import Texts as TextInputs
 from lab.types import Share
 
 Pair = tuple[str, str]  # a text, and its translation
@@ -97,8 +97,12 @@ class TranslationData(Data):
         return dict(splits), facts
 
     @property
-    def inputs(self) -> inputs.Texts:
-        return inputs.Texts(self.facts.tokenizer, self.max_length)
+    def inputs(self) -> TextInputs:
+        return TextInputs(self.facts.tokenizer, self.max_length)
+
+    @property
+    def outputs(self) -> TextInputs:
+        return TextInputs(self.facts.target_tokenizer, self.facts.max_length)
 
     def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
         """With the splits that are missing; `names` of all samples are their sources."""

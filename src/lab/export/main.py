@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ from lab.tasks.classification import Classification
 from lab.test import read
 
 TOLERANCE = 1e-4  # of a probability
+SHARE = 0.01  # of texts that may be others: of two continuations that are as likely but for rounding, either may win
 BATCH_SIZES = (1, 2, 7, 64)
 NUM_FOR_CALIBRATION = 512  # training samples
 FLOAT32 = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
@@ -39,8 +40,10 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run)
     run.settle(saved)
-    if not isinstance(task, Classification):
-        raise UserError(f"error: run={cfg.run}: it is no classifier; those are exported.")
+    if not (isinstance(task, Classification) or data.outputs):
+        raise UserError(f"error: run={cfg.run}: {type(task).__name__} has no answers that could be compared.")
+    if cfg.int8 and data.outputs:
+        raise UserError("error: int8: it is for classifiers.")
     read(data, cfg.run)
     checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).answer
     reports = {}
@@ -116,21 +119,23 @@ def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, data: Data
     first = some(data, "test", max(BATCH_SIZES))
     batches = {n: first[np.arange(n) % len(first)] for n in BATCH_SIZES}
     differences = {f"batch of {n}": _difference(checkpoint(items), answer(items)) for n, items in batches.items()}
-    parts = []
+    parts, labels = [], []
     split = data.splits["test"]
     for start in tqdm(range(0, len(split), 64), "Comparing", leave=False, disable=None):
         batch = split.__getitems__(list(range(start, min(start + 64, len(split)))))
         items = batch[data.inputs.entry].numpy()
-        parts.append((checkpoint(items), answer(padded(items, size)), batch["label"].numpy()))
-    right, given, label = map(np.concatenate, zip(*parts, strict=True))
+        parts.append((checkpoint(items), answer(padded(items, size))))
+        labels += [] if data.outputs else [batch["label"].numpy()]
+    right, given = map(np.concatenate, zip(*parts, strict=True))
+    acc = {"checkpoint": _accuracy(right, labels), "exported": _accuracy(given, labels)} if labels else None
     return {
         "format": kind,
         "bytes": path.stat().st_size,
         "torch": torch.__version__,
         "max_difference": differences | {"test split": _difference(right, given)},
-        "num_samples": len(label),
-        "same_top_class": int((right.argmax(-1) == given.argmax(-1)).sum()),
-        "test_acc": {"checkpoint": _accuracy(right, label), "exported": _accuracy(given, label)},
+        "num_samples": len(right),
+        "same_answer": int(_same(right, given).sum()),
+        "test_acc": acc,
         "milliseconds": {
             f"batch of {n}": {"eager": _milliseconds(checkpoint, items), "exported": _milliseconds(answer, items)}
             for n, items in batches.items()
@@ -151,14 +156,18 @@ def prove(path: Path, kind: str, checkpoint: Answer, data: Data) -> dict[str, An
     except Exception as error:  # of any kind: it can't be opened, or not asked
         raise RunError(f"error: export: {path.name} is refused: it gives no answer ({_reason(error)}).") from error
     differences, num = made["max_difference"].values(), made["num_samples"]
-    others = num - made["same_top_class"]
-    if others or not all(difference <= TOLERANCE for difference in differences):  # of a nan nothing is true
-        raise RunError(
-            f"error: export: {path.name} is refused: it does not answer as the checkpoint does. A probability differs"
-            f" by {np.max(list(differences)):.2g} (at most {TOLERANCE:g} may be), the class of {others} of {num} test"
-            " samples. Nothing was written."
-        )
-    return made | {"tolerance": TOLERANCE}
+    others, most = num - made["same_answer"], SHARE if data.outputs else TOLERANCE
+    if all(difference <= most for difference in differences) and (not others or data.outputs):  # of a nan nothing is
+        return made | {"tolerance": most}
+    found = np.max(list(differences))
+    if data.outputs:
+        differs = f"Of the answers to a batch {found:.0%} are others (at most {most:.0%} may be)"
+    else:
+        differs = f"A probability differs by {found:.2g} (at most {most:g} may be)"
+    raise RunError(
+        f"error: export: {path.name} is refused: it does not answer as the checkpoint does. {differs}, the answers to"
+        f" {others} of {num} test samples. Nothing was written."
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -173,11 +182,17 @@ def some(data: Data, name: str, num: int) -> np.ndarray:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(abs(a - b).max())
+    """The largest, of a probability; of texts the share that are others."""
+    return float(abs(a - b).max()) if a.dtype.kind == "f" else float(1 - _same(a, b).mean())
 
 
-def _accuracy(probability: np.ndarray, label: np.ndarray) -> float:
-    return float((probability.argmax(-1) == label).mean())
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(B,) whether they have the same class first, or are the same text."""
+    return a.argmax(-1) == b.argmax(-1) if a.dtype.kind == "f" else (a == b).all(-1)
+
+
+def _accuracy(probability: np.ndarray, labels: Sequence[np.ndarray]) -> float:
+    return float((probability.argmax(-1) == np.concatenate(labels)).mean())
 
 
 def _milliseconds(answer: Answer, items: np.ndarray, num: int = 15) -> float:
@@ -194,11 +209,14 @@ def shown(name: str, report: dict[str, Any]) -> str:
     acc, num = report["test_acc"], report["num_samples"]
     lines = {
         name: f"{report['format']}, {report['bytes'] / 2**20:.2f} MiB",
-        "difference": f"{max(report['max_difference'].values()):.2g} at most, of a probability"
-        f" (batches of {', '.join(map(str, BATCH_SIZES))}, the test split)",
-        "same class": f"{report['same_top_class']} of {num} test samples",
-        "test/acc": f"{acc['exported']:.4f}, the checkpoint's {acc['checkpoint']:.4f}",
+        "same answer": f"{report['same_answer']} of {num} test samples",
     }
+    if acc:
+        lines |= {
+            "difference": f"{max(report['max_difference'].values()):.2g} at most, of a probability"
+            f" (batches of {', '.join(map(str, BATCH_SIZES))}, the test split)",
+            "test/acc": f"{acc['exported']:.4f}, the checkpoint's {acc['checkpoint']:.4f}",
+        }
     for size, times in report["milliseconds"].items():
         lines[size] = f"{times['exported']:.2f} ms, eager {times['eager']:.2f} ms"
     width = max(12, *map(len, lines))

@@ -16,13 +16,13 @@ from lab.data.base import Data
 from lab.inputs.base import pack
 from lab.tasks.base import Task
 
-Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities
+Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities, or (B, …) items
 
 NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # what stands before and behind the net
 
 
 class Exported(nn.Module):
-    """All that stands between an item and the probabilities.
+    """All that stands between an item and the answer.
 
     Args:
         task: in eval mode; it may answer with the mean over an image and its mirror image.
@@ -35,7 +35,7 @@ class Exported(nn.Module):
         task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
 
     def forward(self, item: Tensor) -> Tensor:
-        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities."""
+        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities, or (B, …) items, such as texts."""
         batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item})
         return self.task.predict_step(batch, 0)
 
@@ -50,13 +50,13 @@ def program(task: Task, data: Data) -> ExportedProgram:
 
 def metadata(data: Data) -> dict[str, str]:
     """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
-    return {model.METADATA: json.dumps({"inputs": pack(data.inputs), "class_names": data.facts.class_names})}
+    classes_or_outputs = {"outputs": pack(data.outputs)} if data.outputs else {"class_names": data.facts.class_names}
+    return {model.METADATA: json.dumps({"inputs": pack(data.inputs)} | classes_or_outputs)}
 
 
 def write_onnx(graph: ExportedProgram, data: Data, path: Path) -> None:
-    made = torch.onnx.export(
-        graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=["probabilities"]
-    )
+    answer = data.outputs.column if data.outputs else "probabilities"
+    made = torch.onnx.export(graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=[answer])
     assert made is not None
     made.model.metadata_props.update(metadata(data))
     made.save(path, external_data=False)

@@ -64,6 +64,10 @@ class Inputs(ABC):
     def html(self, item: np.ndarray) -> str:
         """An item as the net sees it."""
 
+    def say(self, answer: np.ndarray) -> dict[str, Any]:
+        """In words, where a model's answers are such items."""
+        raise NotImplementedError
+
     def facts(self) -> dict[str, Any]:
         """What a client wants to know."""
         return asdict(self)  # type: ignore[call-overload]

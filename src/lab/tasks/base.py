@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -129,14 +128,6 @@ class Task(L.LightningModule):
     def figures(self, samples: Samples, *tensors: Tensor) -> dict[str, Any]:
         """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and its samples."""
         return {}
-
-    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
-        """What a sample's row of `predict_step` says in words and numbers: the best first.
-
-        Raises:
-            UserError: it does not say anything.
-        """
-        raise UserError(f"error: {type(self).__name__} has no answers for one's own inputs.")
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

@@ -2,7 +2,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -120,9 +119,6 @@ class Translation(Task):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """(B, T) target."""
         return self.translate(batch["token"], self.beam_size)
-
-    def say(self, answer: np.ndarray, top_k: int) -> list[dict[str, Any]]:
-        return [{"translation": self.target_tokens.decode([answer])[0]}]
 
 
 def _widened(rows: Tensor, width: int) -> Tensor:
