@@ -23,7 +23,10 @@ TRANSLATION = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "most", "world"), [(8, None, 1), (8, None, 3), (50, None, 4), (8, 60, 1), (8, 60, 3)])
+@pytest.mark.parametrize(
+    ("size", "most", "world"),
+    [(8, None, 1), (8, None, 3), (50, None, 4), (None, 60, 1), (None, 60, 3), (4, 60, 1), (4, 60, 3)],
+)
 @pytest.mark.parametrize("num", [5, 97])
 def test_every_sample_is_in_one_bucket(num, size, most, world):
     generator = torch.Generator().manual_seed(0)
@@ -36,9 +39,9 @@ def test_every_sample_is_in_one_bucket(num, size, most, world):
         assert all(batches)
         longest = [length[batch].max() for batch in batches]
         assert longest == sorted(longest)
-        if most is None:
+        if size is not None:
             assert max(map(len, batches)) <= size
-        else:
+        if most is not None:
             assert all(len(batch) == 1 or len(batch) * n <= most for batch, n in zip(batches, longest, strict=True))
     assert len({tuple(map(len, batches)) for batches in cuts}) == 1, "the number of steps depends on the order"
     assert num == 5 or cuts[0] != cuts[1]
@@ -68,6 +71,12 @@ def test_less_than_a_tenth_of_the_tokens_are_padding(names):
     assert all(
         padding(loader) < 0.1 for loader in (names.train_dataloader(), names.val_dataloader(), names.test_dataloader())
     )
+
+
+def test_an_evaluation_batch_has_no_more_samples_than_asked_for(names):
+    for loader in (names.val_dataloader(), names.test_dataloader()):
+        sizes = [len(batch["index"]) for batch in loader]
+        assert min(sizes) < max(sizes) == names.batch_size
 
 
 def test_as_many_tokens_in_a_batch_as_asked_for(names, monkeypatch):

@@ -148,10 +148,10 @@ def test_the_export_is_proven_on_texts_of_every_length(folder):
 
 def test_inputs_travel_as_plain_values_and_unknown_kinds_are_refused(folder):
     inputs = model.of_onnx(folder / "model.onnx").inputs
-    assert unpack(**json.loads(json.dumps(pack(inputs)))) == inputs
+    assert unpack("inputs", **json.loads(json.dumps(pack(inputs)))) == inputs
     for kind in ("sounds", "base", "../texts", "__init__"):
         with pytest.raises(ValueError, match="does not know"):
-            unpack(kind)
+            unpack("inputs", kind)
 
 
 class Sum(nn.Module):

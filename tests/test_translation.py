@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -11,7 +12,7 @@ import sacrebleu
 import torch
 from torch import nn
 
-from lab import config, predict, run, test, train
+from lab import config, model, predict, run, test, train
 from lab.data.buckets import buckets
 from lab.data.pairs import Pairs
 from lab.data.tokens import Tokens
@@ -400,9 +401,43 @@ def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
         return program(task, data)
 
     monkeypatch.setattr(export.program, "program", greedy_program)
-    with pytest.raises(RunError, match=r"is refused: .*Of the answers to a batch \d+% are others \(at most 1%"):
+    with pytest.raises(RunError, match=r"is refused: .*Of some 64 answers \d+% are others \(at most 2% may be"):
         export.main(config.compose("export", [f"run={exported}"]))
     assert (exported / "model.onnx").read_bytes() == before
+
+
+def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypatch):
+    _, data, task = run.load(exported)
+    data.setup()
+    path, right = exported / "model.onnx", model.of_onnx(exported / "model.onnx").answer
+    odd = export.some(data, "test", 1000)[3]
+
+    def read(path):
+        def answer(items):
+            said = right(items).copy()
+            said[(items == odd).all(1), 0] += 1
+            return said
+
+        return answer
+
+    monkeypatch.setitem(export.FORMATS, "onnx", replace(export.FORMATS["onnx"], read=read))
+    share = 1 / len(data.splits["test"])
+    monkeypatch.setattr(export, "SHARE", 1.5 * share)
+    made = export.prove(path, "onnx", right, task, data)
+    assert made["same_answer"] == made["num_samples"] - 1
+    monkeypatch.setattr(export, "SHARE", 0.9 * share)
+    with pytest.raises(RunError, match=f"the answers to 1 of {len(data.splits['test'])} test samples"):
+        export.prove(path, "onnx", right, task, data)
+
+
+def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to(exported):
+    words = ["experiment=translate_emoji", "data.tiny=true", "data.max_length=4"]
+    facts = json.loads((exported / "data.json").read_text())
+    data = run.read_data(config.compose("train", words), facts)
+    assert data.facts.vocab_size == facts["vocab_size"]
+    token = data.splits["train"].__getitems__(list(range(20)))["token"]
+    assert token.shape[1] == 4
+    assert data.inputs.read(["one two three four five"])[0].shape == (1, 4)
 
 
 def test_a_translator_in_eight_bits_is_refused(learned):

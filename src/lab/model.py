@@ -15,6 +15,7 @@ import numpy as np
 from lab import config
 from lab.errors import UserError
 from lab.inputs.base import Inputs, padded, unpack
+from lab.outputs.base import Outputs
 
 METADATA = "lab.json"  # the name, in an exported file, of what else there is to know: inputs, outputs, classes, as JSON
 
@@ -30,14 +31,13 @@ class Model:
     explain: Callable[[np.ndarray, np.ndarray], str] | None = None  # an item and its answer -> HTML
 
 
-def classifier(inputs: Inputs, answer: Callable[[np.ndarray], np.ndarray], class_names: Sequence[str]) -> Model:
-    """Of one whose answers are probabilities."""
+def answering(
+    inputs: Inputs, answer: Callable[[np.ndarray], np.ndarray], outputs: Outputs | None, class_names: Sequence[str]
+) -> Model:
+    """With `outputs`, which read its answers; None: these are probabilities of classes."""
+    if outputs:
+        return Model(inputs, answer, lambda answer, top_k: [outputs.say(answer)])
     return Model(inputs, answer, partial(most_probable, class_names), class_names)
-
-
-def writer(inputs: Inputs, outputs: Inputs, answer: Callable[[np.ndarray], np.ndarray]) -> Model:
-    """Of one whose answers are items themselves, such as texts."""
-    return Model(inputs, answer, lambda answer, top_k: [outputs.say(answer)])
 
 
 def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: int) -> Said:
@@ -73,7 +73,9 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         (entry,) = session.get_inputs()
-        inputs, outputs = unpack(**about["inputs"]), unpack(**about["outputs"]) if "outputs" in about else None
+        inputs: Inputs = unpack("inputs", **about["inputs"])
+        outputs: Outputs | None = unpack("outputs", **about["outputs"]) if "outputs" in about else None
+        class_names = () if outputs else about["class_names"]
         session.run(None, {entry.name: inputs.example})
     except UserError:
         raise
@@ -86,7 +88,7 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         made: np.ndarray = session.run(None, {entry.name: padded(items, entry.shape)})[0]
         return made
 
-    return writer(inputs, outputs, answer) if outputs else classifier(inputs, answer, about["class_names"])
+    return answering(inputs, answer, outputs, class_names)
 
 
 def of_run(folder: str, accelerator: Any) -> Model:
@@ -133,11 +135,13 @@ def of_run(folder: str, accelerator: Any) -> Model:
             (values,) = method(net, prepared(item[None])[inputs.entry], target)
         return kind.html(inputs, item, values.detach())
 
-    if data.outputs:
-        return writer(inputs, data.outputs, answer)
+    if task.outputs:
+        return answering(inputs, answer, task.outputs, ())
     if isinstance(task, Classification):
-        return replace(classifier(inputs, answer, task.class_names), explain=explain)
-    raise UserError(f"error: run={folder}: {type(task).__name__} says nothing of one's own inputs.")
+        return replace(answering(inputs, answer, None, task.class_names), explain=explain)
+    raise UserError(
+        f"error: run={folder}: {type(task).__name__} says nothing of one's own inputs: it has no `outputs`."
+    )
 
 
 def mirrored(model: Model) -> Model:

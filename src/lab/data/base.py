@@ -152,11 +152,6 @@ class Data(L.LightningDataModule):
     def inputs(self) -> Inputs:
         """How a user's own items are read; they are in a batch under the name of its `item`."""
 
-    @property
-    def outputs(self) -> Inputs | None:
-        """What a task's answers are read as; None: they are probabilities of classes."""
-        return None
-
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
             self.splits, self.found = self.read()
@@ -202,7 +197,7 @@ class Data(L.LightningDataModule):
         dataset, rank, world_size = self._split("train")
         epoch, num_batches = self.position
         if dataset.length is not None:
-            size, tokens = self.batch_size, self.tokens_per_batch
+            size, tokens = None if self.tokens_per_batch else self.batch_size, self.tokens_per_batch
             cut = partial(buckets, dataset.length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
             batches = BucketSampler(cut, len(dataset), world_size, rank, self.seed, epoch, num_batches)
             # Lightning does this for a sampler alone
@@ -223,9 +218,10 @@ class Data(L.LightningDataModule):
         if dataset.length is None:
             batches = shard(len(dataset), self.batch_size, rank, world_size)
         else:
-            longest = dataset.length.view(len(dataset), -1).amax(1)
-            tokens = self.tokens_per_batch or int(self.batch_size * longest.float().mean())  # of the long ones, fewer
-            cut = buckets(dataset.length, torch.arange(len(dataset)), self.batch_size, tokens, world_size)
+            size, tokens = None if self.tokens_per_batch else self.batch_size, self.tokens_per_batch
+            if tokens is None:  # long ones come in smaller batches, with less padding
+                tokens = int(self.batch_size * dataset.length.view(len(dataset), -1).amax(1).float().mean())
+            cut = buckets(dataset.length, torch.arange(len(dataset)), size, tokens, world_size)
             mixed = torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))  # a few are of all lengths
             batches = [cut[i] for i in mixed.tolist()[rank::world_size]]
         return self._loader(dataset, batch_sampler=batches)

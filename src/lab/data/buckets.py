@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def buckets(
-    length: Tensor, order: Tensor, batch_size: int, tokens_per_batch: int | None, world_size: int = 1
+    length: Tensor, order: Tensor, batch_size: int | None, tokens_per_batch: int | None, world_size: int = 1
 ) -> list[list[int]]:
     """Every sample in one batch; as many batches for each of `world_size` processes, none empty.
 
@@ -16,8 +16,9 @@ def buckets(
     Args:
         length: (N,) of each sample; (N, M) of each of its M sequences, of which it is as long as the longest.
         order: (N,) the samples, whose order is kept among those of one length.
-        batch_size: the most samples in a batch.
-        tokens_per_batch: instead, the most tokens in it, padding included, where the processes leave that many batches.
+        batch_size: the most samples in a batch; None: as many as there are.
+        tokens_per_batch: the most tokens in it, padding included, where the processes leave that many batches; None:
+            the batches are of about `batch_size` samples.
         world_size: at most N.
     """
     sides = length.view(len(length), -1)
@@ -25,10 +26,11 @@ def buckets(
     for key in (*sides.T, length):  # the last counts most
         order = order[key[order].argsort(stable=True)]
     if tokens_per_batch is None:
+        assert batch_size is not None
         num_batches = -(-len(order) // (batch_size * world_size)) * world_size
         batches = list(order.tensor_split(min(num_batches, len(order) // world_size * world_size)))
     else:
-        batches = list(order.tensor_split(_cuts(length[order].tolist(), tokens_per_batch)))
+        batches = list(order.tensor_split(_cuts(length[order].tolist(), batch_size, tokens_per_batch)))
         while len(batches) % world_size and len(batches) < len(order):
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
             batches[largest : largest + 1] = batches[largest].tensor_split(2)
@@ -37,11 +39,11 @@ def buckets(
     return [batch.tolist() for batch in batches]
 
 
-def _cuts(length: list[int], tokens_per_batch: int) -> list[int]:
+def _cuts(length: list[int], batch_size: int | None, tokens_per_batch: int) -> list[int]:
     """Where the batches of samples with these rising lengths begin, but for the first."""
     cuts, start = [], 0
     for i, longest in enumerate(length):
-        if i > start and (i + 1 - start) * longest > tokens_per_batch:
+        if i > start and ((i + 1 - start) * longest > tokens_per_batch or i - start == batch_size):
             cuts.append(i)
             start = i
     return cuts

@@ -14,9 +14,9 @@ from scipy.sparse.csgraph import connected_components
 
 from lab.data.base import Batches, Data
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
-from lab.data.tokens import START, Kind, Tokens, train
+from lab.data.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
-from lab.inputs.texts import Texts as TextInputs
+from lab.inputs import texts as inputs
 from lab.types import Share
 
 Pair = tuple[str, str]  # a text, and its translation
@@ -97,12 +97,8 @@ class TranslationData(Data):
         return dict(splits), facts
 
     @property
-    def inputs(self) -> TextInputs:
-        return TextInputs(self.facts.tokenizer, self.max_length)
-
-    @property
-    def outputs(self) -> TextInputs:
-        return TextInputs(self.facts.target_tokenizer, self.facts.max_length)
+    def inputs(self) -> inputs.Texts:
+        return inputs.Texts(self.facts.tokenizer, self.max_length)
 
     def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
         """With the splits that are missing; `names` of all samples are their sources."""
@@ -118,7 +114,7 @@ class TranslationData(Data):
     def _tokenizers(self, pairs: Sequence[Pair]) -> tuple[str, str]:
         own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
         if "target_tokenizer" in own:
-            return own["tokenizer"], own["target_tokenizer"]
+            return truncated(own["tokenizer"], self.max_length), truncated(own["target_tokenizer"], self.max_length)
         texts = [list(side) for side in zip(*pairs, strict=True)]
         how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
         if self.shared_vocabulary:

@@ -16,7 +16,7 @@ from lab.data.base import Data
 from lab.inputs.base import pack
 from lab.tasks.base import Task
 
-Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities, or (B, …) items
+Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities, or (B, …) outputs
 
 NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # what stands before and behind the net
 
@@ -35,7 +35,7 @@ class Exported(nn.Module):
         task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
 
     def forward(self, item: Tensor) -> Tensor:
-        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities, or (B, …) items, such as texts."""
+        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities, or (B, …) what the task puts out."""
         batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item})
         return self.task.predict_step(batch, 0)
 
@@ -48,17 +48,17 @@ def program(task: Task, data: Data) -> ExportedProgram:
         return torch.export.export(module, (item,), dynamic_shapes={"item": {0: Dim("batch")}})
 
 
-def metadata(data: Data) -> dict[str, str]:
+def metadata(task: Task, data: Data) -> dict[str, str]:
     """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
-    classes_or_outputs = {"outputs": pack(data.outputs)} if data.outputs else {"class_names": data.facts.class_names}
-    return {model.METADATA: json.dumps({"inputs": pack(data.inputs)} | classes_or_outputs)}
+    said = {"outputs": pack(task.outputs)} if task.outputs else {"class_names": data.facts.class_names}
+    return {model.METADATA: json.dumps({"inputs": pack(data.inputs)} | said)}
 
 
-def write_onnx(graph: ExportedProgram, data: Data, path: Path) -> None:
-    answer = data.outputs.column if data.outputs else "probabilities"
+def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
+    answer = task.outputs.entry if task.outputs else "probabilities"
     made = torch.onnx.export(graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=[answer])
     assert made is not None
-    made.model.metadata_props.update(metadata(data))
+    made.model.metadata_props.update(metadata(task, data))
     made.save(path, external_data=False)
 
 
@@ -66,17 +66,17 @@ def read_onnx(path: Path) -> Answer:
     return model.of_onnx(path, torch.get_num_threads()).answer
 
 
-def write_torch_export(graph: ExportedProgram, data: Data, path: Path) -> None:
-    torch.export.save(graph, path, extra_files=metadata(data))
+def write_torch_export(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
+    torch.export.save(graph, path, extra_files=metadata(task, data))
 
 
 def read_torch_export(path: Path) -> Answer:
     return _of_module(torch.export.load(path).module())
 
 
-def write_aoti(graph: ExportedProgram, data: Data, path: Path) -> None:
+def write_aoti(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
     torch._inductor.aoti_compile_and_package(
-        graph, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata(data)}
+        graph, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata(task, data)}
     )
 
 
@@ -96,7 +96,7 @@ def _of_module(module: Callable[[Tensor], Tensor]) -> Answer:
 class Format:
     name: str  # of the file
     needs: tuple[str, ...]  # packages
-    write: Callable[[ExportedProgram, Data, Path], None]
+    write: Callable[[ExportedProgram, Task, Data, Path], None]
     read: Callable[[Path], Answer]
 
 

@@ -64,26 +64,21 @@ class Inputs(ABC):
     def html(self, item: np.ndarray) -> str:
         """An item as the net sees it."""
 
-    def say(self, answer: np.ndarray) -> dict[str, Any]:
-        """In words, where a model's answers are such items."""
-        raise NotImplementedError
-
     def facts(self) -> dict[str, Any]:
         """What a client wants to know."""
         return asdict(self)  # type: ignore[call-overload]
 
 
-def pack(inputs: Inputs) -> dict[str, Any]:
-    """Plain values, for `unpack`."""
-    return {"kind": inputs.kind} | asdict(inputs)  # type: ignore[call-overload]
+def pack(what: Any) -> dict[str, Any]:
+    """Plain values of inputs or outputs, for `unpack`."""
+    return {"kind": what.kind} | asdict(what)
 
 
-def unpack(kind: str, **fields: Any) -> Inputs:
-    """Raises ValueError where this lab knows no such inputs."""
-    if kind not in {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"base"}:
-        raise ValueError(f"it takes {kind}, which this lab does not know")
-    made: Inputs = getattr(import_module(f"lab.inputs.{kind}"), kind.capitalize())(**fields)
-    return made
+def unpack(package: str, kind: str, **fields: Any) -> Any:
+    """Those of a module of `lab.inputs` or `lab.outputs`; raises ValueError where this lab has no such module."""
+    if kind not in {path.stem for path in (Path(__file__).parents[1] / package).glob("[a-z]*.py")} - {"base"}:
+        raise ValueError(f"its {package} are {kind}, which this lab does not know")
+    return getattr(import_module(f"lab.{package}.{kind}"), kind.capitalize())(**fields)
 
 
 def padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:

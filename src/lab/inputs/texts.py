@@ -71,9 +71,6 @@ class Texts(Inputs):
     def html(self, item: np.ndarray) -> str:
         return html.escape(self.tokens.decode([item])[0])
 
-    def say(self, answer: np.ndarray) -> dict[str, Any]:
-        return {"translation": self.tokens.decode([answer])[0]}
-
     def facts(self) -> dict[str, Any]:
         return {"max_length": self.max_length}
 

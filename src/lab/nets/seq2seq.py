@@ -51,16 +51,16 @@ class Seq2Seq(nn.Module):
 
     def forward(self, token: Tensor, target: Tensor) -> Tensor:
         """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
-        memory, state = self.encode(token)
+        memory, state = self.encode(token, target.shape[1])
         return self._logits(self._decoded(target, state["hidden"]), memory)
 
-    def encode(self, token: Tensor, max_length: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def encode(self, token: Tensor, max_length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(B, S) token -> what `decode` needs each time, and what it starts from; all have a row for each sentence."""
         memory = self.encoder(self._embedded(self.embed, token), token)
         last = (token != 0).sum(1) - 1
         forward, backward = memory.chunk(2, -1)  # each has read everything at its own end
         ends = torch.cat([forward[torch.arange(token.shape[0], device=token.device), last], backward[:, 0]], -1)
-        hidden = self.bridge(ends).tanh().unflatten(-1, (-1, self.num_states, memory.shape[-1]))
+        hidden = self.bridge(ends).tanh().unflatten(-1, (self.num_states, -1, memory.shape[-1])).transpose(1, 2)
         return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0]}, {"hidden": hidden}
 
     def decode(
@@ -75,7 +75,7 @@ class Seq2Seq(nn.Module):
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
         """What is taken from each source token for each next one: (B, T, S)."""
-        memory, state = self.encode(token)
+        memory, state = self.encode(token, target.shape[1])
         return _weights(self._decoded(target, state["hidden"]), memory)
 
     def _logits(self, x: Tensor, memory: dict[str, Tensor]) -> Tensor:

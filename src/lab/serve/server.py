@@ -62,10 +62,10 @@ class Service:
         return self.asked.say(given, self.cfg.top_k)
 
     def _unexplained(self) -> str | None:
+        if not self.asked.class_names:
+            return "Only the answers of a classifier are explained."
         if self.cfg.model:
             return "An exported model has no gradients: lab serve run=FOLDER explains its answers."
-        if self.asked.explain is None:
-            return "Only the answers of a classifier are explained."
         return None if find_spec("captum") else "It takes captum: pip install 'lab[explain]'"
 
     @asynccontextmanager

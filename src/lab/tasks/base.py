@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.data.base import Samples
 from lab.errors import UserError
+from lab.outputs.base import Outputs
 
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
@@ -128,6 +129,11 @@ class Task(L.LightningModule):
     def figures(self, samples: Samples, *tensors: Tensor) -> dict[str, Any]:
         """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and its samples."""
         return {}
+
+    @property
+    def outputs(self) -> Outputs | None:
+        """How the answers of `predict_step` are read, where they are no probabilities of classes."""
+        return None
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

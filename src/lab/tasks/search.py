@@ -30,7 +30,9 @@ def greedy(net: Any, token: Tensor, max_length: int) -> Tensor:
         return n + 1, torch.where(place == n, latest.unsqueeze(1), said), latest, ended | (latest == END), state
 
     said, latest = token.new_zeros(num, max_length), token.new_full((num,), START)
-    _, said, *_ = _loop(goes_on, step, token.new_zeros(()), said, latest, latest != START, state)
+    _, said, *_ = _loop(
+        goes_on, step, token.new_zeros(()), said, latest, torch.zeros_like(latest, dtype=torch.bool), state
+    )
     return said
 
 
@@ -111,7 +113,7 @@ def _continued(score: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (B, 2 * k) scores, the best first; which beams these continue; and the tokens that do.
     """
     (num, k), width = score.shape, logits.shape[1] - FIRST_SAID
-    top, token = logits[:, FIRST_SAID:].float().topk(2 * k if 2 * k < width else width)
+    top, token = logits[:, FIRST_SAID:].float().topk(2 * k if 2 * k < width else width)  # a graph has no `min`
     log_probability = top - logits.float().logsumexp(-1, keepdim=True)
     every = score.unsqueeze(-1) + log_probability.view(num, k, -1)
     score, which = _best(every.flatten(1), 2 * k)
@@ -120,9 +122,9 @@ def _continued(score: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _best(score: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """As `topk`, but of equal ones the first, so that a beam of one is greedy."""
-    stable = {} if torch.compiler.is_exporting() else {"stable": True}  # ONNX has no sort that is not
+    stable = {} if torch.compiler.is_exporting() else {"stable": True}  # ONNX's sort is, and has no such argument
     score, which = score.sort(dim=1, descending=True, **stable)
-    return score[:, :num].contiguous(), which[:, :num]
+    return score[:, :num].contiguous(), which[:, :num]  # in a graph a loop's values keep their strides
 
 
 def _taken(said: Tensor, which: Tensor) -> Tensor:

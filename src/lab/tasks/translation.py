@@ -12,6 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lab.data.base import Samples
 from lab.data.tokens import PAD, START, Tokens
 from lab.errors import UserError
+from lab.outputs import texts as outputs
 from lab.tasks.base import Deferred, Task
 from lab.tasks.search import beam_search, greedy
 from lab.types import Fraction
@@ -68,13 +69,14 @@ class Translation(Task):
         seen: tuple[Tensor, ...] = (nll, right, there.sum(1))
         if not self.training:
             translation = self.translate(batch["token"], self.beam_size if metrics is self.deferred["test"] else 1)
-            seen += (_widened(batch["reference"], self.max_characters), _widened(translation, self.max_length))
+            reference = batch["reference"]
+            seen += (F.pad(reference, (0, self.max_characters - reference.shape[1])), translation)  # to be put together
         metrics.update(*seen)
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(flat, which, ignore_index=PAD, label_smoothing=smoothing)
 
     def translate(self, token: Tensor, beam_size: int) -> Tensor:
-        """(B, S) token -> (B, T) target, up to `</s>`."""
+        """(B, S) token -> (B, max_length) target, up to `</s>`, then padding."""
         if beam_size == 1:
             return greedy(self.net, token, self.max_length)
         return beam_search(self.net, token, self.max_length, beam_size, self.length_penalty)
@@ -116,14 +118,13 @@ class Translation(Task):
         )
         return weights.float().cpu()
 
+    @property
+    def outputs(self) -> outputs.Texts:
+        return outputs.Texts(self.target_tokens.tokenizer.to_str())
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """(B, T) target."""
+        """(B, max_length) target."""
         return self.translate(batch["token"], self.beam_size)
-
-
-def _widened(rows: Tensor, width: int) -> Tensor:
-    """As wide as any, so that batches can be put together."""
-    return F.pad(rows, (0, width - rows.shape[1]))
 
 
 def _written(reference: Tensor) -> list[str]:
