@@ -107,7 +107,7 @@ def test_a_mirror_image_is_asked_too():
 
     image = np.zeros((2, 1, 4, 4), np.uint8)
     image[0, ..., :2] = 255
-    both = model.mirrored(model.classifier(Images(1, 4), left, ["left", "right"])).answer(image)
+    both = model.mirrored(model.answering(Images(1, 4), left, None, ["left", "right"])).answer(image)
     assert both.tolist() == [[0.5, 0.5], [0, 1]]
 
 

@@ -360,7 +360,7 @@ async def asked_at_once(slow, pictures, *overrides):
     """Status codes and errors, through the application itself."""
     app = build(
         config.compose("serve", list(overrides)),
-        model.classifier(Images(1, 4), slow, ["a", "b"]),
+        model.answering(Images(1, 4), slow, None, ["a", "b"]),
         "slow",
         {"localhost"},
     )

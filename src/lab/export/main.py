@@ -163,7 +163,7 @@ def prove(path: Path, kind: str, checkpoint: Answer, task: Any, data: Data) -> d
         return made | {"tolerance": most}
     worst = np.max(list(differences))
     if task.outputs:
-        differs = f"Of some {NUM_IN_BATCHES} answers {worst:.0%} are others (at most {most:.0%} may be)"
+        differs = f"{worst:.0%} of the answers in one comparison are others (at most {most:.0%} may be)"
     else:
         differs = f"A probability differs by {worst:.2g} (at most {most:g} may be)"
     raise RunError(
