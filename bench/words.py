@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import HERE, hardware, run, train
 
-NETS = {"language_id": ("rnn", "lstm", "gru", "transformer"), "sentiment": ("rnn", "lstm", "gru")}
+NETS = {"language_id": ("rnn", "lstm", "gru", "transformer"), "sentiment": ("rnn", "lstm", "gru", "wide_lstm")}
 OPTIONS = {"language_id": [], "sentiment": ["net.hidden=32"]}
 NGRAMS = {
     "language_id": [{"analyzer": "char", "ngram_range": (1, 3)}, {"analyzer": "char_wb", "ngram_range": (1, 4)}],

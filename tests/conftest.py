@@ -109,10 +109,8 @@ class Losses(L.Callback):
 
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
     cfg.trainer.max_steps = num
-    data = run.read_data(cfg)
-    task = run.build_task(cfg, data.facts)
+    data, task = train.parts(cfg, None)
     losses = Losses()
     trainer = run.build_trainer(cfg, folder)
     trainer.callbacks.append(losses)

@@ -16,7 +16,7 @@ TEXTS = (
     "src/lab/tasks/{translation,search}.py",
     "src/lab/figures/attention.py",
     "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",
-    "conf/net/{rnn,lstm,gru,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
+    "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
     "conf/task/translation.yaml",
     "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
     "tests/{test_modality,test_tokens,test_text,test_text_files,test_text_nets,test_text_answers,test_translation,test_pretrained}.py",

@@ -156,3 +156,17 @@ def test_a_short_run_learns(trained, words):
     _, data, _ = run.load(folder)
     data.setup()
     assert data.facts == data.found, "what a run remembers is not what its data gives"
+
+
+def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_before_ended(compose, trained):
+    words = ("experiment=sentiment", "data.tiny=true", "trainer.max_epochs=2")
+    data, task = train.parts(compose(*words), None)
+    everything = data.splits["train"].__getitems__(list(range(len(data.splits["train"]))))
+    right = task.net.linear.eval()(everything["token"]).argmax(1) == everything["label"]
+    assert right.float().mean() > 0.95
+    folder = trained(*words)
+    _, finetuned = train.parts(compose(*words, f"finetune={folder}"), None)
+    _, _, ended = run.load(folder)
+    weight = ended.net.linear.embedding.weight
+    assert finetuned.net.linear.embedding.weight.equal(weight)
+    assert not weight.equal(task.net.linear.embedding.weight)

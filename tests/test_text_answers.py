@@ -25,6 +25,7 @@ from lab.explain import texts
 from lab.export import main as export
 from lab.inputs.base import pack, unpack
 from lab.inputs.texts import Texts
+from lab.nets.recurrent import Recurrent
 from lab.serve.server import build
 
 TEXTS = ["dog face", "Hundegesicht", "", "😀", "مرحبا <b>|</b>", "x" * 100_000, "grinning face"]
@@ -176,6 +177,19 @@ def test_attributions_of_a_sum_are_its_parts(method):
     found = method(net, token, torch.tensor([2]))
     assert found.shape == token.shape
     assert found[0, :3].tolist() == pytest.approx(expected[:3].tolist(), abs=1e-5)
+
+
+def test_what_linear_logits_of_n_grams_say_is_attributed_too():
+    torch.manual_seed(0)
+    net = Recurrent(3, 9, "gru", embedding_dim=4, hidden=4, linear_ngrams=2, ngram_buckets=50).eval()
+    nn.init.normal_(net.linear.embedding.weight)
+    nn.init.normal_(net.head.weight)
+    token = torch.tensor([[4, 5, 4, END, 0]])
+    blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
+    method = texts.methods(Texts(tokens.train(["a b <"], "characters", 9, 1, 9), 9))["integrated_gradients"]
+    change = (net(token) - net(blank))[0, 2].item()
+    assert method(net, token, torch.tensor([2])).sum().item() == pytest.approx(change, rel=0.05)
+    assert abs(change - (net.linear(token) - net.linear(blank))[0, 2].item()) > 0.1 * abs(change), "all of it is linear"
 
 
 def test_a_text_is_no_html():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.nets.ngrams import NGramEmbedding
+from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.nets.recurrent import Recurrent
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -28,14 +28,42 @@ def code(ngram):
 
 @pytest.mark.parametrize("num_buckets", [20_000, 2**14, 150_000])
 @pytest.mark.parametrize("n", [2, 3])
-def test_n_grams_are_spread_over_all_buckets(monkeypatch, num_buckets, n):
-    looked_up = []
-    monkeypatch.setattr(nn.Embedding, "forward", lambda self, token: looked_up.append(token) or token)
+def test_n_grams_are_spread_over_all_buckets(num_buckets, n):
     letters = torch.cartesian_prod(*[torch.arange(4, 4 + round(10_000 ** (1 / n)))] * n)
-    NGramEmbedding(200, 1, n, num_buckets)(letters)
-    used = len(looked_up[-1][:, -1].unique())
+    *_, row = NGramEmbedding(200, 1, n, num_buckets).rows(letters)
+    used = len(row[:, -1].unique())
     expected = num_buckets * (1 - (1 - 1 / num_buckets) ** len(letters))
     assert used > 0.95 * expected
+
+
+def linear(ngrams=2):
+    """That has seen three texts, two of class 0: in rows of 10 tokens and 50 n-grams."""
+    net = NGramLinear(10, 2, ngrams, num_buckets=50, dropout=0.5).eval()
+    assert not net.embedding.weight.any()
+    texts = [(torch.tensor([[5, 6, 5], [5, 7, 0]]), torch.tensor([0, 1])), (torch.tensor([[8, 0]]), torch.tensor([0]))]
+    net.start_at_naive_bayes(texts)
+    return net
+
+
+def test_linear_logits_start_at_naive_bayes():
+    weight = linear().embedding.weight
+    first, second, other, pair = weight[5], weight[6], weight[9], weight[10 + code((5, 6)) % 50]
+    # class 0: 5, 6, 8 and the pairs _5, 56, 65, _8; class 1: 5, 7, _5, 57
+    smooth = [7 / 5.5, 4 / 5.5]
+    once = torch.tensor([[1 + smooth[0], 1 + smooth[1]], [1 + smooth[0], smooth[1]]])
+    expected = (once / torch.tensor([7, 4])).log()
+    expected -= expected.mean(1, keepdim=True)
+    torch.testing.assert_close(torch.stack([first, second]), expected)
+    assert pair.equal(second)
+    assert other.abs().max() < 1e-6, "what is in no text speaks for the rarer class"
+
+
+def test_linear_logits_are_sums_over_the_root_of_the_length():
+    net = linear(ngrams=1)
+    five, seven = net.embedding.weight[5], net.embedding.weight[7]
+    expected = torch.stack([(five + seven) / 2**0.5, five])
+    torch.testing.assert_close(net(torch.tensor([[5, 7], [5, 0]])), expected)
+    torch.testing.assert_close(linear()(torch.tensor([[5, 7], [5, 0]]))[1:], linear()(torch.tensor([[5]])))
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -60,12 +60,13 @@ def join(folder: str) -> float:
 
 
 def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule]:
-    """The data, read, and the task: its weights are drawn by the seed, or another run's where it starts from them."""
+    """The data, read, and the task: its weights drawn by the seed, found in the data, or another run's."""
     data = run.read_data(cfg, resume.inherited(cfg, folder))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)
     if not resume.has_begun(folder):
+        data.start(task.net)  # type: ignore[arg-type]
         resume.start_from(cfg, task)
     return data, task
 

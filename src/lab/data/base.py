@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lab.data.buckets import BucketSampler, buckets
@@ -158,6 +158,9 @@ class Data(L.LightningDataModule):
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
+
+    def start(self, net: nn.Module) -> None:
+        """Set those of a new net's weights that begin with what the training split says; most nets have none."""
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """What a net gets of a batch, made on its device."""

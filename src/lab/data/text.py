@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
@@ -17,6 +17,7 @@ from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, tru
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
+from lab.nets.ngrams import NGramLinear
 from lab.types import Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
@@ -165,6 +166,13 @@ class TextData(Data):
     @property
     def inputs(self) -> inputs.Texts:
         return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
+
+    def start(self, net: nn.Module) -> None:
+        train = self.splits["train"]
+        for module in net.modules():
+            if isinstance(module, NGramLinear):
+                some = (train.__getitems__(index.tolist()) for index in torch.arange(len(train)).split(1000))
+                module.start_at_naive_bayes((batch["token"], batch["label"]) for batch in some)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if not (self.word_dropout and self.trainer is not None and self.trainer.training):

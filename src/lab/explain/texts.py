@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lab.explain.group import Group
 from lab.explain.scores import NUM_POINTS, Method
 from lab.inputs.texts import Texts
+from lab.nets.ngrams import NGramEmbedding
 
 LINE = 100  # characters
 FOR, AGAINST = "178, 24, 43", "33, 102, 172"  # red, blue, which differ for every kind of colour blindness
@@ -35,14 +36,17 @@ Blank = Callable[[Tensor], Tensor]  # token ids -> what they are compared with
 
 
 def integrated_gradients(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
-    """Gradients of the embedding, on the way from unknown tokens (Sundararajan et al. 2017).
+    """Gradients of the embeddings, on the way from unknown tokens (Sundararajan et al. 2017).
 
-    Where n-grams have vectors (`net.ngrams`), what one does counts for its last token.
+    Where n-grams have vectors (`net.ngrams`, `net.linear_ngrams`), what one does counts for its last token.
     """
-    layer = next(module for module in net.modules() if isinstance(module, nn.Embedding))
+    layers: list[nn.Module] = [module for module in net.modules() if isinstance(module, NGramEmbedding)]
+    layers = layers or [next(module for module in net.modules() if isinstance(module, nn.Embedding))]
+    with warnings.catch_warnings(action="ignore"):  # of layers that feed each other: these don't
+        method = LayerIntegratedGradients(net, layers)
     with torch.backends.cudnn.flags(enabled=False):  # its recurrent nets have gradients in training alone
-        method = LayerIntegratedGradients(net, layer)
-        return method.attribute(token, blank(token), target=target, n_steps=NUM_POINTS).sum(-1)
+        found = method.attribute(token, blank(token), target=target, n_steps=NUM_POINTS)
+    return torch.stack([attribution.sum(-1) for attribution in found]).sum(0)
 
 
 @torch.no_grad()

@@ -1,3 +1,6 @@
+from collections.abc import Iterable, Iterator
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,9 +18,55 @@ class NGramEmbedding(nn.Embedding):
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, T, embedding_dim)."""
-        x, code = super().forward(token), token
+        x = super().forward(token)
+        for row in self.rows(token):
+            x = x + super().forward(row)
+        return x
+
+    def rows(self, token: Tensor) -> Iterator[Tensor]:
+        """(B, T) token -> the weights' row of the 2-gram that ends with each, of the 3-gram, ...: (B, T)."""
+        code = token
         for n in range(2, self.ngrams + 1):
             before = F.pad(token, (n - 1, 0))[:, : token.shape[1]]  # the token n - 1 places before
             code = (code * 2_654_435_761 + before) % (2**31 - 1)  # fits in 63 bits; the factor is Knuth's
-            x = x + super().forward(self.vocab_size + code % self.num_buckets)
-        return x
+            yield self.vocab_size + code % self.num_buckets
+
+
+class NGramLinear(nn.Module):
+    """Logits linear in the n-grams of a text: the sum of what each says, over the root of the number of tokens.
+
+    Args:
+        dropout: probability of dropping what is said of a class by a token and the n-grams that end with it.
+    """
+
+    def __init__(self, vocab_size: int, num_classes: int, ngrams: int, num_buckets: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = NGramEmbedding(vocab_size, num_classes, ngrams, num_buckets)
+        nn.init.zeros_(self.embedding.weight)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """(B, T) token -> (B, num_classes) logits."""
+        inside = (token != 0).unsqueeze(-1)
+        return (self.dropout(self.embedding(token)) * inside).sum(1) / inside.sum(1).sqrt()
+
+    @torch.no_grad()
+    def start_at_naive_bayes(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Weights become log P(n-gram | class), less the mean over classes (Wang & Manning 2012).
+
+        An n-gram counts once in a text. One that is in no text says nothing, however rare a class is.
+
+        Args:
+            batches: (B, T) token and (B,) label of all texts.
+        """
+        num_rows, num_classes = self.embedding.weight.shape
+        count = torch.zeros(num_classes * num_rows)
+        for token, label in batches:
+            rows = torch.stack([token, *self.embedding.rows(token)])
+            text = torch.arange(len(token)).unsqueeze(1)
+            once = (text * num_rows + rows)[:, token != 0].unique()
+            count += torch.bincount(label[once // num_rows] * num_rows + once % num_rows, minlength=len(count))
+        count = count.view(num_classes, num_rows)
+        total = count.sum(1, keepdim=True).clamp(min=1)
+        log = ((count + total / total.mean()) / total).log()
+        self.embedding.weight.copy_((log - log.mean(0)).T)

@@ -3,10 +3,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from lab.nets.ngrams import NGramEmbedding
+from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.types import Fraction
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -26,6 +26,7 @@ class Recurrent(nn.Module):
         dropout: probability of dropping a number of an embedding, or of a layer's output.
         ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
         ngram_buckets: vectors of all n-grams: see `NGramEmbedding`.
+        linear_ngrams: logits linear in n-grams of up to so many tokens are added (Cheng et al. 2016); 0: none.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Recurrent(nn.Module):
         dropout: Fraction = 0.0,
         ngrams: PositiveInt = 1,
         ngram_buckets: PositiveInt = 20_000,
+        linear_ngrams: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.embedding = NGramEmbedding(vocab_size, embedding_dim, ngrams, ngram_buckets)
@@ -52,6 +54,8 @@ class Recurrent(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention = nn.Sequential(nn.Linear(sizes[-1], hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
         self.head = nn.Linear(2 * sizes[-1], num_classes)
+        linear = vocab_size, num_classes, linear_ngrams, ngram_buckets, dropout
+        self.linear = NGramLinear(*linear) if linear_ngrams else None
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, num_classes) logits."""
@@ -64,7 +68,8 @@ class Recurrent(nn.Module):
             x = self.dropout(output)
         inside = (token != 0).unsqueeze(-1)
         weight = self.attention(x).masked_fill(~inside, -math.inf).softmax(1)
-        return self.head(torch.cat([(weight * x).sum(1), x.masked_fill(~inside, -math.inf).amax(1)], -1))
+        logits = self.head(torch.cat([(weight * x).sum(1), x.masked_fill(~inside, -math.inf).amax(1)], -1))
+        return logits if self.linear is None else logits + self.linear(token)
 
 
 def mirrored(token: Tensor) -> Tensor:
