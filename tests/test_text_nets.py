@@ -6,6 +6,7 @@ from torch import nn
 
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.nets.recurrent import Recurrent
+from lab.nets.transformer import Transformer
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -101,3 +102,23 @@ class TestRecurrent:
             exported = torch.export.export(net, (token,), dynamic_shapes=shapes).module()
         for some in (token, token[1:2], token.repeat(5, 1)):
             torch.testing.assert_close(exported(some), net(some))
+
+
+@pytest.mark.parametrize("ngrams", [1, 3])
+def test_a_transformer_reads_n_grams_and_no_padding(ngrams):
+    torch.manual_seed(0)
+    net = Transformer(20, 3, width=16, ngrams=ngrams, ngram_buckets=50).eval()
+    token = torch.randint(1, 20, (2, 7))
+    padded = torch.cat([token, torch.zeros(2, 30, dtype=torch.int64)], 1)
+    torch.testing.assert_close(net(padded), net(token), atol=1e-5, rtol=1e-5)
+    net(token).sum().backward()
+    used = net.embed.embed.weight.grad.any(1).nonzero()[:, 0]
+    rows = {*token.flatten().tolist()} | {
+        20 + code(ngram) % 50 for row in token.tolist() for ngram in all_ngrams(row, ngrams)
+    }
+    assert used.tolist() == sorted(rows)
+
+
+def all_ngrams(row, most):
+    row = [0] * (most - 1) + row
+    return [tuple(row[i - n + 1 : i + 1]) for n in range(2, most + 1) for i in range(most - 1, len(row))]

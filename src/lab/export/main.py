@@ -97,6 +97,7 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
 
 def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
     """Raises RunError where torch, or the compiler, can't."""
+    print(f"making       {path.name}", flush=True)  # a translator takes a minute
     try:
         chosen.write(program.program(task, data), task, data, path)
     except Exception as error:  # of any kind

@@ -59,7 +59,7 @@ def beam_search(net: Any, token: Tensor, max_length: int, beam_size: int, length
         said = torch.where(place == n, chosen.unsqueeze(-1), _taken(said, beam))
         ends = chosen == END
         best = _better(best, said[:, :k], score[:, :k] / ((6 + n) / 6) ** length_penalty, ends[:, :k])
-        score, kept = _best(score.masked_fill(ends, -math.inf), k)
+        score, kept = _top(score.masked_fill(ends, -math.inf), k)
         row = (first + beam.gather(1, kept)).flatten()
         state = {name: values[row] for name, values in state.items()}
         return n + 1, _taken(said, kept), chosen.gather(1, kept).flatten(), score, best, state
@@ -116,11 +116,11 @@ def _continued(score: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     top, token = logits[:, FIRST_SAID:].float().topk(2 * k if 2 * k < width else width)  # a graph has no `min`
     log_probability = top - logits.float().logsumexp(-1, keepdim=True)
     every = score.unsqueeze(-1) + log_probability.view(num, k, -1)
-    score, which = _best(every.flatten(1), 2 * k)
+    score, which = _top(every.flatten(1), 2 * k)
     return score, which // every.shape[-1], token.view(num, -1).gather(1, which) + FIRST_SAID
 
 
-def _best(score: Tensor, num: int) -> tuple[Tensor, Tensor]:
+def _top(score: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """As `topk`, but of equal ones the first, so that a beam of one is greedy."""
     stable = {} if torch.compiler.is_exporting() else {"stable": True}  # ONNX's sort is, and has no such argument
     score, which = score.sort(dim=1, descending=True, **stable)
