@@ -12,6 +12,7 @@ from test_resume import NUM_BATCHES, StopAt, outcome, same
 from lab import config, run, test, train
 from lab.data.buckets import buckets
 from lab.data.text import emoji_names
+from lab.nets.ngrams import NGramLinear
 
 QUICK = (
     "experiment=language_id", "data.tiny=true", "data.batch_size=100", "net.dropout=0.5", "data.word_dropout=0.2",
@@ -146,11 +147,10 @@ def with_callback(build, callback):
     return built
 
 
-@pytest.mark.parametrize("words", [["experiment=sentiment"], ["experiment=sentiment", "data=text_folder", "net=gru"]])
+@pytest.mark.parametrize("words", [["net=lstm"], ["data=text_folder", "net=gru"]])
 def test_a_short_run_learns(trained, words):
-    folder = trained(
-        *words, "data.tiny=true", "ema=null", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02"
-    )
+    quick = ("data.tiny=true", "ema=null", "trainer.max_epochs=8", "data.batch_size=16", "optimizer.lr=0.02")
+    folder = trained("experiment=sentiment", *words, *quick)
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["test/acc"] > 0.8
     _, data, _ = run.load(folder)
@@ -170,3 +170,11 @@ def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_be
     weight = ended.net.linear.embedding.weight
     assert finetuned.net.linear.embedding.weight.equal(weight)
     assert not weight.equal(task.net.linear.embedding.weight)
+
+
+def test_linear_logits_start_at_what_all_texts_say(names):
+    own, expected = (NGramLinear(names.facts.vocab_size, names.facts.num_classes, 2, 1000, 0.0) for _ in range(2))
+    names.initialize(own)
+    everything = names.splits["train"].__getitems__(list(range(len(names.splits["train"]))))
+    expected.start_at_naive_bayes([(everything["token"], everything["label"])])
+    assert own.embedding.weight.equal(expected.embedding.weight)

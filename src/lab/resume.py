@@ -144,7 +144,7 @@ def inherited(cfg: DictConfig, folder: Path | None) -> dict[str, Any]:
 def start_from(cfg: DictConfig, task: LightningModule) -> None:
     """Give a new run's task the weights of another's (`finetune`), or its optimizer's state too (`warm_start`).
 
-    For fine-tuning, weights whose shape differs, such as those of a head for other classes, stay as they were drawn.
+    For fine-tuning, weights whose shape differs, such as those of a head for other classes, stay as they are.
 
     Raises:
         UserError: nothing in the checkpoint fits.

@@ -66,7 +66,7 @@ def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)
     if not resume.has_begun(folder):
-        data.start(task.net)  # type: ignore[arg-type]
+        data.initialize(task.net)  # type: ignore[arg-type]
         resume.start_from(cfg, task)
     return data, task
 

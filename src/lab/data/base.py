@@ -159,7 +159,7 @@ class Data(L.LightningDataModule):
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
 
-    def start(self, net: nn.Module) -> None:
+    def initialize(self, net: nn.Module) -> None:
         """Set those of a new net's weights that begin with what the training split says; most nets have none."""
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:

@@ -167,11 +167,11 @@ class TextData(Data):
     def inputs(self) -> inputs.Texts:
         return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
 
-    def start(self, net: nn.Module) -> None:
-        train = self.splits["train"]
+    def initialize(self, net: nn.Module) -> None:
+        split = self.splits["train"]
         for module in net.modules():
             if isinstance(module, NGramLinear):
-                some = (train.__getitems__(index.tolist()) for index in torch.arange(len(train)).split(1000))
+                some = (split.__getitems__(index.tolist()) for index in torch.arange(len(split)).split(1000))
                 module.start_at_naive_bayes((batch["token"], batch["label"]) for batch in some)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:

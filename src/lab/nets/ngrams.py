@@ -35,6 +35,8 @@ class NGramEmbedding(nn.Embedding):
 class NGramLinear(nn.Module):
     """Logits linear in the n-grams of a text: the sum of what each says, over the root of the number of tokens.
 
+    What one says is said as often as it occurs. All say nothing to begin with, or what naive Bayes would.
+
     Args:
         dropout: probability of dropping what is said of a class by a token and the n-grams that end with it.
     """
@@ -54,13 +56,13 @@ class NGramLinear(nn.Module):
     def start_at_naive_bayes(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Weights become log P(n-gram | class), less the mean over classes (Wang & Manning 2012).
 
-        An n-gram counts once in a text. One that is in no text says nothing, however rare a class is.
+        An n-gram counts once in a text here. One that is in no text says nothing, however rare a class is.
 
         Args:
             batches: (B, T) token and (B,) label of all texts.
         """
         num_rows, num_classes = self.embedding.weight.shape
-        count = torch.zeros(num_classes * num_rows)
+        count = torch.zeros(num_classes * num_rows, dtype=torch.float64)  # exact, whatever the order
         for token, label in batches:
             rows = torch.stack([token, *self.embedding.rows(token)])
             text = torch.arange(len(token)).unsqueeze(1)
@@ -68,5 +70,5 @@ class NGramLinear(nn.Module):
             count += torch.bincount(label[once // num_rows] * num_rows + once % num_rows, minlength=len(count))
         count = count.view(num_classes, num_rows)
         total = count.sum(1, keepdim=True).clamp(min=1)
-        log = ((count + total / total.mean()) / total).log()
+        log = (count / total + 1 / total.mean()).log()
         self.embedding.weight.copy_((log - log.mean(0)).T)

@@ -25,7 +25,7 @@ class Recurrent(nn.Module):
         bidirectional: half of each layer reads from the end.
         dropout: probability of dropping a number of an embedding, or of a layer's output.
         ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
-        ngram_buckets: vectors of all n-grams: see `NGramEmbedding`.
+        ngram_buckets: vectors, and logits, of all n-grams: see `NGramEmbedding`.
         linear_ngrams: logits linear in n-grams of up to so many tokens are added (Cheng et al. 2016); 0: none.
     """
 
@@ -54,8 +54,9 @@ class Recurrent(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention = nn.Sequential(nn.Linear(sizes[-1], hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
         self.head = nn.Linear(2 * sizes[-1], num_classes)
-        linear = vocab_size, num_classes, linear_ngrams, ngram_buckets, dropout
-        self.linear = NGramLinear(*linear) if linear_ngrams else None
+        self.linear = None
+        if linear_ngrams:
+            self.linear = NGramLinear(vocab_size, num_classes, linear_ngrams, ngram_buckets, dropout)
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, num_classes) logits."""
