@@ -21,6 +21,7 @@ from lab import allow, check, config, run, train
 from lab.errors import UserError
 
 torch.set_num_threads(1)
+torch.ones(1, requires_grad=True).backward()  # a first one after torch.export would start threads that no fork survives
 
 CONF = Path(__file__).parents[1] / "conf"
 PLAIN = (
