@@ -94,6 +94,7 @@ class TestRecurrent:
         torch.testing.assert_close(kept[0], both(net.embedding(token))[0])
 
     @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's own, of what it restores
+    @pytest.mark.filterwarnings("ignore:_check_is_size")  # its own, in a process that has made an ONNX file of a GRU
     def test_it_is_exported(self, cell):
         net, token = Recurrent(3, 20, cell, ngrams=4).eval(), torch.randint(1, 20, (3, 8))
         token[1, 2:] = 0
