@@ -26,7 +26,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 
 
 def fail(problems: Sequence[str]) -> NoReturn:
-    raise UserError("\n".join(f"error: {problem}" for problem in problems))
+    raise UserError(*(f"error: {problem}" for problem in problems))
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
@@ -119,7 +119,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
         if verb == "tune" and args.multirun:
             fail(["--multirun: tune looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
-            raise UserError(_experiments(verb))
+            raise UserError(*_experiments(verb))
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
@@ -257,13 +257,13 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
     return None
 
 
-def _experiments(verb: str) -> str:
+def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
     for path in sorted((CONF / "experiment").glob("*.yaml")):
         comments = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")
         lines.append(f"  {path.stem:<16} {question}")
-    return "\n".join(lines)
+    return lines
 
 
 def one_line(error: BaseException) -> str:

@@ -1,18 +1,27 @@
-"""The kinds of error that are said in a line, without a traceback."""
+"""The errors that are shown without a traceback."""
+
+from lab.display import printable
 
 
 class UserError(Exception):
-    """What the user gave is wrong: what it is, what was expected and what to do, a line a problem. Exit code 2.
+    """The user's input is wrong. The message says what is wrong, what was expected and what to do. Exit code 2.
 
-    Raised in a `DataLoader` worker it arrives with that worker's traceback in front; `str` drops it.
+    Args:
+        *lines: of the message, one for each problem. A line break inside a line is shown as an escape.
+
+    Raised in a `DataLoader` worker, the error arrives with the worker's traceback in front, which `str` drops.
     """
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
     def __str__(self) -> str:
-        return super().__str__().rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip()
+        name = f"{__name__}.{type(self).__name__}: "
+        return "\n".join(printable(line.rpartition(name)[2].rstrip()) for line in self.args)
 
 
 class RunError(UserError):
-    """A run that was right to start could not go on: its numbers, its disk, its processes. Exit code 1."""
+    """A run that started correctly could not continue: its numbers, its disk, its processes. Exit code 1."""
 
 
 PRUNED = 75  # an exit code

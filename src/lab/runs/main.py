@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     except argparse.ArgumentError as error:
         raise UserError(f"error: {error}") from error
     if unknown:
-        raise UserError(f"error: unknown option {unknown[0]}.\n{HELP}")
+        raise UserError(f"error: unknown option {unknown[0]}.", *HELP.splitlines())
     if not args.log_dir.is_dir():
         raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it, or --log-dir says another.")
     if hasattr(signal, "SIGPIPE"):

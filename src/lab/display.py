@@ -1,0 +1,30 @@
+"""Text from outside the program, made safe to show. A file name, a class name or a cell may hold anything."""
+
+import re
+
+# Control characters, line separators, controls of the writing direction, and halves of surrogate pairs
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def printable(value: object) -> str:
+    r"""One line for a terminal: unsafe characters become escapes, such as \x1b, \n, or \xe9 for a byte not in UTF-8."""
+    return UNSAFE.sub(_escape, str(value))
+
+
+def csv_cell(text: str) -> str:
+    """A cell that no spreadsheet runs as a formula: a text that begins like one gets a leading apostrophe."""
+    if not FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return match[0].encode("unicode_escape").decode()

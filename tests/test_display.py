@@ -1,0 +1,44 @@
+"""Text from outside is shown without effect: on a terminal, in a spreadsheet, in an error's lines."""
+
+import pytest
+
+from lab.display import csv_cell, printable
+from lab.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain (1).png", "plain (1).png"),
+        ("图片 josé 😀‍🔥", "图片 josé 😀‍🔥"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ("two\nlines\r\n", "two\\nlines\\r\\n"),
+        ("\x9b2J\x00\x7f", "\\x9b2J\\x00\\x7f"),
+        ("gnp.\u202efdp", "gnp.\\u202efdp"),
+        (b"caf\xe9".decode(errors="surrogateescape"), "caf\\xe9"),
+        ("\ud83d", "\\ud83d"),
+        ("a\u2028b", "a\\u2028b"),
+    ],
+)
+def test_a_terminal_is_not_controlled_by_a_name(text, shown):
+    assert printable(text) == shown
+    assert str(UserError(f"error: {text}!")) == f"error: {shown}!"
+
+
+def test_an_error_has_the_lines_that_it_was_given():
+    assert str(UserError("error: a\nb", "  indented")) == "error: a\\nb\n  indented"
+
+
+def test_an_error_of_a_worker_is_shown_without_its_traceback():
+    message = "Caught UserError in DataLoader worker process 0.\nTraceback: …\nlab.errors.UserError: data: x is bad.\n"
+    assert str(UserError(message)) == "data: x is bad."
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_cell_is_no_formula(text):
+    assert csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+2", "dog", "a=b", "1e-4", ""])
+def test_numbers_and_plain_cells_stay(text):
+    assert csv_cell(text) == text
