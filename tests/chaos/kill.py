@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
 import torch
 from lightning import Callback
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from lab import cli, config
 from lab.data import tiny
@@ -185,7 +184,7 @@ def interrupted(number: int, point: int, workers: int, variant: str) -> str | No
 def killed() -> Iterator[Case]:
     for variant in VARIANTS:
         for workers in (0,) if variant in TEXTS else (0, 2):
-            for point in POINTS:
+            for point in POINTS[:: 4 if workers else 1]:
                 yield (
                     f"SIGKILL, {variant}, {workers} workers, batch {point}",
                     lambda p=point, w=workers, v=variant: interrupted(signal.SIGKILL, p, w, v),
@@ -202,10 +201,43 @@ def stopped() -> Iterator[Case]:
             )
 
 
+def instants() -> Iterator[Case]:
+    """Runs of an epoch, killed at random times between the first byte that they write and the epoch's end."""
+    for number in range(200):
+        yield f"SIGKILL at a random instant, {number}", lambda n=number: killed_at_an_instant(n)
+
+
+def one_epoch(folder: Path) -> list[str]:
+    return [*overrides(folder), "trainer.max_epochs=1"]
+
+
+def killed_at_an_instant(number: int) -> str | None:
+    """Kill a run, give the same command again, and compare with a run that was not killed."""
+    reference, folder = TMP / f"instant-reference-{os.getpid()}", TMP / f"instant-{number}"
+    if not reference.exists() and (code := ended(forked(one_epoch(reference)))):
+        return f"not killed: exit code {code}"
+    seconds = json.loads((reference / "results.json").read_text())["seconds"]["total"]
+    pid, since = forked(one_epoch(folder)), time.monotonic()
+    while not folder.exists() and time.monotonic() - since < 60:
+        time.sleep(0.001)
+    time.sleep(random.Random(number).uniform(0, seconds))
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+    left = sorted(path.name for path in folder.iterdir())
+    pid = forked(one_epoch(folder))
+    if code := ended(pid):
+        return f"killed with {left}; the same command: exit code {code}: {(TMP / f'{pid}.log').read_text()[-600:]}"
+    for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
+        if one != other:
+            return f"killed with {left}: other {what}"
+    shutil.rmtree(folder)
+    return None
+
+
 def distributed() -> Iterator[Case]:
     """Two processes, of which the second is killed at a batch."""
     for variant in ("plain", *TEXTS):
-        for point in range(1, 32, 4):
+        for point in (1, 13, 30):
             yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
 
 
@@ -427,7 +459,7 @@ def twenty() -> str | None:
 
 
 SECTIONS = {
-    "killed": killed, "stopped": stopped, "distributed": distributed, "ranks": ranks, "saves": saves,
+    "killed": killed, "instants": instants, "stopped": stopped, "distributed": distributed, "ranks": ranks, "saves": saves,
     "damages": damages, "full disk": full_disk, "at once": at_once,
 }  # fmt: skip
 
@@ -439,6 +471,16 @@ def case(number: int) -> str | None:
     return CASES[number][1]()
 
 
+def progress(name: str, problems: Iterable[str | None], total: int) -> Iterator[str | None]:
+    """The same problems, with a line about them twice a minute: a log shows no progress bar."""
+    start = shown = time.monotonic()
+    for done, problem in enumerate(problems, 1):
+        yield problem
+        if (now := time.monotonic()) - shown > 30:
+            shown, left = now, (now - start) / done * (total - done)
+            print(f"{name}: {done} of {total} done, {now - start:.0f} s, about {left:.0f} s left", flush=True)
+
+
 def main() -> None:
     shutil.copytree(tiny.image_folder(), TMP / "images")
     for variant in VARIANTS:
@@ -446,14 +488,14 @@ def main() -> None:
     failed = 0
     for name in sys.argv[1:] or SECTIONS:
         CASES[:] = cases = list(SECTIONS[name]())
+        bad = 0
         with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-            problems = list(tqdm(pool.map(case, range(len(cases))), name, len(cases), disable=None))
-        for (what, _), problem in zip(cases, problems, strict=True):
-            if problem:
-                print(f"{what}: {problem}")
-        bad = sum(map(bool, problems))
+            for done, problem in enumerate(progress(name, pool.map(case, range(len(cases))), len(cases))):
+                if problem:
+                    bad += 1
+                    print(f"{cases[done][0]}: {problem}", flush=True)
         failed += bad
-        print(f"{name}: {len(cases) - bad} of {len(cases)}")
+        print(f"{name}: {len(cases) - bad} of {len(cases)}", flush=True)
     shutil.rmtree(TMP)
     sys.exit(bool(failed))
 
