@@ -459,8 +459,8 @@ def twenty() -> str | None:
 
 
 SECTIONS = {
-    "killed": killed, "instants": instants, "stopped": stopped, "distributed": distributed, "ranks": ranks, "saves": saves,
-    "damages": damages, "full disk": full_disk, "at once": at_once,
+    "killed": killed, "instants": instants, "stopped": stopped, "distributed": distributed, "ranks": ranks,
+    "saves": saves, "damages": damages, "full disk": full_disk, "at once": at_once,
 }  # fmt: skip
 
 
