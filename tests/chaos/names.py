@@ -35,9 +35,6 @@ QUICK = [
     "net=mlp", "net.widths=[4]", "trainer=cpu", "trainer.max_epochs=1", "figures=false",
     "trainer.enable_progress_bar=false", "data.batch_size=16",
 ]  # fmt: skip
-    "net=mlp", "net.widths=[4]", "trainer=cpu", "trainer.max_epochs=1", "figures=false",
-    "trainer.enable_progress_bar=false", "data.batch_size=16",
-]  # fmt: skip
 IMAGES = ["train", "experiment=image_folder", *QUICK, "data.image_size=8", "data.num_workers=0"]
 TMP = Path(tempfile.mkdtemp(prefix="lab-names-"))
 
