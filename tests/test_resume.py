@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import PLAIN
 
-from lab import checkpoints, config, resume, run, train
+from lab import checkpoints, config, lock, run, train
 from lab.errors import UserError
 
 NUM_BATCHES = 4
@@ -173,7 +173,7 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     held, done = fork.Event(), fork.Event()
 
     def hold():
-        with resume.alone(tmp_path / "run"):
+        with lock.alone(tmp_path / "run"):
             held.set()
             done.wait(60)
 

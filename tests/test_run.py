@@ -104,11 +104,9 @@ def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch
         run.load(folder)
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(compose):
-    cfg = compose(*QUICK)
-    data = run.read_data(cfg)
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
     folders: list = []
-    threads = [threading.Thread(target=lambda: folders.append(run.create(cfg.copy(), data.facts))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: folders.append(run.unused(tmp_path))) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(set(folders)) == 8

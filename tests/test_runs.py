@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import TINY
 
-from lab import resume
+from lab import lock
 from lab.errors import UserError
 from lab.folder import PARTS, write_json
 from lab.runs.index import INDEX, read
@@ -115,7 +115,7 @@ def test_a_run_without_a_process_was_killed(logs):
     held, done = fork.Event(), fork.Event()
 
     def hold():
-        with resume.alone(folder):
+        with lock.alone(folder):
             held.set()
             done.wait(60)
 

@@ -14,7 +14,7 @@ from conftest import LAB, TINY
 from optuna.trial import TrialState
 
 from lab import checkpoints
-from lab.runs.index import is_held
+from lab.lock import is_held
 from lab.sweep.study import open_storage
 
 SWEEP = [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "sweep.name=x", "launcher=slurm"]

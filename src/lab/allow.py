@@ -41,6 +41,14 @@ CLASSES = {
     r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
     r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
 }
+GROUPS = {  # where in a config lab's own may stand
+    "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.nets.": ("net",), "lab.tasks.": ("task",),
+    "lab.sweep.": ("sweep", "launcher"), "optuna.": ("sweep", ""), "lightning.pytorch.trainer.": ("trainer",),
+}  # fmt: skip
+PLACES = (  # arguments that say where an object writes
+    "dirpath", "dir", "save_dir", "root_dir", "default_root_dir", "sub_dir", "filename", "name", "version",
+    "offline_directory", "log_dir",
+)  # fmt: skip
 REFUSED = "not among what a config may call; a fork adds its modules to MODULES in lab/allow.py"
 
 
@@ -72,7 +80,10 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
     Raises:
         UserError: a line for each problem.
     """
-    problems = [problem for leaf in _leaves(key, cfg, strict) if (problem := _wrong(*leaf))]
+    leaves = list(_leaves(key, cfg, strict))
+    problems = [problem for leaf in leaves if (problem := _wrong(*leaf))]
+    if not strict:
+        problems += [problem for key, value, _ in leaves if (problem := _outside(key, value))]
     if problems:
         fail(problems)
 
@@ -119,10 +130,25 @@ def _wrong(key: str, value: Any, shown: str) -> str | None:
     last = key.rpartition(".")[2]
     if last == "_target_" and not (isinstance(value, str) and _home(value)):
         return f"{key}{shown}: {REFUSED}"
+    if last == "_target_":
+        allowed = next((groups for own, groups in GROUPS.items() if value.startswith(own)), None)
+        group = key.split(".")[0]
+        if allowed and group != "_target_" and group not in allowed:
+            return f"{key}{shown}: it belongs under {allowed[0]}"
     if last == "_args_":
         return f"{key}: arguments are given by name"
     if last != "_target_" and isinstance(value, str) and "${" in value:
         return f"{key}: it holds ${{ where no reference can be"  # Hydra would follow it
+    return None
+
+
+def _outside(key: str, value: Any) -> str | None:
+    """What is wrong with an argument that says where to write: it is to be in the run's folder."""
+    group, _, last = key.split(".")[0], *key.rpartition(".")[1:]
+    if group not in ("callbacks", "logger", "trainer") or last not in PLACES or not isinstance(value, str):
+        return None
+    if Path(value).is_absolute() or ".." in Path(value).parts or value.startswith("~"):
+        return f"{key}: it is outside of the run's folder, in which all of a run's files lie; give a name"
     return None
 
 

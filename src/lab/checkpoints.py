@@ -15,6 +15,11 @@ from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
 DIGEST = 64  # characters of a SHA-256
+NEEDED: dict[str, type] = {  # to resume, and their types
+    "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int,
+    "global_step": int, "epoch_so_far": list, "last": dict,
+}  # fmt: skip
+NEEDED_LAST: dict[str, type] = {"batches_that_stepped": int, "batches_ready": int, "fitted": bool, "end": list}
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -98,6 +103,8 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
 
 def damage(path: Path, sealed: bool = True) -> str | None:
     """What is wrong with a checkpoint's file, if anything."""
+    if path.is_symlink():
+        return "is a symbolic link; a run's folder holds files only"
     if not path.is_file():
         return "is not there"
     if sealed:
@@ -114,9 +121,25 @@ def damage(path: Path, sealed: bool = True) -> str | None:
         return "is damaged (it is no whole archive)"
 
 
+def check_content(content: dict[str, Any], path: Path) -> None:
+    """Refuse a `last.ckpt` without what a resume takes from it.
+
+    Raises:
+        UserError: it lacks an entry, or an entry is of another type.
+    """
+    for key, kind in NEEDED.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no {key}.")
+    for key, kind in NEEDED_LAST.items():
+        if not isinstance(content["last"].get(key), kind):
+            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no last.{key}.")
+
+
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
     """Raises UserError where a checkpoint's tensors are not those of a module, by name and shape."""
-    own, theirs = ({name: value.shape for name, value in each.items()} for each in (module.state_dict(), weights))
+    own, theirs = (
+        {name: getattr(value, "shape", None) for name, value in each.items()} for each in (module.state_dict(), weights)
+    )
     if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
         raise UserError(f"error: {path}: its weights are another net's: {', '.join(others[:3])} differ.")
 

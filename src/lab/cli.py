@@ -71,6 +71,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
     arguments = sorted(arguments, key=lambda word: word[0] == "-" or not ("=" in word or word[0] == "~"))  # flags last
+    arguments = config.with_latest(arguments)
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
-from lab.folder import CONFIG, STAMP, check_finished, latest, read_json
+from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -66,23 +66,34 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     """The arguments of `lab train run=FOLDER …`, after those with which that run was started, if there is one.
 
     Raises:
-        UserError: there is no latest run.
+        UserError: the folder holds something else.
     """
     keys = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
     if not keys.get("run") or keys["run"] == "null":
         return list(arguments)
-    folder = latest(Path(keys.get("log_dir", "logs"))) if keys["run"] == "latest" else Path(keys["run"])
+    folder = Path(keys["run"])
     if (folder / CONFIG).exists():
+        refuse_links(folder)
         began = [
             word
             for word in read_json(folder / STAMP, "overrides")["overrides"]
             if word.partition("=")[0] not in keys and not word.startswith("-")  # never a flag, whoever wrote the file
         ]
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
     return [*began, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+
+
+def with_latest(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the newest run's folder in place of `run=latest`.
+
+    Raises:
+        UserError: there is no run.
+    """
+    log_dirs = [word.partition("=")[2] for word in arguments if word.startswith(("log_dir=", "--log-dir="))]
+    return [f"run={latest(Path(([*log_dirs, 'logs'])[0]))}" if w == "run=latest" else w for w in arguments]
 
 
 def check_command_line(verb: str, arguments: Sequence[str]) -> bool:

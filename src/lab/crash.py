@@ -3,7 +3,7 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from lab.folder import CONFIG
+from lab.folder import CONFIG, read_text, write_text
 
 
 def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseException) -> None:
@@ -14,7 +14,7 @@ def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseEx
         f"samples of the training split in the last batches: {samples}",
         "",
         "".join(traceback.format_exception(exception)),
-        (folder / CONFIG).read_text(),
+        read_text(folder / CONFIG),
     ]
     rank = f"_{trainer.global_rank}" if trainer.global_rank else ""
-    (folder / f"crash{rank}.txt").write_text("\n".join(lines))
+    write_text(folder / f"crash{rank}.txt", "\n".join(lines))

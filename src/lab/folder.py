@@ -1,8 +1,18 @@
-"""What a run's folder holds, and whether one is a finished run. Nothing heavy is imported here."""
+"""The files of a run's folder: how they are read, written and checked. Nothing heavy is imported here.
 
+A folder may come from anywhere. Reading one touches that folder only: no link is followed, nothing unlimited is read,
+and each file has the types that lab writes.
+"""
+
+import csv
+import errno
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +22,10 @@ CONFIG, FACTS, RESULTS, STAMP = "config.yaml", "data.json", "results.json", "sta
 PARTS = ("trainer", "data", "net", "task", "optimizer", "scheduler", "logger")  # of a config, as they are written
 SWEEP = "sweep.json"  # in a sweep's folder: what it was asked for, and the keys that its runs differ in
 PREDICTIONS = "test_predictions.csv"  # by the best weights
-FIGURES = "figures"
+FIGURES, DIFF, LOCK = "figures", "git.diff", ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+HALF_MADE = (LOCK, FACTS, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
+MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 
 
 def check_finished(folder: Path) -> None:
@@ -27,39 +39,116 @@ def check_finished(folder: Path) -> None:
         problem = "there is no such folder"
     elif missing:
         problem = f"it has no {missing[0]}"
-    elif (status := read_json(folder / RESULTS, "status")["status"]) != "finished":
-        problem = f"its status is {status}"
     else:
-        return
+        refuse_links(folder)
+        if (status := read_json(folder / RESULTS, "status")["status"]) == "finished":
+            return
+        problem = f"its status is {status}"
     raise UserError(f"error: {folder} is not a finished run: {problem}. lab train makes one.")
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a run's folder that holds anything but files and folders.
+
+    Raises:
+        UserError: it holds a symbolic link, whose target is outside of the run, a pipe, or a device.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    refuse_links(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    what = "a symbolic link" if entry.is_symlink() else "no regular file"
+                    raise UserError(f"error: {entry.path} is {what}; a run's folder holds files only. Remove it.")
+    except OSError as error:
+        raise UserError(f"error: {folder} can't be read: {error.strerror}.") from error
+
+
+def is_half_made(folder: Path) -> bool:
+    """Whether a run that ended before its config was written, and nobody else, has made a folder."""
+    names = [path.name for path in folder.iterdir()]
+    return all(name in HALF_MADE or re.fullmatch(r"\..*\.tmp", name) for name in names)
+
+
 def latest(log_dir: Path) -> Path:
-    """The folder of the run that began last.
+    """The folder of the run that began last, at any depth. Hidden folders, such as that of archived runs, do not count.
 
     Raises:
         UserError: there is none.
     """
-    stamps = [*log_dir.glob(f"*/*/{STAMP}"), *log_dir.glob(f"*/*/*/{STAMP}")]  # of single runs, and of sweeps'
-    stamps = [
-        path for path in stamps if not any(part[0] == "." for part in path.relative_to(log_dir).parts)
-    ]  # archived
-    stamps.sort(key=lambda path: path.stat().st_mtime)
-    if not stamps:
+    found = [(began, folder) for folder in runs_below(log_dir) if (began := _began(folder)) is not None]
+    if not found:
         raise UserError(f"error: run=latest: there is no run in {log_dir}.")
-    return stamps[-1].parent
+    return max(found)[1]
+
+
+def runs_below(log_dir: Path) -> Iterator[Path]:
+    """The folders of runs; no run is inside another."""
+    for parent, folders, files in os.walk(log_dir):
+        folders[:] = [] if CONFIG in files else sorted(name for name in folders if not name.startswith("."))
+        if CONFIG in files:
+            yield Path(parent)
+
+
+def _began(folder: Path) -> float | None:
+    try:
+        began = read_json(folder / STAMP).get("began")
+    except UserError:
+        return None
+    return began if isinstance(began, float | int) else None
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """What a regular file holds.
+
+    Raises:
+        OSError: it is not there, or not readable.
+        UserError: it is a link or no file, or it is larger than `most` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"error: {path} is a symbolic link; a run's folder holds files only. Remove it.") from error
+        raise
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"error: {path} is no regular file; a run's folder holds files only. Remove it.")
+        if status.st_size > most:
+            raise UserError(f"error: {path} is damaged: it has more than {most / 2**20:.0f} MiB.")
+        return file.read(most)
+
+
+def read_text(path: Path) -> str:
+    """The same, as text.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return read_bytes(path).decode(errors="surrogateescape")  # a path in it need not be UTF-8
+    except OSError as error:
+        raise UserError(f"error: {path} is damaged: it can't be read ({error.strerror}).") from error
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """What a file of a run holds.
+    """The object in a file of a run, with the types that lab writes: see `lab.records`.
 
     Raises:
-        UserError: it is not there, not JSON, or without one of the keys.
+        UserError: it is not there, not JSON, of other types, or without one of the keys.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"error: {path} is damaged: it can't be read ({error}).") from error
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"error: {path} is damaged: it is not JSON ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"error: {path} is damaged: it holds {type(content).__name__}, and no object.")
+    from lab.records import wrong
+
+    if problem := wrong(path.name, content):
+        raise UserError(f"error: {path} is damaged: {problem}.")
     return _with(path, content, keys)
 
 
@@ -69,26 +158,52 @@ def read_config(folder: Path) -> Any:
     Raises:
         UserError: it is no whole one.
     """
+    import yaml
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import GrammarParseError
+    from omegaconf.errors import GrammarParseError, OmegaConfBaseException
     from omegaconf.grammar_parser import parse
-    from yaml import YAMLError
 
     path = folder / CONFIG
+    text = read_text(path)
     try:
-        cfg = OmegaConf.load(path)
-        for line in path.read_text().splitlines():
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases, which lab writes nowhere")
+        cfg = OmegaConf.create(text)
+        for line in text.splitlines():
             if "${" in line:
                 parse(line)  # what is cut inside a reference is YAML still
-    except (OSError, ValueError, YAMLError, GrammarParseError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException) as error:
         raise UserError(f"error: {path} is damaged: it can't be read ({' '.join(str(error).split())}).") from error
-    return _with(path, cfg if isinstance(cfg, DictConfig) else None, PARTS)
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"error: {path} is damaged: it holds no config.")
+    for part in PARTS:
+        if part in cfg and not isinstance(cfg._get_node(part), DictConfig):
+            raise UserError(f"error: {path} is damaged: {part} is no mapping.")
+    return _with(path, cfg, PARTS)
 
 
-def _with(path: Path, content: Any, keys: Iterable[str]) -> Any:
-    missing = list(keys) if content is None else [key for key in keys if key not in content]
-    if missing or content is None:
-        raise UserError(f"error: {path} is damaged: it lacks {', '.join(missing) or 'everything'}.")
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.csv`: step and epoch are whole numbers, the rest floats; empty cells are left out.
+
+    Raises:
+        UserError: it is no such table.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        if "step" not in (reader.fieldnames or ()):
+            raise ValueError("it has no column step")
+        return [{name: _number(name, text) for name, text in row.items() if text} for row in reader]
+    except (csv.Error, ValueError, TypeError) as error:
+        raise UserError(f"error: {path} is damaged, line {reader.line_num}: {error}.") from error
+
+
+def _number(name: str, text: str) -> float | int:
+    return int(float(text)) if name in ("step", "epoch") else float(text)
+
+
+def _with(path: Path, content: Any, keys: Any) -> Any:
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(f"error: {path} is damaged: it lacks {', '.join(missing)}.")
     return content
 
 
@@ -106,16 +221,31 @@ def flat(cfg: Any) -> dict[str, Any]:
     return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a new file's name to write to; the file then takes the place of `path`, whole or not at all.
+
+    A link at `path` is replaced, and its target stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replaced(path) as temporary:
+        temporary.write_bytes(text.encode(errors="surrogateescape"))
+
+
 def write_config(folder: Path, cfg: Any) -> None:
     from omegaconf import OmegaConf
 
-    temporary = folder / f".{CONFIG}.{os.getpid()}.tmp"
-    OmegaConf.save(cfg, temporary)
-    os.replace(temporary, folder / CONFIG)
+    write_text(folder / CONFIG, OmegaConf.to_yaml(cfg))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The file is the old one or the new one, never half of either."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from lab.folder import SWEEP, read_json
+from lab.folder import SWEEP, read_json, read_metrics, replaced
 from lab.runs.index import read_run
 
 
@@ -33,8 +32,7 @@ class Metrics(Logger):
         self.path = folder / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
-            with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < from_step]
+            self.rows = [row for row in read_metrics(self.path) if row["step"] < from_step]
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -48,12 +46,10 @@ class Metrics(Logger):
     @rank_zero_only
     def save(self) -> None:
         names = dict.fromkeys(name for row in self.rows for name in row)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="") as file:
+        with replaced(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

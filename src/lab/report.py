@@ -1,7 +1,6 @@
 """`lab report run=A [run=B …]`: one HTML page about a run, or about several side by side, that needs no other file."""
 
 import base64
-import csv
 import html
 import io
 import re
@@ -11,7 +10,19 @@ from typing import Any
 
 from lab.config import fail, unknown
 from lab.errors import UserError
-from lab.folder import CONFIG, FIGURES, STAMP, flat, latest, read_config
+from lab.folder import (
+    CONFIG,
+    FIGURES,
+    STAMP,
+    flat,
+    latest,
+    read_bytes,
+    read_config,
+    read_metrics,
+    read_text,
+    refuse_links,
+    write_text,
+)
 from lab.runs.index import Run, read_run
 from lab.runs.main import rows_of
 from lab.runs.table import Row, shown
@@ -19,7 +30,8 @@ from lab.runs.table import Row, shown
 HELP = """lab report run=FOLDER [run=FOLDER ...] [output=FILE] [log_dir=logs]
 
 One HTML page: scores, curves, figures, config and stamp; of several runs, what they differ in and their curves in one.
-run=latest is the newest in log_dir. The page is report.html in the (first) run's folder, or output=FILE."""
+run=latest is the newest in log_dir. The page is report.html in the run's folder, of several runs comparison.html in
+the working directory; or output=FILE."""
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -52,9 +64,10 @@ def main(arguments: Sequence[str]) -> None:
     for folder in folders:
         if not (folder / CONFIG).is_file():
             fail([f"run={folder}: it is no run's folder"])
-    output = Path(settings.get("output") or folders[0] / "report.html")
+        refuse_links(folder)
+    output = Path(settings.get("output") or (folders[0] / "report.html" if len(folders) == 1 else "comparison.html"))
     try:
-        output.write_text(page(folders), encoding="utf-8")
+        write_text(output, page(folders))
     except OSError as error:
         raise UserError(f"error: output={output}: {error.strerror}.") from error
     print(output)
@@ -111,29 +124,27 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
 def _columns(path: Path) -> dict[str, list[tuple[float, float]]]:
     """Of each metric, (epoch, value) in order; the epochs are counted from 1."""
     found: dict[str, list[tuple[float, float]]] = {}
-    if path.exists():
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and "/" in name and row.get("epoch"):
-                        found.setdefault(name, []).append((float(row["epoch"]) + 1, float(value)))
+    for row in read_metrics(path) if path.exists() else []:
+        for name, value in row.items():
+            if "/" in name and "epoch" in row:
+                found.setdefault(name, []).append((row["epoch"] + 1, value))
     return found
 
 
 def _figures(folder: Path) -> Iterable[str]:
     for path in sorted([*(folder / FIGURES).glob("*.png"), *folder.glob("explain/*.png")]):
-        yield _image(path.read_bytes(), path.stem.replace("_", " "))
+        yield _image(read_bytes(path), path.stem.replace("_", " "))
 
 
 def _texts(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        lines = [line for line in read_text(path).splitlines() if line.startswith("|")]
         cells = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
         rows = [dict(zip(cells[0], row, strict=False)) for row in cells[2:]]
         yield _details(path.stem.replace("_", " "), _table(rows))
     for name in (CONFIG, STAMP):
         if (folder / name).exists():
-            yield _details(name, f"<pre>{html.escape((folder / name).read_text(encoding='utf-8'))}</pre>")
+            yield _details(name, f"<pre>{html.escape(read_text(folder / name))}</pre>")
 
 
 def _details(title: str, content: str) -> str:

@@ -1,13 +1,8 @@
 """Where a run lives, whether it goes on from what is there, and what it starts from."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -88,33 +83,6 @@ def check_data(data: Data, folder: Path) -> None:
         )
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Be the only one that trains in a folder; what a killed one left half written goes.
-
-    Raises:
-        UserError: another process does.
-    """
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: the workers of a killed run don't have it
-        except OSError as error:
-            raise UserError(f"error: {folder}: another process trains in it.") from error
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        yield
-
-
-def wait_for(folder: Path, patience: float = 30.0) -> None:
-    """Wait until nobody trains in a folder, who may be saving; but not for ever."""
-    end = time.monotonic() + patience
-    while (folder / ".lock").exists() and time.monotonic() < end:
-        with open(folder / ".lock", "r+") as lock, contextlib.suppress(OSError):
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.2)
-
-
 def has_begun(folder: Path | None) -> bool:
     """Whether there is a checkpoint to go on from, whole or not."""
     return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
@@ -130,6 +98,7 @@ def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
     if path is None:
         return None, 0
     content = checkpoints.read(path)
+    checkpoints.check_content(content, path)
     checkpoints.check_weights(content["state_dict"], task, path)
     return path, content["last"]["batches_that_stepped"]
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
+from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
 from lab.callbacks.outputs import Outputs
@@ -38,7 +39,7 @@ from lab.check import parameters
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, overrides, unknown
 from lab.data.base import Data
-from lab.errors import Pruned, RunError
+from lab.errors import Pruned, RunError, UserError
 from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
 from lab.loggers import Metrics, forgiving
 from lab.stamp import stamp
@@ -100,14 +101,14 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     """The trainer of a config, which writes its checkpoints and curves into `folder`, from `from_step` on."""
     metric, mode = cfg.monitor.metric, cfg.monitor.mode
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, "best", monitor=metric, mode=mode, enable_version_counter=False),
+        BestCheckpoint(folder, metric, mode),
         Last(folder, **cfg.checkpoint),
         StepSeed(cfg.seed),
         Guard(folder, cfg.not_finite),
         LearningRateMonitor(),
         Timer(),
         Resources(),
-        *(instantiate(callback) for callback in cfg.callbacks.values()),
+        *_own_callbacks(cfg, folder),
         Parity(cfg),
     ]
     if cfg.trainer.enable_progress_bar:
@@ -134,6 +135,16 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     return trainer
 
 
+def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
+    """Those of the config."""
+    for name, node in cfg.callbacks.items():
+        callback = instantiate(node)
+        if isinstance(callback, ModelCheckpoint):
+            refuse_place(callback, name)
+            keep_inside(callback, folder / "checkpoints" / str(name))
+        yield callback
+
+
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
     """Build what a node names; arguments it takes and the node leaves out come from `given`."""
     takes, _ = parameters(locate(node["_target_"]))
@@ -151,22 +162,35 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         raise
 
 
-def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
-    """A new run folder: the one asked for, or <log_dir>/<name>/<date_time>, with _1, _2, … where taken."""
-    folder = folder or unused(Path(cfg.log_dir) / cfg.name)
-    folder.mkdir(parents=True, exist_ok=True)
+def create(cfg: DictConfig, facts: Any, folder: Path) -> None:
+    """Make a folder a run's: what is known of its data, its stamp, and last its config.
+
+    Raises:
+        RunError: the disk is full, or the folder can't be written to.
+    """
     cfg.run = None
     if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
-    write_json(folder / FACTS, asdict(facts))
-    write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
-    write_config(folder, cfg)  # last: a folder that has it is a run
-    return folder
+    try:
+        write_json(folder / FACTS, asdict(facts))
+        write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
+        write_config(folder, cfg)  # last: a folder that has it is a run
+    except OSError as error:
+        raise RunError(
+            f"error: {folder} could not be written ({error.strerror}). Make room, and give the same command again."
+        ) from error
 
 
 def unused(parent: Path) -> Path:
-    """A new folder in `parent`, named by the time."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """A new folder in `parent`, named by the time, with _1, _2, … where that is taken.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"error: {parent} can't be made: {error.strerror}.") from error
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, n = parent / name, 0
     while True:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lab.config import CONF
+from lab.folder import DIFF, replaced
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "overrides": list(overrides),
         "began": time.time(),
         "host": platform.node(),
-        "git": _git(folder / "git.diff"),
+        "git": _git(folder / DIFF),
         "python": platform.python_version(),
         "packages": dict(sorted((d.name, d.version) for d in distributions())),
         "hardware": {
@@ -48,7 +49,8 @@ def _git(diff: Path) -> dict[str, Any] | None:
         status = git("status", "--porcelain", "--", ":/").decode(errors="replace").splitlines()
         changes = git("diff", "--no-ext-diff", "--binary", "HEAD", "--", ":/")
         if changes:
-            diff.write_bytes(changes)
+            with replaced(diff) as temporary:
+                temporary.write_bytes(changes)
         untracked = [line[3:] for line in status if line.startswith("??")]
         return {"commit": git("rev-parse", "HEAD").decode().strip(), "dirty": bool(status), "untracked": untracked}
     except (OSError, subprocess.CalledProcessError):

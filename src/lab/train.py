@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
-from lab import external, resume, run, seconds
+from lab import external, lock, resume, run, seconds
 from lab.allow import read_config
 from lab.check import check
 from lab.config import freeze, quiet
@@ -39,9 +39,10 @@ def main(cfg: DictConfig) -> float:
         data, task = parts(cfg, folder)
         if folder and goes_on:
             resume.check_data(data, folder)
-        else:
-            folder = run.create(cfg, data.facts, folder)
-        with resume.alone(folder):
+        folder = folder or run.unused(Path(cfg.log_dir) / cfg.name)
+        with lock.alone(folder, is_new=not goes_on):
+            if not goes_on:
+                run.create(cfg, data.facts, folder)
             position = resume.position(folder, task)
             if goes_on:
                 resume.record(cfg, changes, folder)

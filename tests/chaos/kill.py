@@ -36,7 +36,7 @@ from lab.data import tiny
 from lab.errors import RunError
 
 cli.import_heavy("lab.train")
-from lab import checkpoints, resume  # noqa: E402
+from lab import checkpoints, lock  # noqa: E402
 from lab import run as lab_run  # noqa: E402
 from lab.train import main as lab_train  # noqa: E402
 
@@ -349,7 +349,7 @@ def killed_save(number: int) -> str | None:
     time.sleep(random.Random(number).uniform(0.02, 0.3))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with resume.alone(folder):
+    with lock.alone(folder):
         left = {path.name for path in folder.iterdir()} - {"last.ckpt", "previous.ckpt", ".lock"}
     problem = f"leftovers {left}" if left else None
     if list(folder.glob("*.ckpt")):

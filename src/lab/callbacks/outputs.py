@@ -1,4 +1,5 @@
 import csv
+import io
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.data.base import Batch, Data, Samples
-from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP
+from lab.display import csv_cell
+from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP, read_text, write_text
 from lab.tasks.base import Task
 
 MOST_EMBEDDED = 1000  # samples in the projector
@@ -44,7 +46,7 @@ class Outputs(Callback):
             self.on_train_batch_start = None  # type: ignore[method-assign,assignment]
         if self.draw and trainer.is_global_zero:
             for name, language in ((CONFIG, "yaml"), (STAMP, "json")):
-                self._write(name, f"```{language}\n{(self.folder / name).read_text()}\n```", trainer.global_step)
+                self._write(name, f"```{language}\n{read_text(self.folder / name)}\n```", trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         self.samples = {name: values[:32].clone() for name, values in batch.items()}
@@ -112,9 +114,11 @@ class Outputs(Callback):
 
     def _tabulate(self, names: Sequence[Any], columns: dict[str, Sequence[Any]]) -> None:
         rows = zip(names, *columns.values(), strict=True)
-        with forgiven(self.folder), open(self.folder / PREDICTIONS, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(["sample", *columns])
-            csv.writer(file).writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+        cells = io.StringIO(newline="")
+        csv.writer(cells).writerow(["sample", *map(csv_cell, columns)])
+        csv.writer(cells).writerows([_cell(v) for v in row] for row in rows)
+        with forgiven(self.folder):
+            write_text(self.folder / PREDICTIONS, cells.getvalue())
 
     def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
         """Write figures, and texts, as files and for TensorBoard."""
@@ -152,6 +156,10 @@ class Outputs(Callback):
         with forgiven(self.folder):
             for board in self.boards:
                 board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else csv_cell(value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 """The runs below a folder, from their files alone. Nothing heavy is imported here."""
 
 import contextlib
-import fcntl
 import fnmatch
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.errors import UserError
-from lab.folder import CONFIG, RESULTS, STAMP, write_json
+from pydantic import TypeAdapter
 
+from lab.errors import UserError
+from lab.folder import CONFIG, RESULTS, STAMP, read_json, write_json
+from lab.lock import is_held
+
+UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
 INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at any time
 
 
@@ -22,7 +24,7 @@ class Run:
 
     folder: str  # below the logs
     overrides: dict[str, str]
-    status: str  # finished, failed, interrupted, pruned, running, killed
+    status: str  # finished, failed, interrupted, pruned, running, killed, damaged
     began: float  # seconds since 1970
     seconds: float | None = None
     host: str = ""
@@ -44,20 +46,19 @@ class Run:
 def read(logs: Path) -> list[Run]:
     """All runs, the oldest first; only those that changed since the last time are read again."""
     index: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        index = json.loads((logs / INDEX).read_text())
-    if not isinstance(index, dict):
-        index = {}
+    if (logs / INDEX).exists():
+        with contextlib.suppress(UserError):  # it may be deleted, and so it may be damaged
+            index = read_json(logs / INDEX)
     fresh: dict[str, Any] = {}
     runs = []
     for key, changed in _folders(logs, "", index):
         run = None
-        with contextlib.suppress(KeyError, TypeError):  # not there, or another version's
-            run = Run(**index[key]["run"]) if index[key]["changed"] == changed else None
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # not there, or another version's
+            run = TypeAdapter(Run).validate_python(index[key]["run"]) if index[key]["changed"] == changed else None
         run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
-        if run.status == "running" and not is_held(logs / key):
-            run.status = "killed"
+        if run.status in UNFINISHED:
+            run.status = "running" if is_held(logs / key) else "killed" if run.status == "running" else run.status
         runs.append(run)
     if fresh != index:
         with contextlib.suppress(OSError):  # logs of another user
@@ -70,56 +71,50 @@ def _folders(logs: Path, key: str, index: dict[str, Any]) -> Iterator[tuple[str,
     results = f"{logs}/{key}/{RESULTS}"
     if key in index:  # one look is enough
         with contextlib.suppress(FileNotFoundError):
-            yield key, os.stat(results).st_mtime_ns
+            yield key, os.lstat(results).st_mtime_ns
             return
-    with os.scandir(f"{logs}/{key}") as entries:
-        below = []
-        for entry in entries:
-            if entry.name == CONFIG:
-                yield key, os.stat(results).st_mtime_ns if os.path.exists(results) else 0
-                return
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                below.append(f"{key}/{entry.name}" if key else entry.name)
+    try:
+        entries = list(os.scandir(f"{logs}/{key}"))
+    except OSError:  # another user's
+        return
+    if any(entry.name == CONFIG for entry in entries):
+        yield key, os.lstat(results).st_mtime_ns if os.path.lexists(results) else 0
+        return
+    visible = (e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    below = [f"{key}/{name}" if key else name for name in visible]
     for path in below:
         yield from _folders(logs, path, index)
 
 
 def read_run(folder: Path, key: str = "") -> Run:
-    stamp, results = _json(folder / STAMP), _json(folder / RESULTS)
+    """A run, of which one file may be damaged: the row then says so."""
+    stamp, damage = _read(folder / STAMP)
+    results, more = _read(folder / RESULTS)
     words = (word.lstrip("+").partition("=") for word in stamp.get("overrides", []))
+    error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
     return Run(
         folder=key,
         overrides={name: value for name, _, value in words if name not in ("run", "log_dir")},
-        status=results.get("status", "interrupted"),
-        began=stamp.get("began", (folder / CONFIG).stat().st_mtime),
-        seconds=results.get("seconds", {}).get("total"),
+        status="damaged" if damage or more else results.get("status", "interrupted"),
+        began=stamp.get("began") or (folder / CONFIG).lstat().st_mtime,
+        seconds=(results.get("seconds") or {}).get("total"),
         host=stamp.get("host", ""),
-        commit=((stamp.get("git") or {}).get("commit") or "")[:7],
+        commit=(stamp.get("git") or {}).get("commit", "")[:7],
         parameters=results.get("parameters"),
-        error=next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2],
-        best=results.get("best", {}),
+        error=damage or more or error,
+        best=results.get("best") or {},
         test={name: value for name, value in results.get("test", {}).items() if name.count("/") < 2},
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file holds, and what is wrong with it; one that is not there is empty."""
+    if not os.path.lexists(path):
+        return {}, ""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process trains in it."""
-    try:
-        with open(folder / ".lock", "r+") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        return read_json(path), ""
+    except UserError as error:
+        return {}, str(error).removeprefix("error: ")
 
 
 def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[str]) -> list[Run]:

@@ -8,11 +8,13 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lab.errors import RunError, UserError
-from lab.folder import FACTS, STAMP, flat, read_config, read_json
+from lab.folder import DIFF, FACTS, STAMP, flat, read_bytes, read_config, read_json
+from lab.lock import is_held
 from lab.runs.index import Run, read, select
 from lab.runs.table import FORMATS, Row
 
@@ -215,7 +217,7 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.config")
     train.main(config.compose("train", [*overrides, f"run={new}"]))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
-    diffs = [(folder / "git.diff").read_bytes() if (folder / "git.diff").exists() else b"" for folder in (old, new)]
+    diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
     same = {
         "config": flat(read_config(old)) == flat(read_config(new)),
@@ -235,7 +237,10 @@ def archive(runs: list[Run], args: argparse.Namespace) -> None:
     """Move runs to `.archive`, which no table shows."""
 
     def move(run: Run) -> None:
-        target = args.log_dir / ".archive" / run.folder
+        target = place = args.log_dir / ".archive" / run.folder
+        numbers = count(1)
+        while target.exists():
+            target = place.with_name(f"{place.name}_{next(numbers)}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(args.log_dir / run.folder, target)
 
@@ -256,4 +261,6 @@ def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[R
         print("nothing is done")
         return
     for run in runs:
+        if is_held(args.log_dir / run.folder):  # since the question
+            raise UserError(f"error: {run.folder} is running.")
         do(run)

@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lab import config, resume
+from lab import config, lock, resume
 from lab.allow import instantiate, locate
 from lab.errors import UserError
 from lab.external import refuse_several
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
     search, launcher = _build(cfg, overrides, place, words)
     board = Board(place, search.varied, cfg)
-    resume.wait_for(place)
+    lock.wait_for(place)
     warned = False
-    with contextlib.nullcontext() if search.shared else resume.alone(place), _interruptible():
+    with contextlib.nullcontext() if search.shared else lock.alone(place), _interruptible():
         try:
             _run(search, launcher, board)
         except KeyboardInterrupt as error:

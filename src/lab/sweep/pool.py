@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from lab import cli, config, resume, seconds, train
+from lab import cli, config, lock, seconds, train
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -28,7 +28,7 @@ def _fit(job: Job) -> int:
         seconds.restart()
         if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
             torch.set_num_threads(len(os.sched_getaffinity(0)))
-        resume.wait_for(job.folder)  # whoever ran the sweep before may still be saving
+        lock.wait_for(job.folder)  # whoever ran the sweep before may still be saving
         clear(job.folder)
         train.main(config.compose("train", config.with_the_runs_own(job.words)))
 
