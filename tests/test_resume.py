@@ -1,6 +1,8 @@
 """A run goes on as if it had never been stopped. `make chaos` kills it at every batch; here it is stopped at a few."""
 
+import contextlib
 import csv
+import errno
 import json
 import multiprocessing
 import os
@@ -146,12 +148,122 @@ def test_what_a_run_began_with_stays(tmp_path, word):
 def test_the_latest_run_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run=latest: there is no run in logs"):
-        config.with_the_runs_own(["run=latest"])
-    lab_train("trainer.max_epochs=1")
-    (folder,) = (tmp_path / "logs/digits").iterdir()
-    words = config.with_the_runs_own(["run=latest"])
-    assert words[-1] == f"run={folder.relative_to(tmp_path)}"
-    assert "experiment=digits" in words
+        config.with_latest(["run=latest"])
+    for began, name in enumerate(["digits/a", "one", "sweep/x/000", ".archive/b", "digits/new/.hidden"]):
+        folder = tmp_path / "logs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        (folder / "stamp.json").write_text(json.dumps({"began": began}))
+        os.utime(folder / "stamp.json", (-began, -began))  # a copy's times say nothing
+        newest = "sweep/x/000" if began >= 2 else name
+        assert config.with_latest(["run=latest"]) == [f"run=logs/{newest}"]
+    assert config.with_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
+    (tmp_path / "logs/one/stamp.json").write_text('{"began": "x"}')
+    assert config.with_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
+
+
+@pytest.mark.parametrize("move", [os.rename, shutil.copytree])
+def test_a_run_that_was_moved_ends_as_one_that_was_not(move, stopped, tmp_path):
+    """Its best score was reached before, and is not forgotten."""
+    words = ["monitor={metric: val/loss, mode: min}", "optimizer.lr=0.05", "trainer.max_epochs=4"]
+    lab_train(*words, f"run={tmp_path}/whole")
+    stopped(9, signal.SIGTERM, *words, f"run={tmp_path}/old")
+    (tmp_path / "elsewhere").mkdir()
+    move(tmp_path / "old", tmp_path / "elsewhere/new")
+    lab_train(f"run={tmp_path}/elsewhere/new")
+    assert same(*(outcome(tmp_path / name) for name in ("whole", "elsewhere/new")))
+    best = [json.loads((tmp_path / name / "results.json").read_text())["best"] for name in ("whole", "elsewhere/new")]
+    assert best[0] == best[1]
+    weights = [checkpoints.read(tmp_path / name / "best.ckpt")["state_dict"] for name in ("whole", "elsewhere/new")]
+    assert same(*weights)
+
+
+def test_a_checkpoint_names_no_files(stopped, tmp_path):
+    """Lightning removes what its state names as the former best."""
+    stopped(6, signal.SIGTERM, f"run={tmp_path}/run")
+    (tmp_path / "victim").mkdir()
+    last = tmp_path / "run/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert str(tmp_path) not in repr(content["callbacks"]), "it holds paths of the machine that wrote it"
+    (key,) = [key for key in content["callbacks"] if key.startswith("BestCheckpoint")]
+    victim = f"{tmp_path}/run/../victim"
+    content["callbacks"][key] |= {
+        "best_k_models": {victim: torch.tensor(-1.0)}, "kth_best_model_path": victim, "best_model_path": victim,
+        "kth_value": torch.tensor(-1.0), "dirpath": f"{tmp_path}/run", "last_model_path": victim,
+    }  # fmt: skip
+    torch.save(content, last)
+    checkpoints.seal(last)
+    lab_train(f"run={tmp_path}/run")
+    assert (tmp_path / "victim").is_dir()
+
+
+@pytest.mark.parametrize("names", [[], [".lock"], [".lock", "data.json"], ["stamp.json", ".config.yaml.7.tmp"],
+                                   [".lock", "data.json", "git.diff", "stamp.json"]])  # fmt: skip
+def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("{")
+    assert config.with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
+    with lock.alone(folder, is_new=True):
+        assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "best.ckpt", "stamp.json.bak", "figures"])
+def test_a_folder_of_something_else_is_no_new_run(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="it is no run's folder, and not empty"):
+        config.with_the_runs_own([f"run={tmp_path}"])
+
+
+def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    cfg = config.compose("train", [*QUICK, "seed=2", f"run={folder}"])
+    with forked_lock(folder):
+        before = contents(folder)
+        with pytest.raises(UserError, match="another process trains in it"):
+            train.main(cfg)
+        assert contents(folder) == before
+    (folder / "config.yaml").touch()  # the first has made a run of it in the meantime
+    with pytest.raises(UserError, match="another process has just trained in it"), lock.alone(folder, is_new=True):
+        pass
+
+
+@contextlib.contextmanager
+def forked_lock(folder):
+    """Another process has the lock: one's own does not count."""
+    context = multiprocessing.get_context("fork")
+    has, end = context.Event(), context.Event()
+
+    def hold():
+        with lock.alone(folder):
+            has.set()
+            end.wait(60)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert has.wait(30)
+    try:
+        yield
+    finally:
+        end.set()
+        process.join()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("number", "held"), [(errno.EAGAIN, True), (errno.EACCES, True), (errno.ENOLCK, False),
+                                              (errno.ENOSYS, False), (errno.EOPNOTSUPP, False)])  # fmt: skip
+def test_a_file_system_without_locks_is_not_another_process(number, held, tmp_path, monkeypatch, capsys):
+    def lockf(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "lockf", lockf)
+    with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.alone(tmp_path):
+        pass
+    assert ("can't be locked" in capsys.readouterr().err) != held
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(stopped, tmp_path, capsys):

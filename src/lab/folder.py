@@ -165,14 +165,16 @@ def read_config(folder: Path) -> Any:
 
     path = folder / CONFIG
     text = read_text(path)
+    unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it has aliases, which lab writes nowhere")
-        cfg = OmegaConf.create(text)
+        content = yaml.safe_load(text)  # the types are OmegaConf's below
+        cfg = OmegaConf.create(text) if isinstance(content, dict) else None
         for line in text.splitlines():
             if "${" in line:
                 parse(line)  # what is cut inside a reference is YAML still
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException) as error:
+    except unreadable as error:
         raise UserError(f"error: {path} is damaged: it can't be read ({' '.join(str(error).split())}).") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"error: {path} is damaged: it holds no config.")

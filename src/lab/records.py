@@ -18,8 +18,8 @@ class Change(_Record):
 
 class Git(_Record):
     commit: str
-    dirty: bool
-    untracked: list[str]
+    dirty: bool = False
+    untracked: list[str] = []
 
 
 class Stamp(_Record):

@@ -1,0 +1,149 @@
+"""A run's folder may come from anywhere: reading it touches it alone, and damage is named in one line."""
+
+import contextlib
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from conftest import PLAIN
+from omegaconf import OmegaConf
+
+from lab import checkpoints, config, report, resume, run, train
+from lab.allow import read_config, refuse
+from lab.errors import UserError
+from lab.folder import read_json, read_metrics, refuse_links
+from lab.runs.index import read
+
+DEEP = 100_000
+GARBAGE = {
+    "empty": b"", "number": b"3", "text": b'"x"', "null": b"null", "list": b"[]", "object": b"{}", "true": b"true",
+    "deep list": b"[" * DEEP, "deep object": b'{"a":' * DEEP, "zeros": bytes(1000), "ones": b"\xff" * 1000,
+    "not UTF-8": b'{"a": "\xe9"}', "UTF-16": '{"a": 1}'.encode("utf-16"), "yaml": b"a: 1\n", "yaml list": b"- 1\n- 2\n",
+    "yaml tag": b"a: !!python/object/apply:os.system [id]\n",
+    "yaml bomb": b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9))
+                                               for i in range(1, 10)),
+    "tabs": b"\t\t\t", "control characters": b"\x1b[2J\x00\x07", "csv": b"a,b\n1,2\n",
+    "csv with text": b"step,epoch,val/loss\nx,y,z\n", "csv with a long row": b"step,epoch\n1,1,1\n",
+    "zip": b"PK\x03\x04",
+    "wrong types": json.dumps({"status": 3, "best": 3, "test": [1], "seconds": "x", "overrides": {"a": 1},
+                               "began": "x", "words": 3, "num_classes": -1, "mean": []}).encode(),
+    "wrong inside": json.dumps({"status": "finished", "best": {"metric": 1, "value": "x"}, "test": {"a": "b"},
+                                "overrides": [1], "git": {"commit": 1}, "resumed": [1]}).encode(),
+}  # fmt: skip
+FILES = ("results.json", "stamp.json", "data.json", "config.yaml", "metrics.csv", "last.ckpt", "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config.quiet()
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    words = [*PLAIN, "net=mlp", "net.widths=[4]", "debug=two_batches", "trainer=cpu", f"run={folder}"]
+    train.main(config.compose("train", [*words, "trainer.enable_progress_bar=false"]))
+    return folder
+
+
+def readers(folder):
+    """What verbs do with a run before they work."""
+    yield lambda: run.load(folder)
+    yield lambda: report.page([folder])
+    yield lambda: config.with_the_runs_own([f"run={folder}", "trainer.max_epochs=2"])
+    yield lambda: resume.finished(folder, {})
+    yield lambda: checkpoints.newest(folder)
+    yield lambda: read_metrics(folder / "metrics.csv")
+
+
+def said(work):
+    try:
+        work()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file_is_named_in_one_line(file, garbage, finished, tmp_path):
+    folder = tmp_path / "runs/bad"
+    shutil.copytree(finished, folder)
+    shutil.copytree(finished, tmp_path / "runs/whole")
+    (folder / file).write_bytes(GARBAGE[garbage])
+    for reader in readers(folder):
+        message = said(reader)
+        assert message is None or (message.startswith("error: ") and len(message.splitlines()) == 1)
+    status = {run.folder: run.status for run in read(tmp_path / "runs")}
+    assert status["whole"] == "finished", "a damaged run hides no other"
+    if file in ("results.json", "stamp.json") and garbage.startswith("wrong"):
+        assert status["bad"] == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("results.json", {"status": "finished", "best": 3}, "best: "),
+        ("results.json", {"status": "finished", "test": {"acc": "x"}}, "test.acc: "),
+        ("stamp.json", {"overrides": "x"}, "overrides: "),
+        ("stamp.json", {"began": "yesterday"}, "began: "),
+        ("sweep.json", {"words": [1]}, "words.0: "),
+        ("results.json", {}, "status: "),
+    ],
+)
+def test_the_wrong_entry_is_named(name, content, problem, tmp_path):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{name} is damaged: {problem}"):
+        read_json(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", [*checkpoints.NEEDED, *(f"last.{key}" for key in checkpoints.NEEDED_LAST)])
+def test_a_checkpoint_that_lacks_an_entry_is_refused(key, finished):
+    content = torch.load(finished / "last.ckpt", weights_only=True)
+    checkpoints.check_content(content, finished)
+    parent = content["last"] if "." in key else content
+    parent.pop(key.rpartition(".")[2])
+    with pytest.raises(UserError, match=f"it has no {key}"):
+        checkpoints.check_content(content, finished)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "stamp.json", "report.html", ".lock", "figures", "new", "best.ckpt"])
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_a_folder_with_links_or_pipes_is_refused(name, kind, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    canary = tmp_path / "canary"
+    canary.write_text("secret")
+    with contextlib.suppress(OSError):
+        (folder / name).unlink()
+    os.symlink(canary, folder / name) if kind == "a link" else os.mkfifo(folder / name)
+    for verb in (
+        lambda: refuse_links(folder),
+        lambda: run.load(folder),
+        lambda: report.main([f"run={folder}"]),
+        lambda: config.with_the_runs_own([f"run={folder}"]),
+    ):
+        with pytest.raises(UserError):
+            verb()
+    assert canary.read_text() == "secret"
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "callbacks: {x: {_target_: lab.sweep.study.open_storage, url: 'journal:/tmp/out'}}",
+        "callbacks: {x: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: /tmp/out}}",
+        "callbacks: {x: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../../out}}",
+        "logger: {_target_: lightning.pytorch.loggers.TensorBoardLogger, name: ../outside}",
+        "logger: {_target_: lightning.pytorch.loggers.CSVLogger, version: ~/outside}",
+        "trainer: {profiler: {_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: /tmp}}",
+        "net: {_target_: lightning.Trainer}",
+    ],
+)
+def test_a_config_writes_to_its_run_alone(node):
+    with pytest.raises(UserError, match="outside of the run's folder|belongs under"):
+        refuse(OmegaConf.create(node))
+
+
+def test_a_config_with_aliases_is_refused(finished, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(GARBAGE["yaml bomb"])
+    with pytest.raises(UserError, match="aliases"):
+        read_config(tmp_path)
