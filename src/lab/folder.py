@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ PREDICTIONS = "test_predictions.csv"  # by the best weights
 FIGURES, DIFF, LOCK = "figures", "git.diff", ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 HALF_MADE = (LOCK, FACTS, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
+DEEPEST = 50  # brackets inside each other in a config
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 
 
@@ -167,6 +169,8 @@ def read_config(folder: Path) -> Any:
     text = read_text(path)
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:  # yaml would take minutes
+            raise ValueError("it is nested too deeply")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it has aliases, which lab writes nowhere")
         content = yaml.safe_load(text)  # the types are OmegaConf's below
