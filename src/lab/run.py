@@ -15,7 +15,6 @@ from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -25,7 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
+from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
+from lab.callbacks.early import Early
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
 from lab.callbacks.outputs import Outputs
@@ -102,8 +103,9 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     metric, mode = cfg.monitor.metric, cfg.monitor.mode
     callbacks: list[Callback] = [
         BestCheckpoint(folder, metric, mode),
-        Last(folder, **cfg.checkpoint),
+        Last(folder, ends(cfg), **cfg.checkpoint),
         StepSeed(cfg.seed),
+        *([Accumulation()] if cfg.trainer.accumulate_grad_batches > 1 else []),
         Guard(folder, cfg.not_finite),
         LearningRateMonitor(),
         Timer(),
@@ -114,7 +116,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar())
     if cfg.early_stopping is not None:
-        callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
+        callbacks.append(Early(metric, patience=cfg.early_stopping, mode=mode))
     if TRIAL in os.environ:
         callbacks.append(Pruning(metric))
     if cfg.ema is not None:
@@ -143,6 +145,11 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
             refuse_place(callback, name)
             keep_inside(callback, folder / "checkpoints" / str(name))
         yield callback
+
+
+def ends(cfg: DictConfig) -> list[Any]:
+    """All that decides when a training ends: one that has ended does so again unless one of these has changed."""
+    return [cfg.trainer.max_epochs, cfg.trainer.max_steps, str(cfg.trainer.max_time), cfg.early_stopping]
 
 
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
@@ -247,6 +254,12 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
     task = build_task(own, data.facts)
     restore(task, folder)
     return cfg, data, task.eval()
+
+
+def last_metrics(trainer: Trainer) -> dict[str, float]:
+    """Those of the latest validation of the training, which may have been before the run was resumed."""
+    (last,) = (callback for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
+    return last.validated
 
 
 def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path, metric: str) -> float:
