@@ -67,10 +67,14 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
+    from lab.words import literals
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
-    arguments = sorted(arguments, key=lambda word: word[0] == "-" or not ("=" in word or word[0] == "~"))  # flags last
+    arguments = sorted(
+        arguments, key=lambda word: word[:1] == "-" or not ("=" in word or word[:1] == "~")
+    )  # flags last
+    arguments = literals(arguments, multirun=bool({"-m", "--multirun"} & set(arguments)))
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, latest, read_json
+from lab.words import literals, value_of, word
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -40,7 +41,7 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     """The config that `lab VERB OVERRIDES…` runs with."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra_compose(verb, list(overrides), return_hydra_config=True)
+        cfg = hydra_compose(verb, literals(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
     freeze(cfg)
     OmegaConf.set_struct(cfg, False)
@@ -68,21 +69,22 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no latest run.
     """
-    keys = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
-    if not keys.get("run") or keys["run"] == "null":
+    keys = {argument.partition("=")[0]: argument for argument in arguments}
+    run = value_of(keys.get("run", "run=null"))
+    if not run:
         return list(arguments)
-    folder = latest(Path(keys.get("log_dir", "logs"))) if keys["run"] == "latest" else Path(keys["run"])
+    folder = latest(Path(value_of(keys.get("log_dir", "log_dir=logs")))) if run == "latest" else Path(run)
     if (folder / CONFIG).exists():
         began = [
-            word
-            for word in read_json(folder / STAMP, "overrides")["overrides"]
-            if word.partition("=")[0] not in keys and not word.startswith("-")  # never a flag, whoever wrote the file
+            old
+            for old in read_json(folder / STAMP, "overrides")["overrides"]
+            if old.partition("=")[0] not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
         ]
     elif folder.exists() and any(folder.iterdir()):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
-    return [*began, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+    return [*began, *(new for new in arguments if not new.startswith("run=")), word("run", str(folder))]
 
 
 def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
