@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, latest, read_json
+from lab.secrets import FOLDERS
 from lab.words import literals, value_of, word
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
@@ -122,6 +123,10 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             fail(["--multirun: tune looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
+        problems += [
+            f"{o.input_line}: it names a folder, which would show the value; give it without a reference"
+            for o in overrides if o.key_or_group in FOLDERS and "${oc.env" in str(o.input_line)
+        ]  # fmt: skip
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
@@ -253,6 +258,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{'.'.join(parts[:i])} has no keys here"
         if (child := node._get_node(part, validate_access=False)) is None:
+            if i == 0 and part in groups:
+                return f"there is no {part} here. There are: {', '.join(sorted(map(str, node)))}."
             names = [*map(str, node), *(groups if i == 0 else [])]
             return unknown("key", part, names) + (f" (in {'.'.join(parts[:i])})" if i else "")
         node = child

@@ -4,6 +4,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from lab.folder import CONFIG
+from lab.secrets import redacted
 
 
 def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseException) -> None:
@@ -17,4 +18,4 @@ def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseEx
         (folder / CONFIG).read_text(),
     ]
     rank = f"_{trainer.global_rank}" if trainer.global_rank else ""
-    (folder / f"crash{rank}.txt").write_text("\n".join(lines))
+    (folder / f"crash{rank}.txt").write_text(redacted("\n".join(lines)))

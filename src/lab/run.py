@@ -41,6 +41,7 @@ from lab.data.base import Data
 from lab.errors import Pruned, RunError
 from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
 from lab.loggers import Metrics, forgiving
+from lab.secrets import redacted
 from lab.stamp import stamp
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -156,7 +157,8 @@ def create(cfg: DictConfig, facts: Any, folder: Path | None = None) -> Path:
     folder = folder or unused(Path(cfg.log_dir) / cfg.name)
     folder.mkdir(parents=True, exist_ok=True)
     cfg.run = None
-    if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
+    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
+    if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     write_json(folder / FACTS, asdict(facts))
     write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
@@ -201,7 +203,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         raise
     except BaseException as error:
-        results["error"] = f"{type(error).__name__}: {error}"
+        results["error"] = redacted(f"{type(error).__name__}: {error}")
         save("failed")
         raise
     save("finished")
