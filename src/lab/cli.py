@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lab import seconds
+from lab import seconds, secrets
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
@@ -55,6 +55,9 @@ def exit_code(work: Callable[[], Any]) -> int:
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BrokenPipeError:  # who reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except Exception as error:
         error = _of_a_worker(error)
         if _is_users(error):
@@ -67,14 +70,23 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
+    from lab.words import literals
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
-    arguments = sorted(arguments, key=lambda word: word[0] == "-" or not ("=" in word or word[0] == "~"))  # flags last
-    arguments = config.with_latest(arguments)
+    flags_last = sorted(arguments, key=lambda word: word[:1] == "-" or not ("=" in word or word[:1] == "~"))
+    arguments = config.with_latest(literals(flags_last, multirun=bool({"-m", "--multirun"} & set(arguments))))
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
+    with secrets.kept(arguments):
+        if code := exit_code(lambda: _checked(verb, arguments)):
+            sys.exit(code)
+
+
+def _checked(verb: str, arguments: Sequence[str]) -> None:
+    from lab import config
+
     if config.check_command_line(verb, arguments) and verb == "train":
         sys.exit(import_heavy("lab.sweep.main").main(arguments))
     _hydra_app(verb)
@@ -137,7 +149,7 @@ def _is_users(error: Exception) -> bool:
 
     if isinstance(error, InstantiationException):
         return False
-    return isinstance(error, (UserError, HydraException, OmegaConfBaseException))
+    return isinstance(error, (UserError, HydraException, OmegaConfBaseException, PermissionError))
 
 
 def _said(error: Exception) -> str:

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
+from lab.secrets import FOLDERS
+from lab.words import literals, value_of, word
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -40,7 +42,7 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     """The config that `lab VERB OVERRIDES…` runs with."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra_compose(verb, list(overrides), return_hydra_config=True)
+        cfg = hydra_compose(verb, literals(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
     freeze(cfg)
     OmegaConf.set_struct(cfg, False)
@@ -68,22 +70,23 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: the folder holds something else.
     """
-    keys = {argument.partition("=")[0]: argument.partition("=")[2] for argument in arguments}
-    if not keys.get("run") or keys["run"] == "null":
+    keys = {argument.partition("=")[0]: argument for argument in arguments}
+    run = value_of(keys.get("run", "run=null"))
+    if not run:
         return list(arguments)
-    folder = Path(keys["run"])
+    folder = Path(run)
     if (folder / CONFIG).exists():
         refuse_links(folder)
         began = [
-            word
-            for word in read_json(folder / STAMP, "overrides")["overrides"]
-            if word.partition("=")[0] not in keys and not word.startswith("-")  # never a flag, whoever wrote the file
+            old
+            for old in read_json(folder / STAMP, "overrides")["overrides"]
+            if old.partition("=")[0] not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
         ]
     elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
-    return [*began, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+    return [*began, *(new for new in arguments if not new.startswith("run=")), word("run", str(folder))]
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:
@@ -92,8 +95,9 @@ def with_latest(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no run.
     """
-    log_dirs = [word.partition("=")[2] for word in arguments if word.startswith(("log_dir=", "--log-dir="))]
-    return [f"run={latest(Path(([*log_dirs, 'logs'])[0]))}" if w == "run=latest" else w for w in arguments]
+    log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
+    log_dir = Path(log_dirs[-1] if log_dirs else "logs")
+    return [word("run", str(latest(log_dir))) if a == "run=latest" else a for a in arguments]
 
 
 def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
@@ -131,6 +135,10 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             fail(["--multirun: tune looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
+        problems += [
+            f"{o.input_line}: it names a folder, which would show the value; give it without a reference"
+            for o in overrides if o.key_or_group in FOLDERS and "${oc.env" in str(o.input_line)
+        ]  # fmt: skip
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
@@ -262,6 +270,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{'.'.join(parts[:i])} has no keys here"
         if (child := node._get_node(part, validate_access=False)) is None:
+            if i == 0 and part in groups:
+                return f"there is no {part} here. There are: {', '.join(sorted(map(str, node)))}."
             names = [*map(str, node), *(groups if i == 0 else [])]
             return unknown("key", part, names) + (f" (in {'.'.join(parts[:i])})" if i else "")
         node = child

@@ -4,6 +4,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from lab.folder import CONFIG, read_text, write_text
+from lab.secrets import redacted
 
 
 def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseException) -> None:
@@ -17,4 +18,4 @@ def report(folder: Path, trainer: Trainer, samples: list[int], exception: BaseEx
         read_text(folder / CONFIG),
     ]
     rank = f"_{trainer.global_rank}" if trainer.global_rank else ""
-    write_text(folder / f"crash{rank}.txt", "\n".join(lines))
+    write_text(folder / f"crash{rank}.txt", redacted("\n".join(lines)))

@@ -43,6 +43,7 @@ from lab.data.base import Data
 from lab.errors import Pruned, RunError, UserError
 from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
 from lab.loggers import Metrics, forgiving
+from lab.secrets import redacted
 from lab.stamp import stamp
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -176,7 +177,8 @@ def create(cfg: DictConfig, facts: Any, folder: Path) -> None:
         RunError: the disk is full, or the folder can't be written to.
     """
     cfg.run = None
-    if cfg.data.get("root"):  # the run finds its data from wherever it is loaded
+    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
+    if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     try:
         write_json(folder / FACTS, asdict(facts))
@@ -232,7 +234,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         raise
     except BaseException as error:
-        results["error"] = f"{type(error).__name__}: {error}"
+        results["error"] = redacted(f"{type(error).__name__}: {error}")
         save("failed")
         raise
     save("finished")

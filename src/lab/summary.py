@@ -1,5 +1,6 @@
 """What is printed: for people."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     time = f"{seconds['total']:.0f} s, {seconds['first_step'] or seconds['total']:.0f} of them to the first step"
     lines = ["", table(results["test"]), "", f"time         {time}", f"run          {folder}"]
     if any(folder.glob("events.*")):
-        lines.append(f"tensorboard  tensorboard --logdir {folder}")
+        lines.append(f"tensorboard  tensorboard --logdir {shlex.quote(str(folder))}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from lab.config import is_group
 from lab.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
+from lab.words import value_of
 
 LEFT_OUT = (*REPEATS, "seeds", "cv")
 
@@ -43,8 +44,7 @@ def experiment(runs: Sequence[Run]) -> str:
         if is_group(key):
             defaults.append({f"override /{key}": text})
         else:
-            value: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-            OmegaConf.update(values, key, value["value"], force_add=True)
+            OmegaConf.update(values, key, value_of(f"{key}={text}"), force_add=True)
     where = run.folder if len(runs) == 1 else f"the mean of {len(runs)} runs"
     about = f"# The best of its sweep: {run.best['metric']} {mean(runs):.4f}, {where}."
     lines = ["# @package _global_", about, OmegaConf.to_yaml({"defaults": defaults}), OmegaConf.to_yaml(values)]

@@ -1,0 +1,53 @@
+"""The value of an environment variable that a key refers to is shown and written as the reference."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from lab import cli, config, run, secrets
+from lab.errors import UserError
+
+CANARY = "canary-5f0e81"
+
+
+@dataclass
+class Facts:
+    fingerprint: str = ""
+
+
+KEYS = (
+    "data.root", "monitor.metric", "trainer.accelerator", "trainer.precision", "trainer.max_time", "finetune", "seed",
+    "warm_start", "matmul_precision", "early_stopping", "not_finite", "logger.name", "+logger.version", "name",
+    "log_dir", "run", "net.hidden", "optimizer.lr", "task.label_smoothing", "trainer.strategy", "data.augment",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_message_shows_the_value(key, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CANARY", CANARY)
+    monkeypatch.setattr(secrets, "_known", {})
+    word = f"{key}=${{oc.env:CANARY}}"
+    monkeypatch.setattr(cli, "_hydra_app", lambda verb: print(config.compose(verb, sys.argv[1:]).get("seed"), CANARY))
+    monkeypatch.setattr(sys, "argv", ["lab", "train", "experiment=digits", word])
+    cli.exit_code(cli._main)
+    shown = capsys.readouterr()
+    assert CANARY not in shown.out + shown.err
+    assert "${oc.env:CANARY}" in shown.out + shown.err
+    assert not [path for path in tmp_path.rglob("*") if CANARY in str(path)]
+
+
+def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path):
+    monkeypatch.setenv("CANARY", CANARY)
+    cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}/my pics'")
+    folder = tmp_path / "r"
+    folder.mkdir()
+    run.create(cfg, Facts(), folder)
+    assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
+    assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
+
+
+def test_unknown_key_is_no_hint_at_itself():
+    with pytest.raises(UserError, match="there is no data here. There are: run, trainer"):
+        config.check_command_line("test", ["run=r", "data.root=y"])
