@@ -37,7 +37,7 @@ class Run:
     def value(self, name: str) -> Any:
         """A column: a field of this, an override, `best`, or a test metric."""
         if name in self.overrides:
-            return _number(self.overrides[name])
+            return number(self.overrides[name])
         if name in ("best", self.best.get("metric")):
             return self.best.get("value")
         return self.test[name] if name in self.test else getattr(self, name, None)
@@ -133,7 +133,7 @@ def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[st
         if sign is None:
             raise UserError(f"error: where {condition}: a condition is KEY=VALUE, or with !=, >, <, >=, <=")
         name, _, text = condition.partition(sign)
-        found = [run for run in found if _holds(run.value(name), sign, _number(text))]
+        found = [run for run in found if _holds(run.value(name), sign, number(text))]
     return found
 
 
@@ -145,7 +145,7 @@ def _holds(value: Any, sign: str, other: Any) -> bool:
     return {">": value > other, "<": value < other, ">=": value >= other, "<=": value <= other}[sign]
 
 
-def _number(text: str) -> Any:
+def number(text: str) -> Any:
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
