@@ -50,7 +50,7 @@ class Gradients(L.Callback):
         ([*QUICK, "trainer.accumulate_grad_batches=8", "trainer.gradient_clip_val=0.01"], [4]),
         ([*QUICK, "trainer.accumulate_grad_batches=2"], [2, 2]),
         ([*QUICK, "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=3"], [2, 1]),
-        (["experiment=language_id", "data.tiny=true", "data.batch_size=64", "figures=false", "trainer=cpu",
+        (["experiment=language_id", "data.tiny=true", "data.tokens_per_batch=999", "figures=false", "trainer=cpu",
           "trainer.enable_progress_bar=false", "trainer.accumulate_grad_batches=3", "net.dropout=0"], None),
     ],
     ids=str,

@@ -311,6 +311,7 @@ def quiet() -> None:
         "It is recommended to use `self.log\\(.*sync_dist=True",  # the metrics are those of all processes already
         "The `srun` command is available on your system",  # which is no reason to use it
         "You requested to overfit but enabled train dataloader shuffling",
+        "Be aware that when using `ckpt_path`, callbacks",  # early_stopping=null leaves out one that there was
         "The AccumulateGrad node's stream does not match",  # Lightning makes DDP on a stream of its own
         "Glyph .* missing from font",  # of a picture that names things in a script which no font here has
     ):
