@@ -14,6 +14,7 @@ from lab import checkpoints, config, report, resume, run, train
 from lab.allow import read_config, refuse
 from lab.errors import UserError
 from lab.folder import read_json, read_metrics, refuse_links
+from lab.loggers import Metrics
 from lab.runs.index import read
 
 DEEP = 100_000
@@ -93,6 +94,12 @@ def test_the_wrong_entry_is_named(name, content, problem, tmp_path):
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{name} is damaged: {problem}"):
         read_json(tmp_path / name)
+
+
+def test_a_table_of_metrics_without_rows_is_whole(tmp_path):
+    """A run may be stopped before it has logged anything."""
+    Metrics(tmp_path).save()
+    assert Metrics(tmp_path, 3).rows == read_metrics(tmp_path / "metrics.csv") == []
 
 
 @pytest.mark.parametrize("key", [*checkpoints.NEEDED, *(f"last.{key}" for key in checkpoints.NEEDED_LAST)])

@@ -45,7 +45,7 @@ class Metrics(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        names = dict.fromkeys(name for row in self.rows for name in row)
+        names = dict.fromkeys(["step", *(name for row in self.rows for name in row)])
         with replaced(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
