@@ -1,16 +1,23 @@
 """The arithmetic of training, what is refused before it starts, and what a resumed run remembers."""
 
 import json
+import os
+import re
+import shlex
+import signal
+import time
 
 import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
 
-from lab import config, run, train
+from lab import config, run, seconds, train
+from lab.callbacks.timer import Timer
 from lab.check import check
 from lab.errors import UserError
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
+from lab.summary import duration, stopped, table
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "data.batch_size=32", "trainer=cpu", "trainer.enable_progress_bar=false")
 
@@ -50,7 +57,7 @@ class Gradients(L.Callback):
         ([*QUICK, "trainer.accumulate_grad_batches=8", "trainer.gradient_clip_val=0.01"], [4]),
         ([*QUICK, "trainer.accumulate_grad_batches=2"], [2, 2]),
         ([*QUICK, "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=3"], [2, 1]),
-        (["experiment=language_id", "data.tiny=true", "data.tokens_per_batch=999", "figures=false", "trainer=cpu",
+        (["experiment=language_id", "data.tiny=true", "data.tokens_per_batch=512", "figures=false", "trainer=cpu",
           "trainer.enable_progress_bar=false", "trainer.accumulate_grad_batches=3", "net.dropout=0"], None),
     ],
     ids=str,
@@ -157,3 +164,54 @@ def test_a_run_that_learns_one_batch_by_heart_is_not_resumed(tmp_path):
     lab_train(f"run={tmp_path}/run", "trainer.overfit_batches=1", "trainer.max_epochs=1")
     with pytest.raises(UserError, match="trainer.overfit_batches=1: such a run cannot be resumed exactly"):
         lab_train(f"run={tmp_path}/run", "trainer.overfit_batches=1", "trainer.max_epochs=2")
+
+
+def test_a_log_gets_a_line_for_each_epoch(tmp_path, capsys):
+    lab_train(f"log_dir={tmp_path}", "trainer.max_epochs=3")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    pattern = r"epoch {}/3  train/acc \S+  train/loss \S+  val/acc \S+  val/f1 \S+  val/loss \S+  \S+ s{}"
+    assert [bool(re.fullmatch(pattern.format(i, r"  about \S+ s left"), lines[i - 1])) for i in (1, 2)] == [True] * 2
+    assert re.fullmatch(pattern.format(3, ""), lines[2])
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["run", "a run, of 'mine'"])
+def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch, number, name):
+    if name != "run":  # the words are not parsed again
+        text = stopped(tmp_path / name, 128 + number)
+    else:
+        monkeypatch.setattr(Timer, "on_train_batch_end", lambda *_: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit):
+            lab_train(f"run={tmp_path / name}")
+        text = capsys.readouterr().out
+        assert f"Stopped by {number.name}; {tmp_path}/run/last.ckpt is kept. To resume:" in text
+    assert shlex.split(text.splitlines()[-1]) == ["lab", "train", f"run={tmp_path / name}"]
+
+
+def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(seconds, "PATIENCE", 0.05)
+    with seconds.announced("Decoding 3 images"):
+        time.sleep(0.2)
+    with seconds.announced("Nothing"):
+        pass
+    assert capsys.readouterr().err == "Decoding 3 images ...\nDecoding 3 images: 0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["cat", "dog"], "cat 0.500  dog 0.500"),
+        (["a very long class name", "b"], "a very long class name 0.500                       b 0.500"),
+        (["x" * 40, "\x1b[2J"], "x" * 24 + " 0.500  " + r"\x1b[2J".rjust(24) + " 0.500"),
+        (["一二三四五六七八九十一二三四"], "一二三四五六七八九十一二三四 0.500"),
+    ],
+)
+def test_class_names_are_shown_whole_up_to_24_characters(names, shown):
+    text = table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
+    assert text.splitlines()[-1] == shown
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (75, "75 s"), (600, "10 min"), (9000, "2 h 30 min")])
+def test_a_duration_is_said_as_people_do(value, text):
+    assert duration(value) == text

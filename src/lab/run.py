@@ -29,6 +29,7 @@ from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
 from lab.callbacks.early import Early
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
+from lab.callbacks.lines import Lines
 from lab.callbacks.outputs import Outputs
 from lab.callbacks.parity import Parity
 from lab.callbacks.progress import ProgressBar
@@ -45,6 +46,7 @@ from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, w
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
+from lab.summary import stopped
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
@@ -77,8 +79,9 @@ def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None) -> Data:
     """The data of a config, read and split; `inherited` are the facts of the run whose weights are gone on from."""
     data = build_data(cfg)
     data.inherited = inherited or {}
-    data.prepare_data()
-    data.setup("fit")
+    with seconds.announced("Reading the data"):
+        data.prepare_data()
+        data.setup("fit")
     return data
 
 
@@ -114,8 +117,8 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         *_own_callbacks(cfg, folder),
         Parity(cfg),
     ]
-    if cfg.trainer.enable_progress_bar:
-        callbacks.append(ProgressBar())
+    bar = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
+    callbacks.append(ProgressBar() if bar else Lines())
     if cfg.early_stopping is not None:
         callbacks.append(Early(metric, patience=cfg.early_stopping, mode=mode))
     if TRIAL in os.environ:
@@ -128,7 +131,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
-    trainer: Trainer = instantiate(cfg.trainer, **own, default_root_dir=str(folder))
+    trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
@@ -232,6 +235,8 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
         yield results
     except SystemExit as error:  # asked for: see `Stop`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
+        if trainer.is_global_zero and not isinstance(error, Pruned):
+            print(stopped(folder, error.code), flush=True)
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")

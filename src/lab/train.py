@@ -71,7 +71,8 @@ def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule
     run.check_monitor(cfg, task)
     check_lengths(cfg, data)
     if not resume.has_begun(folder):
-        data.initialize(task.net)  # type: ignore[arg-type]
+        with seconds.announced("Initializing the net from the data"):
+            data.initialize(task.net)  # type: ignore[arg-type]
         resume.start_from(cfg, task)
     return data, task
 
@@ -90,8 +91,9 @@ def train(
         results["last"] = run.last_metrics(trainer)
         results["best"] = {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode, "value": best}
         run.restore(task, folder)
-        results["best"]["metrics"] = run.validate(trainer, task, data)
-        results["test"] = trainer.test(task, data, verbose=False)[0]
+        with seconds.announced("Testing the best weights"):
+            results["best"]["metrics"] = run.validate(trainer, task, data)
+            results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         log_hyperparameters(trainer, folder, results)
         print(summary(results, folder))
