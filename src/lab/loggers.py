@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from lab.folder import read_metrics, replaced
-from lab.runs.index import number, read_run
+from lab.runs.index import parsed, read_run
 
 
 class Metrics(Logger):
@@ -59,7 +59,7 @@ class Metrics(Logger):
 
 def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any]) -> None:
     """Every override of a run, with its scores, for TensorBoard's table of hyperparameters."""
-    values = {key: number(text) for key, text in read_run(folder).overrides.items()}
+    values = {key: parsed(text) for key, text in read_run(folder).overrides.items()}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
     best = {f"best/{results['best']['metric']}": results["best"]["value"]}
     for logger in trainer.loggers:
