@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lab import seconds, secrets
+from lab import seconds, secrets, started
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
@@ -34,6 +34,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    started.settle()
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         print(_usage())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -22,7 +23,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 
-from lab import checkpoints, seconds
+from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
@@ -46,6 +47,7 @@ from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, w
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
+from lab.started import num_threads
 from lab.summary import stopped
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -66,7 +68,7 @@ def settle(cfg: DictConfig) -> None:
     """Set what holds for the whole process, and put right what torch and Lightning get wrong about the machine."""
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step
-    if "OMP_NUM_THREADS" in os.environ:
+    if num_threads() is not None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     if CONTAINER_CORES.is_file():
@@ -129,6 +131,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
     callbacks.append(Outputs(folder, loggers, cfg.figures))
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
+    own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
