@@ -150,6 +150,42 @@ def test_a_config_writes_to_its_run_alone(node):
         refuse(OmegaConf.create(node))
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_classes": -1}, "num_classes: "),
+        ({"num_classes": 10**9}, "num_classes: "),
+        ({"num_classes": 9}, "10 class_names for 9 classes"),
+        ({"image_size": "8"}, "can't be built|image_size: "),
+        ({"mean": []}, "mean, std and patch_covariance are not of 1 channels"),
+        ({"mean": ["x"]}, "mean.0: "),
+        ({"std": [0]}, "std.0: "),
+        ({"more": 1}, "unexpected keyword argument"),
+        ({"class_names": 3}, "class_names: "),
+        ({"num_samples": None}, "num_samples: "),
+    ],
+)
+def test_facts_that_no_data_has_are_refused(change, problem, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(facts | change))
+    with pytest.raises(UserError, match=problem):
+        run.load(folder)
+
+
+@pytest.mark.parametrize(
+    "line", ["net.widths=x", "net.widths=[-1]", "net.depth=3", "optimizer.lr=x", "data.batch_size=0"]
+)
+def test_a_loaded_config_is_checked_as_a_typed_one(line, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    key, _, value = line.partition("=")
+    OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x, force_add=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    with pytest.raises(UserError, match="config.yaml is damaged: (net|optimizer|data)"):
+        run.load(folder)
+
+
 def test_a_config_with_aliases_is_refused(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes(GARBAGE["yaml bomb"])
     with pytest.raises(UserError, match="aliases"):

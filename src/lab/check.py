@@ -70,15 +70,7 @@ def check(cfg: DictConfig) -> None:
     """
     refuse(cfg)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
-    facts: set[str] = set()
-    for key, target, node in _calls(cfg):
-        try:
-            function = locate(target) if isinstance(target, str) else target
-        except ImportError as error:
-            problems.append(f"{key}._target_={target}: {one_line(error)}")
-            continue
-        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
-        problems += wrong_arguments(key, function, node, facts)
+    problems += wrong_calls(cfg)
     problems += _unwritable(Path(cfg.log_dir))
     problems += refusals(cfg)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
@@ -93,6 +85,19 @@ def check(cfg: DictConfig) -> None:
         problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
     if problems:
         fail(problems)
+
+
+def wrong_calls(cfg: DictConfig) -> Iterator[str]:
+    """Whatever in a config does not fit the signatures of the classes that it names."""
+    facts: set[str] = set()
+    for key, target, node in _calls(cfg):
+        try:
+            function = locate(target) if isinstance(target, str) else target
+        except ImportError as error:
+            yield f"{key}._target_={target}: {one_line(error)}"
+            continue
+        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
+        yield from wrong_arguments(key, function, node, facts)
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

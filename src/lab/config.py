@@ -312,7 +312,6 @@ def quiet() -> None:
         "The `srun` command is available on your system",  # which is no reason to use it
         "Be aware that when using `ckpt_path`",  # early_stopping may be changed to null
         "You requested to overfit but enabled train dataloader shuffling",
-        "Be aware that when using `ckpt_path`, callbacks",  # early_stopping=null leaves out one that there was
         "The AccumulateGrad node's stream does not match",  # Lightning makes DDP on a stream of its own
         "Glyph .* missing from font",  # of a picture that names things in a script which no font here has
     ):

@@ -59,7 +59,9 @@ class Metrics(Logger):
 
 def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any]) -> None:
     """Every override of a run, with its scores, for TensorBoard's table of hyperparameters."""
-    values = {key: parsed(text) for key, text in read_run(folder).overrides.items()}
+    overrides = {key: parsed(text) for key, text in read_run(folder).overrides.items()}
+    words = {True: "true", False: "false", None: "null"}  # TensorBoard shows 1.0 for true, and no column for None
+    values = {key: words[v] if v is None or isinstance(v, bool) else v for key, v in overrides.items()}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
     best = {f"best/{results['best']['metric']}": results["best"]["value"]}
     for logger in trainer.loggers:

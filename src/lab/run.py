@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
 from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
@@ -38,12 +39,12 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import parameters
+from lab.check import parameters, wrong_calls
 from lab.checkpoints import CheckpointIO
-from lab.config import fail, overrides, unknown
+from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
 from lab.errors import Pruned, RunError, UserError
-from lab.folder import BEST, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
+from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
@@ -257,13 +258,36 @@ def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
+    for problem in wrong_calls(cfg):
+        raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
     data = build_data(cfg)
-    data.facts = data.Facts(**read_json(folder / FACTS, *(field.name for field in fields(data.Facts))))
+    data.facts = read_facts(data, folder)
     own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
     assert isinstance(own, DictConfig)
-    task = build_task(own, data.facts)
+    try:
+        task = build_task(own, data.facts)
+    except InstantiationException as error:
+        raise UserError(
+            f"error: {folder}: its net can't be built from {CONFIG} and {FACTS}: {one_line(error.__cause__ or error)}"
+        ) from error
     restore(task, folder)
     return cfg, data, task.eval()
+
+
+def read_facts(data: Data, folder: Path) -> Any:
+    """What a run knows of its data.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    content = read_json(folder / FACTS, *(field.name for field in fields(data.Facts)))
+    try:
+        TypeAdapter(data.Facts).validate_python(content, strict=False)
+        return data.Facts(**content)
+    except (ValueError, TypeError) as error:  # pydantic's is the former
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise UserError(f"error: {folder / FACTS} is damaged: {reason}.") from error
 
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:
@@ -295,7 +319,7 @@ def restore(task: LightningModule, folder: Path) -> None:
     """Give a task the best weights of a run; the averaged ones, where it averaged."""
     try:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
 
 

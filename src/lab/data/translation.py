@@ -17,17 +17,17 @@ from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.data.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
 from lab.inputs import texts as inputs
-from lab.types import Share
+from lab.types import Count, Share
 
 Pair = tuple[str, str]  # a text, and its translation
 
 
 @dataclass(frozen=True)
 class TranslationFacts:
-    vocab_size: int  # of the source
-    target_vocab_size: int
+    vocab_size: Count  # of the source
+    target_vocab_size: Count
     shared_vocabulary: bool
-    max_length: int  # tokens of the longest target in the training split
+    max_length: Count  # tokens of the longest target in the training split
     max_characters: int  # of the longest one elsewhere
     tokenizer: str  # the source's, its JSON
     target_tokenizer: str
