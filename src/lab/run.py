@@ -44,7 +44,18 @@ from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
 from lab.errors import Pruned, RunError, UserError
-from lab.folder import BEST, CONFIG, FACTS, RESULTS, STAMP, check_finished, read_json, write_config, write_json
+from lab.folder import (
+    BEST,
+    CONFIG,
+    FACTS,
+    RESULTS,
+    STAMP,
+    check_finished,
+    expanded,
+    read_json,
+    write_config,
+    write_json,
+)
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
@@ -73,7 +84,7 @@ def settle(cfg: DictConfig) -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     if CONTAINER_CORES.is_file():
-        quota, period = CONTAINER_CORES.read_text().split()  # microseconds of work, in so many
+        quota, period = CONTAINER_CORES.read_text(encoding="utf-8").split()  # microseconds of work, in so many
         cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
@@ -172,6 +183,8 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
     try:
         return instantiate(node, **filled, _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
         if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
             fail([f"{key}: {error.__cause__}"])
         raise
@@ -186,7 +199,7 @@ def create(cfg: DictConfig, facts: Any, folder: Path) -> None:
     cfg.run = None
     root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
     if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+        cfg.data.root = str(expanded(cfg.data.root).absolute())
     try:
         write_json(folder / FACTS, asdict(facts))
         write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})

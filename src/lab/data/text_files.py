@@ -12,6 +12,7 @@ from lab.data.split import split_folders
 from lab.data.table import SUFFIXES, read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.errors import UserError
+from lab.folder import expanded
 from lab.types import Share
 
 SPLITS = ("train", "val", "test")
@@ -98,7 +99,7 @@ class TextFolder(TextData):
 def existing(root: str | None, kind: str) -> Path:
     if root is None:
         raise UserError(f"data.root: say which {kind} holds your texts, with data.root=PATH.")
-    path = Path(root).expanduser()
+    path = expanded(root)
     if not path.exists():
         raise UserError(f"data.root: {path} is not there.")
     return path

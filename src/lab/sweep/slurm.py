@@ -73,7 +73,8 @@ class Slurm(Launcher):
         names = [f"--job-name={_name(job)}", f"--output={str(job.log.absolute()).replace('%', '%%')}"]
         result = subprocess.run(
             ["sbatch", "--parsable", *self.options, *names],
-            input=f"#!/bin/bash\n{script}\n", env=without_slurm() | job.environ, capture_output=True, text=True,
+            input=f"#!/bin/bash\n{script}\n", env=without_slurm() | job.environ, capture_output=True, encoding="utf-8",
+            errors="replace",
         )  # fmt: skip
         if result.returncode == 0:
             job.id = int(result.stdout.partition(";")[0])
@@ -90,7 +91,7 @@ class Slurm(Launcher):
         self.looked = monotonic()
         command = ["squeue", "--me", "--noheader", "--format=%i|%T %r|%j"]
         try:
-            result = subprocess.run(command, capture_output=True, text=True)
+            result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return "there is no SLURM here"
         if result.returncode:
