@@ -188,6 +188,12 @@ class Data(L.LightningDataModule):
             fractions: the share of every class that goes to a part.
             group: of each sample; no two parts have samples of the same.
         """
+        drawn = " and ".join(fractions)
+        if self.cv is not None and self.fold is not None:
+            self.report.find(f"fold {self.fold} of {self.cv} is the test split; the others train and validate")
+        elif drawn:
+            whole = ", groups whole" if group else ""
+            self.report.find(f"no {drawn} split: drawn from train{whole}")
         split = partial(grouped_split, group=group) if group else stratified_split
         if self.cv is None or self.fold is None:
             parts = split(label, fractions, self.split_seed)

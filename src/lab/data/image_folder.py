@@ -114,7 +114,7 @@ class ImageFolder(ImageData):
         number = sum(map(len, paths.values()))
         self.report.find(f"{number:,} images in {described(folders, root)}")
         for what, found in strays(folders, root).items():
-            self.report.leave_out(what, [_relative(path, root) for path in found])
+            self.report.leave_out(what, [_relative(path, root) for path in found], is_minor=True)
 
     def _without_unreadable(self, paths: dict[str, list[str]], root: Path) -> dict[str, list[str]]:
         """Raises UserError: some can't be decoded; all of them are named."""

@@ -77,8 +77,8 @@ class ImageData(Data):
             _check_labels(name, _labels(split), class_names)
         contents = {name: _contents(split) for name, split in splits.items()}
         labels = {name: _labels(split).tolist() for name, split in splits.items()}
-        self.report.count_classes(labels, class_names)
         self.report.describe(contents, self.names)
+        self.report.count_classes(labels, class_names)
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
             num_classes=len(class_names),

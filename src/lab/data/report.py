@@ -10,10 +10,11 @@ from itertools import combinations
 from torch import Tensor
 
 from lab.display import printable
+from lab.folder import DATA_REPORT
 
-REPORT = "data_report.txt"  # in a run's folder
 NUM_CLASSES, NUM_LINES, NUM_EXAMPLES = 5, 3, 20  # of the short report; examples of what was left out in the full one
 WIDTH = 12
+ALL = f"lab data, or {DATA_REPORT} in the run's folder"
 WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -27,6 +28,7 @@ class LeftOut:
     what: str  # such as "images that can't be read"
     count: int
     examples: list[str]
+    is_minor: bool = False  # it was no sample
 
 
 @dataclass
@@ -42,12 +44,12 @@ class DataReport:
     def find(self, what: str) -> None:
         self.found.append(f"{'found':<{WIDTH}} {what}")
 
-    def leave_out(self, what: str, names: Iterable[object], count: int | None = None) -> None:
+    def leave_out(self, what: str, names: Iterable[object], count: int | None = None, is_minor: bool = False) -> None:
         """Note what is not used, by the names of some of it."""
         examples = [printable(name) for name in names]
         number = len(examples) if count is None else count
         if number:
-            self.left_out.append(LeftOut(what, number, examples[:NUM_EXAMPLES]))
+            self.left_out.append(LeftOut(what, number, examples[:NUM_EXAMPLES], is_minor))
 
     def describe(self, contents: dict[str, list[bytes]], names: dict[str, Sequence[str]]) -> None:
         """Count the samples, and those that two splits share.
@@ -81,7 +83,7 @@ class DataReport:
                 named = ", ".join(map(_short, lacking[:NUM_CLASSES]))
                 self.warnings.append(
                     f"{split} has no sample of {named}{rest}"
-                    + (": they have no score of their own" if split == "test" else "")
+                    + (", and gives no score for it" if split == "test" else "")
                 )
 
     def cut(self, lengths: Sequence[Tensor], max_length: int) -> None:
@@ -102,11 +104,11 @@ class DataReport:
     def short(self) -> str:
         """At most a dozen lines, for the screen."""
         lines = self.found[:NUM_LINES]
+        losses = sorted(self.left_out, key=lambda each: each.is_minor)
         lines = [*lines, *(self._split(split, NUM_CLASSES) for split in self.samples)]
-        for title, items in (("warning", self.warnings), ("left out", [_counted(each) for each in self.left_out])):
-            lines += [f"{title:<{WIDTH}} {item}" for item in items[:2]]
-            if len(items) > 2:
-                lines.append(f"{title:<{WIDTH}} {len(items) - 2} more; all in {REPORT}")
+        for title, items in (("warning", self.warnings), ("left out", list(map(_counted, losses)))):
+            shown = items if len(items) <= NUM_LINES else [*items[: NUM_LINES - 1], f"{len(items) - 2} more: {ALL}"]
+            lines += [f"{title:<{WIDTH}} {item}" for item in shown]
         return "\n".join(map(printable, lines))
 
     def full(self) -> str:
@@ -151,7 +153,7 @@ def fingerprint(
 
 
 def _counted(each: LeftOut) -> str:
-    return f"{each.count:,} {each.what}"
+    return f"{each.count:,} × {each.what}"
 
 
 def _short(text: object, most: int = 30) -> str:

@@ -168,8 +168,8 @@ class TextData(Data):
         )
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         encoded = {name: _encoded(split, tokens) for name, split in splits.items()}
-        self.report.count_classes(labels, class_names)
         self.report.describe(contents, self.names)
+        self.report.count_classes(labels, class_names)
         self.report.cut([texts.sequences["token"].length for texts in encoded.values()], self.max_length)
         self.report.warn_of_words(splits["train"].text, None if self.tokenizer else self.tokens)
         return dict(encoded), facts

@@ -98,7 +98,7 @@ class TextTable(TextData):
         if "" in label:
             raise UserError(f"data: {places[label.index('')]} has no {columns['label']}.")
         header = "without a header" if isinstance(columns["text"], int) else "with a header"
-        name = f" in {path.name}" if Path(self.root or "").is_dir() else ""
+        name = f" in {path.name}" if self.root and existing(self.root, "file").is_dir() else ""
         self.report.find(f"{len(places):,} rows{name}, {header}")
         stripped = [cell for cell, own in zip(of["label"], label, strict=True) if cell != own]
         self.report.leave_out(
@@ -116,7 +116,7 @@ class TextTable(TextData):
                 f"data.root: {root} has {names}; expected one train.*, of {', '.join(SUFFIXES)}; val.*, test.*."
             )
         others = [path.name for path in sorted(root.iterdir()) if path not in found.values()]
-        self.report.leave_out("other files and folders beside the tables of the splits", others)
+        self.report.leave_out("other files and folders beside the tables of the splits", others, is_minor=True)
         return found
 
 
@@ -141,7 +141,7 @@ class TextFolder(TextData):
         rows = {name: self._read(path, root) for name, path in folders.items()}
         self.report.find(f"{sum(map(len, rows.values())):,} text files in {described(folders, root)}")
         for what, found in strays(folders, root).items():
-            self.report.leave_out(what, [path.relative_to(root) for path in found])
+            self.report.leave_out(what, [path.relative_to(root) for path in found], is_minor=True)
         return _labelled(rows, self)
 
     def _read(self, folder: Path, root: Path) -> Rows:

@@ -162,9 +162,9 @@ def related(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _numbered(texts: Sequence[str]) -> np.ndarray:
-    """A number for each text, the same for the same; an array of texts would hold each as long as the longest."""
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(text, len(number)) for text in texts])
+    """A number for each text, in their order. An array of texts would hold each in as much memory as the longest."""
+    number = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return np.array([number[text] for text in texts])
 
 
 def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
