@@ -25,7 +25,8 @@ SWEEP = "sweep.json"  # in a sweep's folder: what it was asked for, and the keys
 PREDICTIONS = "test_predictions.csv"  # by the best weights
 FIGURES, DIFF, LOCK = "figures", "git.diff", ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-HALF_MADE = (LOCK, FACTS, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
+DATA_REPORT = "data_report.txt"  # what was found, used and left out
+HALF_MADE = (LOCK, FACTS, DATA_REPORT, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
 DEEPEST = 50  # brackets inside each other in a config
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 

@@ -47,6 +47,7 @@ from lab.errors import Pruned, RunError, UserError
 from lab.folder import (
     BEST,
     CONFIG,
+    DATA_REPORT,
     FACTS,
     RESULTS,
     STAMP,
@@ -55,6 +56,7 @@ from lab.folder import (
     read_json,
     write_config,
     write_json,
+    write_text,
 )
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
@@ -190,7 +192,7 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         raise
 
 
-def create(cfg: DictConfig, facts: Any, folder: Path) -> None:
+def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     """Make a folder a run's: what is known of its data, its stamp, and last its config.
 
     Raises:
@@ -201,8 +203,9 @@ def create(cfg: DictConfig, facts: Any, folder: Path) -> None:
     if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
         cfg.data.root = str(expanded(cfg.data.root).absolute())
     try:
-        write_json(folder / FACTS, asdict(facts))
-        write_json(folder / STAMP, stamp(folder, overrides()) | {"data": facts.fingerprint})
+        write_json(folder / FACTS, asdict(data.facts))
+        write_text(folder / DATA_REPORT, data.report.full())
+        write_json(folder / STAMP, stamp(folder, overrides()) | {"data": data.facts.fingerprint})
         write_config(folder, cfg)  # last: a folder that has it is a run
     except OSError as error:
         raise RunError(
@@ -262,17 +265,25 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     save("finished")
 
 
-def load(folder: str | Path) -> tuple[DictConfig, Data, LightningModule]:
+def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, LightningModule]:
     """Config, data and trained task of a finished run; the data is not read before its `setup`.
 
+    Args:
+        folder: the run's.
+        root: where its data is now, in place of where it was.
+
     Raises:
-        UserError: the folder is not that of a finished run.
+        UserError: the folder is not that of a finished run, or its data has no root.
     """
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
     for problem in wrong_calls(cfg):
         raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
+    if root is not None:
+        if "root" not in cfg.data:
+            fail([f"data.root={root}: the data of {folder} is in no folder; leave it out."])
+        cfg.data.root, cfg.data.tiny = str(root), False
     data = build_data(cfg)
     data.facts = read_facts(data, folder)
     own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
