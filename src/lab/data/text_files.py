@@ -78,7 +78,7 @@ class TextTable(TextData):
 
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         if self.tiny:
-            table = {"text": "text", "label": "label", "split": None, "group": None}
+            table: dict[str, str | int | None] = {"text": "text", "label": "label", "split": None, "group": None}
             return _labelled({"train": self._read(tiny_text.table(), table)[0]}, self)
         root = existing(self.root, "file")
         if root.is_dir():
@@ -146,7 +146,9 @@ class TextFolder(TextData):
         return _labelled(rows, self)
 
     def _read(self, folder: Path, root: Path) -> Rows:
-        paths, label, others = [], [], []
+        paths: list[Path] = []
+        label: list[str] = []
+        others: list[Path] = []
         for name in class_folders(folder):
             files = list(files_below(folder / name))
             texts = [path for path in files if path.suffix.lower() == ".txt"]
