@@ -52,6 +52,7 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
+    expanded,
     read_json,
     write_config,
     write_json,
