@@ -14,6 +14,7 @@ from lab import checkpoints, config, report, resume, run, train
 from lab.allow import read_config, refuse
 from lab.errors import UserError
 from lab.folder import read_json, read_metrics, refuse_links
+from lab.loggers import Metrics
 from lab.runs.index import read
 
 DEEP = 100_000
@@ -95,6 +96,12 @@ def test_the_wrong_entry_is_named(name, content, problem, tmp_path):
         read_json(tmp_path / name)
 
 
+def test_a_table_of_metrics_without_rows_is_whole(tmp_path):
+    """A run may be stopped before it has logged anything."""
+    Metrics(tmp_path).save()
+    assert Metrics(tmp_path, 3).rows == read_metrics(tmp_path / "metrics.csv") == []
+
+
 @pytest.mark.parametrize("key", [*checkpoints.NEEDED, *(f"last.{key}" for key in checkpoints.NEEDED_LAST)])
 def test_a_checkpoint_that_lacks_an_entry_is_refused(key, finished):
     content = torch.load(finished / "last.ckpt", weights_only=True)
@@ -141,6 +148,42 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, finished, tmp_path)
 def test_a_config_writes_to_its_run_alone(node):
     with pytest.raises(UserError, match="outside of the run's folder|belongs under"):
         refuse(OmegaConf.create(node))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_classes": -1}, "num_classes: "),
+        ({"num_classes": 10**9}, "num_classes: "),
+        ({"num_classes": 9}, "10 class_names for 9 classes"),
+        ({"image_size": "8"}, "can't be built|image_size: "),
+        ({"mean": []}, "mean, std and patch_covariance are not of 1 channels"),
+        ({"mean": ["x"]}, "mean.0: "),
+        ({"std": [0]}, "std.0: "),
+        ({"more": 1}, "unexpected keyword argument"),
+        ({"class_names": 3}, "class_names: "),
+        ({"num_samples": None}, "num_samples: "),
+    ],
+)
+def test_facts_that_no_data_has_are_refused(change, problem, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(facts | change))
+    with pytest.raises(UserError, match=problem):
+        run.load(folder)
+
+
+@pytest.mark.parametrize(
+    "line", ["net.widths=x", "net.widths=[-1]", "net.depth=3", "optimizer.lr=x", "data.batch_size=0"]
+)
+def test_a_loaded_config_is_checked_as_a_typed_one(line, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    key, _, value = line.partition("=")
+    OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x, force_add=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    with pytest.raises(UserError, match="config.yaml is damaged: (net|optimizer|data)"):
+        run.load(folder)
 
 
 def test_a_config_with_aliases_is_refused(finished, tmp_path):

@@ -66,7 +66,7 @@ def test_runs_are_listed_selected_and_sorted(table):
 @pytest.mark.usefixtures("logs")
 def test_groups_have_mean_deviation_and_number(table):
     rows = {row["net"]: row for row in table("--group-by", "net")}
-    assert rows["mlp"]["best"] == "0.9200 ± 0.0200"
+    assert rows["mlp"]["val/acc"] == "0.9200 ± 0.0200"
     assert rows["mlp"]["n"] == "3", "the failed one counts"
     assert rows["cnn"]["test/acc"] == "0.9567 ± 0.0208"
 
@@ -76,7 +76,7 @@ def test_two_are_compared_and_seeds_are_paired(capsys):
     main(["compare", "x/mlp", "x/cnn"])
     said = capsys.readouterr().out
     assert re.search(r"^net.name +mlp +cnn$", said, re.M)
-    assert "best: +0.0467 ± 0.0033 over 3 pairs, p = 0.00506" in said
+    assert "val/acc: +0.0467 ± 0.0033 over 3 pairs, p = 0.00506" in said
     main(["compare", "x", "x/cnn"])
     assert "x has several runs of one seed" in capsys.readouterr().out
     main(["best"])

@@ -43,7 +43,7 @@ CLASSES = {
 }
 GROUPS = {  # where in a config lab's own may stand
     "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.nets.": ("net",), "lab.tasks.": ("task",),
-    "lab.sweep.": ("sweep", "launcher"), "optuna.": ("sweep",), "lightning.Trainer": ("trainer",),
+    "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
 PLACES = (  # arguments that say where an object writes

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUse
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
+from lab.refusals import refusals
 from lab.types import Fraction
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -69,17 +70,9 @@ def check(cfg: DictConfig) -> None:
     """
     refuse(cfg)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
-    facts: set[str] = set()
-    for key, target, node in _calls(cfg):
-        try:
-            function = locate(target) if isinstance(target, str) else target
-        except ImportError as error:
-            problems.append(f"{key}._target_={target}: {one_line(error)}")
-            continue
-        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
-        problems += wrong_arguments(key, function, node, facts)
+    problems += wrong_calls(cfg)
     problems += _unwritable(Path(cfg.log_dir))
-    problems += _without_a_best(cfg)
+    problems += refusals(cfg)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
         problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
     if cfg.fold is not None and not problems and cfg.fold >= (cfg.cv or 0):
@@ -92,6 +85,19 @@ def check(cfg: DictConfig) -> None:
         problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
     if problems:
         fail(problems)
+
+
+def wrong_calls(cfg: DictConfig) -> Iterator[str]:
+    """Whatever in a config does not fit the signatures of the classes that it names."""
+    facts: set[str] = set()
+    for key, target, node in _calls(cfg):
+        try:
+            function = locate(target) if isinstance(target, str) else target
+        except ImportError as error:
+            yield f"{key}._target_={target}: {one_line(error)}"
+            continue
+        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
+        yield from wrong_arguments(key, function, node, facts)
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -176,22 +182,6 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
         if reasons:
             expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
             yield f"{key}={value}: {expected}".replace("input should", "should")
-
-
-def _without_a_best(cfg: DictConfig) -> Iterator[str]:
-    """A run ends in the test of its best weights; these leave none, or what Lightning refuses when it is too late."""
-    if cfg.trainer.get("fast_dev_run"):
-        yield "trainer.fast_dev_run: it keeps no checkpoint; debug=two_batches goes through every stage"
-    if cfg.trainer.get("enable_checkpointing") is False:
-        yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
-    if (
-        cfg.trainer.get("gradient_clip_val")
-        and str(cfg.trainer.precision).endswith("-mixed")
-        and cfg.optimizer.get("fused")
-    ):
-        yield "trainer.gradient_clip_val: not with mixed precision and a fused optimizer; optimizer.fused=false"
-    if cfg.trainer.get("limit_val_batches") == 0:
-        yield "trainer.limit_val_batches=0: the best weights are chosen by validation"
 
 
 def _unwritable(log_dir: Path) -> Iterator[str]:

@@ -19,7 +19,13 @@ NEEDED: dict[str, type] = {  # to resume, and their types
     "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int,
     "global_step": int, "epoch_so_far": list, "last": dict,
 }  # fmt: skip
-NEEDED_LAST: dict[str, type] = {"batches_that_stepped": int, "batches_ready": int, "fitted": bool, "end": list}
+NEEDED_LAST: dict[str, type] = {
+    "batches_that_stepped": int,
+    "batches_ready": int,
+    "fitted": bool,
+    "end": list,
+    "validated": dict,
+}
 
 
 class CheckpointIO(TorchCheckpointIO):

@@ -310,6 +310,7 @@ def quiet() -> None:
         "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler begins where it ended
         "It is recommended to use `self.log\\(.*sync_dist=True",  # the metrics are those of all processes already
         "The `srun` command is available on your system",  # which is no reason to use it
+        "Be aware that when using `ckpt_path`",  # early_stopping may be changed to null
         "You requested to overfit but enabled train dataloader shuffling",
         "The AccumulateGrad node's stream does not match",  # Lightning makes DDP on a stream of its own
         "Glyph .* missing from font",  # of a picture that names things in a script which no font here has

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from lab.folder import SWEEP, read_json, read_metrics, replaced
-from lab.runs.index import read_run
+from lab.folder import read_metrics, replaced
+from lab.runs.index import parsed, read_run
 
 
 class Metrics(Logger):
@@ -45,7 +45,7 @@ class Metrics(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        names = dict.fromkeys(name for row in self.rows for name in row)
+        names = dict.fromkeys(["step", *(name for row in self.rows for name in row)])
         with replaced(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
@@ -58,18 +58,20 @@ class Metrics(Logger):
 
 
 def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any]) -> None:
-    """What was typed for a run, in a sweep only what is varied; TensorBoard shows it beside what came of it."""
-    run = read_run(folder)
-    sweep = folder.parent / SWEEP
-    keys = read_json(sweep, "varied")["varied"] if sweep.exists() else run.overrides
-    values = {key: run.value(key) for key in keys if key in run.overrides}
+    """Every override of a run, with its scores, for TensorBoard's table of hyperparameters."""
+    overrides = {key: parsed(text) for key, text in read_run(folder).overrides.items()}
+    words = {True: "true", False: "false", None: "null"}  # TensorBoard shows 1.0 for true, and no column for None
+    values = {key: words[v] if v is None or isinstance(v, bool) else v for key, v in overrides.items()}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
     best = {f"best/{results['best']['metric']}": results["best"]["value"]}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_metrics(best, trainer.global_step)
-            with contextlib.suppress(OSError):  # which log_metrics has said
-                for summary in hparams(values, best | test | results["last"]):  # curves have all but the best
+            with contextlib.suppress(OSError):  # log_metrics has reported it
+                # The first summary would be the columns for all runs below --logdir, of whichever run is read first.
+                # Without it, TensorBoard collects the columns from all runs.
+                _, *session = hparams(values, best | test | results["last"])
+                for summary in session:
                     logger.experiment._get_file_writer().add_summary(summary)
             logger.finalize("success")  # what is not written yet is lost when a sweep's job ends
         else:

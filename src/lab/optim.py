@@ -1,12 +1,12 @@
 """The optimizers and schedules that torch does not have."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Muon, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from lab.errors import UserError
 from lab.types import Fraction
@@ -92,6 +92,35 @@ class BiasSGD(SGD):
             },
         ]
         super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=True, fused=fused)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    total_steps: int,
+    pct_start: float = 0.3,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    cycle_momentum: bool = False,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    three_phase: bool = False,
+) -> LRScheduler:
+    """Torch's OneCycleLR; each group of parameters goes up to its own learning rate, not all to the same."""
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    return OneCycleLR(
+        optimizer,
+        peaks,
+        total_steps,
+        pct_start=pct_start,
+        anneal_strategy=anneal_strategy,
+        cycle_momentum=cycle_momentum,
+        base_momentum=base_momentum,
+        max_momentum=max_momentum,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        three_phase=three_phase,
+    )
 
 
 def triangle(

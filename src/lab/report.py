@@ -25,8 +25,8 @@ from lab.folder import (
     write_text,
 )
 from lab.runs.index import Run, read_run
-from lab.runs.main import rows_of
-from lab.runs.table import Row, shown
+from lab.runs.rows import headings, rows_of
+from lab.runs.table import Row, headed, shown
 
 HELP = """lab report run=FOLDER [run=FOLDER ...] [output=FILE] [log_dir=logs]
 
@@ -89,7 +89,8 @@ def page(folders: Sequence[Path]) -> str:
 
 
 def _scores(runs: Sequence[Run]) -> list[Row]:
-    return [{**row, "commit": run.commit} for row, run in zip(rows_of(runs), runs, strict=True)]
+    rows = headed(rows_of(runs), headings(runs))
+    return [{**row, "commit": run.commit} for row, run in zip(rows, runs, strict=True)]
 
 
 def _differences(folders: Sequence[Path]) -> list[Row]:

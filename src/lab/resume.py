@@ -21,7 +21,7 @@ from lab.stop import slurm_job
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
-    "data.root",     "checkpoint.every_n_steps", "checkpoint.every_n_minutes",
+    "data.root", "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes",
 )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
 def finished(folder: Path, changes: dict[str, Any]) -> float | None:
     """The best value of a run that has nothing left to do."""
     results = read_json(folder / RESULTS, "status") if (folder / RESULTS).exists() else {}
-    if results.get("status") != "finished" or any(key.startswith("trainer.max_") for key in changes):
+    longer = any(key.startswith(("trainer.max_", "early_stopping")) for key in changes)
+    if results.get("status") != "finished" or longer:
         return None
     return results["best"]["value"]
 

@@ -15,19 +15,22 @@ from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
 )
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
 from lab import checkpoints, seconds
 from lab.allow import instantiate, locate, read_config
+from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
+from lab.callbacks.early import Early
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
+from lab.callbacks.lines import Lines
 from lab.callbacks.outputs import Outputs
 from lab.callbacks.parity import Parity
 from lab.callbacks.progress import ProgressBar
@@ -35,13 +38,14 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import parameters
+from lab.check import parameters, wrong_calls
 from lab.checkpoints import CheckpointIO
-from lab.config import fail, overrides, unknown
+from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
 from lab.errors import Pruned, RunError, UserError
 from lab.folder import (
     BEST,
+    CONFIG,
     DATA_REPORT,
     FACTS,
     RESULTS,
@@ -55,6 +59,7 @@ from lab.folder import (
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
+from lab.summary import stopped
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
@@ -87,8 +92,9 @@ def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None) -> Data:
     """The data of a config, read and split; `inherited` are the facts of the run whose weights are gone on from."""
     data = build_data(cfg)
     data.inherited = inherited or {}
-    data.prepare_data()
-    data.setup("fit")
+    with seconds.announced("Reading the data"):
+        data.prepare_data()
+        data.setup("fit")
     return data
 
 
@@ -114,8 +120,9 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     metric, mode = cfg.monitor.metric, cfg.monitor.mode
     callbacks: list[Callback] = [
         BestCheckpoint(folder, metric, mode),
-        Last(folder, **cfg.checkpoint),
+        Last(folder, ends(cfg), **cfg.checkpoint),
         StepSeed(cfg.seed),
+        *([Accumulation()] if cfg.trainer.accumulate_grad_batches > 1 else []),
         Guard(folder, cfg.not_finite),
         LearningRateMonitor(),
         Timer(),
@@ -123,10 +130,10 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         *_own_callbacks(cfg, folder),
         Parity(cfg),
     ]
-    if cfg.trainer.enable_progress_bar:
-        callbacks.append(ProgressBar())
+    bar = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
+    callbacks.append(ProgressBar() if bar else Lines())
     if cfg.early_stopping is not None:
-        callbacks.append(EarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
+        callbacks.append(Early(metric, patience=cfg.early_stopping, mode=mode))
     if TRIAL in os.environ:
         callbacks.append(Pruning(metric))
     if cfg.ema is not None:
@@ -137,7 +144,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
-    trainer: Trainer = instantiate(cfg.trainer, **own, default_root_dir=str(folder))
+    trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
@@ -155,6 +162,11 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
             refuse_place(callback, name)
             keep_inside(callback, folder / "checkpoints" / str(name))
         yield callback
+
+
+def ends(cfg: DictConfig) -> list[Any]:
+    """All that decides when a training ends: one that has ended does so again unless one of these has changed."""
+    return [cfg.trainer.max_epochs, cfg.trainer.max_steps, str(cfg.trainer.max_time), cfg.early_stopping]
 
 
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
@@ -242,6 +254,8 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
         yield results
     except SystemExit as error:  # asked for: see `Stop`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
+        if trainer.is_global_zero and not isinstance(error, Pruned):
+            print(stopped(folder, error.code), flush=True)
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -263,17 +277,46 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
+    for problem in wrong_calls(cfg):
+        raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
     if root is not None:
         if "root" not in cfg.data:
             fail([f"data.root={root}: the data of {folder} is in no folder; leave it out."])
         cfg.data.root, cfg.data.tiny = str(root), False
     data = build_data(cfg)
-    data.facts = data.Facts(**read_json(folder / FACTS, *(field.name for field in fields(data.Facts))))
+    data.facts = read_facts(data, folder)
     own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
     assert isinstance(own, DictConfig)
-    task = build_task(own, data.facts)
+    try:
+        task = build_task(own, data.facts)
+    except InstantiationException as error:
+        raise UserError(
+            f"error: {folder}: its net can't be built from {CONFIG} and {FACTS}: {one_line(error.__cause__ or error)}"
+        ) from error
     restore(task, folder)
     return cfg, data, task.eval()
+
+
+def read_facts(data: Data, folder: Path) -> Any:
+    """What a run knows of its data.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    content = read_json(folder / FACTS, *(field.name for field in fields(data.Facts)))
+    try:
+        TypeAdapter(data.Facts).validate_python(content, strict=False)
+        return data.Facts(**content)
+    except (ValueError, TypeError) as error:  # pydantic's is the former
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise UserError(f"error: {folder / FACTS} is damaged: {reason}.") from error
+
+
+def last_metrics(trainer: Trainer) -> dict[str, float]:
+    """Those of the latest validation of the training, which may have been before the run was resumed."""
+    (last,) = (callback for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
+    return last.validated
 
 
 def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path, metric: str) -> float:
@@ -299,7 +342,7 @@ def restore(task: LightningModule, folder: Path) -> None:
     """Give a task the best weights of a run; the averaged ones, where it averaged."""
     try:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
 
 

@@ -1,6 +1,12 @@
 """Where a job's time goes: the laps of a stopwatch that starts at the keystroke. Nothing heavy is imported here."""
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+PATIENCE = 2.0  # seconds that a stage may take without a word
 
 laps: dict[str, float] = {}
 _start = _last = time.monotonic()
@@ -29,3 +35,21 @@ def restart() -> None:
     global _start, _last
     laps.clear()
     _start = _last = time.monotonic()
+
+
+@contextmanager
+def announced(stage: str) -> Iterator[None]:
+    """Say what takes more than two seconds, and in the end how long it took; not on a terminal, which has bars."""
+    if sys.stderr.isatty():
+        yield
+        return
+    begin = time.monotonic()
+    timer = Timer(PATIENCE, lambda: print(f"{stage} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if (passed := time.monotonic() - begin) >= PATIENCE:
+        print(f"{stage}: {passed:.0f} s", file=sys.stderr, flush=True)

@@ -1,11 +1,17 @@
 """What is printed: for people."""
 
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
+
+from lab.display import printable
+from lab.folder import LAST
+
+WIDEST, WIDTH = 24, 100  # characters of a class's name, and of a line
 
 
 def opening(trainer: Trainer, folder: Path, step: int) -> str:
@@ -26,12 +32,30 @@ def summary(results: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def table(metrics: dict[str, float], num_columns: int = 5) -> str:
+def stopped(folder: Path, code: Any) -> str:
+    """By which signal a run was stopped, what is kept of it, and the command that resumes it."""
+    name = signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else f"exit code {code}"
+    kept = f"{folder / LAST} is kept" if (folder / LAST).exists() else "no step is kept: the first was not finished"
+    return f"Stopped by {name}; {kept}. To resume:\nlab train {shlex.quote(f'run={folder}')}"
+
+
+def duration(seconds: float) -> str:
+    """In words that suit its size."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def table(metrics: dict[str, float]) -> str:
     """One metric a line; those of the form a/b/c, one for each class, side by side below."""
     single = {name: value for name, value in metrics.items() if name.count("/") < 2}
-    each = [f"{name.split('/', 2)[2][:12]:>12} {value:.3f}" for name, value in metrics.items() if name not in single]
+    each = {printable(name.split("/", 2)[2]): value for name, value in metrics.items() if name not in single}
+    width = min(WIDEST, max(map(len, each), default=0))
+    cells = [f"{name[:width]:>{width}} {value:.3f}" for name, value in each.items()]
+    num_columns = max(1, min(5, WIDTH // (width + 8)))
     lines = [f"{name:<12} {value:.4f}" for name, value in sorted(single.items())]
     if each:
         lines.append("each class's accuracy")
-    lines += ["  ".join(each[i : i + num_columns]) for i in range(0, len(each), num_columns)]
+    lines += ["  ".join(cells[i : i + num_columns]) for i in range(0, len(cells), num_columns)]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from lab.data.base import Data
 from lab.folder import CONFIG
 from lab.launch import processes
 from lab.loggers import log_hyperparameters
+from lab.refusals import check_lengths, check_resumable
 from lab.stop import stop
 from lab.summary import opening, summary
 
@@ -34,6 +35,8 @@ def main(cfg: DictConfig) -> float:
             if (best := resume.finished(folder, changes)) is not None:
                 print(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
                 return best
+            if resume.has_begun(folder):
+                check_resumable(cfg)
         check(cfg)
         run.settle(cfg)
         data, task = parts(cfg, folder)
@@ -68,8 +71,10 @@ def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)
+    check_lengths(cfg, data)
     if not resume.has_begun(folder):
-        data.initialize(task.net)  # type: ignore[arg-type]
+        with seconds.announced("Initializing the net from the data"):
+            data.initialize(task.net)  # type: ignore[arg-type]
         resume.start_from(cfg, task)
     return data, task
 
@@ -84,12 +89,13 @@ def train(
     with run.recorded(folder, trainer) as results, processes(trainer, "rank", str(folder)):
         results["parameters"] = sum(p.numel() for p in task.parameters())
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-        results["last"] = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
         best = run.best_score(trainer, task, data, folder, cfg.monitor.metric)
+        results["last"] = run.last_metrics(trainer)
         results["best"] = {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode, "value": best}
         run.restore(task, folder)
-        results["best"]["metrics"] = run.validate(trainer, task, data)
-        results["test"] = trainer.test(task, data, verbose=False)[0]
+        with seconds.announced("Testing the best weights"):
+            results["best"]["metrics"] = run.validate(trainer, task, data)
+            results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         log_hyperparameters(trainer, folder, results)
         print(summary(results, folder))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
+Count = Annotated[int, Field(gt=0, le=10**6)]  # of classes, tokens, pixels of a side
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]  # of what is not to be empty
 Widths = Annotated[Sequence[PositiveInt], Field(min_length=1)]

@@ -1,5 +1,6 @@
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,21 @@ class Last(Callback):
 
     Args:
         folder: the run's.
+        end: all that decides when the training ends.
         every_n_steps: save after so many optimizer steps too, not only after each epoch.
         every_n_minutes: the same, by the clock.
     """
 
     def __init__(
-        self, folder: Path, every_n_steps: PositiveInt | None = None, every_n_minutes: PositiveFloat | None = None
+        self,
+        folder: Path,
+        end: Sequence[Any] = (),
+        every_n_steps: PositiveInt | None = None,
+        every_n_minutes: PositiveFloat | None = None,
     ) -> None:
         self.path, self.every_n_steps, self.every_n_minutes = Path(folder) / LAST, every_n_steps, every_n_minutes
+        self.end = list(end)
+        self.validated: dict[str, float] = {}  # the metrics of the latest validation, of the run that is resumed too
         self.fitted = False  # the checkpoint is that of a training which has ended
         self.counters: tuple[int, int] | None = None  # restored, for the loop
 
@@ -49,6 +57,11 @@ class Last(Callback):
     def on_validation_batch_start(self, *_: Any) -> None:
         if stop.overdue():  # what is validated now is validated again
             raise SystemExit(stop.code)
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            metrics = trainer.callback_metrics.items()
+            self.validated = {name: value.item() for name, value in metrics if name.startswith("val/")}
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self.fitted, stop.fitting = True, False
@@ -77,13 +90,15 @@ class Last(Callback):
             "batches_that_stepped": loop._batches_that_stepped,
             "batches_ready": loop.batch_progress.total.ready,
             "fitted": self.fitted,
-            "end": [trainer.max_epochs, trainer.max_steps],
+            "end": self.end,
+            "validated": self.validated,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
         last = checkpoint["last"]
         self.counters = None if last["fitted"] else (last["batches_that_stepped"], last["batches_ready"])
-        if last["fitted"] and last["end"] == [trainer.max_epochs, trainer.max_steps]:
+        self.validated = last["validated"]
+        if last["fitted"] and last["end"] == self.end:
             trainer.should_stop = True  # it may have stopped early, which Lightning forgets
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as TF
@@ -26,22 +26,28 @@ from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
 from lab.errors import UserError
 from lab.inputs.images import Images
-from lab.types import Share
+from lab.types import Count, Share
 
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    num_classes: int
+    num_classes: Count
     class_names: list[str]
-    num_channels: int
-    image_size: int  # pixels of the height and of the width
-    mean: list[float]  # of each channel over the training split, in [0, 1]
-    std: list[float]
-    patch_covariance: list[list[float]]  # (4C, 4C), of normalised 2×2 patches, around zero
+    num_channels: Count
+    image_size: Count  # pixels of the height and of the width
+    mean: list[FiniteFloat]  # of each channel over the training split, in [0, 1]
+    std: list[PositiveFloat]
+    patch_covariance: list[list[FiniteFloat]]  # (4C, 4C), of normalised 2×2 patches, around zero
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all samples and labels
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
+        if {len(self.mean), len(self.std), len(self.patch_covariance) / 4} != {self.num_channels}:
+            raise ValueError(f"mean, std and patch_covariance are not of {self.num_channels} channels")
 
 
 class ImageData(Data):

@@ -18,21 +18,25 @@ from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
 from lab.nets.ngrams import NGramLinear
-from lab.types import Fraction, Share
+from lab.types import Count, Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    num_classes: int
+    num_classes: Count
     class_names: list[str]
-    vocab_size: int
-    max_length: int  # tokens of the longest text that there may be
+    vocab_size: Count
+    max_length: Count  # tokens of the longest text that there may be
     tokenizer: str  # its JSON
     encoder_config: str | None  # the JSON of the pretrained encoder's whose tokenizer it is
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all texts and labels
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
 
 
 @dataclass

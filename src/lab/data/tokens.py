@@ -32,7 +32,10 @@ class Tokens:
     """
 
     def __init__(self, content: str) -> None:
-        self.tokenizer = Tokenizer.from_str(content)
+        try:
+            self.tokenizer = Tokenizer.from_str(content)
+        except Exception as error:  # the library's own
+            raise UserError(f"data: the tokenizer is damaged ({' '.join(str(error).split())[:200]}).") from error
         self.tokenizer.encode_special_tokens = True  # a text that holds "<pad>" holds five characters
         self.vocab_size: int = self.tokenizer.get_vocab_size()
         own = json.loads(content)

@@ -17,17 +17,17 @@ from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.data.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
 from lab.inputs import texts as inputs
-from lab.types import Share
+from lab.types import Count, Share
 
 Pair = tuple[str, str]  # a text, and its translation
 
 
 @dataclass(frozen=True)
 class TranslationFacts:
-    vocab_size: int  # of the source
-    target_vocab_size: int
+    vocab_size: Count  # of the source
+    target_vocab_size: Count
     shared_vocabulary: bool
-    max_length: int  # tokens of the longest target in the training split
+    max_length: Count  # tokens of the longest target in the training split
     max_characters: int  # of the longest one elsewhere
     tokenizer: str  # the source's, its JSON
     target_tokenizer: str
@@ -162,9 +162,9 @@ def related(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _numbered(texts: Sequence[str]) -> np.ndarray:
-    """A number for each text, the same for the same; an array of texts would hold each as long as the longest."""
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(text, len(number)) for text in texts])
+    """A number for each text, in their order. An array of texts would hold each in as much memory as the longest."""
+    number = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return np.array([number[text] for text in texts])
 
 
 def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:

@@ -3,8 +3,10 @@
 import contextlib
 import fnmatch
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from lab.lock import is_held
 
 UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
 INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at any time
+CONDITION = re.compile("([^!=<>]+)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
+ARROWS = {"max": "↑", "min": "↓"}  # whether a larger or a smaller value of a metric is better
+WORDS = {"true": True, "false": False, "null": None}
+SPACE = re.compile(r"\s*([,:\[\]{}])\s*")  # which a list or a mapping may have
+FIELDS = {  # by the names of the table's columns
+    "run": "folder", "status": "status", "seconds": "seconds", "host": "host", "commit": "commit",
+    "params": "parameters", "parameters": "parameters", "why": "error", "error": "error",
+}  # fmt: skip
 
 
 @dataclass
@@ -35,12 +45,14 @@ class Run:
     test: dict[str, float] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
-        """A column: a field of this, an override, `best`, or a test metric."""
+        """An override, `best` or the metric that it is of, a test metric, or what a column of the table shows."""
         if name in self.overrides:
-            return _number(self.overrides[name])
+            return parsed(self.overrides[name])
         if name in ("best", self.best.get("metric")):
             return self.best.get("value")
-        return self.test[name] if name in self.test else getattr(self, name, None)
+        if name == "began":
+            return datetime.fromtimestamp(self.began).isoformat(" ", "minutes")
+        return self.test[name] if name in self.test else getattr(self, FIELDS.get(name, ""), None)
 
 
 def read(logs: Path) -> list[Run]:
@@ -129,24 +141,55 @@ def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[st
         if not stems or any(fnmatch.fnmatch(run.folder, s) or run.folder.startswith(f"{s}/") for s in stems)
     ]  # fmt: skip
     for condition in conditions:
-        sign = next((sign for sign in ("!=", ">=", "<=", "=", ">", "<") if sign in condition), None)
-        if sign is None:
+        parts = CONDITION.fullmatch(condition)
+        if parts is None:
             raise UserError(f"error: where {condition}: a condition is KEY=VALUE, or with !=, >, <, >=, <=")
-        name, _, text = condition.partition(sign)
-        found = [run for run in found if _holds(run.value(name), sign, _number(text))]
+        name, sign, text = parts.groups()
+        if name == "best":
+            name = the_best(found, f"where {condition}")
+        found = [run for run in found if _holds(run.value(name), sign, text)]
     return found
 
 
-def _holds(value: Any, sign: str, other: Any) -> bool:
+def monitored(runs: Sequence[Run]) -> dict[str, str]:
+    """The metrics that choose these runs' best weights, and the arrow of each."""
+    pairs = dict.fromkeys((run.best["metric"], run.best.get("mode", "min")) for run in runs if run.best)
+    names = dict.fromkeys(name for name, _ in pairs)
+    return {name: "".join(ARROWS.get(mode, "") for other, mode in pairs if other == name) for name in names}
+
+
+def the_best(runs: Sequence[Run], what: str) -> str:
+    """The metric that `best` means.
+
+    Raises:
+        UserError: these runs monitor several.
+    """
+    arrows = monitored(runs)
+    if len(arrows) > 1 or any(len(arrow) > 1 for arrow in arrows.values()):
+        several = ", ".join(f"{name} {arrow}" for name, arrow in arrows.items())
+        raise UserError(f"error: {what}: these runs monitor several metrics ({several}); name one, or select runs.")
+    return next(iter(arrows), "best")
+
+
+def _holds(value: Any, sign: str, text: str) -> bool:
+    other = parsed(text)
     if sign in ("=", "!="):
-        return (str(value) == str(other)) == (sign == "=")
-    if not isinstance(value, int | float) or not isinstance(other, int | float):
+        return (value == other or str(value) == text) == (sign == "=")
+    if isinstance(value, str):
+        other = text
+    elif value is None or not isinstance(other, int | float):
         return False
     return {">": value > other, "<": value < other, ">=": value >= other, "<=": value <= other}[sign]
 
 
-def _number(text: str) -> Any:
+def parsed(text: str) -> bool | int | float | str | None:
+    """The value of an override as Hydra understands it, however it was typed: `False` is `false`, `1e-3` is `0.001`."""
+    text = text.strip()
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
-    return text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return SPACE.sub(r"\1", text) if text[:1] in ("[", "{") else text

@@ -12,11 +12,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lab.display import printable
 from lab.errors import RunError, UserError
 from lab.folder import DIFF, FACTS, STAMP, flat, read_bytes, read_config, read_json
 from lab.lock import is_held
-from lab.runs.index import Run, read, select
-from lab.runs.table import FORMATS, Row
+from lab.runs.index import Run, monitored, read, select, the_best
+from lab.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
+from lab.runs.table import FOR_PROGRAMS, FORMATS, headed, terminal, text
 
 HELP = """lab runs [RUN ...]                        a table; RUN is a folder below logs/, or a pattern
 lab runs best [RUN ...]                   the best of them
@@ -24,10 +26,11 @@ lab runs compare A B                      their configs and scores side by side;
 lab runs rerun RUN                        the same again: are its scores the same?
 lab runs archive|rm [RUN ...]             out of the way, or for good; asks first
 
-  where KEY=VALUE ...    of those only: an override, status, best, a test metric; also !=, <, >, <=, >=
+  where KEY=VALUE ...    only those: an override, a column, best, a metric; also !=, <, >, <=, >=
   sort KEY               -KEY: the largest first
-  --group-by KEY,...     mean ± standard deviation over the others, such as seeds
+  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; a rerun counts once
   --format FORMAT        text, markdown, latex, csv, json
+  --all                  all columns, though they are wider than the terminal
   --log-dir FOLDER       logs"""
 ACTIONS = ("best", "compare", "rerun", "archive", "rm")
 
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sort")
     parser.add_argument("--group-by")
     parser.add_argument("--format", choices=list(FORMATS), default="text")
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
     action, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in ACTIONS else ("list", arguments)
     try:
@@ -86,93 +90,47 @@ def options(words: Sequence[str]) -> Iterator[str]:
 
 
 def table(runs: list[Run], args: argparse.Namespace) -> None:
-    rows = list(grouped(runs, args.group_by.split(","))) if args.group_by else rows_of(runs)
+    keys = args.group_by.split(",") if args.group_by else []
+    if wrong := [key for key in keys if all(run.value(key) is None and key not in run.overrides for run in runs)]:
+        raise UserError(f"error: --group-by {wrong[0]}: none of these runs has such an override.")
+    rows = list(grouped(runs, keys)) if keys else rows_of(runs)
     if args.sort:
-        name = args.sort.lstrip("-")
-        if not any(name in r for r in rows):
-            raise UserError(f"error: sort {name}: there is no such column. There are: {', '.join(rows[0])}.")
-        rows.sort(key=lambda r: _order(r.get(name)), reverse=args.sort.startswith("-"))
-    print(FORMATS[args.format](rows))
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    if isinstance(value, int | float):
-        return 1, value, ""
-    head = str(value).partition(" ±")[0]
-    try:
-        return 1, float(head), ""
-    except ValueError:
-        return 0, 0.0, str(value)
-
-
-def columns(runs: Sequence[Run]) -> list[str]:
-    """The overrides that not all runs share."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith("sweep"))
-    return [key for key in keys if key != "experiment" and len({run.overrides.get(key) for run in runs}) > 1]
-
-
-def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """A row for each run: what sets it apart, its scores, and about it."""
-    keys, tests = columns(runs), dict.fromkeys(name for run in runs for name in run.test if name != "test/loss")
-
-    def row(run: Run) -> Row:
-        began = datetime.fromtimestamp(run.began).isoformat(" ", "minutes")
-        about = {"params": run.parameters, "seconds": run.seconds, "began": began, "host": run.host}
-        scores = {"best": run.best.get("value"), **{name: run.test.get(name) for name in tests}}
-        own = {key: run.value(key) for key in keys}
-        return {"run": run.folder, "status": run.status, **own, **scores, **about, "why": run.error[:60]}
-
-    return [row(run) for run in runs]
-
-
-def grouped(runs: Sequence[Run], keys: Sequence[str]) -> Iterator[Row]:
-    """A row for each combination of the keys' values: mean ± standard deviation of the finished runs' scores."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run.value(key) for key in keys), []).append(run)
-    names = list(dict.fromkeys(name for run in runs for name in ("best", *run.test)))
-    for values, members in groups.items():
-        done = [run for run in members if run.status == "finished"]
-        scores = {name: spread([v for run in done if (v := run.value(name)) is not None]) for name in names}
-        yield {**dict(zip(keys, values, strict=True)), "n": len(done), **scores}
-
-
-def spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+        rows = ordered(rows, runs, args.sort)
+    if args.format not in FOR_PROGRAMS:
+        rows = headed(rows, headings(runs))
+    print(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
 
 
 def best(runs: list[Run], args: argparse.Namespace) -> None:
     """The folder of the best run, by the metric that it monitors."""
-    done = [run for run in runs if run.status == "finished"]
+    done = [run for run in runs if run.status == "finished" and run.best]
     if not done:
         raise UserError("error: none of these runs is finished.")
-    metrics = {(run.best["metric"], run.best["mode"]) for run in done}
-    if len(metrics) > 1:
-        raise UserError(f"error: these runs monitor {len(metrics)} different metrics; say which runs, or where.")
-    ((metric, mode),) = metrics
-    winner = (max if mode == "max" else min)(done, key=lambda run: run.best["value"])
-    print(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}")
+    metric = the_best(done, "best")
+    choose = max if done[0].best["mode"] == "max" else min
+    winner = choose(done, key=lambda run: run.best["value"])
+    print(printable(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}"))
 
 
 def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
     """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
     if len(words) != 2:
         raise UserError("error: compare takes two: lab runs compare A B")
-    sides = [[run for run in select(runs, [word], args.where) if run.status == "finished"] for word in words]
+    sides = [distinct(run for run in select(runs, [word], args.where) if run.status == "finished") for word in words]
     for word, side in zip(words, sides, strict=True):
         if not side:
             raise UserError(f"error: no finished run in {args.log_dir} is meant by {word}.")
     configs = [flat(read_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
-    shared = [n for n in ("best", *sides[0][0].test) if sides[1][0].value(n) is not None]
+    everyone = [*sides[0], *sides[1]]
+    names = headings(everyone)
+    scores = dict.fromkeys([*monitored(everyone), *(name for run in everyone for name in run.test)])
+    shared = [name for name in scores if all(run.value(name) is not None for run in everyone)]
     for name in shared:
         a, b = ([run.value(name) for run in side] for side in sides)
-        rows.append({"": name, words[0]: spread(a), words[1]: spread(b)})
-    print(FORMATS[args.format](rows))
+        rows.append({"": names.get(name, name), words[0]: spread(a), words[1]: spread(b)})
+    print(text(rows) if args.format == "text" else FORMATS[args.format](rows))
     repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
     if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
         print(f"{many[0]} has several runs of one seed: say which, with where, to have them paired.")
@@ -259,7 +217,7 @@ def remove(runs: list[Run], args: argparse.Namespace) -> None:
 def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[Run], None]) -> None:
     if busy := [run.folder for run in runs if run.status == "running"]:
         raise UserError(f"error: {busy[0]} is running.")
-    print(FORMATS["text"](rows_of(runs)))
+    print(terminal(headed(rows_of(runs), headings(runs))))
     print(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         print("nothing is done")

@@ -1,6 +1,5 @@
 """What a sweep shows: its jobs while they run, and a table of what came of them."""
 
-import csv
 import shutil
 import sys
 import time
@@ -9,6 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lab.display import printable
+from lab.errors import UserError
+from lab.folder import read_metrics
+from lab.runs.index import ARROWS
 from lab.sweep.launcher import Job, Task
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
@@ -26,6 +29,8 @@ class Board:
 
     def __init__(self, place: Path, varied: set[str], cfg: DictConfig) -> None:
         self.place, self.varied, self.metric, self.mode = place, varied, cfg.monitor.metric, cfg.monitor.mode
+        self.heading = f"{self.metric} {ARROWS[self.mode]}"
+        self.width = max(8, len(self.heading))
         self.num_epochs = cfg.trainer.max_epochs or 0
         self.jobs: dict[int, Job] = {}
         self.num_lines = 0  # drawn, to be drawn over
@@ -54,7 +59,7 @@ class Board:
             passed = time.monotonic() - job.started
             left = f"{passed / share - passed:.0f} s left" if share else ""
             words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left, job.why)
-            print("  ".join([*words, self.label(job)])[:COLUMNS])
+            print(printable("  ".join([*words, self.label(job)]))[:COLUMNS])
         self.num_lines = len(running)
         sys.stdout.flush()
 
@@ -66,7 +71,8 @@ class Board:
     def _line(self, job: Job) -> str:
         score = "" if job.value is None else f"{job.value:.4f}"
         seconds = f"{job.ended - job.started:.0f} s" if job.ended else ""
-        return f"{job.number:>4}  {job.status:<9} {score:>8} {seconds:>7}  {self.label(job)}  {job.why}".rstrip()
+        words = f"{self.label(job)}  {job.why}".rstrip()
+        return printable(f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}")
 
     def table(self) -> str:
         """All jobs, the best first."""
@@ -77,15 +83,14 @@ class Board:
 
         jobs = sorted(self.jobs.values(), key=order)
         counts = ", ".join(f"{n} {s}" for s in ORDER if (n := sum(job.status == s for job in jobs)))
-        head = f"{'job':>4}  {'status':<9} {self.metric:>8} {'time':>7}"
+        head = f"{'job':>4}  {'status':<9} {self.heading:>8} {'time':>7}"
         return "\n".join(["", head, *map(self._line, jobs), "", f"{self.place}: {counts}"])
 
 
 def progress(folder: Path, metric: str) -> tuple[int, str]:
     """The epochs that a run has had, and its last score."""
     try:
-        with open(folder / "metrics.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(metric)]
-    except OSError:
+        rows = [row for row in read_metrics(folder / "metrics.csv") if metric in row]
+    except (OSError, UserError):
         rows = []
-    return (int(float(rows[-1]["epoch"])) + 1, f"{float(rows[-1][metric]):.4f}") if rows else (0, "")
+    return (rows[-1].get("epoch", 0) + 1, f"{rows[-1][metric]:.4f}") if rows else (0, "")

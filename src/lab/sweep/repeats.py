@@ -8,10 +8,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from lab.config import fail, parsed
+from lab.display import csv_cell, printable
 from lab.folder import PREDICTIONS
 from lab.runs.index import read
-from lab.runs.main import grouped
-from lab.runs.table import text
+from lab.runs.rows import grouped, headings
+from lab.runs.table import headed, terminal
 
 REPEATS = ("seed", "fold")  # keys whose values are no choice
 
@@ -38,8 +39,9 @@ def aggregate(place: Path, varied: Collection[str]) -> str:
     """Mean ± standard deviation of a sweep's scores over its seeds and folds, for each combination of the rest."""
     if not set(varied) & set(REPEATS):
         return ""
-    rows = list(grouped(read(place), sorted(set(varied) - set(REPEATS))))
-    return "\n" + text(rows) if rows else ""
+    runs = read(place)
+    rows = list(grouped(runs, sorted(set(varied) - set(REPEATS))))
+    return "\n" + terminal(headed(rows, headings(runs))) if rows else ""
 
 
 def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
@@ -50,12 +52,12 @@ def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
     rows: list[dict[str, str]] = []
     for run, path in zip(runs, paths, strict=True):
         if run.status == "finished" and path.exists():
-            with open(path, newline="") as file:
-                own = {key: run.overrides.get(key, "") for key in keys}
+            with open(path, newline="", encoding="utf-8") as file:
+                own = {key: csv_cell(printable(run.overrides.get(key, ""))) for key in keys}
                 rows += [own | row for row in csv.DictReader(file)]
     if rows:
         done = sum(run.status == "finished" for run in runs)
-        with open(place / "out_of_fold.csv", "w", newline="") as file:
+        with open(place / "out_of_fold.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)

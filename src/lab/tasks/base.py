@@ -79,6 +79,7 @@ class Task(L.LightningModule):
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.inputs = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
+        self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
         self.sums: dict[str, tuple[Any, int]] = {}  # of a stage's losses, and its samples, so far
@@ -110,7 +111,7 @@ class Task(L.LightningModule):
         step = self.global_step
         if every and (step == 0 or (step + 1) % every == 0):  # else loggers drop it, half a millisecond later
             self.log("loss", loss.detach(), prog_bar=True)
-        return loss
+        return loss if self.weight is None else loss * self.weight
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         """What the metrics were given, for the callbacks."""

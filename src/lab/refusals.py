@@ -1,0 +1,98 @@
+"""Settings that Lightning takes, but with which a run cannot test its best weights, or resume exactly."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import Callback
+from omegaconf import DictConfig
+
+from lab.allow import locate
+from lab.data.base import Data
+from lab.errors import UserError
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+CONVERTED = re.compile(r"64|(64|16|bf16)-true|transformer-engine.*")  # the net, but not the batches and the metrics
+MIXED = ("bf16-mixed", "16-mixed", "bf16", "16")
+# Lightning's callbacks whose whole state is in a checkpoint, or that have none: a run with them resumes bit by bit
+RESUMABLE = (
+    "Callback", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "LambdaCallback", "LearningRateMonitor",
+    "ModelCheckpoint", "ModelSummary", "ProgressBar", "RichModelSummary", "RichProgressBar", "Timer",
+    "TQDMProgressBar", "WeightAveraging",
+)  # fmt: skip
+
+
+def refusals(cfg: DictConfig) -> Iterator[str]:
+    """A line for each setting that is refused before the data is read."""
+    trainer = cfg.trainer
+    if trainer.get("fast_dev_run"):
+        yield "trainer.fast_dev_run: it keeps no checkpoint; debug=two_batches goes through every stage"
+    if trainer.get("enable_checkpointing") is False:
+        yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
+    if trainer.get("gradient_clip_val") and str(trainer.precision) in MIXED and cfg.optimizer.get("fused"):
+        yield "trainer.gradient_clip_val: not with mixed precision and a fused optimizer; optimizer.fused=false"
+    if CONVERTED.fullmatch(str(trainer.precision)):
+        yield f"trainer.precision={trainer.precision}: not supported; take one of {', '.join(PRECISIONS)}"
+    for stage, reason in (
+        ("train", "there is nothing to learn from"),
+        ("val", "the best weights are chosen by validation"),
+        ("test", "a run ends in the test of its best weights"),
+    ):
+        if trainer.get(f"limit_{stage}_batches") == 0:
+            yield f"trainer.limit_{stage}_batches=0: {reason}"
+    for name, node in cfg.callbacks.items():
+        if kind := _not_resumable(node):
+            yield f"callbacks.{name}: a run with {kind} cannot be resumed exactly: its state is not in a checkpoint"
+
+
+def _not_resumable(node: Any) -> str | None:
+    """The Lightning class that a callback is or extends, where a resumed run would differ from an unbroken one."""
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        return None
+    try:
+        kind = locate(node["_target_"])
+    except ImportError:
+        return None  # which is reported where the arguments are checked
+    if not isinstance(kind, type) or not issubclass(kind, Callback):
+        return None
+    kind = next(base for base in kind.__mro__ if base.__module__.startswith("lightning."))
+    return None if kind.__name__ in RESUMABLE else kind.__name__
+
+
+def check_resumable(cfg: DictConfig) -> None:
+    """Raises UserError where a run that has begun cannot be resumed."""
+    if cfg.trainer.get("overfit_batches"):
+        raise UserError(
+            f"error: trainer.overfit_batches={cfg.trainer.overfit_batches}: such a run cannot be resumed exactly;"
+            " start it again in another folder."
+        )
+
+
+def check_lengths(cfg: DictConfig, data: Data) -> None:
+    """Refuse limits that leave no batch of the data, before anything is trained.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    trainer = cfg.trainer
+    limits = {stage: trainer.get(f"limit_{stage}_batches", 1.0) for stage in ("train", "val", "test")}
+    names = {stage: f"trainer.limit_{stage}_batches" for stage in limits}
+    if trainer.get("overfit_batches"):
+        limits |= dict.fromkeys(("train", "val"), trainer.overfit_batches)
+        names |= dict.fromkeys(("train", "val"), "trainer.overfit_batches")
+    kept, problems, every = {}, [], trainer.get("val_check_interval")
+    for stage, limit in limits.items():
+        if limit in (None, 1.0) and not isinstance(limit, int) and not (stage == "train" and type(every) is int):
+            continue  # all of them; to count them may take a while
+        number = len(getattr(data, f"{stage}_dataloader")())
+        kept[stage] = int(number * limit) if isinstance(limit, float) else min(number, limit or number)
+        if number and not kept[stage]:
+            problems.append(f"{names[stage]}={limit}: less than one of the {number} batches of the {stage} split")
+    by_epoch = trainer.get("check_val_every_n_epoch", 1) is not None
+    if type(every) is int and by_epoch and every > kept["train"] > 0:
+        problems.append(
+            f"trainer.val_check_interval={every}: an epoch has {kept['train']} batches; take a smaller one, or"
+            " trainer.check_val_every_n_epoch=null, which counts over epochs"
+        )
+    if problems:
+        raise UserError(*(f"error: {problem}" for problem in problems))

@@ -1,0 +1,153 @@
+"""The table of `lab runs`: its columns, what they are called, how wide it is, and which values are the same."""
+
+import csv
+import io
+import json
+
+import pytest
+from test_runs import put
+
+from lab.errors import UserError
+from lab.folder import write_json
+from lab.runs.index import Run, parsed, read, select
+from lab.runs.main import main
+from lab.runs.rows import distinct, ordered
+from lab.runs.table import FORMATS
+
+NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    """Two runs that monitor val/acc, and two that monitor val/loss."""
+    monkeypatch.chdir(tmp_path)
+    for number, figures in enumerate(("false", "False", "true", "FALSE")):
+        put(tmp_path / "logs", f"x/{number}", net="mlp", figures=figures, value=number / 4, **{"optimizer.lr": "1e-3"})
+    for number in (2, 3):
+        path = tmp_path / f"logs/x/{number}/results.json"
+        best = {"metric": "val/loss", "mode": "min", "value": number / 4}
+        write_json(path, json.loads(path.read_text()) | {"best": best})
+    return tmp_path / "logs"
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    def said(*words, columns=120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        main(words)
+        return capsys.readouterr().out
+
+    return said
+
+
+@pytest.mark.usefixtures("logs")
+def test_each_monitored_metric_has_a_column_that_names_its_direction(said):
+    rows = list(csv.DictReader(io.StringIO(said("--format", "csv"))))
+    assert [(row["val/acc"], row["val/loss"]) for row in rows] == [("0.0", ""), ("0.25", ""), ("", "0.5"), ("", "0.75")]
+    for form, head in {"text": "val/acc ↑  val/loss ↓  test/acc ↑", "markdown": "| val/acc ↑ | val/loss ↓ |"}.items():
+        assert head in said("--format", form)
+    assert r"val/acc $\uparrow$ & val/loss $\downarrow$" in said("--format", "latex")
+    assert "val/acc ↑  val/loss ↓" in said("--group-by", "net")
+
+
+@pytest.mark.usefixtures("logs")
+def test_best_is_refused_where_it_means_several_metrics(said):
+    for words in ("sort best", "sort -best", "where best>0.1", "best", "--group-by figures sort -best"):
+        with pytest.raises(UserError, match=r"several metrics \(val/acc ↑, val/loss ↓\)") as error:
+            main(words.split())
+        assert "\n" not in str(error.value)
+    for words, order in {"x/0 x/1 sort -best": "10", "sort -val/acc": "1023", "sort val/loss": "2301"}.items():
+        rows = csv.DictReader(io.StringIO(said(*words.split(), "--format", "csv")))
+        assert "".join(row["run"][-1] for row in rows) == order, words
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    {
+        "figures=false": "013", "figures=False": "013", "figures=0": "013", "figures!=false": "2",
+        "optimizer.lr=0.001": "0123", "optimizer.lr<=1e-3": "0123", "optimizer.lr>1e-3": "", "params=null": "0123",
+        "run=x/3": "3", "run!=x/3": "012", "began>1971": "", "began<1971-01-01": "0123", "val/acc>=0.25": "1",
+        "net='mlp'": "0123", "net=MLP": "",
+    }.items(),
+)  # fmt: skip
+def test_a_condition_compares_values_however_they_are_typed(logs, condition, found):
+    assert "".join(run.folder[-1] for run in select(read(logs), [], [condition])) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    {
+        "NULL": None,
+        "true": True,
+        "1e3": 1000.0,
+        "-2": -2,
+        "[8, 8]": "[8,8]",
+        '"a b"': "a b",
+        "mlp": "mlp",
+        "": "",
+    }.items(),
+)
+def test_an_override_has_the_value_that_hydra_gives_it(text, value):
+    assert parsed(text) == value
+    assert type(parsed(text)) is type(value)
+
+
+def runs(**overrides):
+    return [
+        Run(name, dict(word.split("=") for word in words.split()), "finished", 0) for name, words in overrides.items()
+    ]
+
+
+def test_a_rerun_is_no_new_sample(logs, said):
+    stamp = "_rerun_2026-01-02_03-04-05"
+    several = {"a": "seed=0 lr=1e-3", "b": "seed=1", "c": "lr=0.001 seed=0", f"b{stamp}": "seed=1 data.root=/x"}
+    several |= {f"b{stamp}{stamp}": "seed=1 data.root=/y", "d": "seed=1 fold=0", "e": "seed=1 seeds=null"}
+    assert [run.folder for run in distinct(runs(**several))] == ["c", "e", "d"]
+    assert len(distinct(runs(**{f"gone{stamp}": "seed=1", f"gone{stamp}{stamp}": "seed=1"}))) == 1
+    for number, value in enumerate((0.5, 0.7, 0.7)):
+        name = "y/1" + (stamp if number == 2 else "") if number else "y/0"
+        put(logs, name, net="cnn", seed=min(number, 1), value=value)
+    (row,) = csv.DictReader(io.StringIO(said("y", "--group-by", "net", "--format", "csv")))
+    assert (row["n"], row["val/acc"]) == ("2", "0.6000 ± 0.1414")
+    with pytest.raises(UserError, match="--group-by nte: none of these runs"):
+        main(["--group-by", "nte"])
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 160])
+def test_the_table_fits_the_terminal_and_says_what_it_leaves_out(logs, said, columns):
+    for number in range(3):
+        keys = {f"task.option_{i}": "图" * 30 if i == number else f"x{number}" for i in range(9)}
+        put(logs, f"z/{number}", net="mlp", seed=number, **keys)
+    whole = said("z", "--all", columns=columns).splitlines()
+    table, (last,) = (lines := said("z", columns=columns).splitlines())[:-2], lines[-1:]
+    assert max(len(line) + line.count("图") for line in table) <= columns
+    assert last.startswith("left out: ")
+    assert last.endswith("--all shows them")
+    left = last.removeprefix("left out: ").partition(";")[0].split(", ")
+    assert set(table[0].split()) & set(left) == set()
+    assert {"run", "val/acc"} <= set(table[0].split())
+    assert "task.option_8" in whole[0]
+    assert all(name in whole[0] for name in left)
+
+
+def test_names_are_safe_in_every_format():
+    rows = [{"run": NASTY, NASTY: 1.0, "nan": float("nan"), "surrogate": "caf\udce9"}]
+    said = {form: show(rows) for form, show in FORMATS.items()}
+    for form, text in said.items():
+        assert "\x1b" not in text, form
+        text.encode()
+    assert len(said["text"].splitlines()) == 2
+    assert said["markdown"].splitlines()[2].startswith(r"| a\|b\\c{d}^~\\x1b[2J\\n=x |")
+    assert r"a\textbar{}b\textbackslash{}c\{d\}\textasciicircum{}\textasciitilde{}" in said["latex"]
+    assert json.loads(said["json"])[0] == {"run": NASTY, NASTY: 1.0, "nan": None, "surrogate": "caf\udce9"}
+    assert FORMATS["csv"]([{"=1+1": "@x", "b": "-0.5"}]) == "'=1+1,b\n'@x,-0.5"
+
+
+def test_rows_without_a_value_come_last():
+    rows = [{"a": value} for value in (float("nan"), 3, None, "0.2000 ± 0.1", "", 1)]
+    for word, order in {
+        "a": ["0.2000 ± 0.1", 1, 3],
+        "-a": [3, 1, "0.2000 ± 0.1"],
+        "a ↑": ["0.2000 ± 0.1", 1, 3],
+    }.items():
+        assert [row["a"] for row in ordered(rows, [], word)][:3] == order
