@@ -143,7 +143,7 @@ def test_a_table_without_a_header(compose, tmp_path):
         texts(compose, path, "data.text=words", "data.label=kind")
     data = texts(compose, path, "data.text=2", "data.label=3")
     assert sum(data.facts.num_samples.values()) == 40
-    assert "40 rows, without a header" in data.report.full()
+    assert "40 rows in a table without a header" in data.report.full()
     with pytest.raises(UserError, match="there is no column 4; there are 3"):
         texts(compose, path, "data.text=2", "data.label=4")
     with pytest.raises(UserError, match="all as names, or as numbers"):

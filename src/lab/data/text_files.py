@@ -99,8 +99,8 @@ class TextTable(TextData):
         if "" in label:
             raise UserError(f"data: {places[label.index('')]} has no {columns['label']}.")
         header = "without a header" if isinstance(columns["text"], int) else "with a header"
-        name = f" in {path.name}" if self.root and existing(self.root, "file").is_dir() else ""
-        self.report.find(f"{len(places):,} rows{name}, {header}")
+        name = path.name if self.root and path.parent == Path(self.root).expanduser() else "a table"
+        self.report.find(f"{len(places):,} rows in {name} {header}")
         stripped = [cell for cell, own in zip(of["label"], label, strict=True) if cell != own]
         self.report.leave_out(
             "labels' spaces before and after the text", sorted(set(map(repr, stripped))), len(stripped)
