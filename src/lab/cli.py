@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,9 @@ LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it i
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
+            stream.reconfigure(errors="backslashreplace")
     if code := exit_code(_main):
         sys.exit(code)
 
