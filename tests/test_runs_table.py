@@ -161,7 +161,7 @@ def test_a_small_number_is_not_shown_as_zero(value, cell):
 def test_what_was_chosen_stays_in_a_narrow_table_longer_than_what_was_measured(monkeypatch):
     names = ("run", "status", "seed", "optimizer.lr", "val/acc ↑", "test/acc", "test/f1", "host")
     rows = [dict.fromkeys(names, f"{number}{'x' * 9}") for number in range(2)]
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "70")
     head, *_, last = FORMATS["text"](rows).splitlines()
     assert head.split() == ["run", "status", "optimizer.lr", "val/acc", "↑", "test/acc"]
     assert last == "left out: host, seed, test/f1; --all shows them"
