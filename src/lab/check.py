@@ -172,7 +172,7 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
         return  # an object to be: checked as a call of its own
     try:
         adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-        adapter.validate_json(json.dumps(value))
+        adapter.validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))  # not all paths are UTF-8
     except (PydanticUserError, TypeError):
         return  # an annotation that says nothing about plain values
     except ValidationError as error:

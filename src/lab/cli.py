@@ -1,6 +1,7 @@
 """`lab VERB …`: each verb is a Hydra app. Nothing heavy is imported before a job starts."""
 
 import gc
+import io
 import os
 import sys
 import traceback
@@ -29,6 +30,9 @@ LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it i
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name need not be UTF-8, nor need the terminal take what is
+            stream.reconfigure(errors="backslashreplace")
     if code := exit_code(_main):
         sys.exit(code)
 
