@@ -22,7 +22,8 @@ from lab import cli
 from lab.checkpoints import seal
 from lab.data import tiny
 from lab.data.image_files import ImageFiles
-from lab.data.images import Digits, ImageFolder
+from lab.data.image_folder import ImageFolder
+from lab.data.images import Digits
 from lab.nets.mlp import MLP
 from lab.tasks.classification import Classification
 

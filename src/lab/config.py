@@ -119,7 +119,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     if sum(map(bool, (args.multirun, args.cfg, args.info))) > 1:
         fail(["--multirun, --cfg, --info: one at a time"])
     runs = not (args.help or args.cfg or args.info)
-    trains = verb in ("train", "tune")
+    trains = verb in ("train", "tune", "data")
     problems: list[str] = []
     overrides: list[Override] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -131,8 +131,8 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
                 problems.append(f"{text}: {one_line(error)}")
         if refused := [o.input_line for o in overrides if _is_hydras(o) and o.key_or_group not in HYDRAS]:
             fail([f"{text}: of Hydra's own settings only {' and '.join(HYDRAS)} can be set" for text in refused])
-        if verb == "tune" and args.multirun:
-            fail(["--multirun: tune looks at one config; lab train -m sweeps"])
+        if verb in ("tune", "data") and args.multirun:
+            fail([f"--multirun: {verb} looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
         problems += [
@@ -281,7 +281,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
     for path in sorted((CONF / "experiment").glob("*.yaml")):
-        comments = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
+        lines_of = path.read_text(encoding="utf-8").splitlines()
+        comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")
         lines.append(f"  {path.stem:<16} {question}")
     return lines

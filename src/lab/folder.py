@@ -25,7 +25,8 @@ SWEEP = "sweep.json"  # in a sweep's folder: what it was asked for, and the keys
 PREDICTIONS = "test_predictions.csv"  # by the best weights
 FIGURES, DIFF, LOCK = "figures", "git.diff", ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-HALF_MADE = (LOCK, FACTS, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
+DATA_REPORT = "data_report.txt"  # what was found, used and left out
+HALF_MADE = (LOCK, FACTS, DATA_REPORT, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
 DEEPEST = 50  # brackets inside each other in a config
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 
@@ -225,6 +226,20 @@ def flat(cfg: Any) -> dict[str, Any]:
             yield key, value
 
     return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
+
+
+def expanded(path: str) -> Path:
+    """A path, with `~` as the user's home.
+
+    Raises:
+        UserError: there is no home, as in a container that was started with a number for a user.
+    """
+    whole = Path(os.path.expanduser(path))
+    if whole.parts[:1] == ("~",) and not whole.exists():
+        raise UserError(
+            f"error: {path}: this user has no home. Set HOME, or name a folder without ~ (data.root=FOLDER)."
+        )
+    return whole
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import config
+from lab import config, started
 from lab.errors import UserError
 from lab.inputs.base import Inputs, padded, unpack
 from lab.outputs.base import Outputs
@@ -67,7 +66,7 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
     except ImportError as error:
         raise UserError("error: model: it takes onnxruntime: pip install 'lab[export]'") from error
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS", 0))
+    options.intra_op_num_threads = num_threads or started.num_threads() or 0
     options.log_severity_level = 3  # errors
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

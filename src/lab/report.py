@@ -12,6 +12,7 @@ from lab.config import fail, unknown
 from lab.errors import UserError
 from lab.folder import (
     CONFIG,
+    DATA_REPORT,
     FIGURES,
     STAMP,
     flat,
@@ -143,7 +144,7 @@ def _texts(folder: Path) -> Iterable[str]:
         cells = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
         rows = [dict(zip(cells[0], row, strict=False)) for row in cells[2:]]
         yield _details(path.stem.replace("_", " "), _table(rows))
-    for name in (CONFIG, STAMP):
+    for name in (DATA_REPORT, CONFIG, STAMP):
         if (folder / name).exists():
             yield _details(name, f"<pre>{html.escape(read_text(folder / name))}</pre>")
 

@@ -13,7 +13,7 @@ from lab.summary import table
 
 def main(cfg: DictConfig) -> None:
     config.quiet()
-    saved, data, task = run.load(cfg.run)
+    saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
     read(data, cfg.run)
     trainer = run.evaluation_trainer(saved, cfg.trainer)
@@ -24,11 +24,18 @@ def main(cfg: DictConfig) -> None:
 
 
 def read(data: Data, folder: str) -> None:
-    """Read the data of the run in `folder`, as far as it is still what it was trained on."""
+    """Read the data of the run in `folder`, and compare it with what the run was trained on.
+
+    Raises:
+        UserError: its classes are others.
+    """
     data.prepare_data()
     data.setup("test")
     found, facts = asdict(data.found), asdict(data.facts)
     if found.get("class_names") != facts.get("class_names"):  # not all data has classes
         config.fail([f"data: its classes are no longer those that {folder} was trained on."])
     if found["fingerprint"] != facts["fingerprint"]:
-        print(f"warning: the data has changed since {folder} was trained", file=sys.stderr)
+        print(
+            f"warning: the data has changed since {folder} was trained; the answers are about other data",
+            file=sys.stderr,
+        )

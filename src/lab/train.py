@@ -40,12 +40,13 @@ def main(cfg: DictConfig) -> float:
         check(cfg)
         run.settle(cfg)
         data, task = parts(cfg, folder)
+        print(data.report.short())
         if folder and goes_on:
             resume.check_data(data, folder)
         folder = folder or run.unused(Path(cfg.log_dir) / cfg.name)
         with lock.alone(folder, is_new=not goes_on):
             if not goes_on:
-                run.create(cfg, data.facts, folder)
+                run.create(cfg, data, folder)
             position = resume.position(folder, task)
             if goes_on:
                 resume.record(cfg, changes, folder)

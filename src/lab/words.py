@@ -14,7 +14,8 @@ TEXTS = (
     "run", "model", "input", "output", "log_dir", "name", "finetune", "warm_start", "sweep.name", "logger.name",
     "data.root", "data.group", "data.text", "data.label", "data.split", "data.tokenizer", "data.source", "data.target",
 )  # fmt: skip
-NUMBERS_TOO = ("data.source", "data.target")  # a column's name or its number
+# A column's name or its number
+NUMBERS_TOO = ("data.source", "data.target", "data.text", "data.label", "data.split", "data.group")
 ELEMENT = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""", re.DOTALL)  # up to a comma outside quotes
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lab.data.buckets import BucketSampler, buckets
+from lab.data.report import DataReport
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 from lab.inputs.base import Inputs
@@ -141,11 +142,12 @@ class Data(L.LightningDataModule):
         self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
         self.inherited: dict[str, Any] = {}  # facts of the run whose weights are gone on from
         self.found: Any = None  # the `Facts` that reading gave
+        self.report = DataReport()
         self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Batches], Any]:
-        """The splits "train", "val" and "test", and the facts."""
+        """The splits "train", "val" and "test", and the facts; what is found and left out goes into `report`."""
 
     @property
     @abstractmethod
@@ -154,7 +156,9 @@ class Data(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
+            self.report = DataReport()
             self.splits, self.found = self.read()
+            self.report.samples = self.report.samples or {name: len(split) for name, split in self.splits.items()}
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
@@ -184,6 +188,12 @@ class Data(L.LightningDataModule):
             fractions: the share of every class that goes to a part.
             group: of each sample; no two parts have samples of the same.
         """
+        drawn = " and ".join(fractions)
+        if self.cv is not None and self.fold is not None:
+            self.report.find(f"fold {self.fold} of {self.cv} is the test split; the others train and validate")
+        elif drawn:
+            whole = ", groups whole" if group else ""
+            self.report.find(f"no {drawn} split: drawn from train{whole}")
         split = partial(grouped_split, group=group) if group else stratified_split
         if self.cv is None or self.fold is None:
             parts = split(label, fractions, self.split_seed)

@@ -1,6 +1,7 @@
 """Images on disk, in any mode that PIL reads."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from tqdm import tqdm
 
 from lab import seconds
 from lab.data.base import Batch, Batches, as_it_is
-from lab.data.read_image import read_image
+from lab.data.read_image import NUM_THREADS, read_image
+from lab.data.report import digest
 from lab.errors import UserError
 
 
@@ -33,6 +35,14 @@ class ImageFiles(Batches):
         label = None if self.label is None else self.label[torch.as_tensor(indices)]
         return ImageFiles([self.paths[i] for i in indices], label, self.num_channels, self.image_size)
 
+    def contents(self) -> list[bytes]:
+        """A digest of each file."""
+        try:
+            with ThreadPoolExecutor(NUM_THREADS) as pool:
+                return list(pool.map(lambda path: digest(Path(path).read_bytes()), self.paths))
+        except OSError as error:
+            raise UserError(f"data: {error.filename} can't be read ({error.strerror}).") from error
+
     def decode(self, num_workers: int, timeout: float) -> Tensor:
         """(N, C, H, W) uint8: every image, decoded in as many processes."""
         image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
@@ -44,12 +54,16 @@ class ImageFiles(Batches):
         return image
 
 
-def file_size(path: Path) -> int:
-    """In bytes, of a file that is there and not empty."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"data: {path} is not a readable image ({error.strerror}). Mend or remove it.") from error
-    if not size:
-        raise UserError(f"data: {path} is not a readable image (it is empty). Mend or remove it.")
-    return size
+def unreadable(paths: Sequence[str], num_channels: int, image_size: int) -> dict[str, str]:
+    """Decode every image once: the reason why it can't be, of each that is none."""
+
+    def reason(path: str) -> str:
+        try:
+            read_image(path, num_channels, image_size)
+        except UserError as error:
+            return " ".join(str(error.__cause__).split()).replace(f" {path!r}", "")
+        return ""
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        reasons = tqdm(pool.map(reason, paths), "Checking", len(paths), leave=False, disable=None, delay=2)
+        return {path: said for path, said in zip(paths, reasons, strict=True) if said}

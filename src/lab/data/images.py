@@ -1,10 +1,7 @@
 """Images and their classes: the data modules for image classification."""
 
 import gzip
-import hashlib
-import re
 import shutil
-import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +15,16 @@ import torch
 from pydantic import FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.v2 import functional as TF
 
 from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
-from lab.data.image_files import ImageFiles, file_size
-from lab.data.read_image import suffixes
-from lab.data.split import split_folders
+from lab.data.image_files import ImageFiles
+from lab.data.report import digest, fingerprint
 from lab.errors import UserError
+from lab.folder import expanded, replaced
 from lab.inputs.images import Images
 from lab.types import Count, Share
 
@@ -79,6 +75,10 @@ class ImageData(Data):
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
             _check_labels(name, _labels(split), class_names)
+        contents = {name: _contents(split) for name, split in splits.items()}
+        labels = {name: _labels(split).tolist() for name, split in splits.items()}
+        self.report.describe(contents, self.names)
+        self.report.count_classes(labels, class_names)
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
         facts = ImageFacts(
             num_classes=len(class_names),
@@ -89,12 +89,10 @@ class ImageData(Data):
             std=std,
             patch_covariance=_patch_covariance(image, mean, std),
             num_samples={name: len(split) for name, split in splits.items()},
-            fingerprint=_fingerprint(splits),
+            fingerprint=fingerprint(contents, labels, class_names),
         )
         if self.cache:
             splits = {name: _decoded(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
-        else:  # what can't be decoded is better known now than after an epoch
-            _some(splits["val"], self.num_for_statistics), _some(splits["test"], self.num_for_statistics)
         return splits, facts
 
     @property
@@ -170,22 +168,25 @@ class TorchvisionImages(ImageData):
     ) -> None:
         super().__init__(**kwargs)
         self.dataset: Any = getattr(datasets, name)
-        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
+        self.root, self.val_fraction = expanded(root), val_fraction
 
     def prepare_data(self) -> None:
         if self.tiny or self.splits:
             return
-        raw, debian = self.root / self.dataset.__name__ / "raw", DEBIAN.get(self.dataset.__name__)
+        name = self.dataset.__name__
+        raw, debian = self.root / name / "raw", DEBIAN.get(name)
+        files = [raw / Path(file).stem for file, _ in getattr(self.dataset, "resources", ())]
         try:
-            if not raw.is_dir() and debian and debian.is_dir():
-                _unpack(debian, raw)
-            names = [Path(name).stem for name, _ in getattr(self.dataset, "resources", ())]
-            if not names or not all((raw / name).is_file() for name in names):
+            if debian:
+                _unpack(debian, [file for file in files if not file.is_file()])
+            if not files or not all(file.is_file() for file in files):
                 self.dataset(self.root, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError) as error:
+            package = f"install Debian's package dataset-fashion-mnist, which fills {debian}, " if debian else ""
             raise UserError(
-                f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({one_line(error)})."
-                " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
+                f"data: {name} is not in {self.root} and could not be downloaded ({one_line(error)})."
+                f" Connect to the network, {package}or say where the files are with data.root=PATH;"
+                " data.tiny=true needs no files."
             ) from error
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
@@ -203,93 +204,14 @@ class TorchvisionImages(ImageData):
         return {"test": test} | splits, list(official[True].classes)
 
 
-class ImageFolder(ImageData):
-    """One's own images: a folder for each class.
-
-    They lie directly in `root`, and are split by class and `split_seed`, or in `root/train`, `root/val` and
-    `root/test`; a val or test folder that is missing is split off train.
-
-    Args:
-        root: the folder.
-        image_size: the shorter side is resized to this many pixels, then the centre square is taken.
-        num_channels: 3 reads colour, 1 grey.
-        val_fraction: share of each class that validates, where there is no val folder.
-        test_fraction: share of each class that tests, where there is no test folder.
-        group: a regular expression; files in whose path below `root` it finds the same stay in one split.
-        cache: decode every image once, at the start, and hold it in memory: image_size² · num_channels bytes each.
-    """
-
-    num_for_statistics = 1000  # each has to be decoded
-
-    def __init__(
-        self,
-        root: str | None,
-        image_size: PositiveInt,
-        num_channels: Literal[1, 3],
-        val_fraction: Share,
-        test_fraction: Share,
-        group: str | None = None,
-        cache: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.cache, self.group = cache, group
-        self.root, self.image_size, self.num_channels = root, image_size, num_channels
-        self.fractions = {"val": val_fraction, "test": test_fraction}
-
-    def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
-        if self.root is None and not self.tiny:
-            raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
-        root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
-        if not root.is_dir():
-            raise UserError(f"data.root: {root} is not a folder. It holds a folder of images for each class.")
-        folders = split_folders(root)
-        try:
-            class_names, class_to_idx = find_classes(str(folders["train"]))
-            splits: dict[str, Batches] = {name: self._files(path, class_to_idx) for name, path in folders.items()}
-        except FileNotFoundError as error:
-            raise UserError(f"data.root: {error}".partition(" Supported extensions")[0]) from error
-        missing = {name: share for name, share in self.fractions.items() if name not in folders}
-        train = splits["train"]
-        assert isinstance(train, ImageFiles)
-        assert train.label is not None
-        parts = self.draw(train.label, missing, self._groups(train.paths, folders["train"]))
-        splits |= {name: train.subset(index) for name, index in parts.items()}
-        self.names = {name: split.paths for name, split in splits.items() if isinstance(split, ImageFiles)}
-        return splits, class_names
-
-    def _groups(self, paths: Sequence[str], root: Path) -> list[str] | None:
-        if self.group is None:
-            return None
-        try:
-            found = [re.search(self.group, str(Path(path).relative_to(root))) for path in paths]
-        except re.error as error:
-            raise UserError(f"data.group={self.group}: it is no regular expression: {error}.") from error
-        if None in found:
-            raise UserError(f"data.group={self.group}: it finds nothing in {paths[found.index(None)]}.")
-        return [match.group(match.re.groups and 1) for match in found if match]
-
-    def _files(self, root: Path, class_to_idx: dict[str, int]) -> ImageFiles:
-        if extra := set(find_classes(str(root))[0]) - set(class_to_idx):
-            raise UserError(f"data.root: {root} has classes that train has not: {', '.join(sorted(extra))}.")
-        samples = make_dataset(str(root), class_to_idx, extensions=suffixes())
-        paths, labels = [path for path, _ in samples], [label for _, label in samples]
-        return ImageFiles(paths, torch.tensor(labels), self.num_channels, self.image_size)
-
-
-def _unpack(source: Path, target: Path) -> None:
-    """Unpack the gzipped files of a folder into a new one, which is there whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent))
-    for path in source.glob("*.gz"):
-        with gzip.open(path) as packed, open(folder / path.stem, "wb") as file:
-            shutil.copyfileobj(packed, file)
-    try:
-        folder.rename(target)
-    except OSError:  # another process was faster, with the same content
-        shutil.rmtree(folder)
-        if not target.is_dir():
-            raise
+def _unpack(source: Path, files: Sequence[Path]) -> None:
+    """Unpack what a folder has of these files, gzipped; each is there whole or not at all."""
+    for file in files:
+        packed = source / f"{file.name}.gz"
+        if packed.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
+                shutil.copyfileobj(content, target)
 
 
 def _decoded(files: Batches, num_workers: int, timeout: float) -> Tensors:
@@ -354,17 +276,9 @@ def _patch_covariance(image: Tensor, mean: list[float], std: list[float], num_im
     return (patches @ patches.T / patches.shape[1]).tolist()
 
 
-def _fingerprint(splits: dict[str, Batches]) -> str:
-    """Of pixels in memory, or of files' names and sizes; and of the labels, split by split."""
-    digest = hashlib.sha256()
-    for name, split in sorted(splits.items()):
-        digest.update(name.encode())
-        if isinstance(split, Tensors):
-            for tensor in (split.tensors["label"], split.tensors["image"]):
-                digest.update(tensor.numpy().tobytes())
-        elif isinstance(split, ImageFiles):
-            assert split.label is not None
-            digest.update(split.label.numpy().tobytes())
-            files = map(Path, split.paths)
-            digest.update("".join(f"{file.parent.name}/{file.name} {file_size(file)}\n" for file in files).encode())
-    return digest.hexdigest()
+def _contents(split: Batches) -> list[bytes]:
+    """A digest of each image: of its pixels in memory, or of its file."""
+    if isinstance(split, Tensors):
+        return [digest(image.tobytes()) for image in split.tensors["image"].numpy()]
+    assert isinstance(split, ImageFiles)
+    return split.contents()

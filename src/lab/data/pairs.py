@@ -1,20 +1,25 @@
-"""One's own texts and their translations, from files."""
+"""Your own texts and their translations, from files."""
 
+import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
+from lab.data.files import visible
+from lab.data.report import NUM_EXAMPLES
+from lab.data.split import SPLITS, split_of
 from lab.data.table import SUFFIXES, read_table, read_text
-from lab.data.text_files import SPLITS, existing
+from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
 from lab.errors import UserError
 
 
 class Pairs(TranslationData):
-    """One's own pairs in a file, or in a folder of such files: train*, val*, test*. What there is none for is drawn.
+    """Your own pairs in a file, or in a folder of such files: train*, val*, test*. What there is none for is drawn.
 
     A file is one of these:
         * a table with a header, `.csv`, `.tsv`, `.jsonl` or `.parquet`; `source` and `target` name its columns;
@@ -25,7 +30,8 @@ class Pairs(TranslationData):
         root: the file or the folder.
         source: what is read: the column "en", column 1, or the files that end in `.en`.
         target: what is written.
-        max_characters: pairs with a longer side are left out.
+        max_characters: pairs of the training file with a longer side are left out, and so of what is drawn from it; the
+            pairs of val and test files all stay.
     """
 
     def __init__(
@@ -44,14 +50,21 @@ class Pairs(TranslationData):
             return {"train": list(_columns(tiny_text.pairs(), 1, 2))}
         root = existing(self.root, "file or folder")
         files = self._splits(root) if root.is_dir() else {"train": root}
-        pairs = {name: self._short(self._read(path)) for name, path in files.items()}
-        return dict(pairs)
+        pairs = {name: self._read(path) for name, path in files.items()}
+        for name, path in files.items():
+            self.report.find(f"{len(pairs[name]):,} pairs" + (f" in {path.name} ({name})" if root.is_dir() else ""))
+        return pairs | {"train": self._short(pairs["train"])}
 
     def _splits(self, root: Path) -> dict[str, Path]:
-        endings = (*SUFFIXES, ".txt", f".{self.source}")
-        found = {
-            name: [path for path in sorted(root.glob(f"{name}*")) if path.suffix.lower() in endings] for name in SPLITS
-        }
+        endings = (*SUFFIXES, ".txt", f".{self.source}".lower())
+        found: dict[str, list[Path]] = {name: [] for name in SPLITS}
+        others = []
+        for path in visible(root):
+            begins = re.match("[A-Za-z]*", path.name)
+            split = split_of(begins[0]) if begins and path.suffix.lower() in endings and not path.is_dir() else None
+            (found[split] if split else others).append(path)
+        others = [path.name for path in others if path.suffix != f".{self.target}"]
+        self.report.leave_out("other files and folders beside those of the splits", others)
         for name, paths in found.items():
             if len(paths) > 1 or (name == "train" and not paths):
                 names = ", ".join(path.name for path in paths) or f"no {name}*"
@@ -59,18 +72,28 @@ class Pairs(TranslationData):
         return {name: paths[0] for name, paths in found.items() if paths}
 
     def _read(self, path: Path) -> Sequence[Pair]:
-        if path.suffix == f".{self.source}":
+        if path.suffix.lower() == f".{self.source}".lower():
             return _aligned(path, path.with_suffix(f".{self.target}"))
         if path.suffix.lower() == ".txt":
             return list(_columns(path, self.source, self.target))
         names = str(self.source), str(self.target)
-        cells, _ = read_table(path, names)
+        cells, _ = read_table(
+            path, names, hint=" A table without a header ends in .txt, with tabs between its columns."
+        )
         return list(zip(cells[names[0]], cells[names[1]], strict=True))
 
     def _short(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
         if self.max_characters is None:
             return pairs
-        return [pair for pair in pairs if max(map(len, pair)) <= self.max_characters]
+        kept = [pair for pair in pairs if max(map(len, pair)) <= self.max_characters]
+        left_out = (pair[0] for pair in pairs if max(map(len, pair)) > self.max_characters)
+        self.report.leave_out(
+            f"of {len(pairs):,} pairs, with a side of more than {self.max_characters} characters"
+            " (data.max_characters=null keeps them)",
+            islice(left_out, NUM_EXAMPLES),
+            len(pairs) - len(kept),
+        )
+        return kept
 
 
 def _columns(path: Path, source: str | int, target: str | int) -> Iterator[Pair]:

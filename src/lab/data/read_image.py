@@ -78,6 +78,8 @@ def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         level = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(level).all():
+            raise ValueError("it has pixels that are NaN or infinite")
         return Image.fromarray((level.clip(0) * (255 / max(level.max(), 1))).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

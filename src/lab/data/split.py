@@ -8,7 +8,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lab.data.files import is_hidden, visible
 from lab.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SYNONYMS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "development", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+_SPLIT_OF = {synonym: split for split, synonyms in SYNONYMS.items() for synonym in synonyms}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name stands for, of a folder, of a file without its suffix, or in a cell; None: it is no split.
+
+    Upper and lower case are the same: `Training` is train, `dev` is val.
+    """
+    return _SPLIT_OF.get(name.strip().lower())
+
+
+def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[str, Path]:
+    """Those paths whose name stands for a split, by the split.
+
+    Raises:
+        UserError: two stand for the same.
+    """
+    found: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        split = split_of(name)
+        if split in found:
+            raise UserError(
+                f"data.root: {root} has {found[split].name} and {path.name}, which are both {split}. Remove one."
+            )
+        if split is not None:
+            found[split] = path
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -17,14 +52,41 @@ def split_folders(root: Path) -> dict[str, Path]:
     Raises:
         UserError: there is one of them without train, or beside others.
     """
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-    others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in folders]
+    paths = [path for path in visible(root) if path.is_dir()]
+    folders = by_split(paths, [path.name for path in paths], root)
+    others = [path.name for path in paths if path not in folders.values()]
     if folders and ("train" not in folders or others):
         raise UserError(
-            f"data.root: {root} has {', '.join([*folders, *others])}; expected train, with val and test or without,"
-            " and nothing else; or a folder for each class."
+            f"data.root: {root} has {', '.join(path.name for path in paths)}; expected train, with val and test or"
+            " without, and nothing else; or a folder for each class. Classes that are named like splits can lie in"
+            " a folder train."
         )
     return folders or {"train": root}
+
+
+def class_folders(root: Path) -> list[str]:
+    """The names of the classes: of the folders in `root` that are not hidden."""
+    return [path.name for path in visible(root) if path.is_dir()]
+
+
+def described(folders: dict[str, Path], root: Path) -> str:
+    """What `split_folders` found, for the report."""
+    if folders == {"train": root}:
+        return "a folder for each class"
+    names = (path.name if path.name == name else f"{path.name} ({name})" for name, path in folders.items())
+    return f"the folders {', '.join(names)}"
+
+
+def strays(folders: dict[str, Path], root: Path) -> dict[str, list[Path]]:
+    """What lies below `root` and is in no class's folder, or hidden, by the reason why it is left out."""
+    outside = [path for top in sorted({root, *folders.values()}) for path in visible(top) if not path.is_dir()]
+    hidden = [path for path in sorted(root.rglob("*")) if is_hidden(path.name)]
+    return {"files outside the folders of the classes": outside, "hidden files and folders": hidden}
+
+
+def groups_of(cells: Sequence[str | None]) -> list[str]:
+    """A group for each sample: an empty cell is a group of its own."""
+    return [cell.strip() if cell and cell.strip() else f"\0{i}" for i, cell in enumerate(cells)]
 
 
 def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
@@ -32,7 +94,8 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
 
     Args:
         label: (N,) class of each sample.
-        fractions: the share of every class that goes to a part, which gets at least one sample of it.
+        fractions: the share of every class that goes to a part, which gets at least one sample of it. The samples of
+            a class that is too rare for that are all in train.
         seed: the same seed, the same split.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -42,19 +105,24 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
         order = order[torch.randperm(len(order), generator=generator)]
         sizes = [max(1, round(share * len(order))) for share in fractions.values()]
         if sum(sizes) >= len(order):
-            raise UserError(
-                f"data: class {value} has {len(order)} samples, too few for train, {' and '.join(fractions)}."
-                " Add samples, or take a smaller fraction."
-            )
+            sizes = [0 for _ in sizes]
         *chunks, rest = order.split([*sizes, len(order) - sum(sizes)])
         for part, chunk in zip(fractions, chunks, strict=True):
             parts[part].append(chunk)
         parts["train"].append(rest)
+    if fractions and not any(len(chunk) for part in fractions for chunk in parts[part]):
+        raise UserError(
+            f"data: each class has too few samples for train, {' and '.join(fractions)}: the largest has"
+            f" {label.bincount().max() if len(label) else 0}. Add samples, or take smaller fractions."
+        )
     return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 
 
 def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: Sequence[str]) -> dict[str, list[int]]:
-    """The same, where no two parts have samples of one group; shares and classes are met as well as groups allow."""
+    """The same, where no two parts have samples of one group; shares and classes are met as well as groups allow.
+
+    Train has all classes.
+    """
     rest = list(range(len(label)))
     parts = {}
     for name, share in fractions.items():
@@ -64,6 +132,8 @@ def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: 
         fitting = (fold for fold in found if abs(len(fold[1]) - size) < 0.1 * size)  # a large group is in one of them
         kept, taken = next(fitting, min(found, key=lambda fold: abs(len(fold[1]) - size)))
         parts[name], rest = [rest[i] for i in taken], [rest[i] for i in kept]
+    for name, index in parts.items():
+        rest, parts[name] = _with_all_classes(label, rest, index, group)
     return {"train": rest, **parts}
 
 
@@ -72,10 +142,31 @@ def fold_split(
 ) -> tuple[list[int], list[int]]:
     """Sample indices outside and inside one of `num_folds` folds, each of which has its share of every class.
 
+    A class with fewer samples than there are folds is in none of them.
+
     Raises:
-        UserError: a class, or the groups, are too few for so many folds.
+        UserError: all classes, or the groups, are too few for so many folds.
     """
-    return next(islice(_folds(label, num_folds, seed, group), fold, None))
+    if group is not None:
+        return _with_all_classes(label, *next(islice(_folds(label, num_folds, seed, group), fold, None)), group)
+    is_rare = label.bincount()[label] < num_folds
+    rare, others = is_rare.nonzero().flatten().tolist(), (~is_rare).nonzero().flatten()
+    if not len(others):
+        largest = label.bincount().max()
+        raise UserError(f"data: no class has more than {largest} samples, too few for {num_folds} folds.")
+    outside, inside = next(islice(_folds(label[others], num_folds, seed, None), fold, None))
+    return sorted([*rare, *others[outside].tolist()]), others[inside].tolist()
+
+
+def _with_all_classes(
+    label: Tensor, train: list[int], part: list[int], group: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Train and another part, after groups of the part have moved that have a class of which train has no sample."""
+    known = set(label[train].tolist())
+    moved = {group[i] for i in part if label[i].item() not in known}
+    if not moved:
+        return train, part
+    return sorted([*train, *(i for i in part if group[i] in moved)]), [i for i in part if group[i] not in moved]
 
 
 def _folds(
@@ -84,9 +175,6 @@ def _folds(
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
     count = label.bincount()
-    value = int(count.masked_fill(count == 0, len(label)).argmin())
-    if group is None and count[value] < num_folds:
-        raise UserError(f"data: class {value} has {count[value]} samples, too few for {num_folds} folds.")
     if group is not None and len(set(group)) < num_folds:
         raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
     if count.max() < num_folds:

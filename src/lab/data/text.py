@@ -1,6 +1,5 @@
 """Texts and their classes: the data modules for text classification, and what all that have texts share."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
+from lab.data.report import digest, fingerprint
 from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.errors import UserError
 from lab.figures.table import table
@@ -145,6 +145,8 @@ class TextData(Data):
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
+        contents = {name: [digest(text.encode()) for text in split.text] for name, split in splits.items()}
+        labels = {name: split.label.tolist() for name, split in splits.items()}
         own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
         if "tokenizer" in own:
             content, encoder = truncated(own["tokenizer"], self.max_length), own.get("encoder_config")
@@ -162,10 +164,15 @@ class TextData(Data):
             tokenizer=content,
             encoder_config=encoder,
             num_samples={name: len(split) for name, split in splits.items()},
-            fingerprint=_fingerprint(splits),
+            fingerprint=fingerprint(contents, labels, class_names),
         )
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
-        return {name: _encoded(split, tokens) for name, split in splits.items()}, facts
+        encoded = {name: _encoded(split, tokens) for name, split in splits.items()}
+        self.report.describe(contents, self.names)
+        self.report.count_classes(labels, class_names)
+        self.report.cut([texts.sequences["token"].length for texts in encoded.values()], self.max_length)
+        self.report.warn_of_words(splits["train"].text, None if self.tokenizer else self.tokens)
+        return dict(encoded), facts
 
     @property
     def inputs(self) -> inputs.Texts:
@@ -263,13 +270,3 @@ def emoji_names() -> dict[str, dict[str, str]]:
 
 def _encoded(split: Labelled, tokens: Tokens) -> Texts:
     return Texts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})
-
-
-def _fingerprint(splits: dict[str, Labelled]) -> str:
-    digest = hashlib.sha256()
-    for name, split in sorted(splits.items()):
-        digest.update(f"{name} {len(split)}".encode())
-        digest.update(split.label.numpy().tobytes())
-        for text in split.text:
-            digest.update(f"{len(text)} {text}".encode())
-    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Texts and their translations: what all data modules for translation share, and the one that needs no file."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lab.data.base import Batches, Data
+from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.data.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
@@ -81,6 +81,9 @@ class TranslationData(Data):
         for name, split in pairs.items():
             if not split:
                 raise UserError(f"data: {name} has no pairs.")
+        contents = {
+            name: [digest(*(text.encode() for text in pair)) for pair in split] for name, split in pairs.items()
+        }
         source, target = map(Tokens, self._tokenizers(pairs["train"]))
         splits = {name: _encoded(split, source, target) for name, split in pairs.items()}
         facts = TranslationFacts(
@@ -92,8 +95,11 @@ class TranslationData(Data):
             tokenizer=source.tokenizer.to_str(),
             target_tokenizer=target.tokenizer.to_str(),
             num_samples={name: len(split) for name, split in pairs.items()},
-            fingerprint=_fingerprint(pairs),
+            fingerprint=fingerprint(contents),
         )
+        self.report.describe(contents, self.names)
+        self.report.cut([length for texts in splits.values() for length in texts.length.T], self.max_length)
+        self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
         return dict(splits), facts
 
     @property
@@ -148,11 +154,17 @@ class EmojiTranslations(TranslationData):
 
 def related(pairs: Sequence[Pair]) -> list[str]:
     """A group for each pair: it has all pairs with its source or its target, and all that have those of one of them."""
-    sides = [np.unique(np.array(side), return_inverse=True)[1] for side in zip(*pairs, strict=True)]
+    sides = [_numbered(side) for side in zip(*pairs, strict=True)]
     source, target = sides[0], sides[1] + sides[0].max() + 1
     edges = coo_array((np.ones(len(pairs)), (source, target)), shape=(target.max() + 1,) * 2)
     _, group = connected_components(edges, directed=False)
     return list(map(str, group[source].tolist()))
+
+
+def _numbered(texts: Sequence[str]) -> np.ndarray:
+    """A number for each text, in their order. An array of texts would hold each in as much memory as the longest."""
+    number = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return np.array([number[text] for text in texts])
 
 
 def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
@@ -160,12 +172,3 @@ def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
     said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
     reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
     return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
-
-
-def _fingerprint(pairs: dict[str, Sequence[Pair]]) -> str:
-    digest = hashlib.sha256()
-    for name, split in sorted(pairs.items()):
-        digest.update(f"{name} {len(split)}".encode())
-        for texts in split:
-            digest.update("".join(f"{len(text)} {text}" for text in texts).encode())
-    return digest.hexdigest()

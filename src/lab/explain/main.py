@@ -32,6 +32,7 @@ class Keys:
     """The keys of conf/explain.yaml."""
 
     run: Any
+    data: Any
     input: Any
     methods: Annotated[list[Literal["integrated_gradients", "gradcam", "occlusion"]], Field(min_length=1)]
     num_mistakes: Annotated[int, Field(ge=0, le=MOST)]
@@ -43,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     config.quiet()
     if problems := list(wrong_arguments("", Keys, OmegaConf.to_container(cfg))):
         config.fail(problems)
-    saved, data, task = run.load(cfg.run)
+    saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
     if not isinstance(task, Classification):
         raise UserError(f"error: run={cfg.run}: it is no classifier; explain shows what such a run looks at.")

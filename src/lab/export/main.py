@@ -38,7 +38,7 @@ REPORT = "export.json"
 def main(cfg: DictConfig) -> None:
     config.quiet()
     chosen, output = asked(cfg)
-    saved, data, task = run.load(cfg.run)
+    saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
     checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).answer
     if cfg.int8 and task.outputs:

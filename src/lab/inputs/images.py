@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lab.data.files import files_below
 from lab.data.read_image import num_pixels, read_image, read_images, suffixes
 from lab.errors import UserError
 from lab.inputs.base import Inputs, TooLargeError
@@ -38,7 +39,7 @@ class Images(Inputs):
             paths = [line for line in os.fsdecode(sys.stdin.buffer.read()).split("\n") if line.strip()]
         elif Path(source).is_dir():
             endings = suffixes()
-            files = Path(source).rglob("*")
+            files = files_below(Path(source))
             paths = sorted(str(path) for path in files if path.suffix.lower() in endings and path.is_file())
         elif Path(source).is_file():
             paths = [source]

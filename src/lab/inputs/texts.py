@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from lab.data.files import refuse_wide
 from lab.data.tokens import Tokens, padded
 from lab.errors import UserError
 from lab.inputs.base import Inputs
@@ -48,6 +49,7 @@ class Texts(Inputs):
             raise UserError(f"error: input={source}: it can't be read: {error.strerror}.") from error
         if (first := next(lines, None)) is None:
             raise UserError(f"error: input={source}: it is empty; a text on each line is expected.")
+        refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
         return chain([first.removeprefix("\ufeff")], lines)  # some editors begin a file with that mark
 
     def read(self, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:

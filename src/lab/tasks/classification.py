@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -13,8 +13,28 @@ from lab.tasks.base import Deferred, Task
 from lab.types import Fraction
 
 
+class ClassAccuracy(MulticlassAccuracy):
+    """(C,) of each class; nan where no sample has it."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, average=None, **kwargs)
+
+    def compute(self) -> Tensor:
+        tp, _, _, fn = self._final_state()
+        return tp / (tp + fn)
+
+
+class OfEachClass(ClasswiseWrapper):
+    """The values by the classes' names; a class without samples has none."""
+
+    def compute(self) -> dict[str, Tensor]:
+        return {name: value for name, value in super().compute().items() if not value.isnan()}
+
+
 class Classification(Task):
     """Cross-entropy over classes; reports accuracy (`acc`), macro F1 (`f1`) and, at test, each class's accuracy.
+
+    A class without test samples has no accuracy.
 
     Args:
         label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
@@ -29,12 +49,10 @@ class Classification(Task):
         test_time_flip: bool = False,
         **kwargs: Any,
     ) -> None:
-        def accuracy(average: Literal["micro"] | None) -> MulticlassAccuracy:
-            return MulticlassAccuracy(num_classes, average=average, validate_args=False)
-
-        acc: dict[str, Metric | MetricCollection] = {"acc": accuracy("micro")}
+        micro = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        acc: dict[str, Metric | MetricCollection] = {"acc": micro}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
-        each = {"each": ClasswiseWrapper(accuracy(None), class_names, prefix="acc/")}
+        each = {"each": OfEachClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
         metrics = {"train": acc, "val": acc | f1, "test": acc | f1 | each}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
         self.class_names = class_names
