@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUse
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
+from lab.display import in_utf8
 from lab.refusals import refusals
 from lab.types import Fraction
 
@@ -72,6 +73,10 @@ def check(cfg: DictConfig) -> None:
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_calls(cfg)
     problems += _unwritable(Path(cfg.log_dir))
+    problems += [
+        f"{key}={cfg[key]}: it is not UTF-8, and TensorBoard writes no such folder; name another"
+        for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
+    ]  # fmt: skip
     problems += refusals(cfg)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
         problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")

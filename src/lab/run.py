@@ -202,6 +202,8 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
     if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
         cfg.data.root = str(expanded(cfg.data.root).absolute())
+    elif root and not expanded(cfg.data.root).is_absolute():
+        cfg.data.root = f"{Path.cwd()}/{root}"
     try:
         write_json(folder / FACTS, asdict(data.facts))
         write_text(folder / DATA_REPORT, data.report.full())
