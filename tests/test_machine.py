@@ -2,13 +2,15 @@
 
 import ast
 import gzip
+import io
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import CONF
 
-from lab import run
+from lab import cli, run
 from lab.data import images, tiny
 from lab.errors import UserError
 from lab.folder import expanded
@@ -92,3 +94,22 @@ def test_a_package_that_is_installed_after_a_failed_download_is_used(compose, pa
             (raw / name).write_bytes(gzip.decompress(packed.read_bytes()) if packed.exists() else b"")
     assert sum(len(split) for split in run.read_data(cfg).splits.values()) > 0
     assert not list(raw.glob(".*")), "unpacked in part"
+
+
+@pytest.mark.parametrize(("encoding", "shown"), {"latin-1": b"caf\xe9 \\u2191", "ascii": b"caf\\xe9 \\u2191"}.items())
+def test_a_locale_without_a_letter_ends_no_command(monkeypatch, encoding, shown):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(cli, "_main", lambda: print("café ↑", end=""))
+    cli.main()
+    output.flush()
+    assert output.buffer.getvalue() == shown
+
+
+def test_the_bench_says_in_a_line_what_is_missing(tmp_path):
+    sys.path.append(str(CONF.parent / "bench"))
+    import bench
+
+    said = "error: data: install Debian's package"
+    with pytest.raises(SystemExit, match=f"^{said}$"):
+        bench.run(["sh", "-c", f'echo a warning >&2; echo "{said}" >&2; exit 2'], tmp_path)

@@ -72,6 +72,6 @@ def test_a_relative_reference_is_found_from_anywhere(compose, value, prefix, mon
     monkeypatch.chdir(tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}'")
     (tmp_path / "r").mkdir()
-    run.create(cfg, Facts(), tmp_path / "r")
+    run.create(cfg, SimpleNamespace(facts=Facts(), report=DataReport()), tmp_path / "r")
     root = f"{tmp_path}/" * prefix + "${oc.env:CANARY}"
     assert f"root: {root}\n" in (tmp_path / "r/config.yaml").read_text()

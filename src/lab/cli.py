@@ -1,12 +1,12 @@
 """`lab VERB …`: each verb is a Hydra app. Nothing heavy is imported before a job starts."""
 
 import gc
-import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +32,7 @@ LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it i
 
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name need not be UTF-8, nor need the terminal take what is
+        if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
             stream.reconfigure(errors="backslashreplace")
     if code := exit_code(_main):
         sys.exit(code)

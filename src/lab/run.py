@@ -192,6 +192,15 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         raise
 
 
+def keep_root(cfg: DictConfig) -> None:
+    """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
+    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
+    if root and "${" not in root:  # a reference may be a secret
+        cfg.data.root = str(expanded(cfg.data.root).absolute())
+    elif root and not expanded(cfg.data.root).is_absolute():
+        cfg.data.root = f"{Path.cwd()}/{root}"
+
+
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     """Make a folder a run's: what is known of its data, its stamp, and last its config.
 
@@ -199,11 +208,7 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
         RunError: the disk is full, or the folder can't be written to.
     """
     cfg.run = None
-    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
-    if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
-        cfg.data.root = str(expanded(cfg.data.root).absolute())
-    elif root and not expanded(cfg.data.root).is_absolute():
-        cfg.data.root = f"{Path.cwd()}/{root}"
+    keep_root(cfg)
     try:
         write_json(folder / FACTS, asdict(data.facts))
         write_text(folder / DATA_REPORT, data.report.full())

@@ -15,6 +15,7 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs
 
 NO_TEXT = "it is not UTF-8"
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # their lines are rows, and no texts
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Texts(Inputs):
         """The lines of a file; or `-`: of standard input, as they come."""
         if Path(source).is_dir():
             raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
+        if Path(source).suffix.lower() in TABLES:
+            raise UserError(
+                f"error: input={source}: it is a table; give a file with a text on each line. input=- < FILE takes any."
+            )
         try:
             lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
         except FileNotFoundError as error:
