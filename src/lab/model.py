@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,22 @@ def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: in
     return [{"class": class_names[i], "probability": round(float(probability[i]), 4)} for i in order]
 
 
+def onnxruntime() -> Any:
+    """The package; unless this is set before its import, it writes a device id to the home folder and calls home.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    return import_module("onnxruntime")
+
+
+def num_threads_asked() -> int:
+    """By OMP_NUM_THREADS, which may be empty, or a list with a number for each nested level; 0: it does not say."""
+    number = re.match(r"\s*([0-9]{1,9})", os.environ.get("OMP_NUM_THREADS", ""))
+    return min(int(number[1]), os.cpu_count() or 1) if number else 0
+
+
 def of_onnx(path: Path, num_threads: int = 0) -> Model:
     """A file of `lab export format=onnx`.
 
@@ -63,11 +80,11 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
     if not path.is_file():
         raise UserError(f"error: model={path}: there is no such file. lab export run=… format=onnx makes one.")
     try:
-        import onnxruntime as ort
+        ort = onnxruntime()
     except ImportError as error:
         raise UserError("error: model: it takes onnxruntime: pip install 'lab[export]'") from error
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS", 0))
+    options.intra_op_num_threads = num_threads or num_threads_asked()
     options.log_severity_level = 3  # errors
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -77,9 +94,9 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         outputs: Outputs | None = unpack("outputs", **about["outputs"]) if "outputs" in about else None
         class_names = () if outputs else about["class_names"]
         session.run(None, {entry.name: inputs.example})
-    except UserError:
-        raise
     except Exception as error:  # onnxruntime's own have no base class
+        if isinstance(error, UserError) and isinstance(error.__cause__, ImportError):
+            raise  # a package is missing
         raise UserError(
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error
