@@ -63,7 +63,9 @@ class Images(Inputs):
 
     def decode(self, content: bytes, max_megapixels: float) -> np.ndarray:
         file = io.BytesIO(content)
-        too_large = f"The image has more than {max_megapixels} megapixels; send a smaller one."
+        too_large = (
+            f"The image has more than {max_megapixels} megapixels (of 16 or 32 bits, a third); send a smaller one."
+        )
         try:
             if num_pixels(file) > 1e6 * max_megapixels:
                 raise TooLargeError(too_large)
