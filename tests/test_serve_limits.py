@@ -119,6 +119,17 @@ def test_the_head_of_a_request_has_its_time(sent):
     run(main)
 
 
+def test_connections_that_are_accepted_during_the_stop_are_closed():
+    async def main():
+        async with running(build(), seconds=30) as connect:
+            for _ in range(100):
+                await connect()
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 2
+
+    run(main)
+
+
 def test_what_was_received_is_answered_before_the_stop():
     async def main():
         body = grey()

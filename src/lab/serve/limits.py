@@ -99,10 +99,10 @@ class Drained:
         await self.app(scope, receiving, sending)
 
 
-def limited(most: int, seconds: float) -> type[H11Protocol]:
+def limited(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
     """HTTP for `most` connections, each of which has so many seconds for the head of a request.
 
-    Of too many, the one that has been without a request for longest is closed.
+    Of too many, the one that has been without a request for longest is closed; once it is over, every new one.
     """
     waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # in the order in which they began to
 
@@ -110,7 +110,9 @@ def limited(most: int, seconds: float) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._sort()
-            if len(self.connections) > most and waiting:
+            if is_over():  # it was accepted before, and nobody else would close it
+                transport.abort()
+            elif len(self.connections) > most and waiting:
                 oldest = next(iter(waiting))
                 waiting.pop(oldest).cancel()
                 oldest.transport.abort()
@@ -161,7 +163,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=limited(most, seconds),
+                http=limited(most, seconds, lambda: self.should_exit),
                 ws="none",
                 log_level="error",
                 access_log=False,
