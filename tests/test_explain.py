@@ -305,6 +305,25 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("captum", UserError, r"pip install 'lab\[explain\]'"),
+        ("captum.attr", UserError, r"pip install 'lab\[explain\]'"),
+        ("lab.explain.images", UserError, "there is no lab.explain.images"),
+        ("scipy", ImportError, "No module"),
+        (None, ImportError, "No module"),
+    ],
+)
+def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monkeypatch):
+    def missing(_):
+        raise ImportError(f"No module named {name}", name=name)
+
+    monkeypatch.setattr(explain, "import_module", missing)
+    with pytest.raises(kind, match=said):
+        explained(mlp)
+
+
 def test_a_run_of_another_kind_is_refused(mlp, monkeypatch):
     monkeypatch.setattr(explain, "Classification", SimpleNamespace)
     with pytest.raises(UserError, match="it is no classifier"):

@@ -1,5 +1,6 @@
 """Answers for one's own files: by a run and by the file exported from it, the same."""
 
+import base64
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ from conftest import PLAIN
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lab import config, model, predict, train
+from lab import config, model, predict, started, train
 from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.inputs.images import Images
@@ -208,3 +209,58 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n"), isatty=lambda: False))
     with pytest.raises(UserError, match="standard input has no paths"):
         ask(of("model", folder), "input=-")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("", 0), ("1", 1), ("1,2", 1), (" 1 ", 1), ("0", 0), ("many", 0), ("-1", 0), (",1", 0)]
+)
+def test_the_number_of_threads_may_be_a_list_or_nothing(text, number, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert (started.num_threads() or 0) == number
+
+
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "-x", "\tx", "\x1b[2Jx", "a\nb", "\u202ex"])
+def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_path, capsys):
+    output = str(tmp_path / "out.csv")
+    row = {"path": f"{name}.png", "class": name, "probability": 0.5, "error": ""}
+    with predict.writing(output) as write:
+        write([row])
+    predict.show([row], "path", 1, 0, output)
+    with predict.writing("-") as write:
+        write([row])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 4
+    assert not {"\x1b", "\u202e", "\t"} & set(shown)
+    with open(output, newline="", encoding="utf-8") as file:
+        (read,) = csv.DictReader(file)
+    quote = "'" if name[0] in "=@-\t" else ""
+    assert read == {"path": f"{quote}{name}.png", "class": quote + name, "probability": "0.5000", "error": ""}
+
+
+@pytest.mark.parametrize(
+    "content", [b"a.png\r\nb c.png\r\n", b"\xef\xbb\xbfa.png\nb c.png", b"\r\na.png\r\n\r\nb c.png\r\n"]
+)
+def test_a_list_of_another_system(content, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert Images(1, 4).find("-") == ["a.png", "b c.png"]
+
+
+def test_a_list_in_utf_16_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("a.png".encode("utf-16"))))
+    with pytest.raises(UserError, match="input=-: it is UTF-16"):
+        Images(1, 4).find("-")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f" DATA:;base64,{text}\n",
+        lambda text: "\r\n".join(text[i : i + 76] for i in range(0, len(text), 76)),
+        lambda text: text.rstrip("="),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+    ],
+)
+def test_base64_in_its_forms(wrap):
+    content = bytes(range(256)) + b"x"
+    assert Images(1, 4).of_json(wrap(base64.b64encode(content).decode())) == content

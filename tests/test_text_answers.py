@@ -249,3 +249,25 @@ def test_a_server_takes_texts(folder):
             assert response.json()["error"]
         lone = client.post("/predict", content=b'{"text": "\\ud800"}', headers={"Content-Type": "application/json"})
         assert lone.status_code == 422
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.TSV", "t.jsonl", "t.parquet", "t.xlsx"])
+def test_a_table_is_no_list_of_texts(name, tmp_path):
+    (tmp_path / name).write_text("text,label\ncat,1\n")
+    with pytest.raises(UserError, match="it is a table; give a .txt file"):
+        Texts("", 8).find(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_what_is_not_utf_8_is_refused_by_the_server_too(encoding):
+    with pytest.raises(UserError, match="UTF-"):
+        Texts("", 8).decode("né, a text".encode(encoding), 1)
+
+
+@pytest.mark.parametrize("line", ["cat", "cat\n", "cat\r\n", "\ufeffcat", "\n", " cat \n", "a\rb\n"])
+def test_a_line_is_the_same_text_in_a_file_and_over_a_network(line, folder, tmp_path):
+    inputs = model.of_onnx(folder / "model.onnx").inputs
+    (tmp_path / "line.txt").write_bytes(line.encode())
+    items, errors = inputs.read(list(inputs.find(str(tmp_path / "line.txt"))))
+    assert errors == [""]
+    assert items.tolist() == inputs.stack([inputs.decode(inputs.of_json(line), 1)]).tolist()

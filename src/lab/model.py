@@ -76,9 +76,9 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         outputs: Outputs | None = unpack("outputs", **about["outputs"]) if "outputs" in about else None
         class_names = () if outputs else about["class_names"]
         session.run(None, {entry.name: inputs.example})
-    except UserError:
-        raise
     except Exception as error:  # onnxruntime's own have no base class
+        if isinstance(error, UserError) and isinstance(error.__cause__, ImportError):
+            raise  # a package is missing
         raise UserError(
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error

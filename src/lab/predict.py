@@ -5,7 +5,6 @@ Nothing heavy is imported here: an exported model is asked without torch.
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lab import config, model
+from lab.display import csv_cell, printable
 from lab.errors import RunError
 
 BATCH_SIZE = 64
@@ -138,7 +138,7 @@ def flat(said: model.Said) -> Row:
 def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
     """A function that writes rows: as CSV, JSON lines or Parquet, as the name ends; `-`: answers alone, a line each."""
     if output == "-":
-        yield lambda rows: print(*(best(row) for row in rows), sep="\n", flush=True)
+        yield lambda rows: print(*(printable(best(row)) for row in rows), sep="\n", flush=True)
     elif output.endswith(".parquet"):
         rows: list[Row] = []
         try:
@@ -154,18 +154,27 @@ def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
                     file.writelines(json.dumps(row) + "\n" for row in rows)
                     return
                 if not file.tell():
-                    table.writerow(rows[0])
-                table.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+                    table.writerow(map(csv_cell, rows[0]))
+                table.writerows(map(cell, row.values()) for row in rows)
 
             yield write
+
+
+def cell(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else csv_cell(value) if isinstance(value, str) else value
 
 
 def write_parquet(rows: Sequence[Row], output: str) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    readable = [{name: printable(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(readable), output)
+    encodable = [{name: utf8(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(encodable), output)
+
+
+def utf8(text: str) -> str:
+    r"""A file's name need not be text: a byte that is not UTF-8 becomes \xe9 or the like."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str) -> None:
@@ -173,14 +182,15 @@ def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str)
     for row in rows:
         print(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
     more = f" ({num_more} more than shown)" if num_more else ""
-    print(f"\n{num} predictions in {output}{more}")
+    print(f"\n{num} predictions in {printable(output)}{more}")
 
 
 def said(row: Row) -> str:
     """The best answer, and how sure it is, where that is known."""
     if row["error"]:
         return "not readable"
-    return f"{row['probability']:.4f}  {best(row)}" if "probability" in row else best(row)
+    answer = printable(best(row))
+    return f"{row['probability']:.4f}  {answer}" if "probability" in row else answer
 
 
 def best(row: Row) -> str:
@@ -191,8 +201,3 @@ def best(row: Row) -> str:
 
 def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]} … {text[len(text) - (most - most // 2) + 2 :]}"
-
-
-def printable(text: str) -> str:
-    """A file's name need not be text."""
-    return os.fsencode(text).decode(errors="replace")

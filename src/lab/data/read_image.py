@@ -1,5 +1,6 @@
 """Pictures as arrays of a net's size, by PIL and NumPy alone: `lab predict model=FILE` does without torch."""
 
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.errors import UserError
 
+UNBOUNDED = ("BLP", "FITS", "ICNS", "IPTC")  # they hold files of other formats, of any size
 NUM_THREADS = 4  # that decode; each may hold a picture of MAX_IMAGE_PIXELS
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # more than MAX_IMAGE_PIXELS: refused, not decoded
@@ -34,14 +36,34 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
     return np.array(picture).reshape(image_size, image_size, num_channels).transpose(2, 0, 1).copy()
 
 
-def num_pixels(file: str | Path | BinaryIO) -> int:
-    """As a file's header says, without decoding the picture.
+def num_pixels(file: BinaryIO) -> int:
+    """As a file's headers say, without decoding the picture; one of 16 or 32 bits counts as three.
 
     Raises:
-        UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS.
+        UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS, or of a format whose
+            header does not say what is decoded.
     """
+    if icons := _in_icon(file):  # PIL decodes it where it opens it
+        return max(icons)
     with _opened(file) as opened:
-        return opened.width * opened.height
+        if opened.format in UNBOUNDED:
+            raise UnidentifiedImageError(f"{opened.format} is not taken")
+        return opened.width * opened.height * (3 if _is_deep(opened) else 1)
+
+
+def _in_icon(file: BinaryIO) -> list[int]:
+    """The pixels of each picture in an .ico file, of which its directory may say another size; none in another file."""
+    start = file.read(6)
+    entries = file.read(16 * int.from_bytes(start[4:], "little")) if start[:4] == b"\0\0\1\0" else b""
+    found = []
+    for i in range(12, len(entries), 16):
+        file.seek(int.from_bytes(entries[i : i + 4], "little"))
+        head = file.read(24).ljust(24, b"\0")
+        is_png = head.startswith(b"\x89PNG")
+        width, height = struct.unpack(">ii", head[16:24]) if is_png else struct.unpack("<ii", head[4:12])
+        found.append(abs(width * height))
+    file.seek(0)
+    return found
 
 
 def read_images(files: Sequence[str], num_channels: int, image_size: int) -> tuple[np.ndarray, list[str]]:
@@ -76,15 +98,22 @@ def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        level = np.asarray(picture, dtype=np.float64)
-        if not np.isfinite(level).all():
+    if _is_deep(picture):
+        level = np.asarray(picture)
+        if not np.isfinite([level.min(), level.max()]).all():
             raise ValueError("it has pixels that are NaN or infinite")
-        return Image.fromarray((level.clip(0) * (255 / max(level.max(), 1))).astype(np.uint8))
+        scale, grey = 255 / max(float(level.max()), 1), np.empty(level.shape, np.uint8)
+        for i, row in enumerate(level):  # the whole as floats would take many times its memory
+            grey[i] = row.astype(np.float64).clip(0) * scale
+        return Image.fromarray(grey)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    return picture.mode.startswith(("I", "F"))
 
 
 @cache

@@ -51,6 +51,10 @@ def main(cfg: DictConfig) -> None:
     try:
         kind: Any = import_module(f"lab.explain.{data.inputs.kind}")
     except ImportError as error:
+        if error.name == f"lab.explain.{data.inputs.kind}":
+            config.fail([f"explain: there is no {error.name}, which shows {data.inputs.kind}. Write one."])
+        if (error.name or "").partition(".")[0] != "captum":
+            raise
         config.fail([f"explain: {error}. pip install 'lab[explain]'"])
     from lab.explain import scores
 

@@ -1,7 +1,9 @@
 import base64
+import codecs
 import glob
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lab.data.files import files_below
+from lab.data.files import files_below, refuse_wide
 from lab.data.read_image import num_pixels, read_image, read_images, suffixes
 from lab.errors import UserError
 from lab.inputs.base import Inputs, TooLargeError
@@ -36,7 +38,10 @@ class Images(Inputs):
     def find(self, source: str) -> list[str]:
         """A file, the images in a folder, a glob's files, or `-`: paths on standard input, a line each."""
         if source == "-":
-            paths = [line for line in os.fsdecode(sys.stdin.buffer.read()).split("\n") if line.strip()]
+            content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+            refuse_wide(content[:4], "error: input=-: it")
+            lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+            paths = [line for line in lines if line.strip()]
         elif Path(source).is_dir():
             endings = suffixes()
             files = files_below(Path(source))
@@ -58,7 +63,9 @@ class Images(Inputs):
 
     def decode(self, content: bytes, max_megapixels: float) -> np.ndarray:
         file = io.BytesIO(content)
-        too_large = f"The image has more than {max_megapixels} megapixels; send a smaller one."
+        too_large = (
+            f"The image has more than {max_megapixels} megapixels (of 16 or 32 bits, a third); send a smaller one."
+        )
         try:
             if num_pixels(file) > 1e6 * max_megapixels:
                 raise TooLargeError(too_large)
@@ -73,8 +80,10 @@ class Images(Inputs):
             raise UserError(f"The image can't be read: {error.__cause__}.") from error
 
     def of_json(self, text: str) -> bytes:
-        """Of base64."""
-        return base64.b64decode(text, validate=True)
+        """Of base64 in any of its forms: in lines, for URLs, without padding, as a data URL."""
+        text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
+        padded = text + "=" * (-len(text) % 4)
+        return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)
 
     def stack(self, items: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(items)

@@ -15,7 +15,7 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs
 
 NO_TEXT = "it is not UTF-8"
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # their lines are rows, and no texts
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xls", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Texts(Inputs):
             raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
         if Path(source).suffix.lower() in TABLES:
             raise UserError(
-                f"error: input={source}: it is a table; give a file with a text on each line. input=- < FILE takes any."
+                f"error: input={source}: it is a table; give a .txt file with a text on each line, such as its column."
             )
         try:
             lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
@@ -55,7 +55,7 @@ class Texts(Inputs):
         if (first := next(lines, None)) is None:
             raise UserError(f"error: input={source}: it is empty; a text on each line is expected.")
         refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
-        return chain([first.removeprefix("\ufeff")], lines)  # some editors begin a file with that mark
+        return chain([first], lines)
 
     def read(self, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         errors = ["" if _is_text(item) else NO_TEXT for item in items]
@@ -63,10 +63,10 @@ class Texts(Inputs):
         return padded(rows) if rows else np.empty((0, 0), np.int64), errors
 
     def decode(self, content: bytes, max_megapixels: float) -> np.ndarray:
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            raise UserError("The text is not UTF-8.") from error
+        refuse_wide(content[:4], "The text")
+        text = _line(content)
+        if not _is_text(text):
+            raise UserError("The text is not UTF-8.")
         return np.array(self.tokens.encode([text])[0])
 
     def of_json(self, text: str) -> bytes:
@@ -83,10 +83,14 @@ class Texts(Inputs):
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """Bytes that are no UTF-8 are kept as they are, as surrogates."""
     with file:
-        for line in file:
-            yield line.decode(errors="surrogateescape").rstrip("\r\n")
+        yield from map(_line, file)
+
+
+def _line(content: bytes) -> str:
+    """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
+    text = content.decode(errors="surrogateescape")
+    return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
 def _is_text(text: str) -> bool:

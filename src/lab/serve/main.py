@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab import config, model
+from lab.display import printable
 from lab.errors import UserError
 
 PIL_LIMIT = 89  # megapixels; of more PIL says that it is a decompression bomb
@@ -75,22 +76,18 @@ def listening(host: str, port: int) -> socket.socket:
 
 def run(cfg: DictConfig, asked: model.Model, door: socket.socket) -> None:
     """Answer until SIGTERM or Ctrl-C; what was asked before is finished."""
-    import uvicorn
-
+    from lab.serve.limits import QUEUE, Server
     from lab.serve.server import build
 
     host, port = door.getsockname()[:2]
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
     name = Path(cfg.run or cfg.model)
     app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
-    settings = uvicorn.Config(
-        app, log_level="error", access_log=False, timeout_graceful_shutdown=math.ceil(cfg.timeout_s)
-    )
-    door.listen(1024)
+    door.listen(QUEUE)
     shown = f"[{host}]" if ":" in host else host
-    print(f"{name}: http://{shown}:{port}   Ctrl-C stops", flush=True)
+    print(f"{printable(name)}: http://{shown}:{port}   Ctrl-C stops", flush=True)
     if not local:
         print(
             f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.", flush=True
         )
-    uvicorn.Server(settings).run(sockets=[door])
+    Server(app, cfg.timeout_s, app.state.stop).run(sockets=[door])

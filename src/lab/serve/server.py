@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs, TooLargeError
 from lab.model import Model, Said
 from lab.serve.batching import Batcher
+from lab.serve.limits import Clock, Drained, Room
 
 MAX_REQUESTS = 256  # at a time
-PATIENCE = 0.5  # seconds for which what is too long is still read: a client that is sending does not hear an answer
+HELD = 100e6  # bytes of bodies at a time, or one of the longest; others wait
+SLOWEST = 10  # times `timeout_s`, for a body that keeps coming
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
@@ -40,7 +43,8 @@ class Service:
         self.cfg, self.asked = cfg, asked
         self.batcher = Batcher(asked.inputs.stack, asked.answer, cfg.max_batch, cfg.max_wait_ms / 1000)
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
-        self.num_requests = 0
+        self.num_requests, self.max_bytes = 0, int(1e6 * cfg.max_body_mb)
+        self.clock, self.room = Clock(), Room(max(self.max_bytes, int(HELD)))
 
     async def predict(self, request: Request) -> dict[str, Any]:
         async with self._item(request) as item:
@@ -66,6 +70,8 @@ class Service:
             return "Only the answers of a classifier are explained."
         if self.cfg.model:
             return "An exported model has no gradients: lab serve run=FOLDER explains its answers."
+        if not find_spec(f"lab.explain.{self.asked.inputs.kind}"):
+            return f"There is no lab.explain.{self.asked.inputs.kind}, which shows {self.asked.inputs.kind}."
         return None if find_spec("captum") else "It takes captum: pip install 'lab[explain]'"
 
     @asynccontextmanager
@@ -75,18 +81,26 @@ class Service:
             raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
         self.num_requests += 1
         try:
-            body = await content_of(request, self.asked.inputs, int(1e6 * self.cfg.max_body_mb), self.cfg.timeout_s)
-            async with asyncio.timeout(self.cfg.timeout_s):
-                self.batcher.coming += 1
-                try:
-                    item = await self._in(self.decoding, self._decode, body)
-                finally:
-                    self.batcher.coming -= 1
+            item = await self._received(request)
+            async with self.clock.limit(self.cfg.timeout_s):
                 yield item
         except TimeoutError as error:
             raise HTTPException(503, f"There was no answer within {self.cfg.timeout_s} s; ask again later.") from error
         finally:
             self.num_requests -= 1
+
+    async def _received(self, request: Request) -> np.ndarray:
+        """Its time begins when there is room for it."""
+        kind, size = head_of(request, self.asked.inputs, self.max_bytes)
+        async with self.clock.limit(math.inf), self.room.taken(size):
+            body = await body_of(request, self.max_bytes, self.cfg.timeout_s, self.clock)
+            content = await content_of(request, kind, body, self.asked.inputs)
+            self.batcher.coming += 1
+            try:
+                async with self.clock.limit(self.cfg.timeout_s):
+                    return await self._in(self.decoding, self._decode, content)
+            finally:
+                self.batcher.coming -= 1
 
     def _decode(self, content: bytes | str) -> np.ndarray:
         inputs = self.asked.inputs
@@ -132,6 +146,8 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
         redirect_slashes=False,
         exception_handlers={AnyHTTPException: said, ClientDisconnect: said, Exception: said},
     )
+    app.add_middleware(Drained)
+    app.state.stop = service.clock.stop
     app.get("/", response_model=None)(page)
     app.get("/health")(lambda: {"status": "ok", "model": name} | facts)
     app.post("/predict")(service.predict)
@@ -148,22 +164,41 @@ async def said(request: Request, error: Exception) -> Response:
         code, text = 405, "This path takes another method: GET / and /health, POST /predict and /explain."
     else:
         code, text = error.status_code, error.detail
-    headers = dict(getattr(error, "headers", None) or {}) | ({"Connection": "close"} if code in (408, 413) else {})
-    return JSONResponse({"error": text}, code, headers)
+    return JSONResponse({"error": text}, code, getattr(error, "headers", None))
 
 
-async def content_of(request: Request, inputs: Inputs, max_bytes: int, seconds: float) -> bytes | str:
-    """The item's bytes; or, of JSON, its text."""
+def head_of(request: Request, inputs: Inputs, max_bytes: int) -> tuple[str, int]:
+    """The type of a body, and how many bytes it may have; an error where it need not be read."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    takes = (
-        f'a multipart form with the {inputs.item} as "file", a body of type {inputs.content_types}…, or JSON'
-        f' {{"{inputs.item}": "{inputs.in_json}"}}'
-    )
     if not (kind.startswith(inputs.content_types) or kind in ("multipart/form-data", "application/json")):
-        raise HTTPException(415, f"The content type is {kind or 'missing'}; send {takes}.")
-    body = await body_of(request, max_bytes, seconds)
+        raise HTTPException(415, f"The content type is {kind or 'missing'}; send {takes(inputs)}.")
+    size = int(request.headers.get("content-length", max_bytes))
+    if size > max_bytes:
+        raise too_long(max_bytes)
+    return kind, size
+
+
+async def body_of(request: Request, max_bytes: int, seconds: float, clock: Clock) -> bytes:
+    """A body may take its time, but be silent for so many seconds only."""
+    body, now = bytearray(), asyncio.get_running_loop().time
+    latest = now() + SLOWEST * seconds
+    try:
+        async with clock.limit(seconds) as begin_anew:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_long(max_bytes)
+                if now() < latest:
+                    begin_anew()
+    except TimeoutError as error:
+        raise HTTPException(408, f"No more of the body arrived within {seconds} s.") from error
+    return bytes(body)
+
+
+async def content_of(request: Request, kind: str, body: bytes, inputs: Inputs) -> bytes | str:
+    """The item's bytes; or, of JSON, its text."""
     if not body:
-        raise HTTPException(400, f"The body is empty; send {takes}.")
+        raise HTTPException(400, f"The body is empty; send {takes(inputs)}.")
     content: bytes | str = body
     if kind == "multipart/form-data":
         content = await _of_form(request, body)
@@ -174,23 +209,15 @@ async def content_of(request: Request, inputs: Inputs, max_bytes: int, seconds: 
     return content
 
 
-async def body_of(request: Request, max_bytes: int, seconds: float) -> bytes:
-    body, now = bytearray(), asyncio.get_running_loop().time
-    too_long = int(request.headers.get("content-length", 0)) > max_bytes
-    try:
-        async with asyncio.timeout(PATIENCE if too_long else seconds) as limit:
-            async for chunk in request.stream():
-                if not too_long and len(body) + len(chunk) > max_bytes:
-                    too_long = True
-                    limit.reschedule(now() + PATIENCE)
-                if not too_long:
-                    body += chunk
-    except TimeoutError as error:
-        if not too_long:
-            raise HTTPException(408, f"The body did not arrive within {seconds} s.") from error
-    if too_long:
-        raise HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send less.")
-    return bytes(body)
+def takes(inputs: Inputs) -> str:
+    return (
+        f'a multipart form with the {inputs.item} as "file", a body of type {inputs.content_types}…, or JSON'
+        f' {{"{inputs.item}": "{inputs.in_json}"}}'
+    )
+
+
+def too_long(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send less.")
 
 
 async def _of_form(request: Request, body: bytes) -> bytes:

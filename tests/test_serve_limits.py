@@ -1,0 +1,311 @@
+"""Many clients, slow clients, and large pictures: the server answers the others, and stops in time."""
+
+import asyncio
+import io
+import resource
+import struct
+import time
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from lab import config, model
+from lab.data import read_image
+from lab.errors import UserError
+from lab.inputs.base import TooLargeError
+from lab.inputs.images import Images
+from lab.serve import limits, server
+from lab.serve.limits import Room, Server
+from lab.serve.main import listening
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+
+WRITERS = []
+
+
+def run(main):
+    async def whole():
+        try:
+            await main()
+        finally:
+            while WRITERS:
+                WRITERS.pop().close()
+
+    asyncio.run(whole())
+
+
+def grey(level=7):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def build(*overrides, seconds=0.0):
+    def answer(images):
+        time.sleep(seconds)
+        return np.tile(np.float32([0.75, 0.25]), (len(images), 1))
+
+    asked = model.answering(Images(1, 4), answer, None, ["a", "b"])
+    return server.build(config.compose("serve", list(overrides)), asked, "x", {"localhost"})
+
+
+@asynccontextmanager
+async def running(app, seconds):
+    """A server in this process, and how to connect to it."""
+    door = listening("127.0.0.1", 0)
+    served = Server(app, seconds, app.state.stop)
+    task = asyncio.create_task(served._serve([door]))
+    while not served.started:
+        await asyncio.sleep(0.01)
+    host, port = door.getsockname()
+
+    async def connect():
+        reader, writer = await asyncio.open_connection(host, port)
+        WRITERS.append(writer)
+        return reader, writer
+
+    yield connect
+    served.should_exit = True
+    await asyncio.wait_for(task, 15)
+
+
+async def answer_to(connect, sent):
+    reader, writer = await connect()
+    writer.write(sent)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    return reader, writer, int(head.split()[1])
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /pre", HEAD])
+def test_connections_without_a_request_make_room_for_those_with_one(sent, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+
+    async def main():
+        async with running(build(), seconds=30) as connect:
+            idle = [await connect() for _ in range(40)]
+            for _, writer in idle:
+                with suppress(ConnectionError):
+                    writer.write(sent)
+            busy = [await answer_to(connect, HEAD + b"Content-Length: 1\r\n\r\n#") for _ in range(3)]
+            assert [status for *_, status in busy] == [400] * 3
+            closed = [reader.at_eof() or reader.exception() for reader, _ in idle]
+            assert all(closed[:30]), "the oldest go first"
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 2, "a connection without a request is closed at once"
+
+    run(main)
+
+
+@pytest.mark.parametrize("limit", [(1024, 8), (resource.RLIM_INFINITY, 1)])
+def test_the_limit_of_files_may_be_missing(limit, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
+    assert Server(None, 1, None).config.backlog in (32, 64)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GE", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea"])
+def test_the_head_of_a_request_has_its_time(sent):
+    async def main():
+        async with running(build(), seconds=0.3) as connect:
+            reader, writer = await connect()
+            writer.write(sent)
+            begin = time.monotonic()
+            with suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 5)
+            assert time.monotonic() - begin < 2
+
+    run(main)
+
+
+def test_connections_that_are_accepted_during_the_stop_are_closed():
+    async def main():
+        async with running(build(), seconds=30) as connect:
+            for _ in range(100):
+                await connect()
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 2
+
+    run(main)
+
+
+def test_what_was_received_is_answered_before_the_stop():
+    async def main():
+        body = grey()
+        async with running(build("max_batch=1", seconds=0.2), seconds=5) as connect:
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            whole = [await connect() for _ in range(5)]
+            for _, writer in whole:
+                writer.write(HEAD + length + body)
+            half = await connect()
+            half[1].write(HEAD + length + body[:9])
+            await asyncio.sleep(0.2)
+            asyncio.get_running_loop().call_later(0.3, half[1].write, body[9:])
+        for reader, _ in [*whole, half]:
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+
+    run(main)
+
+
+def test_what_takes_too_long_for_the_stop_is_told(monkeypatch):
+    monkeypatch.setattr(limits, "GRACE", 0.3)
+
+    async def main():
+        async with running(build("timeout_s=60"), seconds=5) as connect:
+            silent = await connect()
+            silent[1].write(HEAD + b"Content-Length: 9\r\n\r\n123")
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 3
+        answer = await silent[0].read()
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"The server stops" in answer
+
+    run(main)
+
+
+async def posted(body, *overrides, headers=None):
+    app = build(*overrides)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        return await client.post("/predict", content=body, headers={"Content-Type": "image/png"} | (headers or {}))
+
+
+async def dripping(content, pause, sent=None):
+    for i in range(0, len(content), -(-len(content) // 5)):
+        yield content[i : i + -(-len(content) // 5)]
+        if sent is not None:
+            sent.append(i)
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize(("pause", "status"), [(0.2, 200), (0, 200), (0.8, 408)])
+def test_only_silence_counts(pause, status):
+    answer = asyncio.run(posted(dripping(grey(), pause), "timeout_s=0.5"))
+    assert answer.status_code == status, answer.text
+
+
+def test_a_body_that_keeps_coming_does_not_do_so_for_ever(monkeypatch):
+    monkeypatch.setattr(server, "SLOWEST", 1)
+    assert asyncio.run(posted(dripping(grey(), 0.25), "timeout_s=0.3")).status_code == 408
+
+
+@pytest.mark.parametrize(
+    ("overrides", "headers", "status"),
+    [
+        (["max_body_mb=0.001"], {}, 413),
+        (["max_body_mb=0.001"], {"Content-Length": "5000"}, 413),
+        ([], {"Content-Type": "audio/wav"}, 415),
+        ([], {"Host": "evil.example"}, 421),
+    ],
+)
+def test_an_error_waits_for_a_client_that_still_sends(overrides, headers, status):
+    sent = []
+    answer = asyncio.run(posted(dripping(bytes(5000), 0.01, sent), *overrides, headers=headers))
+    assert (answer.status_code, len(sent)) == (status, 5)
+
+
+def test_too_many_requests_are_told_after_their_bodies(monkeypatch):
+    monkeypatch.setattr(server, "MAX_REQUESTS", 0)
+    sent = []
+    answer = asyncio.run(posted(dripping(grey(), 0.01, sent)))
+    assert (answer.status_code, len(sent)) == (503, 5)
+
+
+def test_who_finds_no_room_waits_without_a_clock(monkeypatch):
+    """Six bodies of which one fits: together they take longer than one may."""
+
+    async def main():
+        app = build("timeout_s=0.5", "max_body_mb=0.001")
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            return await asyncio.gather(
+                *(
+                    client.post("/predict", content=dripping(grey(), 0.04), headers={"Content-Type": "image/png"})
+                    for _ in range(6)
+                )
+            )
+
+    monkeypatch.setattr(server, "HELD", 0)
+    begin = time.monotonic()
+    answers = asyncio.run(main())
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert time.monotonic() - begin > 1, "they came one by one"
+
+
+def test_room_is_given_back_whatever_happens():
+    async def main():
+        room = Room(10)
+
+        async def use(size, fail=False):
+            async with room.taken(size):
+                await asyncio.sleep(0.01)
+                assert room.free >= 0
+                if fail:
+                    raise ValueError
+
+        await asyncio.gather(*(use(size, size == 3) for size in (10, 3, 7, 1, 10, 3)), return_exceptions=True)
+        waiter = asyncio.create_task(use(10))
+        async with room.taken(5):
+            await asyncio.sleep(0)
+            waiter.cancel()
+        assert room.free == 10
+
+    run(main)
+
+
+def icon(inner, says=16):
+    """An .ico file, whose directory says another size than the picture has."""
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, says, says, 0, 0, 1, 32, len(inner), 22) + inner
+
+
+def saved(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+LARGE = {
+    "an icon that says 16 x 16": icon(saved(Image.new("1", (1500, 1500)), "PNG")),
+    "an icon of a bitmap": icon(struct.pack("<IiiHHIIiiII", 40, 1500, 3000, 1, 32, 0, 0, 0, 0, 0, 0)),
+    "a float TIFF": saved(Image.new("F", (900, 900)), "TIFF", compression="tiff_lzw"),
+    "a 16-bit TIFF": saved(Image.new("I;16", (900, 900)), "TIFF", compression="tiff_lzw"),
+    "a 16-bit PNG": saved(Image.new("I;16", (900, 900)), "PNG"),
+    "a grey PNG": saved(Image.new("1", (1500, 1500)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_picture_is_refused_by_its_header(name, monkeypatch):
+    monkeypatch.setattr(read_image, "_eight_bits", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(TooLargeError, match="2 megapixels"):
+        Images(1, 4).decode(LARGE[name], 2)
+
+
+def test_what_is_within_the_limit_is_answered():
+    icons = [icon(saved(Image.new("L", (16, 16), 9), "PNG")), saved(Image.new("RGB", (32, 32), (9, 9, 9)), "ICO")]
+    deep = saved(Image.new("I;16", (700, 700), 99), "TIFF")
+    for content, level in ((icons[0], 9), (icons[1], 9), (deep, 255), (grey(9), 9)):
+        assert (Images(1, 4).decode(content, 2) == level).all()
+
+
+def test_a_format_that_holds_others_is_not_taken_over_a_network():
+    fits = b"".join(
+        card.ljust(80)
+        for card in (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 4", b"NAXIS2  = 4", b"END")
+    )
+    with pytest.raises(UserError, match="no image, or none of a known format"):
+        Images(1, 4).decode(fits.ljust(2880) + bytes(2880), 2)
+
+
+def test_deep_pictures_are_scaled_row_by_row():
+    level = np.random.default_rng(0).normal(0, 300, (7, 5)).astype(np.float32)
+    expected = (level.astype(np.float64).clip(0) * (255 / float(level.max()))).astype(np.uint8)
+    assert (np.asarray(read_image._eight_bits(Image.fromarray(level))) == expected).all()
