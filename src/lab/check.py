@@ -92,10 +92,12 @@ def check(cfg: DictConfig) -> None:
         fail(problems)
 
 
-def wrong_calls(cfg: DictConfig) -> Iterator[str]:
-    """Whatever in a config does not fit the signatures of the classes that it names."""
+def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Iterator[str]:
+    """Whatever in a config, or in these groups of it, does not fit the signatures of the classes that it names."""
     facts: set[str] = set()
     for key, target, node in _calls(cfg):
+        if groups is not None and key.partition(".")[0] not in groups:
+            continue
         try:
             function = locate(target) if isinstance(target, str) else target
         except ImportError as error:

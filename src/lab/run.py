@@ -285,7 +285,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
-    for problem in wrong_calls(cfg):
+    for problem in wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler")):
         raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
     if root is not None:
         if "root" not in cfg.data:

@@ -1,5 +1,6 @@
 """Where a job's time goes: the laps of a stopwatch that starts at the keystroke. Nothing heavy is imported here."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -40,11 +41,11 @@ def restart() -> None:
 @contextmanager
 def announced(stage: str) -> Iterator[None]:
     """Say what takes more than two seconds, and in the end how long it took; not on a terminal, which has bars."""
-    if sys.stderr.isatty():
+    if sys.stdout.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
     begin = time.monotonic()
-    timer = Timer(PATIENCE, lambda: print(f"{stage} ...", file=sys.stderr, flush=True))
+    timer = Timer(PATIENCE, lambda: print(f"{stage} ...", flush=True))
     timer.daemon = True
     timer.start()
     try:
@@ -52,4 +53,4 @@ def announced(stage: str) -> Iterator[None]:
     finally:
         timer.cancel()
     if (passed := time.monotonic() - begin) >= PATIENCE:
-        print(f"{stage}: {passed:.0f} s", file=sys.stderr, flush=True)
+        print(f"{stage}: {passed:.0f} s", flush=True)
