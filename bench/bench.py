@@ -30,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-DATA = Path(os.environ.get("LAB_DATA", "~/.cache/lab")).expanduser()
+DATA = Path(os.path.expanduser(os.environ.get("LAB_DATA", "~/.cache/lab")))
 LAB, PYTHON = str(Path(sys.executable).with_name("lab")), sys.executable
 SMALL_SET = 3_000  # images; 4 and 16 times as many beside it
 
@@ -68,7 +68,7 @@ class Row:
 def run(command: Sequence[str], tmp: Path) -> Run:
     logs = Path(tempfile.mkdtemp(dir=tmp))
     words = [word.replace("LOGS", str(logs)).replace("TMP", str(tmp)) for word in command]
-    with open(logs / "out", "w+") as out, open(logs / "err", "w+") as err:
+    with open(logs / "out", "w+", encoding="utf-8") as out, open(logs / "err", "w+", encoding="utf-8") as err:
         start = time.monotonic()
         process = subprocess.Popen(words, stdout=out, stderr=err, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp)
         _, status, usage = os.wait4(process.pid, 0)
@@ -76,9 +76,11 @@ def run(command: Sequence[str], tmp: Path) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
         for file in (out, err):
             file.seek(0)
+        if process.returncode == 2:  # a mistake of whoever started it, which lab says in its last line
+            sys.exit(err.read().strip().rpartition("\n")[2])
         if process.returncode:
             sys.exit(f"{' '.join(words)}\n{err.read()[-3000:]}")
-        results = [json.loads(path.read_text()) for path in sorted(logs.rglob("results.json"))]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(logs.rglob("results.json"))]
         return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss, out.read(), results)
 
 
@@ -220,9 +222,9 @@ def markdown(lines: Sequence[dict], machine: str) -> str:
 
 
 def hardware() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True).stdout.decode()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "hydra-core"))
     return (
         f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}; commit {commit.strip()}."
@@ -259,8 +261,10 @@ def main() -> None:
 def report(cases: str, lines: Sequence[dict], machine: str) -> str:
     """The table, which is written in both forms beside this file."""
     text = markdown(lines, machine)
-    (HERE / f"{cases}.md").write_text(text)
-    (HERE / f"{cases}.json").write_text(json.dumps({"machine": machine, "rows": lines}, indent=2) + "\n")
+    (HERE / f"{cases}.md").write_text(text, encoding="utf-8")
+    (HERE / f"{cases}.json").write_text(
+        json.dumps({"machine": machine, "rows": lines}, indent=2) + "\n", encoding="utf-8"
+    )
     return text
 
 

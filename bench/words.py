@@ -61,9 +61,9 @@ def accuracies(experiment: str, root: str | None, seed: int, tmp: Path) -> dict[
 def report(experiment: str, rounds: list[dict[str, float]]) -> str:
     """The table, which is written in both forms beside this file; another experiment's rows stay."""
     path = HERE / "words.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content[experiment] = {"machine": f"{len(rounds)} rounds. {hardware()}", "rounds": rounds}
-    path.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n")
+    path.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
     lines = ["| experiment | model | test/acc | in each round |", "|---|---|---|---|"]
     for name, entry in sorted(content.items()):
         for model in entry["rounds"][0]:
@@ -72,7 +72,7 @@ def report(experiment: str, rounds: list[dict[str, float]]) -> str:
             each = ", ".join(f"{value:.4f}" for value in values)
             lines.append(f"| `{name}` | {model} | **{statistics.mean(values):.4f}**{spread} | {each} |")
     text = "\n".join([*lines, "", *(f"{name}: {entry['machine']}" for name, entry in sorted(content.items())), ""])
-    (HERE / "words.md").write_text(text)
+    (HERE / "words.md").write_text(text, encoding="utf-8")
     return text
 
 

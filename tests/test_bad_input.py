@@ -18,11 +18,10 @@ import torch
 from conftest import LAB, TINY
 from torch.utils.data import get_worker_info
 
-from lab import cli
+from lab import cli, run
 from lab.checkpoints import seal
 from lab.data import tiny
 from lab.data.image_files import ImageFiles
-from lab.data.image_folder import ImageFolder
 from lab.data.images import Digits
 from lab.nets.mlp import MLP
 from lab.tasks.classification import Classification
@@ -282,7 +281,7 @@ ROWS = {
     # data
     "no val": Row(f"{TRAIN} data.val_fraction=0", "data.val_fraction=0: should be greater than 0"),
     "no test": Row(f"{TRAIN} data.test_fraction=0", "data.test_fraction=0: should be greater than 0"),
-    "no train": Row(f"{TRAIN} data.val_fraction=0.6 data.test_fraction=0.6", "too few for train, val and test"),
+    "no train": Row(f"{TRAIN} data.val_fraction=0.6 data.test_fraction=0.6", "too few samples for train, val and test"),
     "empty train": Row(TRAIN, "data: train has no samples", samples(emptied)),
     "empty val": Row(TRAIN, "data: val has no samples", samples(emptied, "val")),
     "label too large": Row(TRAIN, "data: train has the label 12; there are 10 classes", samples(mislabelled(12))),
@@ -463,13 +462,20 @@ def test_a_broken_sample_can_be_skipped_and_is_counted(tmp_path, monkeypatch):
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
 
 
-def test_a_picture_that_is_only_met_in_training_fails_the_run(tmp_path, monkeypatch, capsys):
+def test_a_picture_that_breaks_during_training_fails_the_run(tmp_path, monkeypatch, capsys):
+    """All are read before; this one is cut afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ImageFolder, "num_for_statistics", 1)
-    splits(cut, "val/a/12.png")(monkeypatch)
+    splits(Path.touch, "val/a/12.png")(monkeypatch)
+    create = run.create
+
+    def create_and_cut(*args):
+        create(*args)
+        cut(Path("images/val/a/12.png"))
+
+    monkeypatch.setattr(run, "create", create_and_cut)
     with pytest.raises(SystemExit, match="2"):
         lab(monkeypatch, FOLDER)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "data"))]
     assert "val/a/12.png is not a readable image" in line
     (folder,) = tmp_path.glob("logs/*/*")
     assert json.loads((folder / "results.json").read_text())["status"] == "failed"

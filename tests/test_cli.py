@@ -42,7 +42,7 @@ def test_hydra_shows_the_config(lab):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("lab ", "train tune test predict"),
+        ("lab ", "train data tune test predict"),
         ("lab tr", "train"),
         ("lab train experiment=", "experiment=digits"),
         ("lab train experiment=digits net=", "net=cnn"),

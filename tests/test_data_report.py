@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
-from lab import cli, config, run
+from lab import cli, config, resume, run
 from lab import test as lab_test
 from lab.data.files import files_below
 from lab.data.read_image import read_image
@@ -142,7 +143,7 @@ def test_a_table_without_a_header(compose, tmp_path):
         texts(compose, path, "data.text=words", "data.label=kind")
     data = texts(compose, path, "data.text=2", "data.label=3")
     assert sum(data.facts.num_samples.values()) == 40
-    assert "40 rows, without a header" in data.report.full()
+    assert "40 rows in a table without a header" in data.report.full()
     with pytest.raises(UserError, match="there is no column 4; there are 3"):
         texts(compose, path, "data.text=2", "data.label=4")
     with pytest.raises(UserError, match="all as names, or as numbers"):
@@ -173,6 +174,13 @@ def test_a_wide_file_is_not_predicted(tmp_path, encoding):
     (tmp_path / "x.txt").write_bytes("good\nbad\n".encode(encoding))
     with pytest.raises(UserError, match="input=.*x.txt: it is UTF-16 or UTF-32"):
         Texts("", 8).find(str(tmp_path / "x.txt"))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.jsonl", "x.parquet"])
+def test_a_table_is_no_file_of_texts_to_predict(tmp_path, name):
+    (tmp_path / name).write_text("text,label\na,b\n")
+    with pytest.raises(UserError, match="it is a table; give a file with a text on each line"):
+        Texts("", 8).find(str(tmp_path / name))
 
 
 def test_labels_lose_their_spaces_and_rare_classes_stay_in_train(compose, tmp_path):
@@ -252,12 +260,18 @@ def test_a_picture_of_the_same_size_is_other_data_and_a_moved_root_is_the_same(c
     (tmp_path / "x").rename(tmp_path / "2024")
     after = images(compose, tmp_path / "2024")
     assert (after.facts.fingerprint, after.names) == (before.facts.fingerprint, before.names)
-    path = next(path for path in (tmp_path / "2024/a").iterdir())
-    content = bytearray(path.read_bytes())
-    content[-20] ^= 1  # in its checksum
-    path.write_bytes(content)
-    changed = images(compose, tmp_path / "2024", "data.skip_unreadable=true").facts.fingerprint
-    assert changed != before.facts.fingerprint
+    pictures(tmp_path / "2024", "c")  # a bitmap of 8×8 pixels has one size, whatever it shows
+    for path in sorted((tmp_path / "2024").glob("*/*")):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    before = images(compose, tmp_path / "2024").facts
+    one, other = tmp_path / "2024/a/0.bmp", tmp_path / "2024/b/0.bmp"
+    assert one.stat().st_size == other.stat().st_size
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second), other.write_bytes(first)
+    after = images(compose, tmp_path / "2024").facts
+    assert after.num_samples == before.num_samples
+    assert after.fingerprint != before.fingerprint
 
 
 def test_max_characters_leaves_published_splits_alone(compose, tmp_path):
@@ -321,6 +335,22 @@ def test_a_run_has_its_report_and_is_tested_where_its_data_is_now(trained, tmp_p
     pictures(tmp_path / "z", num=10)
     lab_test.main(config.compose("test", [f"run={folder}", f"data.root={tmp_path}/z"]))
     assert "warning: the data has changed since" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "x", num=10)
+    words = ("experiment=image_folder", f"data.root={tmp_path}/x", "debug=two_batches", "data.num_workers=0")
+    folder = trained(*words)
+    (tmp_path / "x").rename(tmp_path / "2024")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.data.root = "2024"
+    run.keep_root(cfg)
+    assert cfg.data.root == str(tmp_path / "2024")
+    resume.check_data(run.read_data(cfg), folder)
+    picture(tmp_path / "2024/a/0.png")
+    with pytest.raises(UserError, match="data: it has changed since"):
+        resume.check_data(run.read_data(cfg), folder)
 
 
 def test_a_long_report_is_short_on_screen():

@@ -211,25 +211,6 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
         ask(of("model", folder), "input=-")
 
 
-def test_onnxruntime_leaves_nothing_in_the_home_folder(folder, tmp_path):
-    """It is quiet where CI is set, whatever else is."""
-    home = tmp_path / "home"
-    home.mkdir()
-    env = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
-    env |= {"HOME": str(home), "OMP_NUM_THREADS": "1,2", "XDG_CACHE_HOME": str(home / "cache")}
-    code = f"from pathlib import Path; from lab import model; model.of_onnx(Path('{folder}/model.onnx'))"
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
-    assert list(home.rglob("*")) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("", 0), ("1", 1), ("1,2", 1), (" 1 ", 1), ("0", 0), ("many", 0), ("-1", 0), (",1", 0)]
-)
-def test_the_number_of_threads_may_be_a_list_or_nothing(text, number, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert model.num_threads_asked() == number
-
-
 @pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "-x", "\tx", "\x1b[2Jx", "a\nb", "\u202ex"])
 def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_path, capsys):
     output = str(tmp_path / "out.csv")

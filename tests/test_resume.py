@@ -304,6 +304,7 @@ def requeued(tmp_path, monkeypatch):
     calls = []
     requeue = cache(lambda: calls.append("requeued"))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("ENVIRONMENT", "BATCH")
     for module in ("lab.stop", "lab.callbacks.last"):
         monkeypatch.setattr(f"{module}.requeue", requeue)
     monkeypatch.chdir(tmp_path)

@@ -6,11 +6,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lab import seconds, secrets
+from lab import seconds, secrets, started
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
@@ -30,11 +31,15 @@ LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it i
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
+            stream.reconfigure(errors="backslashreplace")
     if code := exit_code(_main):
         sys.exit(code)
 
 
 def _main() -> None:
+    started.settle()
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         print(_usage())

@@ -281,7 +281,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
     for path in sorted((CONF / "experiment").glob("*.yaml")):
-        comments = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
+        lines_of = path.read_text(encoding="utf-8").splitlines()
+        comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")
         lines.append(f"  {path.stem:<16} {question}")
     return lines

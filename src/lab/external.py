@@ -6,14 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning import Trainer
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
+from lab import started
 from lab.errors import UserError
 
 
 def meet(accelerator: str) -> int:
     """This process's rank, after it has met the others; 0 where it was started alone."""
-    environment = _environment()
+    environment = cluster()
     if environment is None or environment.world_size() == 1:
         return 0
     os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
@@ -24,11 +26,16 @@ def meet(accelerator: str) -> int:
     return environment.global_rank()
 
 
-def _environment() -> ClusterEnvironment | None:
-    if TorchElasticEnvironment.detect():
+def cluster() -> ClusterEnvironment | None:
+    """What knows of the processes that torchrun or srun started; None where neither has started this one."""
+    if started.by_torchrun():
         return TorchElasticEnvironment()
-    in_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1  # of srun: a batch script alone is one process
-    return SLURMEnvironment() if in_step else None
+    if not started.by_srun():
+        return None
+    try:
+        return SLURMEnvironment()
+    except RuntimeError as error:  # it refuses --ntasks
+        raise UserError(f"error: srun: {' '.join(str(error).split())}") from error
 
 
 @contextmanager
@@ -59,16 +66,21 @@ def announced_folder() -> str:
 
 def refuse_several(word: str, what: str) -> None:
     """Raises UserError where torchrun or srun has started several processes for what is done by one."""
-    if int(os.environ.get("WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if started.by_srun() or (started.by_torchrun() and started.whole("WORLD_SIZE", 1) > 1):
         raise UserError(
             f"error: {word}: torchrun or srun started several processes for one run; start {what} without them"
         )
 
 
-def check_size(world_size: int) -> None:
+def check_size(trainer: Trainer) -> None:
     """Raises UserError where the trainer is not for as many processes as were started."""
-    if torch.distributed.is_initialized() and (started := torch.distributed.get_world_size()) != world_size:
+    if trainer.num_nodes > 1 and cluster() is None:
         raise UserError(
-            f"error: trainer: it is for {world_size} process, and {started} were started: trainer=ddp, trainer.devices"
-            " to those on each machine, trainer.num_nodes to the machines."
+            f"error: trainer.num_nodes={trainer.num_nodes}: a run on several machines is started by torchrun or srun,"
+            " on each of them."
+        )
+    if torch.distributed.is_initialized() and (num := torch.distributed.get_world_size()) != trainer.world_size:
+        raise UserError(
+            f"error: trainer: it is for {trainer.world_size} process, and {num} were started: trainer=ddp,"
+            " trainer.devices to those on each machine, trainer.num_nodes to the machines."
         )

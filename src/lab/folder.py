@@ -228,6 +228,20 @@ def flat(cfg: Any) -> dict[str, Any]:
     return dict(walk("", OmegaConf.to_container(cfg, resolve=False)))
 
 
+def expanded(path: str) -> Path:
+    """A path, with `~` as the user's home.
+
+    Raises:
+        UserError: there is no home, as in a container that was started with a number for a user.
+    """
+    whole = Path(os.path.expanduser(path))
+    if whole.parts[:1] == ("~",) and not whole.exists():
+        raise UserError(
+            f"error: {path}: this user has no home. Set HOME, or name a folder without ~ (data.root=FOLDER)."
+        )
+    return whole
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a new file's name to write to; the file then takes the place of `path`, whole or not at all.

@@ -19,10 +19,9 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lab import external
 from lab.errors import PRUNED
 from lab.loopback import stay_on
+from lab.started import COMMAND, LINE, num_threads
 
 BEAT, SILENCE = 1.0, 30.0  # seconds between two signs of life, and without one before a process is given up
-LINE = "LAB_LIFELINE"  # the environment's name for the socket to the process that started this one
-MAIN = "from lab.cli import main; main()"
 
 
 @contextmanager
@@ -32,8 +31,8 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     Lightning would repeat the command line, which in a sweep is the whole sweep: each process would draw its own
     hyperparameters. Where torchrun or SLURM has started this process, it has started the others too.
     """
-    external.check_size(trainer.world_size)
-    environ, num_threads = dict(os.environ), torch.get_num_threads()
+    external.check_size(trainer)
+    environ, threads_before = dict(os.environ), torch.get_num_threads()
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)
     alone = trainer.world_size == 1 or not isinstance(environment, LightningEnvironment)
@@ -61,7 +60,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
             torch.distributed.destroy_process_group()
         os.environ.clear()
         os.environ.update(environ)
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(threads_before)
 
 
 _finished = threading.Event()
@@ -72,7 +71,7 @@ def _describe(trainer: Trainer) -> None:
     environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     os.environ.setdefault("MASTER_ADDR", environment.main_address)
     os.environ.setdefault("MASTER_PORT", str(environment.main_port))
-    if "OMP_NUM_THREADS" not in os.environ:
+    if num_threads() is None:
         torch.set_num_threads(max(1, torch.get_num_threads() // trainer.num_devices))
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     os.environ |= {"LOCAL_RANK": "0", "NODE_RANK": str(environment.node_rank()), "WORLD_SIZE": str(trainer.world_size)}
@@ -82,7 +81,7 @@ def _start(rank: int, arguments: tuple[str, ...]) -> tuple[socket.socket, subpro
     ours, theirs = socket.socketpair()
     environ = os.environ | {"LOCAL_RANK": str(rank), LINE: str(theirs.fileno())}
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *arguments], env=environ, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        [*COMMAND, *arguments], env=environ, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
     )
     theirs.close()
     return ours, process

@@ -13,7 +13,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.distributed import _destroy_dist_connection
 
-MEETING = "LAB_MEETING"  # the file that they meet in; it is in the environment, which Lightning's processes inherit
+from lab.started import MEETING
 
 
 def stay_on(trainer: Trainer) -> None:

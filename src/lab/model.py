@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lab import config
+from lab import config, started
 from lab.errors import UserError
 from lab.inputs.base import Inputs, padded, unpack
 from lab.outputs.base import Outputs
@@ -47,22 +45,6 @@ def most_probable(class_names: Sequence[str], probability: np.ndarray, top_k: in
     return [{"class": class_names[i], "probability": round(float(probability[i]), 4)} for i in order]
 
 
-def onnxruntime() -> Any:
-    """The package; unless this is set before its import, it writes a device id to the home folder and calls home.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    return import_module("onnxruntime")
-
-
-def num_threads_asked() -> int:
-    """By OMP_NUM_THREADS, which may be empty, or a list with a number for each nested level; 0: it does not say."""
-    number = re.match(r"\s*([0-9]{1,9})", os.environ.get("OMP_NUM_THREADS", ""))
-    return min(int(number[1]), os.cpu_count() or 1) if number else 0
-
-
 def of_onnx(path: Path, num_threads: int = 0) -> Model:
     """A file of `lab export format=onnx`.
 
@@ -80,11 +62,11 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
     if not path.is_file():
         raise UserError(f"error: model={path}: there is no such file. lab export run=… format=onnx makes one.")
     try:
-        ort = onnxruntime()
+        import onnxruntime as ort
     except ImportError as error:
         raise UserError("error: model: it takes onnxruntime: pip install 'lab[export]'") from error
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or num_threads_asked()
+    options.intra_op_num_threads = num_threads or started.num_threads() or 0
     options.log_severity_level = 3  # errors
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

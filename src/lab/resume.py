@@ -16,7 +16,7 @@ from lab.config import fail, overrides
 from lab.data.base import Data
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
-from lab.stop import slurm_job
+from lab.started import slurm_job
 
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",

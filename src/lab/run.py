@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -23,7 +24,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from lab import checkpoints, seconds
+from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
@@ -51,6 +52,7 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
+    expanded,
     read_json,
     write_config,
     write_json,
@@ -59,6 +61,7 @@ from lab.folder import (
 from lab.loggers import Metrics, forgiving
 from lab.secrets import redacted
 from lab.stamp import stamp
+from lab.started import num_threads
 from lab.summary import stopped
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -79,11 +82,11 @@ def settle(cfg: DictConfig) -> None:
     """Set what holds for the whole process, and put right what torch and Lightning get wrong about the machine."""
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step
-    if "OMP_NUM_THREADS" in os.environ:
+    if num_threads() is not None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     if CONTAINER_CORES.is_file():
-        quota, period = CONTAINER_CORES.read_text().split()  # microseconds of work, in so many
+        quota, period = CONTAINER_CORES.read_text(encoding="utf-8").split()  # microseconds of work, in so many
         cores = cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
@@ -142,6 +145,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
     callbacks.append(Outputs(folder, loggers, cfg.figures))
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
+    own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
@@ -181,9 +185,18 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
     try:
         return instantiate(node, **filled, _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
         if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
             fail([f"{key}: {error.__cause__}"])
         raise
+
+
+def keep_root(cfg: DictConfig) -> None:
+    """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
+    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
+    if root and "${" not in root:  # a reference may be a secret
+        cfg.data.root = str(expanded(cfg.data.root).absolute())
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
@@ -193,9 +206,7 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
         RunError: the disk is full, or the folder can't be written to.
     """
     cfg.run = None
-    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
-    if root and "${" not in root:  # the run finds its data from wherever it is loaded; a reference may be a secret
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+    keep_root(cfg)
     try:
         write_json(folder / FACTS, asdict(data.facts))
         write_text(folder / DATA_REPORT, data.report.full())

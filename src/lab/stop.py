@@ -11,6 +11,8 @@ from functools import cache
 from types import FrameType
 from typing import Any
 
+from lab.started import slurm_job
+
 PATIENCE = 5.0  # seconds that a validation may still take
 
 
@@ -51,12 +53,6 @@ class Stop:
 
     def overdue(self) -> bool:
         return bool(self.code) and time.monotonic() - self.since > PATIENCE
-
-
-def slurm_job() -> str | None:
-    """The job that this process is part of, as `scontrol` calls it."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 @cache

@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> float:
                 run.create(cfg, data, folder)
             position = resume.position(folder, task)
             if goes_on:
+                run.keep_root(cfg)
                 resume.record(cfg, changes, folder)
             announce(folder)
             return train(cfg, data, task, folder, *position)

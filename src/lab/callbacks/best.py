@@ -48,7 +48,7 @@ def keep_inside(callback: ModelCheckpoint, folder: Path) -> None:
         paths = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         load(state | paths | {"dirpath": str(folder), "best_k_models": best})
 
-    callback.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    callback.load_state_dict = load_state_dict  # type: ignore[method-assign,assignment]
 
 
 def refuse_place(callback: ModelCheckpoint, name: str) -> None:

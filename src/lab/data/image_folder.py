@@ -16,6 +16,7 @@ from lab.data.images import ImageData
 from lab.data.read_image import suffixes
 from lab.data.split import class_folders, described, groups_of, split_folders, strays
 from lab.errors import UserError
+from lab.folder import expanded
 from lab.types import Share
 
 MOST_LISTED = 20  # files in an error
@@ -60,7 +61,7 @@ class ImageFolder(ImageData):
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         if self.root is None and not self.tiny:
             raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
-        root = tiny.image_folder() if self.tiny else Path(self.root or "").expanduser()
+        root = tiny.image_folder() if self.tiny else expanded(self.root or "")
         if not root.is_dir():
             raise UserError(f"data.root: {root} is not a folder. It holds a folder of images for each class.")
         folders = split_folders(root)

@@ -2,7 +2,6 @@
 
 import gzip
 import shutil
-import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lab.data.base import Batch, Batches, Data, Tensors
 from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
 from lab.errors import UserError
+from lab.folder import expanded, replaced
 from lab.inputs.images import Images
 from lab.types import Count, Share
 
@@ -168,22 +168,25 @@ class TorchvisionImages(ImageData):
     ) -> None:
         super().__init__(**kwargs)
         self.dataset: Any = getattr(datasets, name)
-        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
+        self.root, self.val_fraction = expanded(root), val_fraction
 
     def prepare_data(self) -> None:
         if self.tiny or self.splits:
             return
-        raw, debian = self.root / self.dataset.__name__ / "raw", DEBIAN.get(self.dataset.__name__)
+        name = self.dataset.__name__
+        raw, debian = self.root / name / "raw", DEBIAN.get(name)
+        files = [raw / Path(file).stem for file, _ in getattr(self.dataset, "resources", ())]
         try:
-            if not raw.is_dir() and debian and debian.is_dir():
-                _unpack(debian, raw)
-            names = [Path(name).stem for name, _ in getattr(self.dataset, "resources", ())]
-            if not names or not all((raw / name).is_file() for name in names):
+            if debian:
+                _unpack(debian, [file for file in files if not file.is_file()])
+            if not files or not all(file.is_file() for file in files):
                 self.dataset(self.root, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError) as error:
+            package = f"install Debian's package dataset-fashion-mnist, which fills {debian}, " if debian else ""
             raise UserError(
-                f"data: {self.dataset.__name__} is not in {self.root} and could not be downloaded ({one_line(error)})."
-                " Connect to the network, or say where the files are with data.root=PATH; data.tiny=true needs neither."
+                f"data: {name} is not in {self.root} and could not be downloaded ({one_line(error)})."
+                f" Connect to the network, {package}or say where the files are with data.root=PATH;"
+                " data.tiny=true needs no files."
             ) from error
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
@@ -201,19 +204,14 @@ class TorchvisionImages(ImageData):
         return {"test": test} | splits, list(official[True].classes)
 
 
-def _unpack(source: Path, target: Path) -> None:
-    """Unpack the gzipped files of a folder into a new one, which is there whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent))
-    for path in source.glob("*.gz"):
-        with gzip.open(path) as packed, open(folder / path.stem, "wb") as file:
-            shutil.copyfileobj(packed, file)
-    try:
-        folder.rename(target)
-    except OSError:  # another process was faster, with the same content
-        shutil.rmtree(folder)
-        if not target.is_dir():
-            raise
+def _unpack(source: Path, files: Sequence[Path]) -> None:
+    """Unpack what a folder has of these files, gzipped; each is there whole or not at all."""
+    for file in files:
+        packed = source / f"{file.name}.gz"
+        if packed.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
+                shutil.copyfileobj(content, target)
 
 
 def _decoded(files: Batches, num_workers: int, timeout: float) -> Tensors:

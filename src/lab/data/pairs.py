@@ -58,13 +58,13 @@ class Pairs(TranslationData):
     def _splits(self, root: Path) -> dict[str, Path]:
         endings = (*SUFFIXES, ".txt", f".{self.source}".lower())
         found: dict[str, list[Path]] = {name: [] for name in SPLITS}
-        others = []
+        others: list[Path] = []
         for path in visible(root):
             begins = re.match("[A-Za-z]*", path.name)
             split = split_of(begins[0]) if begins and path.suffix.lower() in endings and not path.is_dir() else None
             (found[split] if split else others).append(path)
-        others = [path.name for path in others if path.suffix != f".{self.target}"]
-        self.report.leave_out("other files and folders beside those of the splits", others)
+        unused = [path.name for path in others if path.suffix.lower() != f".{self.target}".lower()]
+        self.report.leave_out("other files and folders beside those of the splits", unused, is_minor=True)
         for name, paths in found.items():
             if len(paths) > 1 or (name == "train" and not paths):
                 names = ", ".join(path.name for path in paths) or f"no {name}*"

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -51,7 +51,7 @@ class DataReport:
         if number:
             self.left_out.append(LeftOut(what, number, examples[:NUM_EXAMPLES], is_minor))
 
-    def describe(self, contents: dict[str, list[bytes]], names: dict[str, Sequence[str]]) -> None:
+    def describe(self, contents: dict[str, list[bytes]], names: Mapping[str, Sequence[str]]) -> None:
         """Count the samples, and those that two splits share.
 
         Args:
@@ -70,7 +70,7 @@ class DataReport:
                     f" {_short(example)}"
                 )
 
-    def count_classes(self, labels: dict[str, Sequence[int]], class_names: Sequence[str]) -> None:
+    def count_classes(self, labels: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> None:
         """Count the samples of each class in each split; a class without any is named."""
         counts = {split: Counter(label) for split, label in labels.items()}
         self.classes = {
@@ -89,7 +89,7 @@ class DataReport:
     def cut(self, lengths: Sequence[Tensor], max_length: int) -> None:
         """Count the sequences that are as long as they can be."""
         number = sum(int((length >= max_length).sum()) for length in lengths)
-        self.leave_out(f"texts' tokens from the {max_length}th on (data.max_length)", (), number)
+        self.leave_out(f"ends of texts that have {max_length} tokens or more (data.max_length)", (), number)
 
     def warn_of_words(self, texts: Sequence[str], tokens: str | None) -> None:
         """Say that a text without spaces is one word, where many are such."""
@@ -141,7 +141,7 @@ def digest(*parts: bytes) -> bytes:
 
 
 def fingerprint(
-    contents: dict[str, list[bytes]], labels: dict[str, Sequence[int]] | None = None, class_names: Sequence[str] = ()
+    contents: dict[str, list[bytes]], labels: Mapping[str, Sequence[int]] | None = None, class_names: Sequence[str] = ()
 ) -> str:
     """SHA-256 of all samples, split by split, and of their classes."""
     hashed = hashlib.sha256("\0".join(class_names).encode(errors="surrogateescape"))

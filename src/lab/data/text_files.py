@@ -24,6 +24,7 @@ from lab.data.split import (
 from lab.data.table import SUFFIXES, read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.errors import UserError
+from lab.folder import expanded
 from lab.types import Share
 
 
@@ -77,7 +78,7 @@ class TextTable(TextData):
 
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         if self.tiny:
-            table = {"text": "text", "label": "label", "split": None, "group": None}
+            table: dict[str, str | int | None] = {"text": "text", "label": "label", "split": None, "group": None}
             return _labelled({"train": self._read(tiny_text.table(), table)[0]}, self)
         root = existing(self.root, "file")
         if root.is_dir():
@@ -98,8 +99,8 @@ class TextTable(TextData):
         if "" in label:
             raise UserError(f"data: {places[label.index('')]} has no {columns['label']}.")
         header = "without a header" if isinstance(columns["text"], int) else "with a header"
-        name = f" in {path.name}" if self.root and existing(self.root, "file").is_dir() else ""
-        self.report.find(f"{len(places):,} rows{name}, {header}")
+        name = path.name if self.root and path.parent == Path(self.root).expanduser() else "a table"
+        self.report.find(f"{len(places):,} rows in {name} {header}")
         stripped = [cell for cell, own in zip(of["label"], label, strict=True) if cell != own]
         self.report.leave_out(
             "labels' spaces before and after the text", sorted(set(map(repr, stripped))), len(stripped)
@@ -145,7 +146,9 @@ class TextFolder(TextData):
         return _labelled(rows, self)
 
     def _read(self, folder: Path, root: Path) -> Rows:
-        paths, label, others = [], [], []
+        paths: list[Path] = []
+        label: list[str] = []
+        others: list[Path] = []
         for name in class_folders(folder):
             files = list(files_below(folder / name))
             texts = [path for path in files if path.suffix.lower() == ".txt"]
@@ -165,7 +168,7 @@ class TextFolder(TextData):
 def existing(root: str | None, kind: str) -> Path:
     if root is None:
         raise UserError(f"data.root: say which {kind} holds your texts, with data.root=PATH.")
-    path = Path(root).expanduser()
+    path = expanded(root)
     if not path.exists():
         raise UserError(f"data.root: {path} is not there.")
     return path

@@ -116,8 +116,6 @@ def quantise(source: Path, items: np.ndarray, target: Path) -> None:
         target: what is written.
     """
     import onnx
-
-    model.onnxruntime()  # first: it sets what its import reads
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     made = onnx.load(source)

@@ -10,8 +10,10 @@ from matplotlib.font_manager import fontManager
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 # matplotlib's own font has no Chinese, Japanese or Korean: the first of these that is installed draws them
-CJK = ("Noto Sans CJK", "Noto Serif CJK", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "Hiragino", "PingFang")
-CJK += ("Yu Gothic", "Microsoft YaHei", "SimHei", "Malgun Gothic", "IPAGothic", "NanumGothic", "Unifont")
+CJK = (
+    "Noto Sans CJK", "Noto Serif CJK", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "Hiragino", "PingFang",
+    "Yu Gothic", "Microsoft YaHei", "SimHei", "Malgun Gothic", "IPAGothic", "NanumGothic", "Unifont",
+)  # fmt: skip
 installed = {font.name for font in fontManager.ttflist}
 fallback = [name for start in CJK for name in sorted(installed) if name.startswith(start)]
 matplotlib.rcParams["font.family"] = ["sans-serif", *fallback[:1]]

@@ -72,7 +72,7 @@ class Board:
         score = "" if job.value is None else f"{job.value:.4f}"
         seconds = f"{job.ended - job.started:.0f} s" if job.ended else ""
         words = f"{self.label(job)}  {job.why}".rstrip()
-        return printable(f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}")
+        return printable(f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}".rstrip())
 
     def table(self) -> str:
         """All jobs, the best first."""

@@ -25,7 +25,7 @@ def write_best(place: Path, mode: str) -> None:
         most = max(map(len, groups.values()))  # what some of whose runs failed is not compared with what is whole
         whole = [runs for runs in groups.values() if len(runs) == most]
         best = (max if mode == "max" else min)(whole, key=mean)
-        (place / "best.yaml").write_text(experiment(best))
+        (place / "best.yaml").write_text(experiment(best), encoding="utf-8")
         print(f"as an experiment: cp {place / 'best.yaml'} conf/experiment/NAME.yaml")
 
 

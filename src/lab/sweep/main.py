@@ -25,7 +25,8 @@ from lab.allow import instantiate, locate
 from lab.errors import UserError
 from lab.external import refuse_several
 from lab.folder import SWEEP, read_json, write_json
-from lab.stop import requeue, slurm_job
+from lab.started import slurm_job
+from lab.stop import requeue
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
 from lab.sweep.launcher import Launcher

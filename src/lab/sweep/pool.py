@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from lab import cli, config, lock, seconds, train
+from lab.started import num_threads
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -26,7 +27,7 @@ def _fit(job: Job) -> int:
 
     def work() -> None:
         seconds.restart()
-        if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        if num_threads() is None and hasattr(os, "sched_getaffinity"):
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         lock.wait_for(job.folder)  # whoever ran the sweep before may still be saving
         clear(job.folder)

@@ -2,7 +2,6 @@
 
 import shlex
 import subprocess
-import sys
 from time import monotonic
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from pydantic import Field, PositiveInt
 from lab.config import fail
 from lab.errors import PRUNED
 from lab.folder import RESULTS, read_json
-from lab.launch import MAIN
+from lab.started import COMMAND
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 OWN = ("--requeue", "--open-mode=append", "--signal=SIGUSR1@90", "--export=ALL")  # warned of its end, it is requeued
@@ -70,11 +69,12 @@ class Slurm(Launcher):
 
     def _submit(self, job: Job) -> None:
         """Once SLURM has taken one, it is asked again where it refuses, such as one more than a user may have."""
-        script = shlex.join([*self.srun, sys.executable, "-c", MAIN, "train", *job.words])
+        script = shlex.join([*self.srun, *COMMAND, "train", *job.words])
         names = [f"--job-name={_name(job)}", f"--output={str(job.log.absolute()).replace('%', '%%')}"]
         result = subprocess.run(
             ["sbatch", "--parsable", *self.options, *names],
-            input=f"#!/bin/bash\n{script}\n", env=without_slurm() | job.environ, capture_output=True, text=True,
+            input=f"#!/bin/bash\n{script}\n", env=without_slurm() | job.environ, capture_output=True, encoding="utf-8",
+            errors="replace",
         )  # fmt: skip
         if result.returncode == 0:
             job.id = int(result.stdout.partition(";")[0])
@@ -91,7 +91,7 @@ class Slurm(Launcher):
         self.looked = monotonic()
         command = ["squeue", "--me", "--noheader", "--format=%i|%T %r|%j"]
         try:
-            result = subprocess.run(command, capture_output=True, text=True)
+            result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return "there is no SLURM here"
         if result.returncode:

@@ -95,7 +95,7 @@ class Study(Search):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Count and ask in one piece: several processes at once would run a trial too many."""
-        with open(self.place / ".ask.lock", "w") as lock:
+        with open(self.place / ".ask.lock", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -86,7 +86,7 @@ def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Tri
 
 
 def write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *rows])
 
 

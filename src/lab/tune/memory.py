@@ -37,7 +37,7 @@ def limit(device: torch.device, gigabytes: float | None) -> float:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (int(_field(STATUS, "VmData") + more), hard))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # should it come to that, this process is killed first
+        Path("/proc/self/oom_score_adj").write_bytes(b"1000")  # should it come to that, this process is killed first
     return (has + more) / 1e9
 
 
@@ -48,9 +48,11 @@ def available() -> float:
         for group in _own_groups(root):
             with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
                 droppable = next(
-                    int(line.split()[1]) for line in (group / "memory.stat").open() if line.startswith(f"{files} ")
+                    int(line.split()[1])
+                    for line in _text(group / "memory.stat").splitlines()
+                    if line.startswith(f"{files} ")
                 )
-                free.append(int((group / limit).read_text()) - int((group / use).read_text()) + droppable)
+                free.append(int(_text(group / limit)) - int(_text(group / use)) + droppable)
     return max(0.0, min(free))
 
 
@@ -71,15 +73,19 @@ def is_out(error: BaseException) -> bool:
     return origin is not None and is_out(origin)
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _field(path: Path, name: str) -> float:
     """A line such as `VmData: 12 kB`, in bytes."""
-    return next(1024.0 * int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
+    return next(1024.0 * int(line.split()[1]) for line in _text(path).splitlines() if line.startswith(f"{name}:"))
 
 
 def _own_groups(root: Path) -> list[Path]:
     """The control groups that this process is in, from its own up to the root."""
     version = "0" if root.name == "cgroup" else "memory"
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
         number, controllers, path = line.split(":", 2)
         if version in (number, controllers):
             own = root / path.lstrip("/")
