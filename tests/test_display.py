@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.display import csv_cell, printable
+from lab.display import csv_cell, in_utf8, printable
 from lab.errors import UserError
 
 
@@ -42,3 +42,10 @@ def test_a_cell_is_no_formula(text):
 @pytest.mark.parametrize("text", ["-1.5", "+2", "dog", "a=b", "1e-4", ""])
 def test_numbers_and_plain_cells_stay(text):
     assert csv_cell(text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("caf\udce9", "caf\\xe9"), ("café", "café"), ("a\nb", "a\nb"), ("\ud83d", "\\ud83d")]
+)
+def test_a_name_that_is_not_utf8_has_escapes(name, expected):
+    assert in_utf8(name) == expected

@@ -12,7 +12,7 @@ from lab.folder import write_json
 from lab.runs.index import Run, parsed, read, select
 from lab.runs.main import main
 from lab.runs.rows import distinct, ordered
-from lab.runs.table import FORMATS
+from lab.runs.table import FORMATS, shown
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
 
@@ -151,3 +151,17 @@ def test_rows_without_a_value_come_last():
         "a ↑": ["0.2000 ± 0.1", 1, 3],
     }.items():
         assert [row["a"] for row in ordered(rows, [], word)][:3] == order
+
+
+@pytest.mark.parametrize(("value", "cell"), {1e-5: "1e-05", 3.5e-4: "0.00035", 0.001: "0.0010", 0.0: "0.0000"}.items())
+def test_a_small_number_is_not_shown_as_zero(value, cell):
+    assert shown(value) == cell
+
+
+def test_what_was_chosen_stays_in_a_narrow_table_longer_than_what_was_measured(monkeypatch):
+    names = ("run", "status", "seed", "optimizer.lr", "val/acc ↑", "test/acc", "test/f1", "host")
+    rows = [dict.fromkeys(names, f"{number}{'x' * 9}") for number in range(2)]
+    monkeypatch.setenv("COLUMNS", "70")
+    head, *_, last = FORMATS["text"](rows).splitlines()
+    assert head.split() == ["run", "status", "optimizer.lr", "val/acc", "↑", "test/acc"]
+    assert last == "left out: host, seed, test/f1; --all shows them"

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lab import checkpoints, config
+from lab import checkpoints, config, started
 from lab.errors import UserError
 from lab.folder import write_json
 from lab.sweep import main as sweep
@@ -225,8 +225,8 @@ def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
 
 
 def test_torchrun_does_not_start_sweeps(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in started.TORCHRUN:
+        monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="start a sweep without them"):
         sweep.main(["-m", "experiment=digits", "seed=1,2"])
 

@@ -1,6 +1,7 @@
 """The words of a command line: paths are taken as they are typed."""
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -31,7 +32,17 @@ def test_what_is_no_text_stays():
     for word in ("run=null", "data.root=${oc.env:X}/a", "net.widths=[8,8]", "data.source=1", "-m", "~callbacks.x"):
         assert words.literal(word) == word
     assert words.literal("data.root=choice(a,b)", multirun=True) == "data.root=choice(a,b)"
-    assert words.literal("data.root=my pics,2024", multirun=True) == "data.root=my pics,'2024'"
+    assert words.literal("data.root=my pics,2024", multirun=True) == "data.root='my pics','2024'"
+    assert words.literal("data.root=${oc.env:X}/a", multirun=True) == "data.root='${oc.env:X}/a'"
+
+
+@pytest.mark.parametrize(
+    "name", ["back\\slash", "tab\there", "two words", "%s %d", "a:b", "{x}", "~x", "caf\udce9"], ids=ascii
+)
+def test_a_sweeps_job_gets_the_path_as_it_is_typed(name):
+    override = OverridesParser.create().parse_override(words.literal(f"data.root={name}", multirun=True))
+    ((job, *_),) = BasicSweeper.split_arguments([override], None)
+    assert words.value_of(words.literal(job[0])) == name
 
 
 @pytest.mark.parametrize("name", ["2024", "my (pics)", "it's, here", "图片"])

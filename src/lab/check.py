@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUse
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
+from lab.display import in_utf8
 from lab.refusals import refusals
 from lab.types import Fraction
 
@@ -72,6 +73,10 @@ def check(cfg: DictConfig) -> None:
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_calls(cfg)
     problems += _unwritable(Path(cfg.log_dir))
+    problems += [
+        f"{key}={cfg[key]}: it is not UTF-8, and TensorBoard writes no such folder; name another"
+        for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
+    ]  # fmt: skip
     problems += refusals(cfg)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
         problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
@@ -172,7 +177,7 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
         return  # an object to be: checked as a call of its own
     try:
         adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-        adapter.validate_json(json.dumps(value))
+        adapter.validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))  # not all paths are UTF-8
     except (PydanticUserError, TypeError):
         return  # an annotation that says nothing about plain values
     except ValidationError as error:

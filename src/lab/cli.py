@@ -40,6 +40,12 @@ def main() -> None:
 
 def _main() -> None:
     started.settle()
+    with secrets.kept(sys.argv[1:]):
+        if code := exit_code(_verb):
+            sys.exit(code)
+
+
+def _verb() -> None:
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         print(_usage())
@@ -85,9 +91,8 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
-    with secrets.kept(arguments):
-        if code := exit_code(lambda: _checked(verb, arguments)):
-            sys.exit(code)
+    secrets.learn(arguments)
+    _checked(verb, arguments)
 
 
 def _checked(verb: str, arguments: Sequence[str]) -> None:

@@ -12,6 +12,15 @@ def printable(value: object) -> str:
     return UNSAFE.sub(_escape, str(value))
 
 
+def in_utf8(name: str) -> str:
+    """The name; one that is not UTF-8, with escapes: TensorBoard, for one, takes no other."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return printable(name)
+    return name
+
+
 def csv_cell(text: str) -> str:
     """A cell that no spreadsheet runs as a formula: a text that begins like one gets a leading apostrophe."""
     if not FORMULA.match(text):

@@ -17,6 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from lab import secrets
 from lab.errors import UserError
 
 CONFIG, FACTS, RESULTS, STAMP = "config.yaml", "data.json", "results.json", "stamp.json"
@@ -168,6 +169,7 @@ def read_config(folder: Path) -> Any:
 
     path = folder / CONFIG
     text = read_text(path)
+    secrets.learn([text])
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
         if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:  # yaml would take minutes

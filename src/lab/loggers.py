@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from lab.display import in_utf8
 from lab.folder import read_metrics, replaced
 from lab.runs.index import parsed, read_run
 
@@ -62,6 +63,7 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
     overrides = {key: parsed(text) for key, text in read_run(folder).overrides.items()}
     words = {True: "true", False: "false", None: "null"}  # TensorBoard shows 1.0 for true, and no column for None
     values = {key: words[v] if v is None or isinstance(v, bool) else v for key, v in overrides.items()}
+    values = {in_utf8(key): in_utf8(v) if isinstance(v, str) else v for key, v in values.items()}
     test = {name: value for name, value in results["test"].items() if name.count("/") < 2}  # not of each class
     best = {f"best/{results['best']['metric']}": results["best"]["value"]}
     for logger in trainer.loggers:

@@ -197,6 +197,8 @@ def keep_root(cfg: DictConfig) -> None:
     root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
     if root and "${" not in root:  # a reference may be a secret
         cfg.data.root = str(expanded(cfg.data.root).absolute())
+    elif root and not expanded(cfg.data.root).is_absolute():
+        cfg.data.root = f"{Path.cwd()}/{root}"
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:

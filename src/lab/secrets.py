@@ -1,4 +1,4 @@
-"""Values of environment variables that a command line refers to, `${oc.env:NAME}`, are shown and written as that."""
+"""Values of environment variables that words or a config refer to, `${oc.env:NAME}`, are shown as the references."""
 
 import os
 import re
@@ -41,11 +41,8 @@ class _Stream:
 
 @contextmanager
 def kept(words: Iterable[str]) -> Iterator[None]:
-    """While this lasts, nothing that is printed holds one of the values."""
+    """While this lasts, nothing that is printed holds one of the values, nor one that a run's config refers to."""
     learn(words)
-    if not _known:
-        yield
-        return
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
     try:

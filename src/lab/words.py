@@ -37,7 +37,7 @@ def literal(word: str, multirun: bool = False) -> str:
     override = _parsed(text)
     if override is not None and override.is_sweep_override() and not getattr(override.value(), "simple_form", False):
         return word  # choice(...), glob(...)
-    return f"{key}={','.join(_literal(element) for element in ELEMENT.findall(text)) if text else ''}"
+    return f"{key}={','.join(_literal(element, True) for element in ELEMENT.findall(text)) if text else ''}"
 
 
 def literals(words: Sequence[str], multirun: bool = False) -> list[str]:
@@ -79,11 +79,14 @@ class _Plain(QuotedString):
         return self.text
 
 
-def _literal(text: str) -> str:
+def _literal(text: str, multirun: bool = False) -> str:
     override = _parsed(text)
     if override is not None:
         value = override._value
-        if value is None or isinstance(value, QuotedString) or (isinstance(value, str) and value == text):
+        same = isinstance(value, str) and value == text
+        plain = same and text == Override._get_value_element_as_str(value)  # a sweep writes others with backslashes
+        plain |= same and not multirun and "${" in text
+        if value is None or isinstance(value, QuotedString) or plain:
             return text
     return quoted(text)
 

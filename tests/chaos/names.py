@@ -43,7 +43,7 @@ def verdict(code: int, error: str, done: bool) -> str:
     lines = [line for line in error.splitlines() if line.strip()]
     if code == 0:
         return "ok" if done else "EXIT CODE 0, BUT NOT DONE"
-    if "Traceback" in error or len(lines) != 1 or not lines[0].startswith("error: "):
+    if "Traceback" in error or len(lines) != 1 or not lines[0].startswith(("error: ", "data")):
         return f"{len(lines)} LINES, EXIT CODE {code}: {printable(error[-200:])}"
     return printable(lines[0])[:120]
 

@@ -143,7 +143,7 @@ class Outputs(Callback):
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:
-            board.experiment.add_text(name, text, step)
+            board.experiment.add_text(name, text.encode(errors="backslashreplace").decode(), step)
 
     def _project(self, trainer: Trainer) -> None:
         """What the net's last layer is given, for TensorBoard's projector."""

@@ -23,6 +23,7 @@ from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
 from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
+from lab.display import in_utf8
 from lab.errors import UserError
 from lab.folder import expanded, replaced
 from lab.inputs.images import Images
@@ -70,7 +71,8 @@ class ImageData(Data):
         """The splits, and the names of the classes."""
 
     def read(self) -> tuple[dict[str, Batches], ImageFacts]:
-        splits, class_names = self.read_splits()
+        splits, folders = self.read_splits()
+        class_names = list(map(in_utf8, folders))
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")

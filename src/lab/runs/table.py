@@ -13,7 +13,8 @@ from lab.display import UNSAFE, csv_cell, printable
 
 Row = dict[str, Any]
 LONGEST = 40  # columns of a cell of text; a run's name is shown whole
-LEAST_USEFUL = ("host", "began", "params", "seconds", "n", "why", "status")  # the first is left out first
+LEAST_USEFUL = ("host", "began", "params", "seconds", "seed", "fold")  # the first is left out first
+MOST_USEFUL = ("n", "why", "status")
 MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|<`*"})
 LATEX = str.maketrans({c: f"\\{c}" for c in "_%&#${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
@@ -25,7 +26,9 @@ def shown(value: Any) -> str:
     """A cell, or a heading, in one line."""
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else printable(value)
+    if isinstance(value, float):
+        return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.4g}"  # a learning rate may be small
+    return printable(value)
 
 
 def headed(rows: Sequence[Row], headings: Mapping[str, str]) -> list[Row]:
@@ -54,7 +57,7 @@ def terminal(rows: Sequence[Row]) -> str:
 
 
 def _least_useful_first(rows: Sequence[Row]) -> list[str]:
-    """The columns that may be left out: empty ones, those with one value, those about the machine, the last ones.
+    """The columns that may be left out: empty ones, those with one value, those about the machine, further scores.
 
     The first column and the first two scores stay.
     """
@@ -63,8 +66,11 @@ def _least_useful_first(rows: Sequence[Row]) -> list[str]:
     values = {name: {shown(row[name]) for row in rows} for name in names}
 
     def use(name: str) -> tuple[bool, bool, int, int]:
-        known = LEAST_USEFUL.index(name) if name in LEAST_USEFUL else len(LEAST_USEFUL)
-        return values[name] != {""}, len(values[name]) > 1, known, -names.index(name)
+        if name in LEAST_USEFUL:
+            rank = LEAST_USEFUL.index(name)
+        else:
+            rank = 9 if "/" in name else 11 if name in MOST_USEFUL else 10
+        return values[name] != {""}, len(values[name]) > 1, rank, -names.index(name)
 
     return sorted((name for name in names[1:] if name not in scores), key=use)
 
