@@ -254,7 +254,7 @@ def test_a_server_takes_texts(folder):
 @pytest.mark.parametrize("name", ["t.csv", "t.TSV", "t.jsonl", "t.parquet", "t.xlsx"])
 def test_a_table_is_no_list_of_texts(name, tmp_path):
     (tmp_path / name).write_text("text,label\ncat,1\n")
-    with pytest.raises(UserError, match="it is a table; give a .txt file"):
+    with pytest.raises(UserError, match="it is a table; give a file with a text on each line"):
         Texts("", 8).find(str(tmp_path / name))
 
 

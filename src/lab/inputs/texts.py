@@ -42,7 +42,7 @@ class Texts(Inputs):
             raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
         if Path(source).suffix.lower() in TABLES:
             raise UserError(
-                f"error: input={source}: it is a table; give a .txt file with a text on each line, such as its column."
+                f"error: input={source}: it is a table; give a file with a text on each line. input=- < FILE takes any."
             )
         try:
             lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
