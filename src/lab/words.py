@@ -82,7 +82,7 @@ class _Plain(QuotedString):
 def _literal(text: str, multirun: bool = False) -> str:
     override = _parsed(text)
     if override is not None:
-        value = override._value
+        value: Any = override._value
         same = isinstance(value, str) and value == text
         plain = same and text == Override._get_value_element_as_str(value)  # a sweep writes others with backslashes
         plain |= same and not multirun and "${" in text
