@@ -118,7 +118,7 @@ BAD_COMMAND_LINES = {
         "experiment=digits",
         "trainer.max_epoch=3",
     ): "unknown key max_epoch. Did you mean max_epochs? (in trainer)",
-    ("train", "experiment=digits", "data.augment.flop=1"): "unknown key flop",
+    ("train", "experiment=digits", "data.augment.flop=1"): "unknown argument flop. Did you mean flip?",
     ("train", "experiment=digits", "net=cnn,mlp"): "needs -m",
     ("train", "-m", "experiment=digits", "net=cnn,mpl"): "unknown net mpl. Did you mean mlp?",
     ("train", "experiment=digits", "a=[1"): "error: a=[1: ",

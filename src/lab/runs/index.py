@@ -102,7 +102,7 @@ def read_run(folder: Path, key: str = "") -> Run:
     """A run, of which one file may be damaged: the row then says so."""
     stamp, damage = _read(folder / STAMP)
     results, more = _read(folder / RESULTS)
-    words = (word.lstrip("+").partition("=") for word in stamp.get("overrides", []))
+    words = (word.lstrip("+").partition("=") for word in stamp.get("overrides", []) if word[:1] != "~")
     error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
     return Run(
         folder=key,

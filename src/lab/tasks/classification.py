@@ -1,6 +1,8 @@
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
@@ -31,6 +33,21 @@ class OfEachClass(ClasswiseWrapper):
         return {name: value for name, value in super().compute().items() if not value.isnan()}
 
 
+def refuse_unfit(name: str, metric: Metric | MetricCollection, num_classes: int) -> None:
+    """Raises ValueError where a metric does not take logits (N, C) and labels (N,), or gives more than one number."""
+    label = torch.arange(2 * num_classes) % num_classes
+    tried = metric.clone()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tried.update(torch.eye(num_classes)[label], label)
+            value = tried.compute()
+    except Exception as error:  # whatever a metric raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"metrics.{name}: it does not take logits and labels: {reason}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"metrics.{name}: it gives more than one number; average=macro may help")
+
+
 class Classification(Task):
     """Cross-entropy over classes; reports accuracy (`acc`), macro F1 (`f1`) and, at test, each class's accuracy.
 
@@ -39,6 +56,7 @@ class Classification(Task):
     Args:
         label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
         test_time_flip: outside training, answer with the mean logits of an image and its mirror image.
+        metrics: more of them by name, for validation and test; each takes logits and labels, and gives one number.
     """
 
     def __init__(
@@ -47,14 +65,18 @@ class Classification(Task):
         class_names: list[str],
         label_smoothing: Fraction = 0.0,
         test_time_flip: bool = False,
+        metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        more: dict[str, Metric | MetricCollection] = dict(metrics or {})
+        for name, metric in more.items():
+            refuse_unfit(name, metric, num_classes)
         micro = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         acc: dict[str, Metric | MetricCollection] = {"acc": micro}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
         each = {"each": OfEachClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
-        metrics = {"train": acc, "val": acc | f1, "test": acc | f1 | each}
-        super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
+        stages = {"train": acc, "val": acc | f1 | more, "test": acc | f1 | each | more}
+        super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in stages.items()}, **kwargs)
         self.class_names = class_names
         self.label_smoothing, self.test_time_flip = label_smoothing, test_time_flip
 
