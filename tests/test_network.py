@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import forked
 from conftest import LAB, TINY
@@ -44,6 +46,13 @@ def watch(said):
     sys.addaudithook(hook)
 
 
+def interrupt(out):
+    """As Ctrl-C does, once the server has said where it listens."""
+    while "http://127.0.0.1:" not in Path(out).read_text():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def every_verb(folder, out):
     from hydra.core.global_hydra import GlobalHydra
 
@@ -55,7 +64,7 @@ def every_verb(folder, out):
     for verb, words in VERBS.items():
         sys.argv = [str(LAB), verb, *words.split()]
         if verb == "serve":
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Thread(target=interrupt, args=(out,), daemon=True).start()
         code = cli.exit_code(cli._main)
         GlobalHydra.instance().clear()
         print("ENDED", verb, code, file=sys.stderr, flush=True)

@@ -37,7 +37,6 @@ def settled(monkeypatch):
         started.settle()
         return {name for name in environ if name in os.environ}, external.cluster()
 
-    monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is put back
     return settled
 
 

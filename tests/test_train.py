@@ -195,7 +195,7 @@ def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatc
         time.sleep(0.2)
     with seconds.announced("Nothing"):
         pass
-    assert capsys.readouterr().err == "Decoding 3 images ...\nDecoding 3 images: 0 s\n"
+    assert capsys.readouterr().out == "Decoding 3 images ...\nDecoding 3 images: 0 s\n"
 
 
 @pytest.mark.parametrize(
