@@ -63,13 +63,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="rewrite golden.json instead of comparing with it")
 
 
-@pytest.fixture(autouse=True)
-def own_environment() -> Iterator[None]:
-    """What a test sets in the environment ends with it, as what a command line does."""
+def restored() -> Iterator[None]:
+    """What is set in the environment meanwhile ends with it, as what a command line sets."""
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+for_modules = pytest.fixture(autouse=True, scope="module", name="for_modules")(restored)
+for_tests = pytest.fixture(autouse=True, name="for_tests")(restored)
 
 
 @pytest.fixture

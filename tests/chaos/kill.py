@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,37 @@ def killed_at_an_instant(number: int) -> str | None:
             return f"killed with {left}: other {what}"
     shutil.rmtree(folder)
     return None
+
+
+MOVES: dict[str, Callable[[Path], Path]] = {
+    "renamed": lambda folder: folder.rename(f"{folder} (1)"),
+    "moved": lambda folder: folder.rename(Path(tempfile.mkdtemp(dir=TMP)) / "a=b"),
+    "copied": lambda folder: Path(shutil.copytree(folder, f"{folder}-copy")),
+    "on another mount": lambda folder: Path(shutil.move(folder, tempfile.mkdtemp(dir="/dev/shm"))),
+}
+
+
+def moved() -> Iterator[Case]:
+    for number, (point, how) in enumerate(product(POINTS[3::6], MOVES)):
+        variant = list(VARIANTS)[number % len(VARIANTS)]
+        yield f"{how}, {variant}, batch {point}", lambda p=point, h=how, v=variant: resumed_elsewhere(p, h, v)
+
+
+def resumed_elsewhere(point: int, how: str, variant: str) -> str | None:
+    """Kill a run, move its folder, and resume it there by its folder alone."""
+    old = TMP / f"{how}-{point}-{variant}".replace(" ", "_")
+    ended(forked(overrides(old, 0, variant), At(point, lambda: os.kill(os.getpid(), signal.SIGKILL))))
+    folder = MOVES[how](old)
+    pid = forked([f"run={folder}"])
+    if code := ended(pid):
+        return f"resumed: exit code {code}: {(TMP / f'{pid}.log').read_text()[-600:]}"
+    expected = uninterrupted(0, variant)
+    reference = TMP / f"reference {variant}".replace(" ", "_")
+    if outcome(folder) != expected:
+        return "other weights or metrics"
+    best, best_reference = (lab_run.read_json(path / "results.json", "best")["best"] for path in (folder, reference))
+    shutil.rmtree(folder)
+    return None if best == best_reference else f"best: {best}, not {best_reference}"
 
 
 def distributed() -> Iterator[Case]:
@@ -459,8 +491,8 @@ def twenty() -> str | None:
 
 
 SECTIONS = {
-    "killed": killed, "instants": instants, "stopped": stopped, "distributed": distributed, "ranks": ranks,
-    "saves": saves, "damages": damages, "full disk": full_disk, "at once": at_once,
+    "killed": killed, "instants": instants, "moved": moved, "stopped": stopped, "distributed": distributed,
+    "ranks": ranks, "saves": saves, "damages": damages, "full disk": full_disk, "at once": at_once,
 }  # fmt: skip
 
 
