@@ -426,7 +426,7 @@ class TestImageFolder:
         ("make", "message"),
         [
             (lambda x: None, "is not a folder"),
-            (lambda x: x.mkdir(), "has no folders. It holds a folder of images for each class"),
+            (lambda x: x.mkdir(), "is empty. It holds a folder of images for each class"),
             (lambda x: (x / "a").mkdir(parents=True), "x/a has no images"),
             (lambda x: TestImageFolder.fill(x, num=2), "the largest has 2"),
         ],

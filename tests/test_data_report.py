@@ -10,6 +10,7 @@ from PIL import Image
 
 from lab import cli, config, resume, run
 from lab import test as lab_test
+from lab.data import image_folder
 from lab.data.files import files_below
 from lab.data.read_image import read_image
 from lab.data.report import DataReport
@@ -41,7 +42,9 @@ def images(compose, root, *more):
 @pytest.mark.parametrize(
     ("name", "split"),
     [("Training", "train"), ("TEST", "test"), ("valid", "val"), ("Dev", "val"), (" eval ", "val"), ("devel", None),
-     ("Validation", "val"), ("testing", "test"), ("trains", None)],
+     ("Validation", "val"), ("testing", "test"), ("trains", None), ("training_set", "train"), ("Test Set", "test"),
+     ("trainset", "train"), ("val2017", "val"), ("test-images", "test"), ("train_station", None), ("dataset", None),
+     ("test tube", None), ("validate", "val"), ("tests", "test")],
 )  # fmt: skip
 def test_names_of_splits(name, split):
     assert split_of(name) == split
@@ -62,6 +65,89 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
     picture(tmp_path / "dev/a/0.png")
     with pytest.raises(UserError, match="has Valid and dev, which are both val"):
         images(compose, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["seg_train/a", "seg_train/b", "seg_test/a"], "has seg_test, seg_train; expected train, with val and test"),
+        (["train/a", "train/b", "other/a"], "has other, train; expected train"),
+        (["archive/train/a", "archive/train/b", "archive/test/a"], "one folder, with the folders test, train. Is it "),
+        (["archive/a", "archive/b"], r"one folder, with the folders a, b. Is it data.root=.*/archive\?"),
+        (["a/train", "a/test", "b/train", "b/test"], "a holds test, train; expected the splits first, such as test/a"),
+        (["a"], "every training sample has the class a. A classifier needs two"),
+        (["train/a", "train/b", "test/"], "test has no folders, but 4 files.*without a class are for lab predict"),
+    ],
+)
+def test_a_layout_that_is_none_of_ours_is_refused(compose, tmp_path, folders, said):
+    for folder in folders:
+        pictures(tmp_path / "x" / folder, [""])
+    with pytest.raises(UserError, match=said) as error:
+        images(compose, tmp_path / "x")
+    assert "\n" not in str(error.value)
+
+
+def test_classes_may_be_named_like_splits_in_part(compose, tmp_path):
+    pictures(tmp_path, ["train_station", "bus stop"])
+    assert images(compose, tmp_path).facts.class_names == ["bus stop", "train_station"]
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "lost+found", "__pycache__", "$RECYCLE.BIN", "Thumbs.db", ".DS_Store"])
+def test_what_a_system_makes_is_no_sample(compose, tmp_path, name):
+    pictures(tmp_path)
+    picture(tmp_path / name / "x.png")
+    picture(tmp_path / "a" / name / "deeper" / "x.png")
+    data = images(compose, tmp_path)
+    assert sum(data.facts.num_samples.values()) == 8
+    assert data.facts.class_names == ["a", "b"]
+    assert f"a/{name}" in data.report.full()
+    assert "2 hidden files and folders" in data.report.short()
+
+
+def test_two_spellings_of_a_name_in_unicode_are_one_class(compose, tmp_path):
+    pictures(tmp_path / "train", ["caf\u00e9", "b"])
+    pictures(tmp_path / "test", ["cafe\u0301", "b"])
+    assert images(compose, tmp_path).facts.class_names == ["b", "caf\u00e9"]
+
+
+def test_names_that_look_the_same_are_warned_of():
+    report = DataReport()
+    report.count_classes({}, ["pos", "Pos", "neg", "po\u200bs", "+", "-", ""])
+    assert report.warnings == [
+        r"'pos' and 'Pos' and 'po\u200bs' are different classes; their names look almost the same"
+    ]
+
+
+def test_the_full_report_has_every_name(compose, tmp_path):
+    pictures(tmp_path, num=40)
+    for i in range(30):
+        (tmp_path / f"a/{i}.png").write_text("no image")
+    with pytest.raises(UserError, match=r"30 of 80 .*\n(.*\n){20}  … and 10 more, which lab data"):
+        images(compose, tmp_path)
+    report = images(compose, tmp_path, "data.skip_unreadable=true").report
+    assert all(f"a/{i}.png is not a readable image" in report.full() for i in range(30))
+    report.count_classes({"test": []}, [f"class {i}" for i in range(100)])
+    assert "class 99" in report.full()
+    assert len(report.short().splitlines()) <= 12
+    assert max(map(len, report.short().splitlines())) <= 160
+
+
+def test_a_long_report_is_short_on_the_screen():
+    report = DataReport(found=list("abcdef"), samples={"train": 1, "val": 1, "test": 1}, warnings=list("abcdef"))
+    for name in "abcdef":
+        report.leave_out(f"of {name}", [name])
+    assert len(report.short().splitlines()) == 12
+    assert "4 more: lab data" in report.short()
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_the_files_of_a_resumed_run_are_not_decoded_again(compose, tmp_path, monkeypatch, is_checked):
+    pictures(tmp_path)
+    decoded = []
+    monkeypatch.setattr(image_folder, "unreadable", lambda paths, *_: decoded.extend(paths) or {})
+    cfg = compose("experiment=image_folder", f"data.root={tmp_path}", "data.num_workers=0")
+    run.read_data(cfg, is_checked=is_checked)
+    assert len(decoded) == (0 if is_checked else 8)
 
 
 def test_links_to_folders_are_read_alike_in_training_and_prediction(compose, tmp_path):
@@ -113,7 +199,7 @@ def test_all_unreadable_images_are_named_at_once_or_left_out(compose, tmp_path):
     ]  # fmt: skip
     data = images(compose, tmp_path, "data.skip_unreadable=true")
     assert sum(data.facts.num_samples.values()) == 9
-    assert "3 × images that can't be read" in data.report.short()
+    assert "3 images that can't be read" in data.report.short()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -172,7 +258,7 @@ def test_lab_data_prints_the_whole_report(tmp_path, monkeypatch, capsys):
     assert cli.exit_code(cli.main) == 0
     said = capsys.readouterr().out
     assert "12 images in a folder for each class" in said
-    assert "a/1.png (" in said
+    assert "  a/1.png is not a readable image (" in said
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

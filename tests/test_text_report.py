@@ -33,7 +33,8 @@ ROWS = [(f"text {i}", "ab"[i % 2]) for i in range(40)]
 
 
 @pytest.mark.parametrize(
-    ("suffix", "said"), [("TXT", None), ("md", r"b has no \.txt files \(\.md\)"), ("rtf", r"b has no \.txt files")]
+    ("suffix", "said"),
+    [("TXT", None), ("md", r"b has 8 files, but no \.txt files \(\.md\)"), ("rtf", r"b has 8 files, but no \.txt")],
 )
 def test_a_class_of_texts_never_vanishes(compose, tmp_path, suffix, said):
     for i in range(8):
@@ -53,6 +54,92 @@ def test_tables_named_like_splits_are_splits(compose, tmp_path, names):
         table(tmp_path / f"{name}.csv", [(f"{name} {text}", label) for text, label in ROWS[:num]])
     (tmp_path / ".train.csv").write_text("")
     assert texts(compose, tmp_path).facts.num_samples == {"train": 40, "val": 6, "test": 8}
+
+
+BAD = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40))
+BAD_ROWS = {
+    "x.csv": (BAD + "one cell\nnothing,\n").encode() + b"caf\xe9,a\na,b,c\n" + "caf\u00e9,b\n".encode(),
+    "x.tsv": BAD.replace(",", "\t").encode() + b"one cell\nno label\t\ncaf\xe9\ta\na\tb\tc\nx\ta\n",
+    "x.jsonl": b"".join(b'{"text": "%d", "label": "%s"}\n' % (i, b"ab"[i % 2 :][:1]) for i in range(40))
+    + b'{"text": "a"}\n{"text": "a", "lab\n[]\n{"text": "a", "label": NaN}\n{"text": "x", "label": "a"}\n',
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_all_bad_rows_are_named_at_once_or_left_out(compose, tmp_path, name):
+    (tmp_path / name).write_bytes(BAD_ROWS[name])
+    first = 41 if name == "x.jsonl" else 42
+    with pytest.raises(UserError, match="4 of 45 rows can't be read.*skip_unreadable=true leaves them out") as error:
+        texts(compose, tmp_path / name)
+    lines = str(error.value).splitlines()[1:]
+    assert [int(line.partition(", line ")[2].split()[0].strip(":")) for line in lines] == [*range(first, first + 4)]
+    data = texts(compose, tmp_path / name, "data.skip_unreadable=true")
+    assert sum(data.facts.num_samples.values()) == 41
+    assert "4 rows that can't be read" in data.report.short()
+    assert f"{name}, line {first + 3}" in data.report.full()
+
+
+def test_all_unreadable_text_files_are_named_at_once_or_left_out(compose, tmp_path):
+    for i, (text, label) in enumerate(ROWS):
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / f"{i}.txt").write_bytes(text.encode() + b"\xff" * (i < 3))
+    with pytest.raises(UserError, match="3 of 40 .txt files can't be read"):
+        texts(compose, tmp_path, "data=text_folder")
+    data = texts(compose, tmp_path, "data=text_folder", "data.skip_unreadable=true")
+    assert sum(data.facts.num_samples.values()) == 37
+
+
+def test_all_bad_lines_of_pairs_are_named_at_once_or_left_out(compose, tmp_path):
+    lines = [f"source {i}\ttarget {i}" for i in range(60)]
+    lines[7] = lines[9] = "no tab"
+    (tmp_path / "x.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="2 of 60 lines can't be read") as error:
+        pairs(compose, tmp_path / "x.txt")
+    assert "x.txt, line 10 has 1 columns, but not 1 and 2" in str(error.value)
+    assert sum(pairs(compose, tmp_path / "x.txt", "data.skip_unreadable=true").facts.num_samples.values()) == 58
+
+
+@pytest.mark.parametrize(
+    ("text", "num_cut"), [("one two three four five six", 0), ("one two three four five six seven", 40), ("one", 0)]
+)
+def test_only_texts_that_are_cut_count_as_cut(compose, tmp_path, text, num_cut):
+    rows = [(text, label) for _, label in ROWS]
+    report = texts(compose, table(tmp_path / "x.csv", rows), "data.max_length=7").report
+    assert (f"{num_cut} ends of texts" in report.short()) == bool(num_cut)
+    assert ("ends of texts" in report.short()) == bool(num_cut)
+
+
+def test_empty_texts_are_warned_of(compose, tmp_path):
+    rows = [(text if i % 4 else " \t", label) for i, (text, label) in enumerate(ROWS)]
+    assert "train texts are empty" in texts(compose, table(tmp_path / "x.csv", rows)).report.full()
+
+
+def test_a_test_split_that_cross_validation_leaves_out_is_reported(compose, tmp_path):
+    for name, num in {"train": 40, "val": 6, "test": 8}.items():
+        table(tmp_path / f"{name}.csv", [(f"{name} {text}", label) for text, label in ROWS[:num]])
+    data = texts(compose, tmp_path, "cv=3", "fold=0")
+    assert "8 samples of the data's own test split, which cross-validation does not use" in data.report.short()
+    assert "fold 0 of 3 is the test split" in data.report.full()
+
+
+def test_a_header_that_is_read_as_a_row_is_warned_of(compose, tmp_path):
+    data = texts(compose, table(tmp_path / "x.csv", ROWS), "data.text=1", "data.label=2")
+    assert "the label 'label' of the first line is on no other line; if the line is a header" in data.report.full()
+    data = texts(compose, table(tmp_path / "y.csv", ROWS, header=None), "data.text=1", "data.label=2")
+    assert "header, name" not in data.report.full()
+
+
+def test_labels_in_quotes_that_a_tsv_keeps_are_warned_of(compose, tmp_path):
+    (tmp_path / "x.tsv").write_text("text\tlabel\n" + "".join(f'{text}\t"{label}"\n' for text, label in ROWS))
+    assert "the labels begin and end with quotes" in texts(compose, tmp_path / "x.tsv").report.full()
+
+
+@pytest.mark.parametrize(("label", "name"), [("1.0", "1"), ("2", "2"), ("true", "true"), ("1.5", "1.5")])
+def test_numbers_of_json_are_classes_by_their_value(compose, tmp_path, label, name):
+    lines = [f'{{"text": "text {i}", "label": {label if i % 4 else name}}}\n' for i in range(20)]
+    lines += [f'{{"text": "text {i}", "label": "b"}}\n' for i in range(20)]
+    (tmp_path / "x.jsonl").write_text("".join(lines))
+    assert texts(compose, tmp_path / "x.jsonl").facts.class_names == sorted([name, "b"])
 
 
 def test_a_table_without_a_header(compose, tmp_path):
@@ -111,7 +198,7 @@ def test_labels_lose_their_spaces_and_rare_classes_stay_in_train(compose, tmp_pa
     classes = data.report.classes
     assert (classes["train"]["rare one"], classes["train"]["two"]) == (1, 2)
     assert "test has no sample of rare one, two" in data.report.short()
-    assert "14 × labels' spaces" in data.report.short()
+    assert "14 labels begin or end with spaces, which are removed, such as 'a '" in data.report.short()
 
 
 def test_an_empty_group_is_a_group_of_its_own(compose, tmp_path):
@@ -146,7 +233,7 @@ def test_max_characters_leaves_published_splits_alone(compose, tmp_path):
             (tmp_path / f"{name}.{side}").write_text("\n".join(lines) + "\n")
     data = pairs(compose, tmp_path, "data.source=en", "data.target=fr")
     assert data.facts.num_samples == {"train": 10, "val": 20, "test": 20}
-    assert "10 × of 20 pairs, with a side of more than 40 characters" in data.report.short()
+    assert "10 of 20 pairs: longer than 40 characters" in data.report.short()
 
 
 def test_one_long_pair_costs_no_memory():

@@ -93,10 +93,16 @@ def settle(cfg: DictConfig) -> None:
     torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
 
-def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None) -> Data:
-    """The data of a config, read and split; `inherited` are the facts of the run whose weights are gone on from."""
+def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None, is_checked: bool = False) -> Data:
+    """The data of a config, read and split.
+
+    Args:
+        cfg: of a run.
+        inherited: facts of the run whose weights this run starts from.
+        is_checked: another process of the run, or the run before it was resumed, could read every file.
+    """
     data = build_data(cfg)
-    data.inherited = inherited or {}
+    data.inherited, data.is_checked = inherited or {}, is_checked
     with seconds.announced("Reading the data"):
         data.prepare_data()
         data.setup("fit")

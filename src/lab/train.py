@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float:
                 check_resumable(cfg)
         check(cfg)
         run.settle(cfg)
-        data, task = parts(cfg, folder)
+        data, task = parts(cfg, folder, is_checked=goes_on)
         print(data.report.short())
         if folder and goes_on:
             resume.check_data(data, folder)
@@ -61,13 +61,13 @@ def join(folder: str) -> float:
     quiet()
     cfg = read_config(Path(folder))
     run.settle(cfg)
-    data, task = parts(cfg, Path(folder))
+    data, task = parts(cfg, Path(folder), is_checked=True)
     return train(cfg, data, task, Path(folder), *resume.position(Path(folder), task))
 
 
-def parts(cfg: DictConfig, folder: Path | None) -> tuple[Data, L.LightningModule]:
+def parts(cfg: DictConfig, folder: Path | None, is_checked: bool = False) -> tuple[Data, L.LightningModule]:
     """The data, read, and the task: its weights drawn by the seed, found in the data, or another run's."""
-    data = run.read_data(cfg, resume.inherited(cfg, folder))
+    data = run.read_data(cfg, resume.inherited(cfg, folder), is_checked)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
     run.check_monitor(cfg, task)

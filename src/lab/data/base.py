@@ -143,6 +143,7 @@ class Data(L.LightningDataModule):
         self.inherited: dict[str, Any] = {}  # facts of the run whose weights are gone on from
         self.found: Any = None  # the `Facts` that reading gave
         self.report = DataReport()
+        self.is_checked = False  # a process of this run has found every file readable
         self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
     @abstractmethod
@@ -179,7 +180,7 @@ class Data(L.LightningDataModule):
         return {}
 
     def draw(
-        self, label: Tensor, fractions: dict[str, float], group: Sequence[str] | None = None
+        self, label: Tensor, fractions: dict[str, float], group: Sequence[str] | None = None, num_test: int = 0
     ) -> dict[str, list[int]]:
         """Sample indices of "train" and of each part in `fractions`; in cross-validation "test" is the fold.
 
@@ -187,10 +188,14 @@ class Data(L.LightningDataModule):
             label: (N,) class of each sample.
             fractions: the share of every class that goes to a part.
             group: of each sample; no two parts have samples of the same.
+            num_test: samples of a test split that the data has; cross-validation leaves them out.
         """
         drawn = " and ".join(fractions)
         if self.cv is not None and self.fold is not None:
             self.report.find(f"fold {self.fold} of {self.cv} is the test split; the others train and validate")
+            self.report.leave_out(
+                "samples of the data's own test split, which cross-validation does not use", (), num_test
+            )
         elif drawn:
             whole = ", groups whole" if group else ""
             self.report.find(f"no {drawn} split: drawn from train{whole}")

@@ -6,10 +6,15 @@ from pathlib import Path
 
 from lab.errors import UserError
 
+SYSTEM = (  # folders and files that a system or a tool makes by itself, in lower case
+    "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db",
+    "desktop.ini",
+)  # fmt: skip
+
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder is a system's or a tool's own, such as .DS_Store or .ipynb_checkpoints."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or a folder belongs to a system or a tool, such as .DS_Store or .ipynb_checkpoints."""
+    return name.startswith(".") or name.lower() in SYSTEM
 
 
 def visible(folder: Path) -> list[Path]:
@@ -17,14 +22,22 @@ def visible(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
 
 
-def files_below(folder: Path, _above: Container[str] = ()) -> Iterator[Path]:
-    """The entries at any depth that are no folders, in order. Links to folders are followed; hidden names are not."""
+def files_below(folder: Path, hidden: list[Path] | None = None, _above: Container[str] = ()) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, in order. Links to folders are followed; hidden names are not.
+
+    Args:
+        folder: where to look.
+        hidden: a list that gets the hidden files and folders.
+    """
     real = os.path.realpath(folder)
-    if real in _above:  # a link that leads back
+    if real in _above:  # a link to a folder that contains it
         return
-    for path in visible(folder):
-        if path.is_dir():
-            yield from files_below(path, {*_above, real})  # type: ignore[misc]
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path.name):
+            if hidden is not None:
+                hidden.append(path)
+        elif path.is_dir():
+            yield from files_below(path, hidden, {*_above, real})  # type: ignore[misc]
         else:
             yield path
 

@@ -23,6 +23,7 @@ from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
 from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
+from lab.data.split import refuse_one_class
 from lab.display import in_utf8
 from lab.errors import UserError
 from lab.folder import expanded, replaced
@@ -73,6 +74,7 @@ class ImageData(Data):
     def read(self) -> tuple[dict[str, Batches], ImageFacts]:
         splits, folders = self.read_splits()
         class_names = list(map(in_utf8, folders))
+        refuse_one_class(class_names)
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
@@ -201,7 +203,7 @@ class TorchvisionImages(ImageData):
                 " Remove the folder, and it is fetched anew."
             ) from error
         train, test = (_in_memory(official[part], name) for part, name in ((True, "train"), (False, "test")))
-        parts = self.draw(train.tensors["label"], {"val": self.val_fraction})
+        parts = self.draw(train.tensors["label"], {"val": self.val_fraction}, num_test=len(test))
         splits: dict[str, Batches] = {name: train.subset(index) for name, index in parts.items()}
         return {"test": test} | splits, list(official[True].classes)
 

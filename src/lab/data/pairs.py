@@ -1,8 +1,7 @@
 """Your own texts and their translations, from files."""
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.files import visible
-from lab.data.report import NUM_EXAMPLES
 from lab.data.split import SPLITS, split_of
 from lab.data.table import SUFFIXES, read_table, read_text
 from lab.data.text_files import existing
@@ -32,6 +30,7 @@ class Pairs(TranslationData):
         target: what is written.
         max_characters: pairs of the training file with a longer side are left out, and so of what is drawn from it; the
             pairs of val and test files all stay.
+        skip_unreadable: leave out the rows that can't be read, in place of refusing them.
     """
 
     def __init__(
@@ -40,14 +39,16 @@ class Pairs(TranslationData):
         source: str | PositiveInt,
         target: str | PositiveInt,
         max_characters: PositiveInt | None = None,
+        skip_unreadable: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.skip_unreadable = skip_unreadable
         self.root, self.source, self.target, self.max_characters = root, source, target, max_characters
 
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
         if self.tiny:
-            return {"train": list(_columns(tiny_text.pairs(), 1, 2))}
+            return {"train": _columns(tiny_text.pairs(), 1, 2)[0]}
         root = existing(self.root, "file or folder")
         files = self._splits(root) if root.is_dir() else {"train": root}
         pairs = {name: self._read(path) for name, path in files.items()}
@@ -75,36 +76,39 @@ class Pairs(TranslationData):
         if path.suffix.lower() == f".{self.source}".lower():
             return _aligned(path, path.with_suffix(f".{self.target}"))
         if path.suffix.lower() == ".txt":
-            return list(_columns(path, self.source, self.target))
+            rows, bad = _columns(path, self.source, self.target)
+            self.report.refuse("lines", bad, len(rows) + len(bad), path.parent, self.skip_unreadable)
+            return rows
         names = str(self.source), str(self.target)
-        cells, _ = read_table(
-            path, names, hint=" A table without a header ends in .txt, with tabs between its columns."
-        )
+        hint = " A table without a header ends in .txt, with tabs between its columns."
+        cells, places, bad = read_table(path, names, hint=hint)
+        self.report.refuse("rows", bad, len(places) + len(bad), path.parent, self.skip_unreadable)
         return list(zip(cells[names[0]], cells[names[1]], strict=True))
 
     def _short(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
         if self.max_characters is None:
             return pairs
         kept = [pair for pair in pairs if max(map(len, pair)) <= self.max_characters]
-        left_out = (pair[0] for pair in pairs if max(map(len, pair)) > self.max_characters)
         self.report.leave_out(
-            f"of {len(pairs):,} pairs, with a side of more than {self.max_characters} characters"
+            f"of {len(pairs):,} pairs: longer than {self.max_characters} characters"
             " (data.max_characters=null keeps them)",
-            islice(left_out, NUM_EXAMPLES),
-            len(pairs) - len(kept),
+            [pair[0] for pair in pairs if max(map(len, pair)) > self.max_characters],
         )
         return kept
 
 
-def _columns(path: Path, source: str | int, target: str | int) -> Iterator[Pair]:
+def _columns(path: Path, source: str | int, target: str | int) -> tuple[list[Pair], list[str]]:
+    """The pairs of a file, and what is wrong with its other lines."""
     if isinstance(source, str) or isinstance(target, str):
         raise UserError(f"data.source, data.target: {path} has no header; number its columns, the first is 1.")
+    pairs, bad = [], []
     for number, line in enumerate(_lines(path), 1):
         cells = line.split("\t")
-        if line and len(cells) < max(source, target):
-            raise UserError(f"data: {path}, line {number} has {len(cells)} columns, but not {source} and {target}.")
-        if line:
-            yield cells[source - 1], cells[target - 1]
+        if len(cells) >= max(source, target):
+            pairs.append((cells[source - 1], cells[target - 1]))
+        elif line:
+            bad.append(f"{path}, line {number} has {len(cells)} columns, but not {source} and {target}")
+    return pairs, bad
 
 
 def _aligned(source: Path, target: Path) -> list[Pair]:

@@ -2,17 +2,19 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-
-from torch import Tensor
+from pathlib import Path
 
 from lab.display import printable
+from lab.errors import UserError
 from lab.folder import DATA_REPORT
 
-NUM_CLASSES, NUM_LINES, NUM_EXAMPLES = 5, 3, 20  # of the short report; examples of what was left out in the full one
+NUM_CLASSES, NUM_LINES, LONGEST = 5, 3, 160  # of the short report, whose lines are cut to so many characters
+MOST_NAMED = 20  # bad samples in an error
 WIDTH = 12
 ALL = f"lab data, or {DATA_REPORT} in the run's folder"
 WITHOUT_SPACES = re.compile(
@@ -27,7 +29,7 @@ class LeftOut:
 
     what: str  # such as "images that can't be read"
     count: int
-    examples: list[str]
+    names: list[str]  # may be fewer
     is_minor: bool = False  # it was no sample
 
 
@@ -42,14 +44,40 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
 
     def find(self, what: str) -> None:
-        self.found.append(f"{'found':<{WIDTH}} {what}")
+        self.found.append(what)
 
     def leave_out(self, what: str, names: Iterable[object], count: int | None = None, is_minor: bool = False) -> None:
-        """Note what is not used, by the names of some of it."""
-        examples = [printable(name) for name in names]
-        number = len(examples) if count is None else count
+        """Note what is not used, by name; or by `count`, where it has no names."""
+        named = [printable(name) for name in names]
+        number = len(named) if count is None else count
         if number:
-            self.left_out.append(LeftOut(what, number, examples[:NUM_EXAMPLES], is_minor))
+            self.left_out.append(LeftOut(what, number, named, is_minor))
+
+    def refuse(self, kind: str, problems: Sequence[str], total: int, root: Path, may_skip: bool) -> None:
+        """Leave out the samples that can't be read, or refuse the data for them.
+
+        Args:
+            kind: of the samples, such as "images".
+            problems: one for each bad sample, with its path: "x/a.png is not a readable image (it is empty)".
+            total: number of all samples, good or bad.
+            root: of the data.
+            may_skip: leave them out.
+
+        Raises:
+            UserError: there are bad samples, and they may not be left out; the first of them are named.
+        """
+        if may_skip and len(problems) < total:
+            self.leave_out(f"{kind} that can't be read", [problem.replace(f"{root}/", "", 1) for problem in problems])
+        elif len(problems) == 1:
+            raise UserError(f"data: {problems[0]}. Repair or delete it; data.skip_unreadable=true leaves it out.")
+        elif problems:
+            more = f"  … and {len(problems) - MOST_NAMED} more, which lab data data.skip_unreadable=true names"
+            raise UserError(
+                f"data: {len(problems)} of {total} {kind} can't be read. Repair or delete them;"
+                " data.skip_unreadable=true leaves them out.",
+                *[f"  {problem}" for problem in problems[:MOST_NAMED]],
+                *([more] if len(problems) > MOST_NAMED else []),
+            )
 
     def describe(self, contents: dict[str, list[bytes]], names: Mapping[str, Sequence[str]]) -> None:
         """Count the samples, and those that two splits share.
@@ -79,17 +107,31 @@ class DataReport:
         for split in ("train", "val", "test"):
             lacking = [name for name, count in self.classes.get(split, {}).items() if not count]
             if lacking:
-                rest = f" and {len(lacking) - NUM_CLASSES} more" if len(lacking) > NUM_CLASSES else ""
-                named = ", ".join(map(_short, lacking[:NUM_CLASSES]))
+                score = f", and gives no score for {'them' if len(lacking) > 1 else 'it'}" if split == "test" else ""
+                self.warnings.append(f"{split} has no sample of {', '.join(lacking)}{score}")
+        self._warn_of_names(class_names)
+
+    def _warn_of_names(self, class_names: Sequence[str]) -> None:
+        alike: dict[str, list[str]] = {}
+        for name in class_names:
+            letters = unicodedata.normalize("NFKC", name).casefold()
+            seen = "".join(c for c in letters if unicodedata.category(c) != "Cf" and not c.isspace())
+            alike.setdefault(seen, []).append(name)
+        for names in alike.values():
+            if len(names) > 1:
                 self.warnings.append(
-                    f"{split} has no sample of {named}{rest}"
-                    + (", and gives no score for it" if split == "test" else "")
+                    f"{' and '.join(map(ascii, names))} are different classes; their names look almost the same"
                 )
 
-    def cut(self, lengths: Sequence[Tensor], max_length: int) -> None:
-        """Count the sequences that are as long as they can be."""
-        number = sum(int((length >= max_length).sum()) for length in lengths)
-        self.leave_out(f"ends of texts that have {max_length} tokens or more (data.max_length)", (), number)
+    def cut(self, number: int, max_length: int) -> None:
+        """Note how many texts were longer than `max_length` tokens."""
+        self.leave_out(f"ends of texts that are longer than {max_length} tokens (data.max_length)", (), number)
+
+    def warn_of_empty(self, texts: Mapping[str, Sequence[str]]) -> None:
+        """Warn of texts without a visible character."""
+        for split, of in texts.items():
+            if number := sum(not text.strip() for text in of):
+                self.warnings.append(f"{number:,} of {len(of):,} {split} texts are empty")
 
     def warn_of_words(self, texts: Sequence[str], tokens: str | None) -> None:
         """Say that a text without spaces is one word, where many are such."""
@@ -103,26 +145,23 @@ class DataReport:
 
     def short(self) -> str:
         """At most a dozen lines, for the screen."""
-        lines = self.found[:NUM_LINES]
-        losses = sorted(self.left_out, key=lambda each: each.is_minor)
-        lines = [*lines, *(self._split(split, NUM_CLASSES) for split in self.samples)]
-        for title, items in (("warning", self.warnings), ("left out", list(map(_counted, losses)))):
-            shown = items if len(items) <= NUM_LINES else [*items[: NUM_LINES - 1], f"{len(items) - 2} more: {ALL}"]
-            lines += [f"{title:<{WIDTH}} {item}" for item in shown]
-        return "\n".join(map(printable, lines))
+        losses = [_counted(each) for each in sorted(self.left_out, key=lambda each: each.is_minor)]
+        lines = [*_first("found", self.found), *(self._split(split, NUM_CLASSES) for split in self.samples)]
+        lines += [*_first("warning", self.warnings), *_first("left out", losses)]
+        return "\n".join(_short(line, LONGEST) for line in lines)
 
     def full(self) -> str:
-        lines = [*self.found, *(self._split(split, None) for split in self.samples)]
-        lines += [f"{'warning':<{WIDTH}} {item}" for item in self.warnings]
+        """All of it, for the run's folder."""
+        lines = [_line("found", item) for item in self.found]
+        lines += [self._split(split, None) for split in self.samples]
+        lines += [_line("warning", item) for item in self.warnings]
         for each in self.left_out:
-            lines.append(f"{'left out':<{WIDTH}} {_counted(each)}")
-            lines += [f"{'':<{WIDTH}}   {_short(example, 200)}" for example in each.examples]
-            if each.examples and each.count > len(each.examples):
-                lines.append(f"{'':<{WIDTH}}   … and {each.count - len(each.examples):,} more")
+            lines.append(_line("left out", _counted(each)))
+            lines += [_line("", f"  {_short(name, 200)}") for name in each.names]
         return "\n".join(map(printable, lines)) + "\n"
 
     def _split(self, split: str, most: int | None) -> str:
-        line = f"{split:<{WIDTH}} {self.samples[split]:,} samples"
+        line = _line(split, f"{self.samples[split]:,} samples")
         classes = [(name, count) for name, count in self.classes.get(split, {}).items() if count]
         if not classes:
             return line
@@ -132,7 +171,7 @@ class DataReport:
 
 
 def digest(*parts: bytes) -> bytes:
-    """Of a sample's content."""
+    """Hash of one sample's bytes."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         hashed.update(len(part).to_bytes(8, "little"))
@@ -153,7 +192,16 @@ def fingerprint(
 
 
 def _counted(each: LeftOut) -> str:
-    return f"{each.count:,} × {each.what}"
+    return f"{each.count:,} {each.what}"
+
+
+def _line(title: str, item: str) -> str:
+    return f"{title:<{WIDTH}} {item}"
+
+
+def _first(title: str, items: Sequence[str]) -> list[str]:
+    shown = items if len(items) <= NUM_LINES else [*items[: NUM_LINES - 1], f"{len(items) - NUM_LINES + 1} more: {ALL}"]
+    return [_line(title, item) for item in shown]
 
 
 def _short(text: object, most: int = 30) -> str:

@@ -1,5 +1,6 @@
 """Which samples train, validate and test."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -8,24 +9,37 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lab.data.files import is_hidden, visible
 from lab.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SYNONYMS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev", "development", "eval", "evaluation"),
-    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "dev", "development", "validate", "eval", "evaluation"),
+    "test": ("test", "testing", "tests"),
 }
 _SPLIT_OF = {synonym: split for split, synonyms in SYNONYMS.items() for synonym in synonyms}
+FILLERS = {  # words that may stand beside the split's in a name
+    "set", "data", "dataset", "split", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos",
+    "text", "texts", "file", "files", "sample", "samples", "folder",
+}  # fmt: skip
 
 
 def split_of(name: str) -> str | None:
     """The split that a name stands for, of a folder, of a file without its suffix, or in a cell; None: it is no split.
 
-    Upper and lower case are the same: `Training` is train, `dev` is val.
+    Upper and lower case, numbers and words such as "set" do not matter: `Training_set` is train, `dev2` is val.
     """
-    return _SPLIT_OF.get(name.strip().lower())
+    words = [word for word in _words(name) if word not in FILLERS]
+    return _SPLIT_OF.get(words[0]) if len(words) == 1 else None
+
+
+def split_words(name: str) -> set[str]:
+    """The splits whose words are among others in a name: `seg_train` may be train."""
+    return {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
+
+
+def _words(name: str) -> list[str]:
+    return [word.removesuffix("set") or word for word in re.findall(r"[^\W\d_]+", name.lower())]
 
 
 def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[str, Path]:
@@ -46,42 +60,10 @@ def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[st
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folders that hold a folder for each class: train, val and test, as far as they are there; or `root` alone.
-
-    Raises:
-        UserError: there is one of them without train, or beside others.
-    """
-    paths = [path for path in visible(root) if path.is_dir()]
-    folders = by_split(paths, [path.name for path in paths], root)
-    others = [path.name for path in paths if path not in folders.values()]
-    if folders and ("train" not in folders or others):
-        raise UserError(
-            f"data.root: {root} has {', '.join(path.name for path in paths)}; expected train, with val and test or"
-            " without, and nothing else; or a folder for each class. Classes that are named like splits can lie in"
-            " a folder train."
-        )
-    return folders or {"train": root}
-
-
-def class_folders(root: Path) -> list[str]:
-    """The names of the classes: of the folders in `root` that are not hidden."""
-    return [path.name for path in visible(root) if path.is_dir()]
-
-
-def described(folders: dict[str, Path], root: Path) -> str:
-    """What `split_folders` found, for the report."""
-    if folders == {"train": root}:
-        return "a folder for each class"
-    names = (path.name if path.name == name else f"{path.name} ({name})" for name, path in folders.items())
-    return f"the folders {', '.join(names)}"
-
-
-def strays(folders: dict[str, Path], root: Path) -> dict[str, list[Path]]:
-    """What lies below `root` and is in no class's folder, or hidden, by the reason why it is left out."""
-    outside = [path for top in sorted({root, *folders.values()}) for path in visible(top) if not path.is_dir()]
-    hidden = [path for path in sorted(root.rglob("*")) if is_hidden(path.name)]
-    return {"files outside the folders of the classes": outside, "hidden files and folders": hidden}
+def refuse_one_class(class_names: Sequence[str]) -> None:
+    """Raise UserError where there is nothing to tell apart."""
+    if len(class_names) < 2:
+        raise UserError(f"data: every training sample has the class {class_names[0]}. A classifier needs two classes.")
 
 
 def groups_of(cells: Sequence[str | None]) -> list[str]:

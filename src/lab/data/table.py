@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,18 @@ from lab.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
+class BadRowError(ValueError):
+    """What is wrong with a row, after the place of the row: " has no label"."""
+
+
 def read_table(
-    path: Path, columns: Sequence[str | int], may_be_empty: Collection[str | int] = (), hint: str = ""
-) -> tuple[dict[str | int, list[str]], list[str]]:
-    """The cells of each of these columns, as text, and the place of each row: "FILE, line 7".
+    path: Path,
+    columns: Sequence[str | int],
+    may_be_empty: Collection[str | int] = (),
+    not_blank: Collection[str | int] = (),
+    hint: str = "",
+) -> tuple[dict[str | int, list[str]], list[str], list[str]]:
+    """The cells of each of these columns, as text; the place of each row, such as "FILE, line 7"; and the bad rows.
 
     A TSV file has no quotes, as IANA has it; a CSV file may have cells of several lines.
 
@@ -25,30 +34,51 @@ def read_table(
         path: the file.
         columns: names in the header; or numbers, from 1, where a CSV or TSV file has no header.
         may_be_empty: columns whose cells may be null.
+        not_blank: columns whose cells must hold more than spaces.
         hint: what to do where a header lacks a column.
 
+    Returns:
+        The cells and the places of the rows that can be read, and a text for each that can't: "FILE, line 7 has no
+        label".
+
     Raises:
-        UserError: the file, or a row of it, is not what it should be.
+        UserError: the file can't be read, has no rows, or its first row lacks a column.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"data: {path} is to end in {', '.join(SUFFIXES)}.")
     cells: dict[str | int, list[str]] = {name: [] for name in columns}
-    places = []
+    places: list[str] = []
+    bad: list[str] = []
     try:
         for where, row in _rows(path, columns):
             place = f"{path}, {where}"
-            for name in cells:
-                if name not in row:
+            try:
+                if isinstance(row, BadRowError):
+                    raise row
+                if not (places or bad) and (lacking := [name for name in cells if name not in row]):
                     separated = path.suffix.lower() in (".csv", ".tsv")
-                    raise UserError(f"data: {place}: {_unknown(name, row)}{hint if separated else ''}")
-                empty = row[name] is None and name in may_be_empty
-                cells[name].append("" if empty else _text(row[name], str(name), place))
+                    raise UserError(f"data: {place}: {_unknown(lacking[0], row)}{hint if separated else ''}")
+                values = [_cell(row, name, name in may_be_empty, name in not_blank) for name in cells]
+            except BadRowError as error:
+                bad.append(f"{place}{error}")
+                continue
             places.append(place)
+            for column, value in zip(cells.values(), values, strict=True):
+                column.append(value)
     except OSError as error:
         raise UserError(f"data: {path} can't be read ({error.strerror}).") from error
-    if not places:
+    if not places and not bad:
         raise UserError(f"data: {path} has no rows.")
-    return cells, places
+    return cells, places, bad
+
+
+def _cell(row: dict[Any, Any], name: str | int, may_be_empty: bool, not_blank: bool) -> str:
+    if name not in row:
+        raise BadRowError(f": {_unknown(name, row).rstrip('.')}")
+    text = "" if row[name] is None and may_be_empty else _text(row[name], str(name))
+    if not_blank and not text.strip():
+        raise BadRowError(f" has no {name}")
+    return text
 
 
 def _unknown(name: str | int, row: dict[Any, Any]) -> str:
@@ -68,12 +98,20 @@ def read_text(path: Path) -> str:
         UserError: it can't be read, or is not UTF-8.
     """
     try:
-        return "".join(_lines(path))
+        lines = []
+        for number, line in enumerate(_lines(path), 1):
+            try:
+                refuse_bytes(line)
+            except BadRowError as error:
+                raise UserError(f"data: {path}, line {number}{error}.") from error
+            lines.append(line)
+        return "".join(lines)
     except OSError as error:
         raise UserError(f"data: {path} can't be read ({error.strerror}).") from error
 
 
-def _rows(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[Any, Any]]]:
+def _rows(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[Any, Any] | BadRowError]]:
+    """The name of each row, such as "line 7", and its cells by column, or what is wrong with it."""
     kind = path.suffix.lower()
     if kind == ".parquet":
         yield from _parquet(path, columns)
@@ -85,39 +123,54 @@ def _rows(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[
 
 
 def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file. What is not UTF-8 in them becomes halves of surrogate pairs: see `refuse_bytes`."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
                 refuse_wide(line, f"data: {path}")
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"data: {path}, line {number} is not UTF-8 (byte {error.start + 1} of it). Save the file as UTF-8."
-                ) from error
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")
+
+
+def refuse_bytes(line: str) -> None:
+    """Raise BadRowError where a line of a file is not UTF-8."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = len(line[: error.start].encode()) + 1
+        raise BadRowError(f" is not UTF-8 (byte {byte} of it). Save the file as UTF-8") from error
 
 
 def _separated(
     path: Path, columns: Sequence[str | int], dialect: dict[str, Any]
-) -> Iterator[tuple[str, dict[str | int, str]]]:
+) -> Iterator[tuple[str, dict[str | int, str] | BadRowError]]:
     csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 characters otherwise
-    reader = csv.reader(_lines(path), strict=True, **dialect)
+    wrong: list[BadRowError] = []  # with the lines of the row that is being read
+
+    def lines() -> Iterator[str]:
+        for line in _lines(path):
+            try:
+                refuse_bytes(line)
+            except BadRowError as error:
+                wrong.append(error)
+            yield line
+
+    reader = csv.reader(lines(), strict=True, **dialect)
+    header: list[str | int] = []
     try:
-        header: list[str | int] = []
         for cells in reader:
-            if not header and any(isinstance(column, int) for column in columns):
-                header = [*range(1, len(cells) + 1)]
-            elif not header:
-                header = [cell.strip() for cell in cells]
-                _refuse_twice(path, header, columns)
-                continue
+            if not header:
+                is_named = not any(isinstance(column, int) for column in columns)
+                header = [cell.strip() for cell in cells] if is_named else [*range(1, len(cells) + 1)]
+                if is_named:
+                    _refuse_twice(path, header, columns)
+                    continue
             if len(cells) not in (0, len(header)):  # 0: an empty line
                 other = "the first line" if isinstance(header[0], int) else "the header"
-                raise UserError(
-                    f"data: {path}, line {reader.line_num} has {len(cells)} cells; {other} has {len(header)}."
-                )
+                wrong.append(BadRowError(f" has {len(cells)} cells; {other} has {len(header)}"))
             if cells:
-                yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+                row = wrong[0] if wrong else dict(zip(header, cells, strict=True))
+                yield f"line {reader.line_num}", row
+            wrong.clear()
     except csv.Error as error:
         raise UserError(f"data: {path}, line {reader.line_num} is damaged ({error}).") from error
 
@@ -136,17 +189,28 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"data: {path}, line {number} is damaged ({error}).") from error
-        if not isinstance(row, dict):
-            raise UserError(f'data: {path}, line {number} is no object, such as {{"text": "…", "label": "…"}}.')
-        yield f"line {number}", row
+        if line.strip():
+            try:
+                yield f"line {number}", _json_row(line)
+            except BadRowError as error:
+                yield f"line {number}", error
+
+
+def _json_row(line: str) -> dict[str, Any]:
+    refuse_bytes(line)
+    try:
+        row = json.loads(line, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRowError(f" is damaged ({error})") from error
+    if not isinstance(row, dict):
+        raise BadRowError(' is no object, such as {"text": "…", "label": "…"}')
+    return row
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _parquet(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -166,16 +230,16 @@ def _parquet(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, di
         raise UserError(f"data: {path} is damaged ({' '.join(str(error).split())}).") from error
 
 
-def _text(value: Any, name: str, place: str) -> str:
-    """A cell as text; a number or truth value as JSON has it."""
-    if value is None:
-        raise UserError(f"data: {place} has no {name}.")
+def _text(value: Any, name: str) -> str:
+    """A cell as text; a number or truth value as JSON has it, a whole number without a fraction."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas' missing value
+        raise BadRowError(f" has no {name}")
     if isinstance(value, bool | int | float):
-        return json.dumps(value)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value)
     if not isinstance(value, str):
-        raise UserError(f"data: {place}: {name} is no text, but {type(value).__name__}.")
+        raise BadRowError(f": {name} is no text, but {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # half of a pair of \u escapes
-        raise UserError(f"data: {place}: {name} is no Unicode ({error.reason}).") from error
+        raise BadRowError(f": {name} is no Unicode ({error.reason})") from error
     return value

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
 from lab.data.report import digest, fingerprint
+from lab.data.split import refuse_one_class
 from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.errors import UserError
 from lab.figures.table import table
@@ -142,6 +143,7 @@ class TextData(Data):
 
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
+        refuse_one_class(class_names)
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
@@ -170,7 +172,11 @@ class TextData(Data):
         encoded = {name: _encoded(split, tokens) for name, split in splits.items()}
         self.report.describe(contents, self.names)
         self.report.count_classes(labels, class_names)
-        self.report.cut([texts.sequences["token"].length for texts in encoded.values()], self.max_length)
+        self.report.cut(
+            sum(tokens.num_cut(splits[name].text, texts.length[:, 0].tolist()) for name, texts in encoded.items()),
+            self.max_length,
+        )
+        self.report.warn_of_empty({name: split.text for name, split in splits.items()})
         self.report.warn_of_words(splits["train"].text, None if self.tokenizer else self.tokens)
         return dict(encoded), facts
 

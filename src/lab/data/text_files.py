@@ -1,5 +1,6 @@
 """Your own texts and their classes: from tables, and from folders of text files."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,9 @@ import torch
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
-from lab.data.files import files_below, visible
-from lab.data.split import (
-    SPLITS,
-    SYNONYMS,
-    by_split,
-    class_folders,
-    described,
-    groups_of,
-    split_folders,
-    split_of,
-    strays,
-)
+from lab.data.class_folders import read_class_folders
+from lab.data.files import visible
+from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
 from lab.data.table import SUFFIXES, read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.errors import UserError
@@ -59,6 +51,7 @@ class TextTable(TextData):
             group of its own.
         val_fraction: share of each class that validates, where no rows are said to.
         test_fraction: share of each class that tests, where no rows are said to.
+        skip_unreadable: leave out the rows that can't be read, in place of refusing them.
     """
 
     def __init__(
@@ -70,9 +63,11 @@ class TextTable(TextData):
         test_fraction: Share,
         split: str | PositiveInt | None = None,
         group: str | PositiveInt | None = None,
+        skip_unreadable: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.skip_unreadable = skip_unreadable
         self.root, self.columns = root, {"text": text, "label": label, "split": split, "group": group}
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
@@ -93,19 +88,39 @@ class TextTable(TextData):
         if len({type(column) for column in wanted}) > 1:
             raise UserError(f"data.text, data.label: give {', '.join(map(str, wanted))} all as names, or as numbers.")
         hint = " If its first line is no header, number the columns, such as data.text=1 data.label=2."
-        cells, places = read_table(path, wanted, [columns["group"]] if columns["group"] is not None else [], hint)
-        of = {name: cells[column] for name, column in columns.items() if column is not None}
-        label = [cell.strip() for cell in of["label"]]
-        if "" in label:
-            raise UserError(f"data: {places[label.index('')]} has no {columns['label']}.")
+        group, label = columns["group"], columns["label"]
+        cells, places, bad = read_table(path, wanted, [] if group is None else [group], [label or ""], hint)
+        total = len(places) + len(bad)
+        self.report.refuse("rows", bad, total, path.parent, self.skip_unreadable)
         header = "without a header" if isinstance(columns["text"], int) else "with a header"
         name = path.name if self.root and path.parent == Path(self.root).expanduser() else "a table"
-        self.report.find(f"{len(places):,} rows in {name} {header}")
-        stripped = [cell for cell, own in zip(of["label"], label, strict=True) if cell != own]
-        self.report.leave_out(
-            "labels' spaces before and after the text", sorted(set(map(repr, stripped))), len(stripped)
-        )
-        return Rows(of["text"], label, places, groups_of(of["group"]) if "group" in of else None), of.get("split", [])
+        self.report.find(f"{total:,} rows in {name} {header}")
+        of = {name: cells[column] for name, column in columns.items() if column is not None}
+        given = of["label"]
+        of["label"] = [unicodedata.normalize("NFC", cell.strip()) for cell in given]
+        self._warn(path, columns, of, given)
+        groups = groups_of(of["group"]) if "group" in of else None
+        return Rows(of["text"], of["label"], places, groups), of.get("split", [])
+
+    def _warn(
+        self, path: Path, columns: dict[str, str | int | None], of: dict[str, list[str]], given: list[str]
+    ) -> None:
+        """Say what the labels of a table look like, where that may be a mistake."""
+        stripped = [cell for cell in given if cell.strip() != cell]
+        if stripped:
+            self.report.warnings.append(
+                f"{len(stripped):,} labels begin or end with spaces, which are removed, such as {stripped[0]!r}"
+            )
+        first, *rest = of["label"] or [""]
+        if isinstance(columns["label"], int) and rest and first not in rest:
+            self.report.warnings.append(
+                f"the label {first!r} of the first line is on no other line; if the line is a header, name the columns:"
+                f" data.text={of['text'][0][:40]} data.label={first}"
+            )
+        if path.suffix.lower() == ".tsv" and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in of["label"]):
+            self.report.warnings.append(
+                "the labels begin and end with quotes, which a .tsv file keeps; save it as .csv to remove them"
+            )
 
     def _files(self, root: Path) -> dict[str, Path]:
         """The tables of a folder that are splits."""
@@ -128,41 +143,39 @@ class TextFolder(TextData):
         root: the folder; a val or test folder that is missing is split off train.
         val_fraction: share of each class that validates, where there is no val folder.
         test_fraction: share of each class that tests, where there is no test folder.
+        skip_unreadable: leave out the files that can't be read, in place of refusing them.
     """
 
-    def __init__(self, root: str | None, val_fraction: Share, test_fraction: Share, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str | None,
+        val_fraction: Share,
+        test_fraction: Share,
+        skip_unreadable: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.root, self.fractions = root, {"val": val_fraction, "test": test_fraction}
+        self.skip_unreadable = skip_unreadable
 
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         root = tiny_text.folder() if self.tiny else existing(self.root, "folder")
-        if not root.is_dir():
-            raise UserError(f"data.root: {root} is not a folder. It holds a folder of .txt files for each class.")
-        folders = split_folders(root)
-        rows = {name: self._read(path, root) for name, path in folders.items()}
-        self.report.find(f"{sum(map(len, rows.values())):,} text files in {described(folders, root)}")
-        for what, found in strays(folders, root).items():
-            self.report.leave_out(what, [path.relative_to(root) for path in found], is_minor=True)
+        found, _ = read_class_folders(root, (".txt",), ".txt files", self.report)
+        text: dict[str, str] = {}
+        bad = []
+        for path in (path for files in found.values() for path in files.paths):
+            try:
+                text[path] = read_text(Path(path))
+            except UserError as error:
+                bad.append(str(error).removeprefix("data: ").removesuffix("."))
+        self.report.refuse(".txt files", bad, len(text) + len(bad), root, self.skip_unreadable)
+        rows = {}
+        for name, files in found.items():
+            kept = [(path, label) for path, label in zip(files.paths, files.label, strict=True) if path in text]
+            rows[name] = Rows(
+                [text[path] for path, _ in kept], [label for _, label in kept], [path for path, _ in kept]
+            )
         return _labelled(rows, self)
-
-    def _read(self, folder: Path, root: Path) -> Rows:
-        paths: list[Path] = []
-        label: list[str] = []
-        others: list[Path] = []
-        for name in class_folders(folder):
-            files = list(files_below(folder / name))
-            texts = [path for path in files if path.suffix.lower() == ".txt"]
-            if not texts:
-                kinds = ", ".join(sorted({path.suffix or path.name for path in files})[:5]) or "it is empty"
-                raise UserError(
-                    f"data.root: {folder / name} has no .txt files ({kinds}). Add some, or remove the folder."
-                )
-            paths, label = paths + texts, label + [name] * len(texts)
-            others += [path for path in files if path.suffix.lower() != ".txt"]
-        if not paths:
-            raise UserError(f"data.root: {folder} has no .txt files. It holds a folder of them for each class.")
-        self.report.leave_out("files that do not end in .txt", [path.relative_to(root) for path in others])
-        return Rows([*map(read_text, paths)], label, [*map(str, paths)])
 
 
 def existing(root: str | None, kind: str) -> Path:
@@ -192,14 +205,15 @@ def _labelled(rows: dict[str, Rows], data: Any) -> tuple[dict[str, Labelled], li
     number = {name: i for i, name in enumerate(class_names)}
     train = rows["train"]
     missing = {name: share for name, share in data.fractions.items() if name not in rows}
-    parts = data.draw(torch.tensor([number[name] for name in train.label]), missing, train.group)
+    label = torch.tensor([number[name] for name in train.label])
+    parts = data.draw(label, missing, train.group, len(rows.get("test", ())))
     rows = rows | {name: train.subset(index) for name, index in parts.items()}
     known = set(rows["train"].label)
     for part in rows.values():
-        for label, place in zip(part.label, part.place, strict=True):
-            if label not in known:
-                raise UserError(f"data: {place} has the class {label!r}, which no training sample has.")
+        for own, place in zip(part.label, part.place, strict=True):
+            if own not in known:
+                raise UserError(f"data: {place} has the class {own!r}, which no training sample has.")
     splits = {
-        name: Labelled(part.text, torch.tensor([number[label] for label in part.label])) for name, part in rows.items()
+        name: Labelled(part.text, torch.tensor([number[own] for own in part.label])) for name, part in rows.items()
     }
     return splits, class_names

@@ -61,6 +61,18 @@ class Tokens:
             rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + 1000]))]
         return rows
 
+    def num_cut(self, texts: Sequence[str], lengths: Sequence[int]) -> int:
+        """How many texts have more tokens than `max_length`.
+
+        Args:
+            texts: of which `encode` has cut those.
+            lengths: how many tokens of each it has kept.
+        """
+        most = max(lengths, default=0)
+        longer = Tokens(truncated(self.tokenizer.to_str(), most + 1))
+        full = [text for text, length in zip(texts, lengths, strict=True) if length == most]
+        return sum(len(ids) > most for ids in longer.encode(full))
+
     def decode(self, rows: Iterable[Row]) -> list[str]:
         """The text of each row of ids, up to its first end; start and padding are left out."""
         kept = ([int(i) for i in row] for row in rows)

@@ -98,7 +98,10 @@ class TranslationData(Data):
             fingerprint=fingerprint(contents),
         )
         self.report.describe(contents, self.names)
-        self.report.cut([length for texts in splits.values() for length in texts.length.T], self.max_length)
+        self.report.cut(
+            sum(_num_cut(pairs[name], texts, source, target) for name, texts in splits.items()), self.max_length
+        )
+        self.report.warn_of_empty({name: [min(pair, key=len) for pair in split] for name, split in pairs.items()})
         self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
         return dict(splits), facts
 
@@ -112,7 +115,9 @@ class TranslationData(Data):
         if not everything:
             raise UserError("data: there are no pairs.")
         missing = {name: share for name, share in self.fractions.items() if name not in pairs}
-        parts = self.draw(torch.zeros(len(everything), dtype=torch.int64), missing, related(everything))
+        parts = self.draw(
+            torch.zeros(len(everything), dtype=torch.int64), missing, related(everything), len(pairs.get("test", ()))
+        )
         pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
         self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
         return pairs
@@ -172,3 +177,9 @@ def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
     said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
     reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
     return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
+
+
+def _num_cut(pairs: Sequence[Pair], texts: Texts, source: Tokens, target: Tokens) -> int:
+    lengths = texts.length[:, 0].tolist(), (texts.length[:, 1] - 1).tolist()  # of the target without `START`
+    sides = zip((source, target), zip(*pairs, strict=True), lengths, strict=True)
+    return sum(tokens.num_cut(side, length) for tokens, side, length in sides)
