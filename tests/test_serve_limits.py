@@ -18,7 +18,7 @@ from lab.errors import UserError
 from lab.inputs.base import TooLargeError
 from lab.inputs.images import Images
 from lab.serve import limits, server
-from lab.serve.limits import Room, Server
+from lab.serve.limits import ByteBudget, Server
 from lab.serve.main import listening
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -216,47 +216,111 @@ def test_too_many_requests_are_told_after_their_bodies(monkeypatch):
     assert (answer.status_code, len(sent)) == (503, 5)
 
 
-def test_who_finds_no_room_waits_without_a_clock(monkeypatch):
-    """Six bodies of which one fits: together they take longer than one may."""
+@pytest.fixture
+def small(monkeypatch):
+    """A server that holds 3 kB of bodies, of which 100 bytes each are free."""
+    for name, value in {"SMALL": 100, "MIN_RATE": 1000, "WATCH": 0.1}.items():
+        monkeypatch.setattr(limits, name, value)
+    monkeypatch.setattr(server, "HELD", 3000)
+
+
+def padded(num_bytes):
+    return grey().ljust(num_bytes, b"x")
+
+
+async def upload(connect, declared, body):
+    reader, writer = await connect()
+    writer.write(HEAD + f"Content-Length: {declared}\r\n\r\n".encode() + body)
+    return reader, writer
+
+
+async def status_of(reader):
+    return int((await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 9)).split()[1])
+
+
+@pytest.mark.parametrize("sent", [0, 1, 100, 900])
+@pytest.mark.parametrize("declared", [1000, 10_000_000])
+def test_slow_clients_hold_up_nobody(sent, declared, small):
+    """Ten of them: some fill the budget, and wait for more."""
 
     async def main():
-        app = build("timeout_s=0.5", "max_body_mb=0.001")
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-        ):
-            return await asyncio.gather(
-                *(
-                    client.post("/predict", content=dripping(grey(), 0.04), headers={"Content-Type": "image/png"})
-                    for _ in range(6)
-                )
-            )
+        async with running(build("timeout_s=5"), seconds=5) as connect:
+            slow = [await upload(connect, declared, bytes(sent)) for _ in range(10)]
+            await asyncio.sleep(0.1)
+            begin = time.monotonic()
+            assert await status_of((await upload(connect, len(grey()), grey()))[0]) == 200
+            assert time.monotonic() - begin < 1, "a small request does not wait"
+            for size in (1000, 2900):
+                assert await status_of((await upload(connect, size, padded(size)))[0]) == 200
+            closed = [reader for reader, _ in slow if reader._buffer]
+            assert bool(closed) == (sent == 900), "only those that others wait for are closed"
+            for reader in closed:
+                assert await status_of(reader) == 408
+            for _, writer in slow:
+                writer.close()
 
-    monkeypatch.setattr(server, "HELD", 0)
-    begin = time.monotonic()
-    answers = asyncio.run(main())
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert time.monotonic() - begin > 1, "they came one by one"
+    run(main)
 
 
-def test_room_is_given_back_whatever_happens():
+def test_many_large_bodies_are_all_answered_within_the_budget(small):
+    """All have a part of the budget before any is whole."""
+
     async def main():
-        room = Room(10)
+        app = build("timeout_s=1")
+        async with running(app, seconds=5) as connect:
+            half = [await upload(connect, 2000, padded(1000)) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            for _, writer in reversed(half):
+                writer.write(bytes(1000))
+            assert [await status_of(reader) for reader, _ in half] == [200] * 20
+
+    run(main)
+
+
+def test_who_waits_for_the_budget_waits_without_a_clock(small, monkeypatch):
+    monkeypatch.setattr(limits, "MIN_RATE", 0)
+
+    async def main():
+        async with running(build("timeout_s=0.5"), seconds=5) as connect:
+            reader, writer = await upload(connect, 4000, bytes(2950))
+            await asyncio.sleep(0.1)
+            waits = await upload(connect, 2000, padded(2000))
+            for _ in range(5):
+                writer.write(b"x")
+                await asyncio.sleep(0.3)
+            assert not waits[0]._buffer
+            writer.close()
+            assert await status_of(waits[0]) == 200
+
+    run(main)
+
+
+def test_the_budget_is_given_back_whatever_happens(monkeypatch):
+    monkeypatch.setattr(limits, "SMALL", 2)
+
+    async def main():
+        budget, most = ByteBudget(10), 0
 
         async def use(size, fail=False):
-            async with room.taken(size):
-                await asyncio.sleep(0.01)
-                assert room.free >= 0
+            nonlocal most
+            async with budget.body() as body:
+                for total in range(1, size + 1):
+                    await budget.grow(body, total)
+                    await asyncio.sleep(0)
+                    most = max(most, sum(body.held for body in budget.bodies))
                 if fail:
                     raise ValueError
 
-        await asyncio.gather(*(use(size, size == 3) for size in (10, 3, 7, 1, 10, 3)), return_exceptions=True)
-        waiter = asyncio.create_task(use(10))
-        async with room.taken(5):
-            await asyncio.sleep(0)
+        await asyncio.gather(*(use(size, size == 3) for size in (12, 3, 9, 1, 14, 12, 3)), return_exceptions=True)
+        assert (budget.free, dict(budget.bodies)) == (10, {})
+        assert 10 < most <= 10 + 12, "the oldest may always grow"
+        async with budget.body() as body:
+            await budget.grow(body, 11)
+            waiter = asyncio.create_task(use(12))
+            await asyncio.sleep(0.01)
             waiter.cancel()
-        assert room.free == 10
+        await asyncio.gather(waiter, return_exceptions=True)
+        assert (budget.free, dict(budget.bodies)) == (10, {})
 
     run(main)
 

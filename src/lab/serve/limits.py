@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -15,6 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 GRACE = 10  # seconds that requests may still take after SIGTERM
 PATIENCE = 0.5  # seconds for which a body is still read before an error: a client that is sending does not hear it
+SMALL = 65536  # bytes
+MIN_RATE = 100_000  # bytes per second
+WATCH = 2  # seconds over which that rate is measured
 QUEUE = 1024  # connections that the kernel holds until they are accepted
 
 
@@ -26,8 +30,8 @@ class Clock:
         self.running: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
-    async def limit(self, seconds: float) -> AsyncIterator[Callable[[], None]]:
-        """Yields what begins the seconds anew.
+    async def limit(self, seconds: float) -> AsyncIterator[Callable[[float], None]]:
+        """Yields a function that sets how many seconds remain.
 
         Raises:
             TimeoutError: they are over.
@@ -36,9 +40,14 @@ class Clock:
         now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout_at(min(now() + seconds, self.end)) as timeout:
+
+                def set_remaining(remaining: float) -> None:
+                    if not timeout.expired():
+                        timeout.reschedule(min(now() + remaining, self.end))
+
                 self.running.add(timeout)
                 try:
-                    yield lambda: timeout.reschedule(min(now() + seconds, self.end))
+                    yield set_remaining
                 finally:
                     self.running.discard(timeout)
         except TimeoutError as error:
@@ -53,24 +62,66 @@ class Clock:
                 timeout.reschedule(min(timeout.when() or math.inf, self.end))
 
 
-class Room:
-    """For bytes; who finds too little of it waits."""
+@dataclass(eq=False)
+class Body:
+    """The body of one request, as a `ByteBudget` counts it."""
+
+    close: Callable[[], None] | None = None  # ends its reception; None: it is not being received
+    held: int = 0  # bytes of the budget
+    wanted: int = 0  # bytes of the budget that it waits for
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ByteBudget:
+    """Limits the bytes that all bodies hold together. A body is counted as it arrives; one that can't grow waits.
+
+    The first `SMALL` bytes of each body are free: small requests never wait. The oldest body never waits either, so
+    there is always one that can finish. In return, while others wait, it is closed if it is slower than `MIN_RATE`.
+    """
 
     def __init__(self, num_bytes: int) -> None:
         self.free = num_bytes
-        self.changed = asyncio.Condition()
+        self.bodies: dict[Body, None] = {}  # larger than `SMALL`, the oldest first
 
     @asynccontextmanager
-    async def taken(self, num_bytes: int) -> AsyncIterator[None]:
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.free >= num_bytes)
-            self.free -= num_bytes
+    async def body(self) -> AsyncIterator[Body]:
+        body = Body()
         try:
-            yield
+            yield body
         finally:
-            self.free += num_bytes
-            async with self.changed:
-                self.changed.notify_all()
+            self.bodies.pop(body, None)
+            self.free += body.held
+            self._grant()
+
+    async def grow(self, body: Body, num_bytes: int) -> None:
+        """Wait until the body may have `num_bytes` in total."""
+        body.wanted = max(0, num_bytes - SMALL - body.held)
+        if body.wanted:
+            self.bodies.setdefault(body)
+            body.granted.clear()
+            self._grant()
+            await body.granted.wait()
+
+    def _grant(self) -> None:
+        """Let bodies grow, in the order in which they arrived."""
+        for i, body in enumerate(self.bodies):
+            if body.wanted > self.free and i:
+                return
+            self.free -= body.wanted
+            body.held += body.wanted
+            body.wanted = 0
+            body.granted.set()
+
+    async def watch(self) -> None:
+        """Close the oldest body while it is slow and others wait. Runs until it is cancelled."""
+        last, held = None, 0
+        while True:
+            oldest = next(iter(self.bodies), None)
+            is_slow = oldest is not None and oldest is last and oldest.held - held < MIN_RATE * WATCH
+            if is_slow and oldest.close and any(body.wanted for body in self.bodies):
+                oldest.close()
+            last, held = oldest, oldest.held if oldest else 0
+            await asyncio.sleep(WATCH)
 
 
 class Drained:
