@@ -127,13 +127,13 @@ class ImageFolder(ImageData):
             if len(bad) == 1:
                 ((path, reason),) = bad.items()
                 raise UserError(
-                    f"data: {path} is not a readable image ({reason}). Mend or remove it; data.skip_unreadable=true"
+                    f"data: {path} is not a readable image ({reason}). Repair or delete it; data.skip_unreadable=true"
                     " leaves it out."
                 )
             listed = [f"  {path} is not a readable image ({reason})" for path, reason in bad.items()]
             more = [f"  … and {len(bad) - MOST_LISTED} more"] if len(bad) > MOST_LISTED else []
             raise UserError(
-                f"data: {len(bad)} of {len(every)} images can't be read. Mend or remove them;"
+                f"data: {len(bad)} of {len(every)} images can't be read. Repair or delete them;"
                 " data.skip_unreadable=true leaves them out.",
                 *listed[:MOST_LISTED],
                 *more,

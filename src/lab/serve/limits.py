@@ -117,8 +117,8 @@ class ByteBudget:
         last, held = None, 0
         while True:
             oldest = next(iter(self.bodies), None)
-            is_slow = oldest is not None and oldest is last and oldest.held - held < MIN_RATE * WATCH
-            if is_slow and oldest.close and any(body.wanted for body in self.bodies):
+            is_needed = any(body.wanted for body in self.bodies)
+            if is_needed and oldest and oldest is last and oldest.close and oldest.held - held < MIN_RATE * WATCH:
                 oldest.close()
             last, held = oldest, oldest.held if oldest else 0
             await asyncio.sleep(WATCH)
