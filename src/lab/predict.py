@@ -62,7 +62,7 @@ def check(cfg: DictConfig) -> None:
     if (cfg.run is None) == (cfg.model is None):
         problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
     if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which is asked on the CPU.")
+        problems.append("trainer: it works only with run=; model= always uses the CPU.")
     if not isinstance(cfg.top_k, int) or cfg.top_k < 1:
         problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
     if not isinstance(cfg.flip, bool):

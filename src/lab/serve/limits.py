@@ -1,4 +1,4 @@
-"""What one server holds at a time, and for how long: connections, bodies, seconds."""
+"""Limits of one server: connections, memory for request bodies, seconds."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-GRACE = 10  # seconds that requests may still take after SIGTERM
-PATIENCE = 0.5  # seconds for which a body is still read before an error: a client that is sending does not hear it
-SMALL = 65536  # bytes
-MIN_RATE = 100_000  # bytes per second
-WATCH = 2  # seconds over which that rate is measured
-QUEUE = 1024  # connections that the kernel holds until they are accepted
+GRACE = 10  # seconds after SIGTERM in which requests are still answered
+PATIENCE = 0.5  # seconds for which `DrainBody` reads: most clients read no answer before they have sent their body
+SMALL = 65536  # bytes of each body that `ByteBudget` does not count
+MIN_RATE = 100_000  # bytes per second that the oldest body must receive while others wait
+WATCH = 2  # seconds over which the rate is measured
+QUEUE = 1024  # connections that the kernel queues until the server accepts them
 
 
 class Clock:
-    """Limits of time, which all end soon once the server is to stop."""
+    """Time limits. `stop` shortens all of them."""
 
     def __init__(self) -> None:
         self.end = math.inf
@@ -34,8 +34,8 @@ class Clock:
         """Yields a function that sets how many seconds remain.
 
         Raises:
-            TimeoutError: they are over.
-            HTTPException: the server has stopped.
+            TimeoutError: the seconds are over.
+            HTTPException: the time after `stop` is over.
         """
         now = asyncio.get_running_loop().time
         try:
@@ -124,8 +124,8 @@ class ByteBudget:
             await asyncio.sleep(WATCH)
 
 
-class Drained:
-    """An application whose errors wait until a client that is still sending has sent its body, or for `PATIENCE`."""
+class DrainBody:
+    """Middleware that reads the rest of a request's body, for at most `PATIENCE`, before it sends an early answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -136,7 +136,7 @@ class Drained:
         async def receiving() -> Message:
             nonlocal more
             message = await receive()
-            more = message.get("more_body", False)  # of a disconnect: no
+            more = message.get("more_body", False)  # absent after a disconnect
             return message
 
         async def sending(message: Message) -> None:
@@ -150,18 +150,19 @@ class Drained:
         await self.app(scope, receiving, sending)
 
 
-def limited(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
-    """HTTP for `most` connections, each of which has so many seconds for the head of a request.
+def limited_protocol(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
+    """HTTP protocol whose connections have `seconds` for the head of each request.
 
-    Of too many, the one that has been without a request for longest is closed; once it is over, every new one.
+    If there are more than `most` connections, the one idle longest is closed. After the server stops, new connections
+    are closed.
     """
-    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # in the order in which they began to
+    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # for a request, the longest idle first
 
     class Connection(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._sort()
-            if is_over():  # it was accepted before, and nobody else would close it
+            if is_over():  # uvicorn closes only the connections that it had when it stopped
                 transport.abort()
             elif len(self.connections) > most and waiting:
                 oldest = next(iter(waiting))
@@ -200,12 +201,12 @@ def limited(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11P
 
 
 class Server(uvicorn.Server):
-    """It stops in time, with the requests answered that it has received.
+    """uvicorn's server, which answers the requests it has received before it stops.
 
     Args:
-        app: what answers.
-        seconds: for the head of a request.
-        stop: is told in how many seconds every request is to be answered.
+        app: the application.
+        seconds: time limit for the head of a request.
+        stop: called at the stop with the number of seconds in which every request must be answered.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, stop: Callable[[float], Any]) -> None:
@@ -214,22 +215,20 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=limited(most, seconds, lambda: self.should_exit),
+                http=limited_protocol(most, seconds, lambda: self.should_exit),
                 ws="none",
                 log_level="error",
                 access_log=False,
                 timeout_graceful_shutdown=GRACE + 2,
-                backlog=max(
-                    1, most // 16
-                ),  # how many asyncio accepts before it looks at any, or tries when none can be
+                backlog=max(1, most // 16),  # asyncio accepts up to `backlog` connections before it serves any
             )
         )
         self.stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for door in sockets or []:
-            door.listen(QUEUE)  # asyncio has made it as short as `backlog`
+        for listener in sockets or []:
+            listener.listen(QUEUE)  # asyncio has set the kernel's queue to `backlog`
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.stop(GRACE)

@@ -1,4 +1,4 @@
-"""The web application of `lab serve`: every answer is JSON, but for the page; every error a sentence."""
+"""The web application of `lab serve`. All answers are JSON except the page; every error is a sentence."""
 
 import asyncio
 import json
@@ -25,11 +25,11 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs, TooLargeError
 from lab.model import Model, Said
 from lab.serve.batching import Batcher
-from lab.serve.limits import Body, ByteBudget, Clock, Drained
+from lab.serve.limits import Body, ByteBudget, Clock, DrainBody
 
-MAX_REQUESTS = 256  # at a time
-HELD = 100_000_000  # bytes of bodies at a time; others wait
-SLOWEST = 10  # times `timeout_s`, for a body that keeps coming
+MAX_REQUESTS = 256  # that are received or answered at a time; more get an error
+HELD = 100_000_000  # bytes of request bodies in memory; bodies wait before they exceed it
+SLOWEST = 10  # a body may take this many times `timeout_s` in total
 TOO_SLOW = (
     "The body arrived too slowly: each part must follow within {} s and the whole within {:g} s, sooner while other"
     " requests wait for memory."
@@ -41,7 +41,7 @@ POLICY = (
 
 
 class Service:
-    """Answers requests, within limits."""
+    """Answers requests within the limits of the config."""
 
     def __init__(self, cfg: DictConfig, asked: Model) -> None:
         self.cfg, self.asked = cfg, asked
@@ -56,7 +56,7 @@ class Service:
         return top[0] | {"top": top}
 
     async def explain(self, request: Request) -> dict[str, Any]:
-        """The item as the net gets it, and what of it speaks for the answer, in HTML; or why that is not known."""
+        """The answer, the item as the net sees it, and its explanation, as HTML; or why there is no explanation."""
         async with self._item(request) as item:
             given = await self.batcher.answer(item)
             answer = {self.asked.inputs.item: self.asked.inputs.html(item)} | self._say(given)[0]
@@ -80,7 +80,7 @@ class Service:
 
     @asynccontextmanager
     async def _item(self, request: Request) -> AsyncIterator[np.ndarray]:
-        """The item of a request, whose answer is then given in time or not at all."""
+        """Receives the item of a request, then limits the time for its answer."""
         if self.num_requests >= MAX_REQUESTS:
             raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
         self.num_requests += 1
@@ -106,7 +106,7 @@ class Service:
                 self.batcher.coming -= 1
 
     async def _body(self, request: Request, counted: Body) -> bytes:
-        """Its clock stops while it waits for the budget."""
+        """Receives a body. Time spent waiting for the budget does not count."""
         body, now, seconds = bytearray(), asyncio.get_running_loop().time, self.cfg.timeout_s
         end = now() + SLOWEST * seconds
         try:
@@ -145,12 +145,12 @@ class Service:
 
 
 def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | None) -> FastAPI:
-    """Only requests to these `hosts` are answered; None: to any."""
+    """The application. It answers only requests to `hosts`; None allows any host."""
     service = Service(cfg, asked)
     facts = {"takes": asked.inputs.item} | asked.inputs.facts() | {"classes": asked.class_names}
 
     async def allowed(request: Request) -> None:
-        """A web site whose name is made to point to this machine still says its own name (DNS rebinding)."""
+        """Against DNS rebinding: a web site whose name resolves to this machine still sends its own name."""
         host = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
         if hosts is not None and host not in hosts:
             raise HTTPException(421, "Only requests to localhost are answered; host=… of lab serve is for others.")
@@ -168,11 +168,15 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
     app = FastAPI(
         lifespan=lifespan,
         dependencies=[Depends(allowed)],
-        openapi_url=None,  # its page would load scripts from elsewhere
+        openapi_url=None,  # FastAPI's page of it loads scripts from other sites
         redirect_slashes=False,
-        exception_handlers={AnyHTTPException: said, ClientDisconnect: said, Exception: said},
+        exception_handlers={
+            AnyHTTPException: error_response,
+            ClientDisconnect: error_response,
+            Exception: error_response,
+        },
     )
-    app.add_middleware(Drained)
+    app.add_middleware(DrainBody)
     app.state.stop = service.clock.stop
     app.get("/", response_model=None)(page)
     app.get("/health")(lambda: {"status": "ok", "model": name} | facts)
@@ -181,7 +185,7 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
     return app
 
 
-async def said(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     if not isinstance(error, AnyHTTPException):
         code, text = 500, f"This went wrong here, not in the request: {type(error).__name__}."
     elif error.status_code == 404:
@@ -204,7 +208,7 @@ def kind_of(request: Request, inputs: Inputs, max_bytes: int) -> str:
 
 
 async def content_of(request: Request, kind: str, body: bytes, inputs: Inputs) -> bytes | str:
-    """The item's bytes; or, of JSON, its text."""
+    """The item's bytes, or its text if the body is JSON."""
     if not body:
         raise HTTPException(400, f"The body is empty; send {takes(inputs)}.")
     content: bytes | str = body
