@@ -47,7 +47,7 @@ def check(cfg: DictConfig) -> None:
     if (cfg.run is None) == (cfg.model is None):
         problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
     if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: it works only with run=; model= always uses the CPU.")
+        problems.append("trainer: not with model=, which runs on the CPU.")
     for key, (kind, least, most) in RANGES.items():
         number = isinstance(cfg[key], (int, kind)) and not isinstance(cfg[key], bool)
         if not (number and least <= cfg[key] <= most):
