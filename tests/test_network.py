@@ -39,7 +39,6 @@ COMMANDS = (
     "test run=run",
     "predict run=run input=x.png",
     "explain run=run input=x.png",
-    "export run=run format=torch_export",
     "serve run=run port=0",
     "runs --log-dir .",
     "report run=run",
@@ -87,7 +86,10 @@ def isolate(folder):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: IFF_UP | IFF_RUNNING
     call(libc.mount, b"none", b"/", None, PRIVATE, None)
-    for name, text in {"resolv.conf": "nameserver 127.0.0.1\n", "nsswitch.conf": "hosts: files dns\n"}.items():
+    for name, text in {
+        "resolv.conf": "nameserver 127.0.0.1\nsearch .\n",
+        "nsswitch.conf": "hosts: files dns\n",
+    }.items():
         (folder / name).write_text(text)
         if Path("/etc", name).exists():
             call(libc.mount, bytes(folder / name), bytes(Path("/etc", name)), None, BIND, None)
@@ -161,7 +163,6 @@ def every_verb(folder, out):
         GlobalHydra.instance().clear()
         begin = begin or ("onnxruntime" in sys.modules and time.monotonic()) or None
         said(f"ENDED {code} {command}")
-        said(f"CPU {time.process_time():.2f} {command[:20]}")
     if server:
         time.sleep(max(0, begin + DELAY - time.monotonic()))
         said(f"UNREACHABLE {num_unreachable()}")
@@ -177,10 +178,9 @@ def lines(tmp_path_factory):
     Image.new("L", (8, 8)).save(folder / "x.png")
     process = forked.SERVER.Process(target=every_verb, args=(folder, str(folder / "err")))
     process.start()
-    process.join(120)
+    process.join(200)
     process.kill()
     process.join()
-    print(*[l for l in (folder / "err").read_text().splitlines() if l.startswith(("CPU", "NAME", "UNREACH"))], sep="\n")
     return (folder / "err").read_text().splitlines()
 
 
