@@ -1,7 +1,8 @@
-"""Answers for one's own files: by a run and by the file exported from it, the same."""
+"""Answers for your files: by a run and by the file exported from it, the same."""
 
 import base64
 import csv
+import errno
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PLAIN
+from conftest import LAB, PLAIN
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -264,3 +265,96 @@ def test_a_list_in_utf_16_is_refused(monkeypatch):
 def test_base64_in_its_forms(wrap):
     content = bytes(range(256)) + b"x"
     assert Images(1, 4).of_json(wrap(base64.b64encode(content).decode())) == content
+
+
+def failing(error):
+    yield "a.png"
+    raise error
+
+
+class Closed:
+    """A pipe whose reader has ended."""
+
+    def write(self, _):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self):
+        self.write("")
+
+
+EIO = OSError(errno.EIO, "Input/output error")
+
+
+def raises(error):
+    raise error
+
+
+def closes(reader, images):
+    """A model that, asked for two images, ends the reader of its answers: the example was the first two."""
+    if not images.any():
+        os.close(reader)
+    return np.tile(np.float32([0.75, 0.25]), (len(images), 1))
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """A model that needs no file."""
+
+    def fake(find=lambda *_: ["a.png", "b.png"], answer=lambda x: np.tile(np.float32([0.75, 0.25]), (len(x), 1))):
+        monkeypatch.setattr(model, "of_onnx", lambda _: model.answering(Images(1, 4), answer, None, ["a", "b"]))
+        monkeypatch.setattr(Images, "find", find)
+        monkeypatch.setattr(Images, "read", lambda _, items: (np.zeros((len(items), 1, 4, 4)), [""] * len(items)))
+        monkeypatch.chdir(tmp_path)
+
+    def ask(*overrides):
+        predict.main(config.compose("predict", ["model=x.onnx", *overrides]))
+
+    return SimpleNamespace(build=fake, ask=ask)
+
+
+@pytest.mark.parametrize("output", ["-", "out.csv", "out.jsonl"])
+@pytest.mark.parametrize("source", ["images", "-"])
+@pytest.mark.parametrize("find", [lambda *_: raises(EIO), lambda *_: failing(EIO)])
+def test_an_input_that_fails_is_not_blamed_on_the_output(find, source, output, fake):
+    fake.build(find)
+    with pytest.raises(RunError, match=f"^error: input={source}: it could not be read: Input/output error.$"):
+        fake.ask(f"input={source}", f"output={output}")
+
+
+@pytest.mark.parametrize("output", ["full.csv", "full.jsonl", "full.parquet", "folder.csv"])
+def test_an_output_that_fails_is_named(output, fake, tmp_path):
+    if output == "full.parquet":
+        pytest.importorskip("pyarrow")
+    fake.build()
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / output).exists() or (tmp_path / output).symlink_to("/dev/full")
+    with pytest.raises(RunError, match=f"^error: output={output}: it could not be written: [A-Z]"):
+        fake.ask("input=images", f"output={output}")
+
+
+def test_a_model_that_fails_blames_neither(fake):
+    fake.build(answer=lambda _: raises(EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        fake.ask("input=images", "output=out.csv")
+
+
+@pytest.mark.parametrize("output", ["-", "pipe.csv", "pipe.jsonl"])
+def test_a_closed_pipe_is_no_error(output, fake, tmp_path, monkeypatch):
+    fake.build()
+    if output == "-":
+        monkeypatch.setattr(sys, "stdout", Closed())
+    else:
+        os.mkfifo(tmp_path / output)
+        reader = os.open(tmp_path / output, os.O_RDONLY | os.O_NONBLOCK)
+        fake.build(answer=lambda x: closes(reader, x))
+    with pytest.raises(BrokenPipeError):
+        fake.ask("input=images", f"output={output}")
+
+
+def test_the_reader_of_the_answers_may_end_first(folder, digits):
+    paths = "\n".join(map(str, sorted(digits.rglob("*.png")) * 20))
+    command = [LAB, "predict", f"model={folder}/model.onnx", "input=-", "output=-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        _, error = process.communicate(paths.encode(), timeout=60)
+    assert (process.returncode, error) == (1, b"")

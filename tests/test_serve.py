@@ -301,7 +301,7 @@ WRONG = {
     "timeout_s=never": "error: timeout_s=never: it is a number, 0.1 to 3600.",
     "max_megapixels=1000": "error: max_megapixels=1000: it is a number, 0.001 to 89.",
     "top_k=true": "error: top_k=True: it is a whole number, 1 or more.",
-    "trainer=cpu": "error: trainer: not with model=, which is asked on the CPU.",
+    "trainer=cpu": "error: trainer: not with model=, which runs on the CPU.",
     "host=nowhere.invalid": "error: host=nowhere.invalid port=8000: can't be listened on",
     "prot=1": "error: prot=1: unknown key prot. Did you mean port?",
 }

@@ -5,6 +5,7 @@ import io
 import resource
 import struct
 import time
+import zlib
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -15,10 +16,9 @@ from PIL import Image
 from lab import config, model
 from lab.data import read_image
 from lab.errors import UserError
-from lab.inputs.base import TooLargeError
 from lab.inputs.images import Images
 from lab.serve import limits, server
-from lab.serve.limits import Room, Server
+from lab.serve.limits import ByteBudget, Server
 from lab.serve.main import listening
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -216,47 +216,115 @@ def test_too_many_requests_are_told_after_their_bodies(monkeypatch):
     assert (answer.status_code, len(sent)) == (503, 5)
 
 
-def test_who_finds_no_room_waits_without_a_clock(monkeypatch):
-    """Six bodies of which one fits: together they take longer than one may."""
+@pytest.fixture
+def small(monkeypatch):
+    """A server that holds 3 kB of bodies, of which 100 bytes each are free."""
+    for name, value in {"SMALL": 100, "MIN_RATE": 1000, "WATCH": 0.1}.items():
+        monkeypatch.setattr(limits, name, value)
+    monkeypatch.setattr(server, "HELD", 3000)
+
+
+def padded(num_bytes):
+    return grey().ljust(num_bytes, b"x")
+
+
+async def upload(connect, declared, body):
+    reader, writer = await connect()
+    writer.write(HEAD + f"Content-Length: {declared}\r\n\r\n".encode() + body)
+    return reader, writer
+
+
+async def status_of(reader):
+    """0: there is no answer."""
+    try:
+        return int((await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 4)).split()[1])
+    except TimeoutError:
+        return 0
+
+
+@pytest.mark.parametrize("sent", [0, 1, 100, 900])
+@pytest.mark.parametrize("declared", [1000, 10_000_000])
+def test_slow_clients_hold_up_nobody(sent, declared, small):
+    """Ten of them: some fill the budget, and wait for more."""
 
     async def main():
-        app = build("timeout_s=0.5", "max_body_mb=0.001")
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-        ):
-            return await asyncio.gather(
-                *(
-                    client.post("/predict", content=dripping(grey(), 0.04), headers={"Content-Type": "image/png"})
-                    for _ in range(6)
-                )
-            )
+        async with running(build("timeout_s=5"), seconds=5) as connect:
+            slow = [await upload(connect, declared, bytes(sent)) for _ in range(10)]
+            await asyncio.sleep(0.1)
+            begin = time.monotonic()
+            assert await status_of((await upload(connect, len(grey()), grey()))[0]) == 200
+            assert time.monotonic() - begin < 1, "a small request does not wait"
+            for size in (1000, 2900):
+                assert await status_of((await upload(connect, size, padded(size)))[0]) == 200
+            closed = [reader for reader, _ in slow if reader._buffer]
+            assert bool(closed) == (sent == 900), "only those that others wait for are closed"
+            for reader in closed:
+                assert await status_of(reader) == 408
+            for _, writer in slow:
+                writer.close()
 
-    monkeypatch.setattr(server, "HELD", 0)
-    begin = time.monotonic()
-    answers = asyncio.run(main())
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert time.monotonic() - begin > 1, "they came one by one"
+    run(main)
 
 
-def test_room_is_given_back_whatever_happens():
+def test_many_large_bodies_are_all_answered_within_the_budget(small):
+    """All have a part of the budget before any is whole."""
+
     async def main():
-        room = Room(10)
+        app = build("timeout_s=1")
+        async with running(app, seconds=5) as connect:
+            half = [await upload(connect, 2000, padded(1000)) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            for _, writer in reversed(half):
+                writer.write(bytes(1000))
+            assert [await status_of(reader) for reader, _ in half] == [200] * 20
+
+    run(main)
+
+
+def test_who_waits_for_the_budget_waits_without_a_clock(small, monkeypatch):
+    monkeypatch.setattr(limits, "MIN_RATE", 0)
+
+    async def main():
+        async with running(build("timeout_s=0.5"), seconds=5) as connect:
+            _, writer = await upload(connect, 4000, bytes(2950))
+            await asyncio.sleep(0.1)
+            waits = await upload(connect, 2000, padded(2000))
+            for _ in range(5):
+                writer.write(b"x")
+                await asyncio.sleep(0.3)
+            assert not waits[0]._buffer
+            writer.close()
+            assert await status_of(waits[0]) == 200
+
+    run(main)
+
+
+def test_the_budget_is_given_back_whatever_happens(monkeypatch):
+    monkeypatch.setattr(limits, "SMALL", 2)
+
+    async def main():
+        budget, most = ByteBudget(10), 0
 
         async def use(size, fail=False):
-            async with room.taken(size):
-                await asyncio.sleep(0.01)
-                assert room.free >= 0
+            nonlocal most
+            async with budget.body() as body:
+                for total in range(1, size + 1):
+                    await budget.grow(body, total)
+                    await asyncio.sleep(0)
+                    most = max(most, sum(body.held for body in budget.bodies))
                 if fail:
                     raise ValueError
 
-        await asyncio.gather(*(use(size, size == 3) for size in (10, 3, 7, 1, 10, 3)), return_exceptions=True)
-        waiter = asyncio.create_task(use(10))
-        async with room.taken(5):
-            await asyncio.sleep(0)
+        await asyncio.gather(*(use(size, size == 3) for size in (12, 3, 9, 1, 14, 12, 3)), return_exceptions=True)
+        assert (budget.free, dict(budget.bodies)) == (10, {})
+        assert 10 < most <= 10 + 12, "the oldest may always grow"
+        async with budget.body() as body:
+            await budget.grow(body, 11)
+            waiter = asyncio.create_task(use(12))
+            await asyncio.sleep(0.01)
             waiter.cancel()
-        assert room.free == 10
+        await asyncio.gather(waiter, return_exceptions=True)
+        assert (budget.free, dict(budget.bodies)) == (10, {})
 
     run(main)
 
@@ -272,9 +340,57 @@ def saved(picture, kind, **options):
     return file.getvalue()
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def late_header(kind, content, side=1500):
+    """A PNG whose first chunk is not IHDR; PIL takes it."""
+    signature, png = b"\x89PNG\r\n\x1a\n", saved(Image.new("1", (side, side)), "PNG")
+    return signature + chunk(kind, content) + png.removeprefix(signature)
+
+
+def dib(*head):
+    return struct.pack(*head).ljust(100, b"\0")
+
+
+def tiled(side, tile):
+    """A TIFF of one tile, which may be larger than its picture."""
+    tile_bytes = zlib.compress(bytes(tile * tile))
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 134, 325: len(tile_bytes)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile_bytes
+
+
+def animated(screen, frame):
+    gif = saved(Image.new("P", (frame, frame)), "GIF")
+    return gif[:6] + struct.pack("<HH", screen, screen) + gif[10:]
+
+
+def two_icons():
+    """PIL takes the one that says the larger size."""
+    small, large = saved(Image.new("1", (16, 16)), "PNG"), saved(Image.new("1", (1500, 1500)), "PNG")
+    entries = (
+        struct.pack("<BBBBHHII", 8, 8, 0, 0, 1, 32, len(small), 38),
+        struct.pack("<BBBBHHII", 9, 9, 0, 0, 1, 32, len(large), 38 + len(small)),
+    )
+    return struct.pack("<HHH", 0, 1, 2) + b"".join(entries) + small + large
+
+
 LARGE = {
     "an icon that says 16 x 16": icon(saved(Image.new("1", (1500, 1500)), "PNG")),
     "an icon of a bitmap": icon(struct.pack("<IiiHHIIiiII", 40, 1500, 3000, 1, 32, 0, 0, 0, 0, 0, 0)),
+    "an icon of a bitmap from top to bottom": icon(dib("<IiiHH", 40, 1500, -3000, 1, 32)),
+    "an icon of a bitmap with a long header": icon(dib("<IiiHH", 64, 1500, 3000, 1, 32)),
+    "an icon of a bitmap of 1990": icon(dib("<IHHHH", 12, 1500, 3000, 1, 24)),
+    "an icon of two": two_icons(),
+    "an icon of 16 bits": icon(saved(Image.new("I;16", (900, 900)), "PNG")),
+    "an icon with gAMA before IHDR": icon(late_header(b"gAMA", struct.pack(">I", 45455))),
+    "an icon with a size before IHDR": icon(late_header(b"tEXt", b"\0\0\0\1\0\0\0\1x")),
+    "a PNG with a size before IHDR": late_header(b"tEXt", b"\0\0\0\1\0\0\0\1x"),
+    "a GIF frame larger than the screen": animated(16, 1500),
+    "a GIF screen larger than the frame": animated(1500, 16),
+    "a TIFF tile larger than the picture": tiled(16, 1600),
     "a float TIFF": saved(Image.new("F", (900, 900)), "TIFF", compression="tiff_lzw"),
     "a 16-bit TIFF": saved(Image.new("I;16", (900, 900)), "TIFF", compression="tiff_lzw"),
     "a 16-bit PNG": saved(Image.new("I;16", (900, 900)), "PNG"),
@@ -284,25 +400,55 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_picture_is_refused_by_its_header(name, monkeypatch):
-    monkeypatch.setattr(read_image, "_eight_bits", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(TooLargeError, match="2 megapixels"):
-        Images(1, 4).decode(LARGE[name], 2)
+    monkeypatch.setattr(read_image, "_eight_bits", lambda _: 1 / 0)  # which would decode it
+    try:
+        said = str(Images(1, 4).decode(LARGE[name], 2))
+    except UserError as error:
+        said = f"{type(error).__name__}: {error}"
+    assert said.startswith("TooLargeError: The image has more than 2 megapixels"), said
 
 
 def test_what_is_within_the_limit_is_answered():
     icons = [icon(saved(Image.new("L", (16, 16), 9), "PNG")), saved(Image.new("RGB", (32, 32), (9, 9, 9)), "ICO")]
     deep = saved(Image.new("I;16", (700, 700), 99), "TIFF")
-    for content, level in ((icons[0], 9), (icons[1], 9), (deep, 255), (grey(9), 9)):
+    for content, level in ((icons[0], 9), (icons[1], 9), (deep, 255), (grey(9), 9), (tiled(16, 16), 0)):
         assert (Images(1, 4).decode(content, 2) == level).all()
 
 
-def test_a_format_that_holds_others_is_not_taken_over_a_network():
-    fits = b"".join(
-        card.ljust(80)
-        for card in (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 4", b"NAXIS2  = 4", b"END")
-    )
+def fits():
+    cards = (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 4", b"NAXIS2  = 4", b"END")
+    return b"".join(card.ljust(80) for card in cards).ljust(2880) + bytes(2880)
+
+
+def lying_avif():
+    """Its container says 16 x 16."""
+    avif = saved(Image.new("L", (64, 64)), "AVIF")
+    at = avif.index(b"ispe") + 8
+    return avif[:at] + struct.pack(">II", 16, 16) + avif[at + 8 :]
+
+
+def cursor():
+    return b"\0\0\2\0" + icon(dib("<IiiHHIIiiII", 40, 8, 16, 1, 1, 0, 0, 0, 0, 0, 0) + bytes(200))[4:]
+
+
+@pytest.mark.parametrize("made", [fits, lying_avif, cursor])
+def test_a_format_that_decodes_more_than_its_header_says_is_not_taken_over_a_network(made):
+    content = made()
+    assert read_image.read_image(io.BytesIO(content), 1, 4).shape == (1, 4, 4)
     with pytest.raises(UserError, match="no image, or none of a known format"):
-        Images(1, 4).decode(fits.ljust(2880) + bytes(2880), 2)
+        Images(1, 4).decode(content, 2)
+
+
+@pytest.mark.parametrize("kind", sorted(set(read_image.BOUNDED) - {"MPO"}))
+def test_formats_of_known_size_are_taken(kind):
+    assert (Images(1, 4).decode(saved(Image.new("RGB", (16, 16), (9, 9, 9)), kind), 2) == 9).all()
+
+
+def test_a_jpeg_of_another_size_than_its_header_says_is_not_decoded():
+    jpeg = saved(Image.new("L", (64, 64)), "JPEG2000")
+    at = jpeg.index(b"ihdr") + 4
+    with pytest.raises(UserError, match="can't be read"):
+        Images(1, 4).decode(jpeg[:at] + struct.pack(">II", 16, 16) + jpeg[at + 8 :], 2)
 
 
 def test_deep_pictures_are_scaled_row_by_row():

@@ -1,6 +1,6 @@
-"""`lab predict`: the answers of a finished run, or of an exported model, for one's own files.
+"""`lab predict`: the answers of a finished run, or of an exported model, for your files.
 
-Nothing heavy is imported here: an exported model is asked without torch.
+This module imports nothing heavy: predicting with an exported model does not load torch.
 """
 
 import csv
@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -34,20 +35,20 @@ def main(cfg: DictConfig) -> None:
     asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
     if cfg.flip:
         asked = model.mirrored(asked)
-    items, talk = asked.inputs.find(str(cfg.input)), cfg.input == "-" and sys.stdin.isatty()
+    talk = cfg.input == "-" and sys.stdin.isatty()
+    with blaming(f"input={cfg.input}: it could not be read"):
+        items = asked.inputs.find(str(cfg.input))
     batches = as_they_come(items) if cfg.input == "-" else in_batches(items)
+    batches = blamed(batches, f"input={cfg.input}: it could not be read")
     shown: list[Row] = []
     num = bad = 0
-    try:
-        with writing(str(cfg.output)) as write:
-            for rows in answers(asked, batches, cfg.top_k, len(items) if isinstance(items, Sequence) else None):
-                write(rows)
-                num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
-                shown += rows[: NUM_SHOWN - len(shown)]
-                if talk and cfg.output != "-":
-                    print(*map(said, rows), sep="\n")
-    except OSError as error:
-        raise RunError(f"error: output={cfg.output}: it could not be written: {error.strerror or error}.") from error
+    with writing(str(cfg.output)) as write:
+        for rows in answers(asked, batches, cfg.top_k, len(items) if isinstance(items, Sequence) else None):
+            write(rows)
+            num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
+            shown += rows[: NUM_SHOWN - len(shown)]
+            if talk and cfg.output != "-":
+                print(*map(said, rows), sep="\n")
     if cfg.output != "-" and not talk:
         show(shown, asked.inputs.column, num - bad, num - len(shown), cfg.output)
     if bad:
@@ -62,7 +63,7 @@ def check(cfg: DictConfig) -> None:
     if (cfg.run is None) == (cfg.model is None):
         problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
     if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which is asked on the CPU.")
+        problems.append("trainer: not with model=, which runs on the CPU.")
     if not isinstance(cfg.top_k, int) or cfg.top_k < 1:
         problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
     if not isinstance(cfg.flip, bool):
@@ -77,6 +78,22 @@ def check(cfg: DictConfig) -> None:
         problems.append(f"output={output}: it takes pyarrow: pip install pyarrow")
     if problems:
         config.fail(problems)
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turns an OSError into a RunError that begins with `what`. A closed pipe is left to `cli`, which ends silently."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"error: {what}: {error.strerror or error}.") from error
+
+
+def blamed(batches: Iterable[list[str]], what: str) -> Iterator[list[str]]:
+    with blaming(what):
+        yield from batches
 
 
 def in_batches(items: Iterable[str]) -> Iterator[list[str]]:
@@ -136,28 +153,41 @@ def flat(said: model.Said) -> Row:
 
 @contextmanager
 def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
-    """A function that writes rows: as CSV, JSON lines or Parquet, as the name ends; `-`: answers alone, a line each."""
+    """A function that writes rows to `output`. Only its errors, and those of opening and closing, are the output's."""
+
+    def of_output(function: Callable[..., Any], *arguments: Any) -> Any:
+        with blaming(f"output={output}: it could not be written"):
+            return function(*arguments)
+
+    write, close = of_output(opened, output)
+    try:
+        yield partial(of_output, write)
+    finally:
+        of_output(close)
+
+
+def opened(output: str) -> tuple[Callable[[Sequence[Row]], None], Callable[[], None]]:
+    """Functions that write rows and that close: CSV, JSON lines or Parquet by the name; for `-`, a line an answer."""
     if output == "-":
-        yield lambda rows: print(*(printable(best(row)) for row in rows), sep="\n", flush=True)
-    elif output.endswith(".parquet"):
-        rows: list[Row] = []
-        try:
-            yield rows.extend
-        finally:
-            write_parquet(rows, output)
-    else:
-        with open(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.writer(file)
+        write_line = partial(print, sep="\n", flush=True)
+        return lambda rows: write_line(*(printable(best(row)) for row in rows)), sys.stdout.flush
+    if output.endswith(".parquet"):
+        held: list[Row] = []
+        return held.extend, lambda: write_parquet(held, output)
+    file = open(output, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    table, is_empty = csv.writer(file), True
 
-            def write(rows: Sequence[Row]) -> None:
-                if output.endswith(".jsonl"):
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-                    return
-                if not file.tell():
-                    table.writerow(map(csv_cell, rows[0]))
-                table.writerows(map(cell, row.values()) for row in rows)
+    def write(rows: Sequence[Row]) -> None:
+        nonlocal is_empty
+        if output.endswith(".jsonl"):
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            return
+        if is_empty:
+            table.writerow(map(csv_cell, rows[0]))
+            is_empty = False
+        table.writerows(map(cell, row.values()) for row in rows)
 
-            yield write
+    return write, file.close
 
 
 def cell(value: Any) -> Any:

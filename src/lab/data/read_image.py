@@ -1,6 +1,5 @@
-"""Pictures as arrays of a net's size, by PIL and NumPy alone: `lab predict model=FILE` does without torch."""
+"""Image files as arrays of the net's input size, with PIL and NumPy only: an exported model needs no torch."""
 
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,25 +10,48 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.BmpImagePlugin import DibImageFile
+from PIL.IcoImagePlugin import IcoFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from lab.errors import UserError
 
-UNBOUNDED = ("BLP", "FITS", "ICNS", "IPTC")  # they hold files of other formats, of any size
-NUM_THREADS = 4  # that decode; each may hold a picture of MAX_IMAGE_PIXELS
+# Formats whose headers give the size that is decoded. AVIF is missing: its frames may be larger than its header says.
+# BLP, FITS, ICNS and IPTC hold files of other formats.
+BOUNDED = (
+    "BMP",
+    "DIB",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "QOI",
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+NUM_THREADS = 4  # decode images; each may hold a picture of MAX_IMAGE_PIXELS
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # more than MAX_IMAGE_PIXELS: refused, not decoded
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # an image of more pixels is refused, not decoded
 
 
 def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) -> np.ndarray:
     """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
 
-    Any mode that PIL reads: transparency is laid on white, 16- and 32-bit grey is scaled by its largest value.
+    Transparent pixels are blended with white; 16- and 32-bit grey is divided by its largest value.
 
     Raises:
-        UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS.
+        UserError: it is not a readable image, or has more pixels than PIL's MAX_IMAGE_PIXELS.
     """
     with _opened(file) as opened:
-        opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if enough
+        opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that suffices
         picture = _eight_bits(ImageOps.exif_transpose(opened))
     picture = picture.convert("RGB" if num_channels == 3 else "L")
     picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BILINEAR)
@@ -37,37 +59,46 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
 
 
 def num_pixels(file: BinaryIO) -> int:
-    """As a file's headers say, without decoding the picture; one of 16 or 32 bits counts as three.
+    """Pixel count of a file's (first) picture from its headers, without decoding; 16 or 32 bits count three times.
 
     Raises:
-        UserError: it is not a readable image, or one of more pixels than PIL's MAX_IMAGE_PIXELS, or of a format whose
-            header does not say what is decoded.
+        UserError: it is no readable image, has more pixels than PIL's MAX_IMAGE_PIXELS, or its format is not `BOUNDED`.
     """
-    if icons := _in_icon(file):  # PIL decodes it where it opens it
-        return max(icons)
+    if num := _in_icon(file):  # PIL decodes an icon as it opens it
+        return num
     with _opened(file) as opened:
-        if opened.format in UNBOUNDED:
-            raise UnidentifiedImageError(f"{opened.format} is not taken")
-        return opened.width * opened.height * (3 if _is_deep(opened) else 1)
+        if opened.format not in BOUNDED:
+            raise UnidentifiedImageError(f"{opened.format} is not accepted")
+        return _count(opened)
 
 
-def _in_icon(file: BinaryIO) -> list[int]:
-    """The pixels of each picture in an .ico file, of which its directory may say another size; none in another file."""
-    start = file.read(6)
-    entries = file.read(16 * int.from_bytes(start[4:], "little")) if start[:4] == b"\0\0\1\0" else b""
-    found = []
-    for i in range(12, len(entries), 16):
-        file.seek(int.from_bytes(entries[i : i + 4], "little"))
-        head = file.read(24).ljust(24, b"\0")
-        is_png = head.startswith(b"\x89PNG")
-        width, height = struct.unpack(">ii", head[16:24]) if is_png else struct.unpack("<ii", head[4:12])
-        found.append(abs(width * height))
+def _in_icon(file: BinaryIO) -> int:
+    """Pixel count of the picture that PIL takes from an .ico file; 0 for other files.
+
+    It is read from the picture itself because the directory may be wrong.
+    """
+    is_icon = file.read(4) == b"\0\0\1\0"
     file.seek(0)
-    return found
+    if not is_icon:
+        return 0
+    with _readable(file):
+        offset = IcoFile(file).entry[0].offset
+        file.seek(offset)
+        is_png = file.read(8) == PNG
+        file.seek(offset)
+        picture = PngImageFile(file) if is_png else DibImageFile(file)  # the classes with which PIL decodes it
+        return _count(picture)
+
+
+def _count(picture: Image.Image) -> int:
+    """Pixels that decoding holds: a TIFF file's tile may be larger than its picture."""
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    tile = tags.get(TILEWIDTH, 0) * tags.get(TILELENGTH, 0)
+    return max(picture.width * picture.height, tile) * (3 if _is_deep(picture) else 1)
 
 
 def read_images(files: Sequence[str], num_channels: int, image_size: int) -> tuple[np.ndarray, list[str]]:
-    """(N, C, `image_size`, `image_size`) uint8 of those files that are readable, and of each file the error, or ""."""
+    """(N, C, `image_size`, `image_size`) uint8 of the readable files, and for each file its error, or ""."""
 
     def read(file: str) -> np.ndarray | UserError:
         try:
@@ -88,13 +119,19 @@ def suffixes() -> tuple[str, ...]:
 
 @contextmanager
 def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
+    with _readable(file), Image.open(file, formats=_formats()) as opened:
+        yield opened
+
+
+@contextmanager
+def _readable(file: str | Path | BinaryIO) -> Iterator[None]:
+    """Raises UserError for any error of PIL; each format has its own."""
     try:
-        with Image.open(file, formats=_formats()) as opened:
-            yield opened
-    except Exception as error:  # each format has errors of its own
+        yield
+    except Exception as error:
         name = file if isinstance(file, str | Path) else "the file"
         reason = " ".join(str(error).split())
-        raise UserError(f"data: {name} is not a readable image ({reason}). Mend or remove it.") from error
+        raise UserError(f"data: {name} is not a readable image ({reason}). Repair or delete it.") from error
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -103,7 +140,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         if not np.isfinite([level.min(), level.max()]).all():
             raise ValueError("it has pixels that are NaN or infinite")
         scale, grey = 255 / max(float(level.max()), 1), np.empty(level.shape, np.uint8)
-        for i, row in enumerate(level):  # the whole as floats would take many times its memory
+        for i, row in enumerate(level):  # as floats, the whole picture would take 8 times its memory
             grey[i] = row.astype(np.float64).clip(0) * scale
         return Image.fromarray(grey)
     if picture.has_transparency_data:
@@ -118,6 +155,6 @@ def _is_deep(picture: Image.Image) -> bool:
 
 @cache
 def _formats() -> list[str]:
-    """All of PIL's but PostScript, which is a program, and would be run."""
+    """All formats of PIL except PostScript, whose files are programs that PIL would run."""
     Image.init()
     return sorted(set(Image.OPEN) - {"EPS"})

@@ -1,4 +1,4 @@
-"""Requests that wait at the same time are answered by one call of the model."""
+"""Answers requests that wait at the same time with one call of the model."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 
 
 class Batcher:
-    """Answers items, as many at a time as there are, `max_batch` at most.
+    """Answers items in batches of up to `max_batch`.
 
-    A batch waits for more, for `max_wait` seconds at most, only while requests are on their way: `coming` counts them.
+    A batch waits up to `max_wait` seconds for more items, but only while some are being decoded: `coming` counts them.
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class Batcher:
         """Runs until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            batch = [pair for pair in await self._next() if not pair[1].done()]  # whoever gave up is left out
+            batch = [
+                pair for pair in await self._next() if not pair[1].done()
+            ]  # without the requests that have timed out
             if not batch:
                 continue
             try:

@@ -1,4 +1,4 @@
-"""What one server holds at a time, and for how long: connections, bodies, seconds."""
+"""Limits of one server: connections, memory for request bodies, seconds."""
 
 import asyncio
 import math
@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -13,32 +14,40 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-GRACE = 10  # seconds that requests may still take after SIGTERM
-PATIENCE = 0.5  # seconds for which a body is still read before an error: a client that is sending does not hear it
-QUEUE = 1024  # connections that the kernel holds until they are accepted
+GRACE = 10  # seconds after SIGTERM in which requests are still answered
+PATIENCE = 0.5  # seconds for which `DrainBody` reads: most clients read no answer before they have sent their body
+SMALL = 65536  # bytes of each body that `ByteBudget` does not count
+MIN_RATE = 100_000  # bytes per second that the oldest body must receive while others wait
+WATCH = 2  # seconds over which the rate is measured
+QUEUE = 1024  # connections that the kernel queues until the server accepts them
 
 
 class Clock:
-    """Limits of time, which all end soon once the server is to stop."""
+    """Time limits. `stop` shortens all of them."""
 
     def __init__(self) -> None:
         self.end = math.inf
         self.running: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
-    async def limit(self, seconds: float) -> AsyncIterator[Callable[[], None]]:
-        """Yields what begins the seconds anew.
+    async def limit(self, seconds: float) -> AsyncIterator[Callable[[float], None]]:
+        """Yields a function that sets how many seconds remain.
 
         Raises:
-            TimeoutError: they are over.
-            HTTPException: the server has stopped.
+            TimeoutError: the seconds are over.
+            HTTPException: the time after `stop` is over.
         """
         now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout_at(min(now() + seconds, self.end)) as timeout:
+
+                def set_remaining(remaining: float) -> None:
+                    if not timeout.expired():
+                        timeout.reschedule(min(now() + remaining, self.end))
+
                 self.running.add(timeout)
                 try:
-                    yield lambda: timeout.reschedule(min(now() + seconds, self.end))
+                    yield set_remaining
                 finally:
                     self.running.discard(timeout)
         except TimeoutError as error:
@@ -53,28 +62,70 @@ class Clock:
                 timeout.reschedule(min(timeout.when() or math.inf, self.end))
 
 
-class Room:
-    """For bytes; who finds too little of it waits."""
+@dataclass(eq=False)
+class Body:
+    """The body of one request, as a `ByteBudget` counts it."""
+
+    close: Callable[[], None] | None = None  # ends its reception; None: it is not being received
+    held: int = 0  # bytes of the budget
+    wanted: int = 0  # bytes of the budget that it waits for
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ByteBudget:
+    """Limits the bytes that all bodies hold together. A body is counted as it arrives; one that can't grow waits.
+
+    The first `SMALL` bytes of each body are free: small requests never wait. The oldest body never waits either, so
+    there is always one that can finish. In return, while others wait, it is closed if it is slower than `MIN_RATE`.
+    """
 
     def __init__(self, num_bytes: int) -> None:
         self.free = num_bytes
-        self.changed = asyncio.Condition()
+        self.bodies: dict[Body, None] = {}  # larger than `SMALL`, the oldest first
 
     @asynccontextmanager
-    async def taken(self, num_bytes: int) -> AsyncIterator[None]:
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.free >= num_bytes)
-            self.free -= num_bytes
+    async def body(self) -> AsyncIterator[Body]:
+        body = Body()
         try:
-            yield
+            yield body
         finally:
-            self.free += num_bytes
-            async with self.changed:
-                self.changed.notify_all()
+            self.bodies.pop(body, None)
+            self.free += body.held
+            self._grant()
+
+    async def grow(self, body: Body, num_bytes: int) -> None:
+        """Wait until the body may have `num_bytes` in total."""
+        body.wanted = max(0, num_bytes - SMALL - body.held)
+        if body.wanted:
+            self.bodies.setdefault(body)
+            body.granted.clear()
+            self._grant()
+            await body.granted.wait()
+
+    def _grant(self) -> None:
+        """Let bodies grow, in the order in which they arrived."""
+        for i, body in enumerate(self.bodies):
+            if body.wanted > self.free and i:
+                return
+            self.free -= body.wanted
+            body.held += body.wanted
+            body.wanted = 0
+            body.granted.set()
+
+    async def watch(self) -> None:
+        """Close the oldest body while it is slow and others wait. Runs until it is cancelled."""
+        last, held = None, 0
+        while True:
+            oldest = next(iter(self.bodies), None)
+            is_needed = any(body.wanted for body in self.bodies)
+            if is_needed and oldest and oldest is last and oldest.close and oldest.held - held < MIN_RATE * WATCH:
+                oldest.close()
+            last, held = oldest, oldest.held if oldest else 0
+            await asyncio.sleep(WATCH)
 
 
-class Drained:
-    """An application whose errors wait until a client that is still sending has sent its body, or for `PATIENCE`."""
+class DrainBody:
+    """Middleware that reads the rest of a request's body, for at most `PATIENCE`, before it sends an early answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -85,7 +136,7 @@ class Drained:
         async def receiving() -> Message:
             nonlocal more
             message = await receive()
-            more = message.get("more_body", False)  # of a disconnect: no
+            more = message.get("more_body", False)  # absent after a disconnect
             return message
 
         async def sending(message: Message) -> None:
@@ -99,18 +150,19 @@ class Drained:
         await self.app(scope, receiving, sending)
 
 
-def limited(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
-    """HTTP for `most` connections, each of which has so many seconds for the head of a request.
+def limited_protocol(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
+    """HTTP protocol whose connections have `seconds` for the head of each request.
 
-    Of too many, the one that has been without a request for longest is closed; once it is over, every new one.
+    If there are more than `most` connections, the one idle longest is closed. After the server stops, new connections
+    are closed.
     """
-    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # in the order in which they began to
+    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # for a request, the longest idle first
 
     class Connection(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._sort()
-            if is_over():  # it was accepted before, and nobody else would close it
+            if is_over():  # uvicorn closes only the connections that it had when it stopped
                 transport.abort()
             elif len(self.connections) > most and waiting:
                 oldest = next(iter(waiting))
@@ -149,12 +201,12 @@ def limited(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11P
 
 
 class Server(uvicorn.Server):
-    """It stops in time, with the requests answered that it has received.
+    """uvicorn's server, which answers the requests it has received before it stops.
 
     Args:
-        app: what answers.
-        seconds: for the head of a request.
-        stop: is told in how many seconds every request is to be answered.
+        app: the application.
+        seconds: time limit for the head of a request.
+        stop: called at the stop with the number of seconds in which every request must be answered.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, stop: Callable[[float], Any]) -> None:
@@ -163,22 +215,20 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=limited(most, seconds, lambda: self.should_exit),
+                http=limited_protocol(most, seconds, lambda: self.should_exit),
                 ws="none",
                 log_level="error",
                 access_log=False,
                 timeout_graceful_shutdown=GRACE + 2,
-                backlog=max(
-                    1, most // 16
-                ),  # how many asyncio accepts before it looks at any, or tries when none can be
+                backlog=max(1, most // 16),  # asyncio accepts up to `backlog` connections before it serves any
             )
         )
         self.stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for door in sockets or []:
-            door.listen(QUEUE)  # asyncio has made it as short as `backlog`
+        for listener in sockets or []:
+            listener.listen(QUEUE)  # asyncio has set the kernel's queue to `backlog`
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.stop(GRACE)

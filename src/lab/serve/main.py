@@ -1,6 +1,6 @@
-"""`lab serve`: a finished run, or an exported model, behind HTTP on this machine.
+"""`lab serve`: answers HTTP requests with a finished run or an exported model.
 
-Nothing heavy is imported here: an exported model is asked without torch.
+This module imports nothing heavy: serving an exported model does not load torch.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from lab import config, model
 from lab.display import printable
 from lab.errors import UserError
 
-PIL_LIMIT = 89  # megapixels; of more PIL says that it is a decompression bomb
+PIL_LIMIT = 89  # megapixels; PIL refuses larger images as decompression bombs
 ENDS = {signal.SIGTERM: 0, signal.SIGINT: 130}  # exit codes
 RANGES: dict[str, tuple[type, float, float]] = {
     "port": (int, 0, 65535),
@@ -34,18 +34,20 @@ def main(cfg: DictConfig) -> None:
     check(cfg)
     for number, code in ENDS.items():
         signal.signal(number, lambda *_, code=code: sys.exit(code))
-    with listening(str(cfg.host), cfg.port) as door:  # first: whether the port is free should not take long to learn
+    with listening(
+        str(cfg.host), cfg.port
+    ) as listener:  # before the model is loaded, so that a taken port is reported at once
         asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
-        run(cfg, asked, door)
+        run(cfg, asked, listener)
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises UserError where something is asked for that can't be had."""
+    """Raises UserError if the config is invalid."""
     problems = []
     if (cfg.run is None) == (cfg.model is None):
         problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
     if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which is asked on the CPU.")
+        problems.append("trainer: not with model=, which runs on the CPU.")
     for key, (kind, least, most) in RANGES.items():
         number = isinstance(cfg[key], (int, kind)) and not isinstance(cfg[key], bool)
         if not (number and least <= cfg[key] <= most):
@@ -58,36 +60,38 @@ def check(cfg: DictConfig) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that nobody else has; connections are taken later.
+    """A bound socket; it does not listen yet.
 
     Raises:
-        UserError: the port is taken, or the host is none of this machine.
+        UserError: the port is taken, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        door = socket.socket(family, kind, protocol)  # without the protocol asyncio leaves Nagle's 40 ms in each answer
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind(address)
+        listener = socket.socket(
+            family, kind, protocol
+        )  # without the protocol, asyncio does not set TCP_NODELAY: 40 ms
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"error: host={host} port={port}: can't be listened on: {reason}. Choose another.") from error
-    return door
+    return listener
 
 
-def run(cfg: DictConfig, asked: model.Model, door: socket.socket) -> None:
-    """Answer until SIGTERM or Ctrl-C; what was asked before is finished."""
+def run(cfg: DictConfig, asked: model.Model, listener: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer the requests that were received before."""
     from lab.serve.limits import QUEUE, Server
     from lab.serve.server import build
 
-    host, port = door.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
     name = Path(cfg.run or cfg.model)
     app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
-    door.listen(QUEUE)
+    listener.listen(QUEUE)
     shown = f"[{host}]" if ":" in host else host
     print(f"{printable(name)}: http://{shown}:{port}   Ctrl-C stops", flush=True)
     if not local:
         print(
             f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.", flush=True
         )
-    Server(app, cfg.timeout_s, app.state.stop).run(sockets=[door])
+    Server(app, cfg.timeout_s, app.state.stop).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""The web application of `lab serve`: every answer is JSON, but for the page; every error a sentence."""
+"""The web application of `lab serve`. All answers are JSON except the page; every error is a sentence."""
 
 import asyncio
 import json
@@ -25,11 +25,15 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs, TooLargeError
 from lab.model import Model, Said
 from lab.serve.batching import Batcher
-from lab.serve.limits import Clock, Drained, Room
+from lab.serve.limits import Body, ByteBudget, Clock, DrainBody
 
-MAX_REQUESTS = 256  # at a time
-HELD = 100e6  # bytes of bodies at a time, or one of the longest; others wait
-SLOWEST = 10  # times `timeout_s`, for a body that keeps coming
+MAX_REQUESTS = 256  # that are received or answered at a time; more get an error
+HELD = 100_000_000  # bytes of request bodies in memory; bodies wait before they exceed it
+SLOWEST = 10  # a body may take this many times `timeout_s` in total
+TOO_SLOW = (
+    "The body arrived too slowly: each part must follow within {} s and the whole within {:g} s, sooner while other"
+    " requests wait for memory."
+)
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
@@ -37,14 +41,14 @@ POLICY = (
 
 
 class Service:
-    """Answers requests, within limits."""
+    """Answers requests within the limits of the config."""
 
     def __init__(self, cfg: DictConfig, asked: Model) -> None:
         self.cfg, self.asked = cfg, asked
         self.batcher = Batcher(asked.inputs.stack, asked.answer, cfg.max_batch, cfg.max_wait_ms / 1000)
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
         self.num_requests, self.max_bytes = 0, int(1e6 * cfg.max_body_mb)
-        self.clock, self.room = Clock(), Room(max(self.max_bytes, int(HELD)))
+        self.clock, self.budget = Clock(), ByteBudget(HELD)
 
     async def predict(self, request: Request) -> dict[str, Any]:
         async with self._item(request) as item:
@@ -52,7 +56,7 @@ class Service:
         return top[0] | {"top": top}
 
     async def explain(self, request: Request) -> dict[str, Any]:
-        """The item as the net gets it, and what of it speaks for the answer, in HTML; or why that is not known."""
+        """The answer, the item as the net sees it, and its explanation, as HTML; or why there is no explanation."""
         async with self._item(request) as item:
             given = await self.batcher.answer(item)
             answer = {self.asked.inputs.item: self.asked.inputs.html(item)} | self._say(given)[0]
@@ -76,7 +80,7 @@ class Service:
 
     @asynccontextmanager
     async def _item(self, request: Request) -> AsyncIterator[np.ndarray]:
-        """The item of a request, whose answer is then given in time or not at all."""
+        """Receives the item of a request, then limits the time for its answer."""
         if self.num_requests >= MAX_REQUESTS:
             raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
         self.num_requests += 1
@@ -90,10 +94,9 @@ class Service:
             self.num_requests -= 1
 
     async def _received(self, request: Request) -> np.ndarray:
-        """Its time begins when there is room for it."""
-        kind, size = head_of(request, self.asked.inputs, self.max_bytes)
-        async with self.clock.limit(math.inf), self.room.taken(size):
-            body = await body_of(request, self.max_bytes, self.cfg.timeout_s, self.clock)
+        kind = kind_of(request, self.asked.inputs, self.max_bytes)
+        async with self.clock.limit(math.inf), self.budget.body() as counted:
+            body = await self._body(request, counted)
             content = await content_of(request, kind, body, self.asked.inputs)
             self.batcher.coming += 1
             try:
@@ -101,6 +104,28 @@ class Service:
                     return await self._in(self.decoding, self._decode, content)
             finally:
                 self.batcher.coming -= 1
+
+    async def _body(self, request: Request, counted: Body) -> bytes:
+        """Receives a body. Time spent waiting for the budget does not count."""
+        body, now, seconds = bytearray(), asyncio.get_running_loop().time, self.cfg.timeout_s
+        end = now() + SLOWEST * seconds
+        try:
+            async with self.clock.limit(seconds) as set_remaining:
+                counted.close = lambda: set_remaining(0)
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > self.max_bytes:
+                        raise too_long(self.max_bytes)
+                    begin = now()
+                    set_remaining(math.inf)
+                    await self.budget.grow(counted, len(body) + len(chunk))
+                    end += now() - begin
+                    set_remaining(min(seconds, end - now()))
+                    body += chunk
+        except TimeoutError as error:
+            raise HTTPException(408, TOO_SLOW.format(seconds, SLOWEST * seconds)) from error
+        finally:
+            counted.close = None
+        return bytes(body)
 
     def _decode(self, content: bytes | str) -> np.ndarray:
         inputs = self.asked.inputs
@@ -120,21 +145,22 @@ class Service:
 
 
 def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | None) -> FastAPI:
-    """Only requests to these `hosts` are answered; None: to any."""
+    """The application. It answers only requests to `hosts`; None allows any host."""
     service = Service(cfg, asked)
     facts = {"takes": asked.inputs.item} | asked.inputs.facts() | {"classes": asked.class_names}
 
     async def allowed(request: Request) -> None:
-        """A web site whose name is made to point to this machine still says its own name (DNS rebinding)."""
+        """Against DNS rebinding: a web site whose name resolves to this machine still sends its own name."""
         host = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
         if hosts is not None and host not in hosts:
             raise HTTPException(421, "Only requests to localhost are answered; host=… of lab serve is for others.")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        work = asyncio.create_task(service.batcher.work())
+        tasks = [asyncio.create_task(work) for work in (service.batcher.work(), service.budget.watch())]
         yield
-        work.cancel()
+        for task in tasks:
+            task.cancel()
 
     def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": POLICY})
@@ -142,11 +168,15 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
     app = FastAPI(
         lifespan=lifespan,
         dependencies=[Depends(allowed)],
-        openapi_url=None,  # its page would load scripts from elsewhere
+        openapi_url=None,  # FastAPI's page of it loads scripts from other sites
         redirect_slashes=False,
-        exception_handlers={AnyHTTPException: said, ClientDisconnect: said, Exception: said},
+        exception_handlers={
+            AnyHTTPException: error_response,
+            ClientDisconnect: error_response,
+            Exception: error_response,
+        },
     )
-    app.add_middleware(Drained)
+    app.add_middleware(DrainBody)
     app.state.stop = service.clock.stop
     app.get("/", response_model=None)(page)
     app.get("/health")(lambda: {"status": "ok", "model": name} | facts)
@@ -155,7 +185,7 @@ def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | Non
     return app
 
 
-async def said(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     if not isinstance(error, AnyHTTPException):
         code, text = 500, f"This went wrong here, not in the request: {type(error).__name__}."
     elif error.status_code == 404:
@@ -167,36 +197,18 @@ async def said(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": text}, code, getattr(error, "headers", None))
 
 
-def head_of(request: Request, inputs: Inputs, max_bytes: int) -> tuple[str, int]:
-    """The type of a body, and how many bytes it may have; an error where it need not be read."""
+def kind_of(request: Request, inputs: Inputs, max_bytes: int) -> str:
+    """The content type of a request; raises HTTPException if its head shows that the body can't be used."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind.startswith(inputs.content_types) or kind in ("multipart/form-data", "application/json")):
         raise HTTPException(415, f"The content type is {kind or 'missing'}; send {takes(inputs)}.")
-    size = int(request.headers.get("content-length", max_bytes))
-    if size > max_bytes:
+    if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_long(max_bytes)
-    return kind, size
-
-
-async def body_of(request: Request, max_bytes: int, seconds: float, clock: Clock) -> bytes:
-    """A body may take its time, but be silent for so many seconds only."""
-    body, now = bytearray(), asyncio.get_running_loop().time
-    latest = now() + SLOWEST * seconds
-    try:
-        async with clock.limit(seconds) as begin_anew:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise too_long(max_bytes)
-                if now() < latest:
-                    begin_anew()
-    except TimeoutError as error:
-        raise HTTPException(408, f"No more of the body arrived within {seconds} s.") from error
-    return bytes(body)
+    return kind
 
 
 async def content_of(request: Request, kind: str, body: bytes, inputs: Inputs) -> bytes | str:
-    """The item's bytes; or, of JSON, its text."""
+    """The item's bytes, or its text if the body is JSON."""
     if not body:
         raise HTTPException(400, f"The body is empty; send {takes(inputs)}.")
     content: bytes | str = body
