@@ -85,8 +85,8 @@ BAD = {
     "x.csv": {
         "": "x.csv has no rows",
         "text,label\n": "x.csv has no rows",
-        "text;label\na;b\n": "x.csv, line 2: unknown column text. Did you mean text;label",
-        "body,label\na,b\n": "x.csv, line 2: unknown column text. There are: body, label",
+        "text;label\na;b\n": "x.csv: unknown column text. Did you mean text;label",
+        "body,label\na,b\n": "x.csv: unknown column text. There are: body, label",
         GOOD + "one cell\n": "x.csv, line 42 has 1 cells; the header has 2",
         GOOD + "a,b,c\n": "x.csv, line 42 has 3 cells; the header has 2",
         GOOD + "nothing,\n": "x.csv, line 42 has no label",

@@ -99,6 +99,17 @@ def test_all_bad_lines_of_pairs_are_named_at_once_or_left_out(compose, tmp_path)
     assert sum(pairs(compose, tmp_path / "x.txt", "data.skip_unreadable=true").facts.num_samples.values()) == 58
 
 
+@pytest.mark.parametrize(("files", "said"), [(("train.en", "train.fr"), "give data.source=en data.target=fr"),
+    (("train.fr", "train.en", "dev.en", "dev.fr"), "For train.en and train.fr"), (("a.en", "b.fr"), "has no train"),
+    (("train.en",), "has no train")])  # fmt: skip
+def test_files_of_two_languages_are_named(compose, tmp_path, files, said):
+    for name in files:
+        (tmp_path / name).write_text("a\n")
+    with pytest.raises(UserError, match=said) as error:
+        pairs(compose, tmp_path)
+    assert ("data.source" in str(error.value)) == (files[0][:5] == "train" and len(files) > 1)
+
+
 @pytest.mark.parametrize(
     ("text", "num_cut"), [("one two three four five six", 0), ("one two three four five six seven", 40), ("one", 0)]
 )

@@ -216,7 +216,7 @@ def test_published_splits_stay_as_they_are(tmp_path):
         ({"a_txt": "x\ty\nz\n"}, "a.txt", (1, 2), r"a.txt, line 2 has 1 columns, but not 1 and 2"),
         ({"a_txt": "x\ty\n"}, "a.txt", ("en", 2), r"a.txt has no header; number its columns"),
         ({"a_txt": ""}, "a.txt", (1, 2), "there are no pairs"),
-        ({"a_csv": "en,fr\nx,y\n"}, "a.csv", ("en", "de"), r"a.csv, line 2: unknown column de"),
+        ({"a_csv": "en,fr\nx,y\n"}, "a.csv", ("en", "de"), r"a.csv: unknown column de"),
         ({"a_jsonl": '{"en": "x", "fr": "y"}\n{"en"'}, "a.jsonl", ("en", "fr"), "a.jsonl, line 2 is damaged"),
         ({"a_en": "x\ny\n", "a_fr": "x\n"}, "a.en", ("en", "fr"), r"a.en has 2 lines, .*a.fr 1; they belong together"),
         ({"a_en": "x\n"}, "a.en", ("en", "fr"), r"a.fr can't be read \(No such file"),

@@ -69,7 +69,9 @@ class Pairs(TranslationData):
         for name, paths in found.items():
             if len(paths) > 1 or (name == "train" and not paths):
                 names = ", ".join(path.name for path in paths) or f"no {name}*"
-                raise UserError(f"data.root: {root} has {names}; expected one file, of {', '.join(endings)}.")
+                raise UserError(
+                    f"data.root: {root} has {names}; expected one file, of {', '.join(endings)}.{_languages(root)}"
+                )
         return {name: paths[0] for name, paths in found.items() if paths}
 
     def _read(self, path: Path) -> Sequence[Pair]:
@@ -95,6 +97,15 @@ class Pairs(TranslationData):
             [pair[0] for pair in pairs if max(map(len, pair)) > self.max_characters],
         )
         return kept
+
+
+def _languages(root: Path) -> str:
+    """What to do where the training files are two, such as train.en and train.fr."""
+    paths = [path for path in visible(root) if split_of(path.stem) == "train" and path.suffix]
+    if len(paths) != 2 or paths[0].stem != paths[1].stem:
+        return ""
+    one, other = (path.suffix[1:] for path in paths)
+    return f" For {paths[0].name} and {paths[1].name}, give data.source={one} data.target={other}, or the reverse."
 
 
 def _columns(path: Path, source: str | int, target: str | int) -> tuple[list[Pair], list[str]]:
