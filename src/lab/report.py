@@ -3,13 +3,13 @@
 import base64
 import html
 import io
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.config import fail, unknown
 from lab.errors import UserError
+from lab.figures.table import read_table
 from lab.folder import (
     CONFIG,
     DATA_REPORT,
@@ -140,10 +140,7 @@ def _figures(folder: Path) -> Iterable[str]:
 
 def _texts(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
-        lines = [line for line in read_text(path).splitlines() if line.startswith("|")]
-        cells = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-        rows = [dict(zip(cells[0], row, strict=False)) for row in cells[2:]]
-        yield _details(path.stem.replace("_", " "), _table(rows))
+        yield _details(path.stem.replace("_", " "), _cells(read_table(read_text(path))))
     for name in (DATA_REPORT, CONFIG, STAMP):
         if (folder / name).exists():
             yield _details(name, f"<pre>{html.escape(read_text(folder / name))}</pre>")
@@ -154,13 +151,19 @@ def _details(title: str, content: str) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
+    return _cells([[*rows[0]], *([*row.values()] for row in rows)] if rows else [])
+
+
+def _cells(lines: Sequence[Sequence[Any]]) -> str:
+    """A table; the first line is the head."""
+
     def line(cells: Iterable[Any], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{html.escape(shown(cell))}</{tag}>' for cell in cells)}</tr>"
 
-    if not rows:
+    if len(lines) < 2:
         return "<p>nothing</p>"
-    body = "".join(line(row.values(), "td") for row in rows)
-    return f'<div class="wide"><table>{line(rows[0], "th")}{body}</table></div>'
+    body = "".join(line(cells, "td") for cells in lines[1:])
+    return f'<div class="wide"><table>{line(lines[0], "th")}{body}</table></div>'
 
 
 def _image(content: bytes, caption: str) -> str:

@@ -197,7 +197,7 @@ class TextData(Data):
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
         texts = self.inputs.tokens.decode(batch["token"].tolist())
-        return table(title, {"text": texts, "": captions})
+        return table(["text", ""], zip(texts, captions, strict=True), title)
 
     def figures(self, batch: Batch) -> dict[str, Any]:
         names = [self.facts.class_names[i] for i in batch["label"].tolist()]

@@ -15,7 +15,9 @@ from torchmetrics.functional.classification import (
 )
 
 from lab.data.base import Samples
+from lab.display import printable
 from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
+from lab.figures.table import table
 
 GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
 NUM_SHOWN = 32  # samples
@@ -89,8 +91,8 @@ def classes(label: Tensor, prediction: Tensor, names: Sequence[str]) -> str:
     f1 = 2 * right / (said + seen).clamp(min=1)
     columns = (values.tolist() for values in (f1, precision, recall, said))
     rows = sorted(zip(*columns, names, strict=True), key=lambda row: row[0])
-    lines = [f"| {name} | {p:.3f} | {r:.3f} | {f:.3f} | {n} |" for f, p, r, n, name in rows]
-    return "\n".join(["| class | precision | recall | F1 | samples |", "|---|---|---|---|---|", *lines])
+    cells = [[printable(name), f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for f, p, r, n, name in rows]
+    return table(["class", "precision", "recall", "F1", "samples"], cells)
 
 
 def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figure:
