@@ -12,6 +12,16 @@ def printable(value: object) -> str:
     return UNSAFE.sub(_escape, str(value))
 
 
+def printable_lines(text: str) -> str:
+    """The same of a text of several lines, which stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def drawn(text: str) -> str:
+    """A text as matplotlib shows it literally: it refuses surrogates, and takes what is between two $ for a formula."""
+    return printable_lines(text).replace("$", r"\$")
+
+
 def in_utf8(name: str) -> str:
     """The name; one that is not UTF-8, with escapes: TensorBoard, for one, takes no other."""
     try:

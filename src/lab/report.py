@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import fail, unknown
+from lab.display import drawn, printable, printable_lines
 from lab.errors import UserError
 from lab.figures.table import read_table
 from lab.folder import (
@@ -76,13 +77,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def page(folders: Sequence[Path]) -> str:
     runs = [read_run(folder, str(folder)) for folder in folders]
-    title = " and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs))
+    title = printable(" and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs)))
     parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table(_scores(runs))]
     if len(folders) > 1:
         parts += ["<h2>What differs</h2>", _table(_differences(folders))]
     parts += ["<h2>Curves</h2>", *_curves(folders)]
     for folder in folders:
-        parts += [f"<h2>{html.escape(str(folder))}</h2>", *_figures(folder), *_texts(folder)]
+        parts += [f"<h2>{html.escape(printable(folder))}</h2>", *_figures(folder), *_texts(folder)]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     viewport = '<meta name="viewport" content="width=device-width">'
     return f"<!doctype html><html lang=en><head>{head}{viewport}</head><body>{''.join(parts)}</body></html>\n"
@@ -114,7 +115,7 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
         for i, (folder, table) in enumerate(tables.items()):
             train = table.get(name.replace("val/", "train/"), []) if len(tables) == 1 else []
             axis.plot(*zip(*train, strict=True), color=GREY, label="training") if train else None
-            label = "validation" if len(tables) == 1 else folder
+            label = "validation" if len(tables) == 1 else drawn(f"run {folder}")  # none from a _ on
             if name in table:
                 axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)], label=label)
         axis.legend(fontsize=8)
@@ -143,11 +144,11 @@ def _texts(folder: Path) -> Iterable[str]:
         yield _details(path.stem.replace("_", " "), _cells(read_table(read_text(path))))
     for name in (DATA_REPORT, CONFIG, STAMP):
         if (folder / name).exists():
-            yield _details(name, f"<pre>{html.escape(read_text(folder / name))}</pre>")
+            yield _details(name, f"<pre>{html.escape(printable_lines(read_text(folder / name)))}</pre>")
 
 
 def _details(title: str, content: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+    return f"<details><summary>{html.escape(printable(title))}</summary>{content}</details>"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -167,5 +168,5 @@ def _cells(lines: Sequence[Sequence[Any]]) -> str:
 
 
 def _image(content: bytes, caption: str) -> str:
-    data, text = base64.b64encode(content).decode(), html.escape(caption)
+    data, text = base64.b64encode(content).decode(), html.escape(printable(caption))
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -14,6 +14,7 @@ from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
 from lab.data.report import digest, fingerprint
 from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
+from lab.display import in_utf8
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -142,6 +143,7 @@ class TextData(Data):
 
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
+        class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")

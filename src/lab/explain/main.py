@@ -16,6 +16,7 @@ from torch import Tensor
 from lab import config, run
 from lab.check import wrong_arguments
 from lab.data.base import Data
+from lab.display import in_utf8
 from lab.errors import UserError
 from lab.explain.group import Group
 from lab.folder import write_json
@@ -159,7 +160,7 @@ def listed(group: Group, path: Path, class_names: Sequence[str]) -> dict[str, An
     """A group for `report.json`."""
     labels = {"label": [class_names[i] for i in group.label.tolist()]} if group.label is not None else {}
     prediction = [class_names[i] for i in group.target.tolist()]
-    return {"picture": path.name, "sample": group.samples, "prediction": prediction} | labels
+    return {"picture": path.name, "sample": list(map(in_utf8, group.samples)), "prediction": prediction} | labels
 
 
 def table(report: dict[str, Any]) -> str:

@@ -105,9 +105,7 @@ class Translation(Task):
         weights = list(map(self._attention, token, translation))
         names = [_names(self.tokens, token), _names(self.target_tokens, translation)]
         return {
-            "translations": table(
-                [*texts], zip(*texts.values(), strict=True), "translations, from all parts of the split"
-            ),
+            "translations": table([*texts], rows, "translations, from all parts of the split"),
             "attention": attention(weights, *names),
         }
 
