@@ -129,7 +129,7 @@ def test_a_stopped_sweep_s_jobs_save_and_go_on_and_one_that_can_t_run_says_why(t
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=100)[0]
     assert driver.returncode == 130
-    assert "launcher=slurm" in said.partition("go on with: ")[2]
+    assert "launcher=slurm" in said.partition("resume with: ")[2]
     assert not queue(tmp_path)
     assert json.loads((tmp_path / "logs/digits/x/000/results.json").read_text())["status"] == "interrupted"
     (tmp_path / "logs/digits/x/001/data.json").write_text(json.dumps({"fingerprint": "another"}))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lab.display import say
 from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
@@ -162,7 +163,7 @@ def newest(folder: Path) -> Path | None:
             continue
         if not (problem := damage(path)):
             for other in problems:
-                print(f"warning: {other}; {path.name} is taken.", file=sys.stderr)
+                say(f"warning: {other}; {path.name} is taken.", file=sys.stderr)
             return path
         problems.append(f"{path} {problem}")
     if problems:

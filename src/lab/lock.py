@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.display import say
 from lab.errors import UserError
 from lab.folder import CONFIG, LOCK, refuse_links
 
@@ -51,7 +52,7 @@ def _take(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno in HELD:
             raise UserError(f"error: {folder}: another process trains in it.") from error
-        print(
+        say(
             f"warning: {folder} can't be locked ({error.strerror}): do not start two processes in it.",
             file=sys.stderr,
         )

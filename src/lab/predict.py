@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lab import config, model
-from lab.display import csv_cell, printable
+from lab.display import csv_cell, printable, say
 from lab.errors import RunError
 
 BATCH_SIZE = 64
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
                 num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
                 shown += rows[: NUM_SHOWN - len(shown)]
                 if talk and cfg.output != "-":
-                    print(*map(said, rows), sep="\n")
+                    say(*map(said, rows))
     except OSError as error:
         raise RunError(f"error: output={cfg.output}: it could not be written: {error.strerror or error}.") from error
     if cfg.output != "-" and not talk:
@@ -138,7 +138,7 @@ def flat(said: model.Said) -> Row:
 def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
     """A function that writes rows: as CSV, JSON lines or Parquet, as the name ends; `-`: answers alone, a line each."""
     if output == "-":
-        yield lambda rows: print(*(printable(best(row)) for row in rows), sep="\n", flush=True)
+        yield lambda rows: say(*map(best, rows))
     elif output.endswith(".parquet"):
         rows: list[Row] = []
         try:
@@ -180,16 +180,16 @@ def utf8(text: str) -> str:
 def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str) -> None:
     width = min(60, max(len(printable(row[column])) for row in rows))
     for row in rows:
-        print(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
+        say(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
     more = f" ({num_more} more than shown)" if num_more else ""
-    print(f"\n{num} predictions in {printable(output)}{more}")
+    say("", f"{num} predictions in {output}{more}")
 
 
 def said(row: Row) -> str:
     """The best answer, and how sure it is, where that is known."""
     if row["error"]:
         return "not readable"
-    answer = printable(best(row))
+    answer = best(row)
     return f"{row['probability']:.4f}  {answer}" if "probability" in row else answer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import fail, unknown
-from lab.display import drawn, printable, printable_lines
+from lab.display import drawn, printable, printable_lines, say
 from lab.errors import UserError
 from lab.figures.table import read_table
 from lab.folder import (
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: a run is none, or the page can't be written.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+        say(*HELP.split("\n"))
         return
     words = [word.partition("=")[::2] for word in arguments]
     if odd := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         write_text(output, page(folders))
     except OSError as error:
         raise UserError(f"error: output={output}: {error.strerror}.") from error
-    print(output)
+    say(output)
 
 
 def page(folders: Sequence[Path]) -> str:

@@ -14,6 +14,7 @@ from lab import checkpoints
 from lab.allow import read_config
 from lab.config import fail, overrides
 from lab.data.base import Data
+from lab.display import say
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.started import slurm_job
@@ -133,7 +134,7 @@ def start_from(cfg: DictConfig, task: LightningModule) -> None:
     if not fitting or (others and key == "warm_start"):
         fail([f"{key}={source}: its weights are another net's: {', '.join(others[:3])} differ."])
     task.load_state_dict(fitting, strict=False)
-    print(f"{len(fitting)} of {len(own)} tensors from {path}" + (f"; new: {', '.join(others)}" if others else ""))
+    say(f"{len(fitting)} of {len(own)} tensors from {path}" + (f"; new: {', '.join(others)}" if others else ""))
     if key == "warm_start":
         task.optimizer_state = _optimizer_state(checkpoint, task, f"{key}={source}")
 

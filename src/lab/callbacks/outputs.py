@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.data.base import Batch, Data, Samples
-from lab.display import csv_cell, printable, printable_lines
+from lab.display import csv_cell, printable, printable_lines, say
 from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP, read_text, write_text
 from lab.tasks.base import Task
 
@@ -168,4 +168,4 @@ def forgiven(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"warning: {folder}: {error}", file=sys.stderr)
+        say(f"warning: {folder}: {error}", file=sys.stderr)

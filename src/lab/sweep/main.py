@@ -6,7 +6,6 @@ Given again with the same `sweep.name` it goes on where it stopped: finished run
 import contextlib
 import hashlib
 import json
-import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import config, lock, resume
 from lab.allow import instantiate, locate
+from lab.display import command, say
 from lab.errors import UserError
 from lab.external import refuse_several
 from lab.folder import SWEEP, read_json, write_json
@@ -62,16 +62,18 @@ def main(arguments: Sequence[str]) -> int:
             warned = isinstance(error, Warned)
             if not (warned and launcher.outlived):
                 _stop(search, launcher, board)
-        print(*filter(None, (board.table(), aggregate(place, search.varied), search.finish())), sep="\n")
+        say(*board.table())
+        for part in filter(None, (aggregate(place, search.varied), search.finish())):
+            say(*part.split("\n"))
         write_best(place, cfg.monitor.mode)
         if "fold" in search.varied:
             write_out_of_fold(place, search.varied)
     if warned:
-        print("Its time is nearly up: SLURM starts it again, and it goes on.", flush=True)
+        say("Its time is nearly up: SLURM starts it again, and it goes on.")
         requeue()
     elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
         keep = [word for word in words if _key(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
-        print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
+        say(f"resume with: {command('lab', 'train', '-m', *keep, f'sweep.name={place.name}')}")
     if warned or launcher.stopping:
         return 130
     return int(any(job.status not in ("finished", "pruned") for job in board.jobs.values()))
@@ -131,7 +133,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
 
 
 def _stop(search: Search, launcher: Launcher, board: Board) -> None:
-    print("\nStopping: each job finishes its step and saves; once more stops at once.", flush=True)
+    say("", "Stopping: each job finishes its step and saves; once more stops at once.")
     launcher.stop()
     for job in board.jobs.values():
         if job.status == "finished" and job.value is None:

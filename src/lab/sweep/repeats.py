@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from lab.config import fail, parsed
-from lab.display import csv_cell, printable
+from lab.display import csv_cell, printable, say
 from lab.folder import PREDICTIONS
 from lab.runs.index import read
 from lab.runs.rows import grouped, headings
@@ -61,4 +61,4 @@ def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        print(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")
+        say(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")

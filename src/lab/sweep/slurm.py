@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from lab.config import fail
+from lab.display import say
 from lab.errors import PRUNED
 from lab.folder import RESULTS, read_json
 from lab.started import COMMAND
@@ -84,7 +85,7 @@ class Slurm(Launcher):
             fail([f"launcher: {_last_line(result.stderr)}"])
         elif job.why != (why := _last_line(result.stderr)):
             job.why = why
-            print(f"{_name(job)}: {why}; it is asked again", flush=True)
+            say(f"{_name(job)}: {why}; it is asked again")
 
     def _look(self) -> str:
         """Ask what is in the queue; returns why that can't be said, and what was known stays."""
