@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import subprocess
 
 import pytest
 from test_runs import put
@@ -13,6 +14,7 @@ from lab.runs.index import Run, parsed, read, select
 from lab.runs.main import main
 from lab.runs.rows import distinct, ordered
 from lab.runs.table import FORMATS, shown
+from lab.sweep.experiment import write_best
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
 
@@ -48,6 +50,17 @@ def test_each_monitored_metric_has_a_column_that_names_its_direction(said):
         assert head in said("--format", form)
     assert r"val/acc $\uparrow$ & val/loss $\downarrow$" in said("--format", "latex")
     assert "val/acc ↑  val/loss ↓" in said("--group-by", "net")
+
+
+@pytest.mark.parametrize("name", ["eight", "my sweep", "it's", "r\x1b[2J", "$(x)"])
+def test_the_command_that_copies_the_best_of_a_sweep_is_to_be_pasted(name, tmp_path, capsys):
+    place = tmp_path / name
+    put(place, "000", experiment="digits", value=0.5)
+    write_best(place, "max")
+    words = capsys.readouterr().out.strip().partition(": ")[2]
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    subprocess.run(["bash", "-c", words], cwd=tmp_path, check=True)
+    assert (tmp_path / "conf/experiment/NAME.yaml").read_text() == (place / "best.yaml").read_text()
 
 
 @pytest.mark.usefixtures("logs")

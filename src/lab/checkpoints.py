@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lab.display import say
+from lab.display import command, say
 from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
@@ -148,7 +148,7 @@ def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) 
         {name: getattr(value, "shape", None) for name, value in each.items()} for each in (module.state_dict(), weights)
     )
     if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
-        raise UserError(f"error: {path}: its weights are another net's: {', '.join(others[:3])} differ.")
+        raise UserError(f"error: {path}: the checkpoint does not fit this net: {', '.join(others[:3])} differ.")
 
 
 def newest(folder: Path) -> Path | None:
@@ -167,7 +167,7 @@ def newest(folder: Path) -> Path | None:
             return path
         problems.append(f"{path} {problem}")
     if problems:
-        hint = f"no checkpoint is whole. Start anew; finetune={folder}/{BEST} may help."
+        hint = f"no checkpoint is whole. Start anew; {command(f'finetune={folder / BEST}')} may help."
         raise UserError(f"error: {'; '.join(problems)}: {hint}")
     return None
 

@@ -374,7 +374,7 @@ def restore(task: LightningModule, folder: Path) -> None:
     try:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
+        fail([f"{folder / BEST}: the checkpoint does not fit this net ({' '.join(str(error).split())[:200]})."])
 
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:

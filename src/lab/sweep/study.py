@@ -24,6 +24,7 @@ from pydantic import PositiveInt
 from lab.allow import instantiate
 from lab.callbacks.pruning import TRIAL
 from lab.config import fail, fitting, is_group
+from lab.display import command
 from lab.errors import UserError
 from lab.runs.index import read_run
 from lab.sweep.launcher import Job, Task
@@ -185,7 +186,7 @@ class Study(Search):
         return "\n".join(self._said(trial) for trial in self.study.best_trials)
 
     def _said(self, trial: FrozenTrial) -> str:
-        point = " ".join(f"{name}={_word(value)}" for name, value in trial.params.items())
+        point = command(*(f"{name}={_word(value)}" for name, value in trial.params.items()))
         values = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.objectives, trial.values, strict=True))
         return f"best: {values}, trial {trial.number}: {point}"
 
