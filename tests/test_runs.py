@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from conftest import TINY
+from omegaconf import OmegaConf
 
 from lab import lock
 from lab.errors import UserError
@@ -23,8 +24,8 @@ SCORES = {"mlp": [0.90, 0.92, 0.94], "cnn": [0.95, 0.96, 0.99]}
 def put(logs, name, status="finished", value=0.5, **overrides):
     folder = logs / name
     folder.mkdir(parents=True)
-    config = {part: {} for part in PARTS} | {"net": {"name": overrides["net"]}}
-    (folder / "config.yaml").write_text(json.dumps(config | {"seed": overrides.get("seed")}))
+    config = {part: {} for part in PARTS} | {"seed": None} | overrides | {"net": {"name": overrides.get("net")}}
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     words = ["experiment=x", *(f"{key}={v}" for key, v in overrides.items())]
     write_json(folder / "stamp.json", {"overrides": words, "began": len(list(logs.rglob("stamp.json")))})
     results = {"status": status, "seconds": {"total": 3.0}}
