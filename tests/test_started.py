@@ -99,7 +99,7 @@ def test_a_folder_follows_from_a_batch_job_alone(settled, monkeypatch, environ, 
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), {"": None, "4,2": 4, " 3 ": 3, "many": None, "0": None, "-1": None}.items()
+    ("text", "number"), {"": None, "1": 1, "4,2": 4, " 3 ": 3, "many": None, "0": None, "-1": None, ",1": None}.items()
 )
 def test_any_number_of_threads_that_openmp_allows_is_read(monkeypatch, text, number):
     monkeypatch.setenv("OMP_NUM_THREADS", text)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lab.errors import UserError
 
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # how the names of those that lab reads end
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or a folder is a system's or a tool's own, such as .DS_Store or .ipynb_checkpoints."""

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import unknown
-from lab.data.files import refuse_wide
+from lab.data.files import TABLES, refuse_wide
 from lab.errors import UserError
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_table(
@@ -30,8 +28,8 @@ def read_table(
     Raises:
         UserError: the file, or a row of it, is not what it should be.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"data: {path} is to end in {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in TABLES:
+        raise UserError(f"data: {path} is to end in {', '.join(TABLES)}.")
     cells: dict[str | int, list[str]] = {name: [] for name in columns}
     places = []
     try:

@@ -28,7 +28,7 @@ lab runs archive|rm [RUN ...]             out of the way, or for good; asks firs
 
   where KEY=VALUE ...    only those: an override, a column, best, a metric; also !=, <, >, <=, >=
   sort KEY               -KEY: the largest first
-  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; equal config, data and commit count once
+  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; identical runs count once
   --format FORMAT        text, markdown, latex, csv, json
   --all                  all columns, though they are wider than the terminal
   --log-dir FOLDER       logs"""
