@@ -338,9 +338,9 @@ ROWS = {
         f"{TRAIN} warm_start=run", "it has no optimizer state", finished(without_optimizer, "best.ckpt")
     ),
     "warm start other": Row(f"{TRAIN} warm_start=run optimizer=sgd", "trained with another optimizer", finished()),
-    "resume empty": Row(RESUME, "no checkpoint is whole", finished(empty, "last.ckpt")),
-    "resume truncated": Row(RESUME, "no checkpoint is whole", finished(cut, "last.ckpt")),
-    "resume flipped": Row(RESUME, "no checkpoint is whole", finished(flip, "last.ckpt")),
+    "resume empty": Row(RESUME, "no checkpoint is intact", finished(empty, "last.ckpt")),
+    "resume truncated": Row(RESUME, "no checkpoint is intact", finished(cut, "last.ckpt")),
+    "resume flipped": Row(RESUME, "no checkpoint is intact", finished(flip, "last.ckpt")),
     "resume foreign": Row(
         RESUME, "run/last.ckpt: the checkpoint does not fit this net", finished(another_net, "last.ckpt")
     ),

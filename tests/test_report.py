@@ -69,9 +69,9 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     {
-        "run=nowhere": "run=nowhere: it is no run's folder",
+        "run=nowhere": "run=nowhere: this is not a run's folder",
         "rum=x": "unknown key rum. Did you mean run?",
-        "output=x.html": "run: say which",
+        "output=x.html": "run: missing",
         "run=latest": "run=latest: there is no run in logs",
     }.items(),
 )

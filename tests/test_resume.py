@@ -225,7 +225,7 @@ def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
             train.main(cfg)
         assert contents(folder) == before
     (folder / "config.yaml").touch()  # the first has made a run of it in the meantime
-    with pytest.raises(UserError, match="another process has just trained in it"), lock.alone(folder, is_new=True):
+    with pytest.raises(UserError, match="another process has just made a run of it"), lock.alone(folder, is_new=True):
         pass
 
 

@@ -133,7 +133,7 @@ def test_a_run_without_a_process_was_killed(logs):
 def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     main(["rm", "where", "status=failed"])
-    assert "nothing is done" in capsys.readouterr().out
+    assert "Nothing was changed." in capsys.readouterr().out
     assert len(read(logs)) == 7
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     main(["rm", "where", "status=failed"])
@@ -148,9 +148,9 @@ def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys)
     ("words", "said"),
     {
         "nothing": "no run in logs",
-        "where net": "a condition is KEY=VALUE",
+        "where net": "expected KEY=VALUE",
         "sort bset": "there is no such column",
-        "compare x/mlp": "compare takes two",
+        "compare x/mlp": "compare takes two runs",
         "compare x/mlp nothing": "no finished run",
         "rerun x/mlp": "rerun takes one run",
         "--format x": "invalid choice",
@@ -193,5 +193,5 @@ def test_a_rerun_says_what_is_the_same(lab, tmp_path):
     write_json(tmp_path / "logs/digits/one/results.json", results)
     result, said = rerun()
     assert said["code"] == said["scores"] == "other"
-    assert "has other scores" in result.stderr
+    assert "has different scores" in result.stderr
     assert result.returncode == 1

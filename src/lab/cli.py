@@ -21,7 +21,7 @@ VERBS = {
     "test": "the test metrics of a finished run, again",
     "predict": "the answers of a finished run, or an exported model, for your own files",
     "serve": "the same for programs and for people: HTTP, with a page to try it on",
-    "explain": "what of their inputs the answers of a finished run came from",
+    "explain": "show which pixels or words drove the predictions of a finished run",
     "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
 WITHOUT_HYDRA = {
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    started.settle()
+    started.drop_stale_ranks()
     with secrets.kept(sys.argv[1:]):
         if code := exit_code(_verb):
             sys.exit(code)

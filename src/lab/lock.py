@@ -37,7 +37,9 @@ def alone(folder: Path, is_new: bool = False) -> Iterator[None]:
     try:
         _take(descriptor, folder)
         if is_new and (folder / CONFIG).exists():
-            raise UserError(f"error: {folder}: another process has just trained in it. The same command resumes it.")
+            raise UserError(
+                f"error: {folder}: another process has just made a run of it. Give the same command again to resume it."
+            )
         refuse_links(folder)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def forgiving(logger: Logger) -> Logger:
                 if not _of_the_system(error):
                     raise
                 if not said:
-                    say(f"warning: {type(logger).__name__} can't write: {error}. The run goes on.", file=sys.stderr)
+                    say(f"warning: {type(logger).__name__} can't write: {error}. Training continues.", file=sys.stderr)
                 said = True
 
         return forgiven

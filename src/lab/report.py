@@ -62,10 +62,10 @@ def main(arguments: Sequence[str]) -> None:
     logs = Path(settings.get("log_dir", "logs"))
     folders = [latest(logs) if value == "latest" else Path(value) for key, value in words if key == "run"]
     if not folders:
-        fail(["run: say which, with run=FOLDER"])
+        fail(["run: missing. Name at least one, as run=FOLDER"])
     for folder in folders:
         if not (folder / CONFIG).is_file():
-            fail([f"run={folder}: it is no run's folder"])
+            fail([f"run={folder}: this is not a run's folder"])
         refuse_links(folder)
     output = Path(settings.get("output") or (folders[0] / "report.html" if len(folders) == 1 else "comparison.html"))
     try:

@@ -50,7 +50,7 @@ class Stop:
         if not self.fitting:
             raise SystemExit(self.code)
         if number == signal.SIGINT:
-            say("", "Stopping after this step; once more stops at once.")
+            say("", "Stopping after this step. Press Ctrl-C again to stop at once.")
 
     def overdue(self) -> bool:
         return bool(self.code) and time.monotonic() - self.since > PATIENCE

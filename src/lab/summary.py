@@ -14,11 +14,11 @@ WIDEST, WIDTH = 24, 100  # characters of a class's name, and of a line
 
 
 def opening(trainer: Trainer, folder: Path, step: int) -> str:
-    """The run's folder, on what it computes, and the step that it goes on with."""
+    """The run's folder, on what it computes, and the step at which it resumes."""
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
     threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
-    goes_on = f", goes on with step {step}" if step else ""
-    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{goes_on}"
+    resumes = f", resumes at step {step}" if step else ""
+    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{resumes}"
 
 
 def summary(results: dict[str, Any], folder: Path) -> list[str]:
@@ -34,7 +34,11 @@ def summary(results: dict[str, Any], folder: Path) -> list[str]:
 def stopped(folder: Path, code: Any) -> list[str]:
     """By which signal a run was stopped, what is kept of it, and the command that resumes it."""
     name = signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else f"exit code {code}"
-    kept = f"{folder / LAST} is kept" if (folder / LAST).exists() else "no step is kept: the first was not finished"
+    kept = (
+        f"{folder / LAST} is kept"
+        if (folder / LAST).exists()
+        else "no checkpoint was written before the first step ended"
+    )
     return [f"Stopped by {name}; {kept}. To resume:", command("lab", "train", f"run={folder}")]
 
 

@@ -37,6 +37,6 @@ def read(data: Data, folder: str) -> None:
         config.fail([f"data: its classes are no longer those that {folder} was trained on."])
     if found["fingerprint"] != facts["fingerprint"]:
         say(
-            f"warning: the data has changed since {folder} was trained; the answers are about other data",
+            f"warning: the data has changed since {folder} was trained; these results are for different data",
             file=sys.stderr,
         )

@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> float:
         if folder and goes_on:
             cfg, changes = resume.merge(cfg, folder)
             if (best := resume.finished(folder, changes)) is not None:
-                say(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
+                say(f"{folder} is finished. Set a larger trainer.max_epochs to continue it.")
                 return best
             if resume.has_begun(folder):
                 check_resumable(cfg)

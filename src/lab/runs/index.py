@@ -166,7 +166,7 @@ def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[st
     for condition in conditions:
         parts = CONDITION.fullmatch(condition)
         if parts is None:
-            raise UserError(f"error: where {condition}: a condition is KEY=VALUE, or with !=, >, <, >=, <=")
+            raise UserError(f"error: where {condition}: expected KEY=VALUE, or another of !=, >, <, >=, <=")
         name, sign, text = parts.groups()
         if name == "best":
             name = the_best(found, f"where {condition}")
@@ -190,7 +190,9 @@ def the_best(runs: Sequence[Run], what: str) -> str:
     arrows = monitored(runs)
     if len(arrows) > 1 or any(len(arrow) > 1 for arrow in arrows.values()):
         several = ", ".join(f"{name} {arrow}" for name, arrow in arrows.items())
-        raise UserError(f"error: {what}: these runs monitor several metrics ({several}); name one, or select runs.")
+        raise UserError(
+            f"error: {what}: these runs monitor several metrics ({several}); name one of them, or select fewer runs."
+        )
     return next(iter(arrows), "best")
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"error: unknown option {unknown[0]}.", *HELP.splitlines())
     if not args.log_dir.is_dir():
-        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it, or --log-dir says another.")
+        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it; --log-dir names another.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
     below = [_below(word, args.log_dir) for word in args.words]
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     found = select(runs, below, args.where)
     if not found:
-        raise UserError(f"error: no run in {args.log_dir} is meant by that; there are {len(runs)}.")
+        raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
     {"list": table, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](found, args)
 
 
@@ -119,11 +119,11 @@ def best(runs: list[Run], args: argparse.Namespace) -> None:
 def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
     """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
     if len(words) != 2:
-        raise UserError("error: compare takes two: lab runs compare A B")
+        raise UserError("error: compare takes two runs or patterns: lab runs compare A B")
     sides = [distinct(run for run in select(runs, [word], args.where) if run.status == "finished") for word in words]
     for word, side in zip(words, sides, strict=True):
         if not side:
-            raise UserError(f"error: no finished run in {args.log_dir} is meant by {word}.")
+            raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
     configs = [flat(read_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
@@ -137,7 +137,7 @@ def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> 
     _say(text(rows) if args.format == "text" else FORMATS[args.format](rows))
     repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
     if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
-        say(f"{many[0]} has several runs of one seed: say which, with where, to have them paired.")
+        say(f"{many[0]} has several runs of one seed. Select one per seed with `where` to get a paired test.")
         return
     pairs = [(repeats[0][key], repeats[1][key]) for key in repeats[0] if key in repeats[1]]
     if len(pairs) > 1:
@@ -166,7 +166,7 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
 def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
     if len(runs) != 1:
-        raise UserError(f"error: rerun takes one run; {len(runs)} are meant.")
+        raise UserError(f"error: rerun takes one run; {len(runs)} match.")
     from omegaconf import OmegaConf
 
     from lab import cli
@@ -194,9 +194,9 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     }
     say("")
     for what, agrees in same.items():
-        say(f"{what:<9} {'the same' if agrees else 'other'}")
+        say(f"{what:<9} {'the same' if agrees else 'different'}")
     if not same["scores"]:
-        raise RunError(f"error: {new} has other scores than {old}: lab runs compare shows them.")
+        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.")
 
 
 def archive(runs: list[Run], args: argparse.Namespace) -> None:
@@ -224,7 +224,7 @@ def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[R
     _say(terminal(headed(rows_of(runs), headings(runs))))
     say(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        say("nothing is done")
+        say("Nothing was changed.")
         return
     for run in runs:
         if is_held(args.log_dir / run.folder):  # since the question

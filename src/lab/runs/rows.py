@@ -73,7 +73,7 @@ def ordered(rows: Sequence[Row], runs: Sequence[Run], word: str) -> list[Row]:
     if name == "best":
         name = the_best(runs, f"sort {word}")
     if name not in rows[0]:
-        raise UserError(f"error: sort {word}: there is no such column. There are: {', '.join(rows[0])}.")
+        raise UserError(f"error: sort {word}: there is no such column. The columns are: {', '.join(rows[0])}.")
     keyed = [(key, row) for row in rows if (key := _order(row[name])) is not None]
     keyed.sort(key=lambda pair: pair[0], reverse=word.startswith("-"))
     return [*(row for _, row in keyed), *(row for row in rows if _order(row[name]) is None)]

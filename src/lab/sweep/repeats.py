@@ -22,12 +22,12 @@ def repeated(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
     words, taken = [], set()
     several = [o for o in overrides if o.is_sweep_override()]
     if varied := [o.input_line for o in several if o.key_or_group in ("cv", "seeds")]:
-        fail([f"{line}: a number of runs is not varied; one sweep for each" for line in varied])
+        fail([f"{line}: cv and seeds cannot be swept; start one sweep for each value" for line in varied])
     if cfg.seeds is not None:
         words += ["seeds=null", f"seed=range({cfg.seed},{cfg.seed + cfg.seeds})"]
         taken = {"seeds", "seed"}
         if many := [o.input_line for o in several if o.key_or_group in taken]:
-            fail([f"{many[0]}: seeds={cfg.seeds} says which seeds there are; one of the two"])
+            fail([f"{many[0]}: seeds={cfg.seeds} already sets the seeds; remove one of the two"])
     if cfg.cv is not None and cfg.fold is None:
         import sklearn.model_selection  # noqa: F401  # once: jobs are forked
 

@@ -85,7 +85,7 @@ class Slurm(Launcher):
             fail([f"launcher: {_last_line(result.stderr)}"])
         elif job.why != (why := _last_line(result.stderr)):
             job.why = why
-            say(f"{_name(job)}: {why}; it is asked again")
+            say(f"{_name(job)}: {why}; submitting again")
 
     def _look(self) -> str:
         """Ask what is in the queue; returns why that can't be said, and what was known stays."""
@@ -94,7 +94,7 @@ class Slurm(Launcher):
         try:
             result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         except FileNotFoundError:
-            return "there is no SLURM here"
+            return "squeue was not found: SLURM is not installed on this machine"
         if result.returncode:
             return _last_line(result.stderr)
         lines = [line.split("|", 2) for line in result.stdout.splitlines()]
@@ -143,4 +143,4 @@ def _name(job: Job) -> str:
 
 
 def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["no word of why"])[-1]
+    return (said.strip().splitlines() or ["no reason given"])[-1]

@@ -71,9 +71,9 @@ class Study(Search):
         self.space = {o.get_key_element(): distribution(o) for o in self.overrides if o.is_sweep_override()}
         self.fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
         if not self.space:
-            fail(["sweep=optuna: say what to search, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
+            fail(["sweep=optuna: no search space. Add one, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
         if objectives and not pruner._target_.endswith("NopPruner"):
-            fail(["sweep.objectives: there is no pruning by several; leave out sweep.pruner"])
+            fail(["sweep.objectives: several objectives cannot be pruned; remove sweep.pruner"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._alone():
             self.study = self._open(sampler)

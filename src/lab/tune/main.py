@@ -76,12 +76,15 @@ def _settings(cfg: DictConfig) -> DictConfig:
         *wrong_arguments("batch_size", Sizes, plain["batch_size"]),
     ]
     if not problems:
-        problems = [f"{key}.min={own[key].min}: not below {key}.max={own[key].max}" for key in ("lr", "batch_size")
-                    if own[key].min >= own[key].max]  # fmt: skip
+        problems = [
+            f"{key}.min={own[key].min}: expected less than {key}.max={own[key].max}"
+            for key in ("lr", "batch_size")
+            if own[key].min >= own[key].max
+        ]
     if cfg.run is not None:
-        problems.append(f"run={cfg.run}: tune makes no run; leave it out")
+        problems.append(f"run={cfg.run}: tune makes no run; remove run=")
     if "lr" not in cfg.optimizer:
-        problems.append("optimizer.lr: the optimizer has none")
+        problems.append("optimizer.lr: this optimizer has no learning rate to tune")
     if problems:
         fail(problems)
     return own
@@ -96,7 +99,7 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    say(f"optimizer.lr={suggestion:.2g}  between the loss's fastest fall and its lowest; now {cfg.optimizer.lr:g}")
+    say(f"optimizer.lr={suggestion:.2g}  (between the loss's steepest fall and its minimum; now {cfg.optimizer.lr:g})")
     say(f"{folder}: lr.png, lr.csv")
 
 
