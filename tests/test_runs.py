@@ -192,6 +192,6 @@ def test_a_rerun_says_what_is_the_same(lab, tmp_path):
     results["test"]["test/acc"] += 1e-9
     write_json(tmp_path / "logs/digits/one/results.json", results)
     result, said = rerun()
-    assert said["code"] == said["scores"] == "other"
+    assert said["code"] == said["scores"] == "different"
     assert "has different scores" in result.stderr
     assert result.returncode == 1

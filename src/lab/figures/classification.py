@@ -92,7 +92,7 @@ def classes(label: Tensor, prediction: Tensor, names: Sequence[str]) -> str:
     f1 = 2 * right / (said + seen).clamp(min=1)
     columns = (values.tolist() for values in (f1, precision, recall, said))
     rows = sorted(zip(*columns, names, strict=True), key=lambda row: row[0])
-    cells = [[name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for f, p, r, n, name in rows]
+    cells = [[printable(name), f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for f, p, r, n, name in rows]
     return table(["class", "precision", "recall", "F1", "samples"], cells)
 
 
