@@ -54,8 +54,8 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
         if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in keys)
     }
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
-        new = f"{command(f'finetune={folder}')} starts a new run from its weights."
-        hint = f"A resumed run may change only {', '.join(MAY_CHANGE)}. {new}"
+        advice = f"{command(f'finetune={folder}')} starts a new run from its weights."
+        hint = f"A resumed run may change only {', '.join(MAY_CHANGE)}. {advice}"
         fail([f"{key}={changes[key]}: {folder} was started with {key}={was.get(key)}. {hint}" for key in wrong])
     for key, value in changes.items():
         OmegaConf.update(saved, key, value)
