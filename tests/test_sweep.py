@@ -173,7 +173,7 @@ def test_a_key_is_varied_only_where_it_is_and_the_front_is_of_both_objectives(la
 WRONG = {
     "sweep.jobs=0": "sweep.jobs=0: should be greater than 0",
     "sweep.jobs=two": "sweep.jobs=two: ",
-    "optimizer.lr=interval(0,1)": "sweep=optuna draws them",
+    "optimizer.lr=interval(0,1)": "sweep=optuna searches an interval",
     "seed=1,2 launcher=slurm launcher.nodes=0": "launcher.nodes=0: should be greater than 0",
     "seed=1,2 launcher=slurm launcher.args=[job.sh]": "launcher.args=['job.sh']: ",
     "seed=1,2 launcher=slurm": "error: launcher=slurm: squeue was not found",
@@ -181,7 +181,7 @@ WRONG = {
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
     "sweep=optuna seed=1,2 sweep.objectives={beauty:max}": "sweep.objectives={'beauty': 'max'}: ",
-    "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "no prun",
+    "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "cannot be pruned",
     "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
 }
 
