@@ -17,7 +17,7 @@ from conftest import LAB, PLAIN
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lab import config, model, predict, started, train
+from lab import config, model, predict, train
 from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.inputs.images import Images
@@ -210,14 +210,6 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n"), isatty=lambda: False))
     with pytest.raises(UserError, match="standard input has no paths"):
         ask(of("model", folder), "input=-")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("", 0), ("1", 1), ("1,2", 1), (" 1 ", 1), ("0", 0), ("many", 0), ("-1", 0), (",1", 0)]
-)
-def test_the_number_of_threads_may_be_a_list_or_nothing(text, number, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert (started.num_threads() or 0) == number
 
 
 @pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "-x", "\tx", "\x1b[2Jx", "a\nb", "\u202ex"])

@@ -113,9 +113,9 @@ def test_a_fold_that_is_missing_and_a_key_that_only_some_have_are_told_apart(tmp
 @pytest.mark.parametrize(
     ("words", "said"),
     {
-        "seeds=2 seed=1,2": "seed=1,2: seeds=2 says which seeds there are",
-        "cv=3 sweep=optuna optimizer.lr=1,2": "a grid repeats runs",
-        "cv=2,3": "cv=2,3: a number of runs is not varied",
+        "seeds=2 seed=1,2": "seed=1,2: seeds=2 already sets the seeds",
+        "cv=3 sweep=optuna optimizer.lr=1,2": "only sweep=grid repeats runs",
+        "cv=2,3": "cv=2,3: cv and seeds cannot be swept",
         "cv=1": "cv=1: should be greater than or equal to 2",
         "seeds=some": "seeds=some: should be a valid integer",
         "cv=3 run=x": "a sweep makes a folder for each",

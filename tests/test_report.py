@@ -1,15 +1,20 @@
 """One HTML page about runs, which needs nothing else."""
 
 import base64
+import html
 import io
 import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from lab import report
+from lab.display import printable
 from lab.errors import UserError
+from lab.figures.classification import classes
+from lab.figures.table import read_table
 
 
 @pytest.fixture
@@ -47,12 +52,26 @@ def test_what_a_run_says_is_text_and_no_page_of_its_own(runs):
     assert "&lt;script&gt;" in page
 
 
+NASTY = ["a|b", "back\\", "\\|", "<b>&lt;", " a  b ", "*`_", "caf\udce9", "\x1b[2J", "two\nlines", "---", "$x$", ""]
+
+
+def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
+    label = torch.arange(len(NASTY)).repeat(3)
+    text = classes(label, label, NASTY)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/test_classes.md").write_text(f"{text}\n", encoding="utf-8")
+    (page,) = report._texts(tmp_path)
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[2:]]
+    assert rows == [[html.escape(printable(name)), "1.000", "1.000", "1.000", "3"] for name in NASTY]
+    assert read_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     {
-        "run=nowhere": "run=nowhere: it is no run's folder",
+        "run=nowhere": "run=nowhere: this is not a run's folder",
         "rum=x": "unknown key rum. Did you mean run?",
-        "output=x.html": "run: say which",
+        "output=x.html": "run: missing",
         "run=latest": "run=latest: there is no run in logs",
     }.items(),
 )

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from conftest import TINY
+from omegaconf import OmegaConf
 
 from lab import lock
 from lab.errors import UserError
@@ -23,8 +24,8 @@ SCORES = {"mlp": [0.90, 0.92, 0.94], "cnn": [0.95, 0.96, 0.99]}
 def put(logs, name, status="finished", value=0.5, **overrides):
     folder = logs / name
     folder.mkdir(parents=True)
-    config = {part: {} for part in PARTS} | {"net": {"name": overrides["net"]}}
-    (folder / "config.yaml").write_text(json.dumps(config | {"seed": overrides.get("seed")}))
+    config = {part: {} for part in PARTS} | {"seed": None} | overrides | {"net": {"name": overrides.get("net")}}
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     words = ["experiment=x", *(f"{key}={v}" for key, v in overrides.items())]
     write_json(folder / "stamp.json", {"overrides": words, "began": len(list(logs.rglob("stamp.json")))})
     results = {"status": status, "seconds": {"total": 3.0}}
@@ -132,7 +133,7 @@ def test_a_run_without_a_process_was_killed(logs):
 def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     main(["rm", "where", "status=failed"])
-    assert "nothing is done" in capsys.readouterr().out
+    assert "Nothing was changed." in capsys.readouterr().out
     assert len(read(logs)) == 7
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     main(["rm", "where", "status=failed"])
@@ -147,9 +148,9 @@ def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys)
     ("words", "said"),
     {
         "nothing": "no run in logs",
-        "where net": "a condition is KEY=VALUE",
+        "where net": "expected KEY=VALUE",
         "sort bset": "there is no such column",
-        "compare x/mlp": "compare takes two",
+        "compare x/mlp": "compare takes two runs",
         "compare x/mlp nothing": "no finished run",
         "rerun x/mlp": "rerun takes one run",
         "--format x": "invalid choice",
@@ -191,6 +192,6 @@ def test_a_rerun_says_what_is_the_same(lab, tmp_path):
     results["test"]["test/acc"] += 1e-9
     write_json(tmp_path / "logs/digits/one/results.json", results)
     result, said = rerun()
-    assert said["code"] == said["scores"] == "other"
-    assert "has other scores" in result.stderr
+    assert said["code"] == said["scores"] == "different"
+    assert "has different scores" in result.stderr
     assert result.returncode == 1

@@ -3,16 +3,21 @@
 import csv
 import io
 import json
+import subprocess
+from functools import cache
 
 import pytest
+from omegaconf import OmegaConf
 from test_runs import put
 
+from lab.config import compose
 from lab.errors import UserError
-from lab.folder import write_json
+from lab.folder import write_config, write_json
 from lab.runs.index import Run, parsed, read, select
 from lab.runs.main import main
 from lab.runs.rows import distinct, ordered
 from lab.runs.table import FORMATS, shown
+from lab.sweep.experiment import write_best
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
 
@@ -48,6 +53,17 @@ def test_each_monitored_metric_has_a_column_that_names_its_direction(said):
         assert head in said("--format", form)
     assert r"val/acc $\uparrow$ & val/loss $\downarrow$" in said("--format", "latex")
     assert "val/acc ↑  val/loss ↓" in said("--group-by", "net")
+
+
+@pytest.mark.parametrize("name", ["eight", "my sweep", "it's", "r\x1b[2J", "$(x)"])
+def test_the_command_that_copies_the_best_of_a_sweep_is_to_be_pasted(name, tmp_path, capsys):
+    place = tmp_path / name
+    put(place, "000", experiment="digits", value=0.5)
+    write_best(place, "max")
+    words = capsys.readouterr().out.strip().partition(": ")[2]
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    subprocess.run(["bash", "-c", words], cwd=tmp_path, check=True)
+    assert (tmp_path / "conf/experiment/NAME.yaml").read_text() == (place / "best.yaml").read_text()
 
 
 @pytest.mark.usefixtures("logs")
@@ -94,16 +110,62 @@ def test_an_override_has_the_value_that_hydra_gives_it(text, value):
 
 def runs(**overrides):
     return [
-        Run(name, dict(word.split("=") for word in words.split()), "finished", 0) for name, words in overrides.items()
+        Run(name, dict(word.split("=") for word in words.split()), "finished", 0, name)
+        for name, words in overrides.items()
     ]
+
+
+@cache
+def real_config():
+    return OmegaConf.to_container(compose("train", ["experiment=digits", "trainer=cpu"]))
+
+
+def configured(logs, folder, commit, data, **changes):
+    """A run with the whole of a real config, of which some keys are changed."""
+    cfg = OmegaConf.create(real_config())
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    put(logs, folder, net="mlp")
+    write_config(logs / folder, cfg)
+    write_json(logs / folder / "stamp.json", {"overrides": [], "git": {"commit": commit}, "data": data, "began": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"figures": False, "name": "other", "log_dir": "/x", "run": "/y"}, True),
+        ({"trainer__enable_progress_bar": False, "data__num_workers": 3, "data__root": "/moved"}, True),
+        ({"logger": {"_target_": "lightning.pytorch.loggers.WandbLogger"}, "checkpoint__every_n_steps": 5}, True),
+        ({"commit": "def"}, False),
+        ({"data": "other samples"}, False),
+        ({"seed": 1}, False),
+        ({"fold": 0}, False),
+        ({"optimizer__lr": 0.5}, False),
+        ({"net__name": "figures"}, False),
+        ({"task__metrics": {"name": {"_target_": "x"}}}, False),
+        ({"callbacks": {"logger": {"_target_": "x"}}}, False),
+    ],
+    ids=str,
+)
+def test_runs_with_the_same_config_data_and_commit_are_one_sample(changes, same, tmp_path):
+    first = {"commit": "abc", "data": "samples"}
+    configured(tmp_path, "a", **first)
+    configured(tmp_path, "b", **first | changes)
+    assert len(distinct(read(tmp_path))) == (1 if same else 2)
+    assert len(distinct(read(tmp_path))) == (1 if same else 2), "the index forgets it"
+
+
+def test_a_run_whose_config_is_gone_is_a_sample_of_its_own(tmp_path):
+    for name in "ab":
+        put(tmp_path, name, net="mlp")
+        (tmp_path / name / "config.yaml").unlink()
+        (tmp_path / name / "config.yaml").symlink_to("/dev/null")
+    assert len(distinct(read(tmp_path))) == 2
 
 
 def test_a_rerun_is_no_new_sample(logs, said):
     stamp = "_rerun_2026-01-02_03-04-05"
-    several = {"a": "seed=0 lr=1e-3", "b": "seed=1", "c": "lr=0.001 seed=0", f"b{stamp}": "seed=1 data.root=/x"}
-    several |= {f"b{stamp}{stamp}": "seed=1 data.root=/y", "d": "seed=1 fold=0", "e": "seed=1 seeds=null"}
-    assert [run.folder for run in distinct(runs(**several))] == ["c", "e", "d"]
-    assert len(distinct(runs(**{f"gone{stamp}": "seed=1", f"gone{stamp}{stamp}": "seed=1"}))) == 1
     for number, value in enumerate((0.5, 0.7, 0.7)):
         name = "y/1" + (stamp if number == 2 else "") if number else "y/0"
         put(logs, name, net="cnn", seed=min(number, 1), value=value)

@@ -69,7 +69,7 @@ def test_a_requeued_job_of_two_processes_ends_as_one_that_was_left_alone(lab, tm
     slurm("scancel", "--signal=USR1", job)
     wait_for(lambda: ended(job), 300)
     said = (tmp_path / "out").read_text()
-    assert said.count("goes on with step") == 1, said
+    assert said.count("resumes at step") == 1, said
     (requeued,) = folder.iterdir()
     assert lab("train", *words, f"run={tmp_path}/alone", env=os.environ).returncode == 0
     one, other = (checkpoints.read(path / "last.ckpt") for path in (requeued, tmp_path / "alone"))
@@ -129,7 +129,7 @@ def test_a_stopped_sweep_s_jobs_save_and_go_on_and_one_that_can_t_run_says_why(t
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=100)[0]
     assert driver.returncode == 130
-    assert "launcher=slurm" in said.partition("go on with: ")[2]
+    assert "launcher=slurm" in said.partition("resume with: ")[2]
     assert not queue(tmp_path)
     assert json.loads((tmp_path / "logs/digits/x/000/results.json").read_text())["status"] == "interrupted"
     (tmp_path / "logs/digits/x/001/data.json").write_text(json.dumps({"fingerprint": "another"}))
@@ -137,7 +137,7 @@ def test_a_stopped_sweep_s_jobs_save_and_go_on_and_one_that_can_t_run_says_why(t
         said = driver.communicate(timeout=300)[0]
     assert "1 finished, 1 failed" in said
     assert "has changed since" in said
-    assert "goes on with step" in (tmp_path / "logs/digits/x/000.log").read_text()
+    assert "resumes at step" in (tmp_path / "logs/digits/x/000.log").read_text()
 
 
 @pytest.mark.usefixtures("nodes")
@@ -169,7 +169,5 @@ def test_a_sweep_in_a_job_that_is_warned_of_its_end_goes_on_in_the_same_folder(w
     assert "2 finished" in said
     (place,) = tmp_path.glob("logs/digits/*")
     log = (place / "000.log").read_text()
-    assert ("goes on with step" in log) == (where == ["launcher=local"]), (
-        "SLURM's jobs go on without the sweep's process"
-    )
+    assert ("resumes at step" in log) == (where == ["launcher=local"]), "SLURM's jobs go on without the sweep's process"
     assert log.count("test/acc ") == 1

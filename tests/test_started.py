@@ -34,7 +34,7 @@ def settled(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        started.settle()
+        started.drop_stale_ranks()
         return {name for name in environ if name in os.environ}, external.cluster()
 
     return settled
@@ -63,7 +63,7 @@ def test_the_processes_of_torchrun_and_srun_know_their_ranks(settled, environ):
     left, cluster = settled(environ)
     assert left == environ.keys()
     assert (cluster.global_rank(), cluster.world_size()) in [(1, 2), (3, 4)]
-    with pytest.raises(UserError, match="start a sweep without them"):
+    with pytest.raises(UserError, match="start a sweep directly"):
         external.refuse_several("-m", "a sweep")
 
 
@@ -99,7 +99,7 @@ def test_a_folder_follows_from_a_batch_job_alone(settled, monkeypatch, environ, 
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), {"": None, "4,2": 4, " 3 ": 3, "many": None, "0": None, "-1": None}.items()
+    ("text", "number"), {"": None, "1": 1, "4,2": 4, " 3 ": 3, "many": None, "0": None, "-1": None, ",1": None}.items()
 )
 def test_any_number_of_threads_that_openmp_allows_is_read(monkeypatch, text, number):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
@@ -131,5 +131,5 @@ def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
 
 
 def test_several_machines_are_for_torchrun_and_srun():
-    with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines is started by torchrun"):
+    with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines needs torchrun or srun"):
         external.check_size(SimpleNamespace(num_nodes=2, world_size=4))

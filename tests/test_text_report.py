@@ -195,13 +195,6 @@ def test_a_wide_file_is_not_predicted(tmp_path, encoding):
         Texts("", 8).find(str(tmp_path / "x.txt"))
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.jsonl", "x.parquet"])
-def test_a_table_is_no_file_of_texts_to_predict(tmp_path, name):
-    (tmp_path / name).write_text("text,label\na,b\n")
-    with pytest.raises(UserError, match="it is a table; give a file with a text on each line"):
-        Texts("", 8).find(str(tmp_path / name))
-
-
 def test_labels_lose_their_spaces_and_rare_classes_stay_in_train(compose, tmp_path):
     rows = [(text, label + " " * (i % 3 == 0)) for i, (text, label) in enumerate(ROWS)]
     data = texts(compose, table(tmp_path / "x.csv", [*rows, ("once", "rare one"), ("x", "two"), ("y", "two")]))

@@ -176,10 +176,10 @@ def test_a_log_gets_a_line_for_each_epoch(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["run", "a run, of 'mine'"])
+@pytest.mark.parametrize("name", ["run", "a run, of 'mine'", "$(x)`y`"])
 def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch, number, name):
     if name != "run":  # the words are not parsed again
-        text = stopped(tmp_path / name, 128 + number)
+        text = "\n".join(stopped(tmp_path / name, 128 + number))
     else:
         monkeypatch.setattr(Timer, "on_train_batch_end", lambda *_: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit):
@@ -208,8 +208,8 @@ def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatc
     ],
 )
 def test_class_names_are_shown_whole_up_to_24_characters(names, shown):
-    text = table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
-    assert text.splitlines()[-1] == shown
+    lines = table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
+    assert lines[-1] == shown
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (75, "75 s"), (600, "10 min"), (9000, "2 h 30 min")])

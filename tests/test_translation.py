@@ -354,7 +354,7 @@ def test_translations_and_attention_are_to_be_seen(learned):
 
 
 def test_a_table_keeps_its_columns_whatever_is_in_its_cells():
-    assert table("", {"a": ["a|b"], "b": ["c\nd"], "c": ["\\"]}).splitlines()[4] == "| a\\|b | c d | \\\\ |"
+    assert table(["a", "b", "c"], [["a|b", "c\nd", "\\"]], "title").splitlines()[4] == "| a\\|b | c d | \\\\ |"
 
 
 def test_a_run_translates_without_its_data(learned, monkeypatch):

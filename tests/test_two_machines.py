@@ -49,7 +49,7 @@ def test_a_run_of_two_machines_that_loses_a_process_has_the_metrics_of_one_machi
     codes = [agent.wait(150) for agent in agents]
     said = (tmp_path / "out0").read_text()
     assert codes == [0, 0], said
-    assert "goes on with step" in said
+    assert "resumes at step" in said
     (folder,) = (tmp_path / "logs/digits").iterdir()
     assert folder.name.startswith("torchrun-7_")
     assert lab("train", *words, f"run={tmp_path}/alone").returncode == 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lab.display import command, say
 from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
@@ -49,7 +50,7 @@ class CheckpointIO(TorchCheckpointIO):
             free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
             raise RunError(
                 f"error: {path} could not be written: {str(error).splitlines()[0]} ({free / 2**20:.0f} MiB are free)."
-                " The checkpoints before it are whole; go on from them with run=FOLDER."
+                " The earlier checkpoints are intact. Free some space, then resume with run=FOLDER."
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,10 +101,10 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
     except Exception as error:  # unpickling raises whatever the file makes it raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"error: {name} is not loaded: it holds more than tensors and plain containers ({reason[:150]})."
+            f"error: {name} is not loaded: it may hold only tensors and plain containers ({reason[:150]})."
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"error: {name} holds no checkpoint but a {type(content).__name__}.")
+        raise UserError(f"error: {name} is not a checkpoint: it holds a {type(content).__name__}.")
     return content
 
 
@@ -112,7 +113,7 @@ def damage(path: Path, sealed: bool = True) -> str | None:
     if path.is_symlink():
         return "is a symbolic link; a run's folder holds files only"
     if not path.is_file():
-        return "is not there"
+        return "does not exist"
     if sealed:
         with open(path, "rb") as file:
             left, hashed = path.stat().st_size - DIGEST, hashlib.sha256()
@@ -135,10 +136,10 @@ def check_content(content: dict[str, Any], path: Path) -> None:
     """
     for key, kind in NEEDED.items():
         if not isinstance(content.get(key), kind):
-            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no {key}.")
+            raise UserError(f"error: {path} cannot be resumed from: it has no {key}.")
     for key, kind in NEEDED_LAST.items():
         if not isinstance(content["last"].get(key), kind):
-            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no last.{key}.")
+            raise UserError(f"error: {path} cannot be resumed from: it has no last.{key}.")
 
 
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
@@ -147,7 +148,7 @@ def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) 
         {name: getattr(value, "shape", None) for name, value in each.items()} for each in (module.state_dict(), weights)
     )
     if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
-        raise UserError(f"error: {path}: its weights are another net's: {', '.join(others[:3])} differ.")
+        raise UserError(f"error: {path}: the checkpoint does not fit this net: {', '.join(others[:3])} differ.")
 
 
 def newest(folder: Path) -> Path | None:
@@ -162,11 +163,11 @@ def newest(folder: Path) -> Path | None:
             continue
         if not (problem := damage(path)):
             for other in problems:
-                print(f"warning: {other}; {path.name} is taken.", file=sys.stderr)
+                say(f"warning: {other}; {path.name} is used instead.", file=sys.stderr)
             return path
         problems.append(f"{path} {problem}")
     if problems:
-        hint = f"no checkpoint is whole. Start anew; finetune={folder}/{BEST} may help."
+        hint = f"no checkpoint is intact. Start a new run; {command(f'finetune={folder / BEST}')} may help."
         raise UserError(f"error: {'; '.join(problems)}: {hint}")
     return None
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from lab import seconds, secrets, started
+from lab.display import say
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
@@ -20,7 +21,7 @@ VERBS = {
     "test": "the test metrics of a finished run, again",
     "predict": "the answers of a finished run, or an exported model, for your own files",
     "serve": "the same for programs and for people: HTTP, with a page to try it on",
-    "explain": "what of their inputs the answers of a finished run came from",
+    "explain": "show which pixels or words drove the predictions of a finished run",
     "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
 WITHOUT_HYDRA = {
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    started.settle()
+    started.drop_stale_ranks()
     with secrets.kept(sys.argv[1:]):
         if code := exit_code(_verb):
             sys.exit(code)
@@ -49,7 +50,7 @@ def _main() -> None:
 def _verb() -> None:
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
-        print(_usage())
+        say(*_usage().split("\n"))
     elif verb == "-sc":
         _complete(arguments)
     elif verb in WITHOUT_HYDRA:
@@ -74,9 +75,9 @@ def exit_code(work: Callable[[], Any]) -> int:
     except Exception as error:
         error = _of_a_worker(error)
         if _is_users(error):
-            print(_said(error), file=sys.stderr)
+            say(*_said(error).split("\n"), file=sys.stderr)
             return _code(error)
-        traceback.print_exc()
+        say(*traceback.format_exc().rstrip().split("\n"), file=sys.stderr)
         return 1
     return 0
 
@@ -188,7 +189,7 @@ def _complete(arguments: Sequence[str]) -> None:
     _, _, rest = line.strip().partition(" ")
     verb, space, rest = rest.lstrip().partition(" ")
     if arguments[0].startswith("query=") and (verb not in VERBS or (not space and not line.endswith(" "))):
-        print(*(v for v in [*VERBS, *WITHOUT_HYDRA] if v.startswith(verb)))
+        say(" ".join(v for v in [*VERBS, *WITHOUT_HYDRA] if v.startswith(verb)))
         return
     os.environ["COMP_LINE"] = f"lab {rest}"
     sys.argv[1:] = ["-sc", *arguments]

@@ -27,7 +27,7 @@ def meet(accelerator: str) -> int:
 
 
 def cluster() -> ClusterEnvironment | None:
-    """What knows of the processes that torchrun or srun started; None where neither has started this one."""
+    """The cluster environment if torchrun or srun started this process, else None."""
     if started.by_torchrun():
         return TorchElasticEnvironment()
     if not started.by_srun():
@@ -66,21 +66,19 @@ def announced_folder() -> str:
 
 def refuse_several(word: str, what: str) -> None:
     """Raises UserError where torchrun or srun has started several processes for what is done by one."""
-    if started.by_srun() or (started.by_torchrun() and started.whole("WORLD_SIZE", 1) > 1):
-        raise UserError(
-            f"error: {word}: torchrun or srun started several processes for one run; start {what} without them"
-        )
+    if started.by_srun() or (started.by_torchrun() and started.env_int("WORLD_SIZE", 1) > 1):
+        raise UserError(f"error: {word}: torchrun or srun started several processes for one run; start {what} directly")
 
 
 def check_size(trainer: Trainer) -> None:
     """Raises UserError where the trainer is not for as many processes as were started."""
     if trainer.num_nodes > 1 and cluster() is None:
         raise UserError(
-            f"error: trainer.num_nodes={trainer.num_nodes}: a run on several machines is started by torchrun or srun,"
-            " on each of them."
+            f"error: trainer.num_nodes={trainer.num_nodes}: a run on several machines needs torchrun or srun"
+            " on each machine."
         )
     if torch.distributed.is_initialized() and (num := torch.distributed.get_world_size()) != trainer.world_size:
         raise UserError(
-            f"error: trainer: it is for {trainer.world_size} process, and {num} were started: trainer=ddp,"
-            " trainer.devices to those on each machine, trainer.num_nodes to the machines."
+            f"error: trainer: it is for {trainer.world_size} process, but {num} were started. Set trainer=ddp,"
+            " trainer.devices to the processes on each machine, and trainer.num_nodes to the machines."
         )

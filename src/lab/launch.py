@@ -17,6 +17,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from lab import external
+from lab.display import say
 from lab.errors import PRUNED
 from lab.loopback import stay_on
 from lab.started import COMMAND, LINE, num_threads
@@ -141,5 +142,5 @@ def _give_up(lines: dict[socket.socket, int], pid: int, code: int | None, name: 
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, PRUNED):  # it was asked to stop
         os._exit(code)
     how = "" if code is None else f" (exit code {128 - code if code < 0 else code})"
-    print(f"error: {name} ended{how}, and all the others with it. run=FOLDER goes on.", file=sys.stderr, flush=True)
+    say(f"error: {name} ended{how}, and all the others with it. Resume with run=FOLDER.", file=sys.stderr)
     os._exit(1)

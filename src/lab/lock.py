@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.display import say
 from lab.errors import UserError
 from lab.folder import CONFIG, LOCK, refuse_links
 
@@ -36,7 +37,9 @@ def alone(folder: Path, is_new: bool = False) -> Iterator[None]:
     try:
         _take(descriptor, folder)
         if is_new and (folder / CONFIG).exists():
-            raise UserError(f"error: {folder}: another process has just trained in it. The same command resumes it.")
+            raise UserError(
+                f"error: {folder}: another process has just made a run of it. Give the same command again to resume it."
+            )
         refuse_links(folder)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -51,7 +54,7 @@ def _take(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno in HELD:
             raise UserError(f"error: {folder}: another process trains in it.") from error
-        print(
+        say(
             f"warning: {folder} can't be locked ({error.strerror}): do not start two processes in it.",
             file=sys.stderr,
         )

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from lab.display import in_utf8
+from lab.display import in_utf8, say
 from lab.folder import read_metrics, replaced
 from lab.runs.index import parsed, read_run
 
@@ -94,7 +94,7 @@ def forgiving(logger: Logger) -> Logger:
                 if not _of_the_system(error):
                     raise
                 if not said:
-                    print(f"warning: {type(logger).__name__} can't write: {error}. The run goes on.", file=sys.stderr)
+                    say(f"warning: {type(logger).__name__} can't write: {error}. Training continues.", file=sys.stderr)
                 said = True
 
         return forgiven

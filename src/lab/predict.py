@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lab import config, model
-from lab.display import csv_cell, printable
+from lab.display import csv_cell, printable, say
 from lab.errors import RunError
 
 BATCH_SIZE = 64
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
             num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
             shown += rows[: NUM_SHOWN - len(shown)]
             if talk and cfg.output != "-":
-                print(*map(said, rows), sep="\n")
+                say(*map(said, rows))
     if cfg.output != "-" and not talk:
         show(shown, asked.inputs.column, num - bad, num - len(shown), cfg.output)
     if bad:
@@ -169,8 +169,7 @@ def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
 def opened(output: str) -> tuple[Callable[[Sequence[Row]], None], Callable[[], None]]:
     """Functions that write rows and that close: CSV, JSON lines or Parquet by the name; for `-`, a line an answer."""
     if output == "-":
-        write_line = partial(print, sep="\n", flush=True)
-        return lambda rows: write_line(*(printable(best(row)) for row in rows)), sys.stdout.flush
+        return lambda rows: say(*map(best, rows)), sys.stdout.flush
     if output.endswith(".parquet"):
         held: list[Row] = []
         return held.extend, lambda: write_parquet(held, output)
@@ -210,16 +209,16 @@ def utf8(text: str) -> str:
 def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str) -> None:
     width = min(60, max(len(printable(row[column])) for row in rows))
     for row in rows:
-        print(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
+        say(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
     more = f" ({num_more} more than shown)" if num_more else ""
-    print(f"\n{num} predictions in {printable(output)}{more}")
+    say("", f"{num} predictions in {output}{more}")
 
 
 def said(row: Row) -> str:
     """The best answer, and how sure it is, where that is known."""
     if row["error"]:
         return "not readable"
-    answer = printable(best(row))
+    answer = best(row)
     return f"{row['probability']:.4f}  {answer}" if "probability" in row else answer
 
 

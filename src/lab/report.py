@@ -3,13 +3,14 @@
 import base64
 import html
 import io
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.config import fail, unknown
+from lab.display import drawn, printable, printable_lines, say
 from lab.errors import UserError
+from lab.figures.table import read_table
 from lab.folder import (
     CONFIG,
     DATA_REPORT,
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: a run is none, or the page can't be written.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+        say(*HELP.split("\n"))
         return
     words = [word.partition("=")[::2] for word in arguments]
     if odd := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
@@ -61,28 +62,28 @@ def main(arguments: Sequence[str]) -> None:
     logs = Path(settings.get("log_dir", "logs"))
     folders = [latest(logs) if value == "latest" else Path(value) for key, value in words if key == "run"]
     if not folders:
-        fail(["run: say which, with run=FOLDER"])
+        fail(["run: missing. Name at least one, as run=FOLDER"])
     for folder in folders:
         if not (folder / CONFIG).is_file():
-            fail([f"run={folder}: it is no run's folder"])
+            fail([f"run={folder}: this is not a run's folder"])
         refuse_links(folder)
     output = Path(settings.get("output") or (folders[0] / "report.html" if len(folders) == 1 else "comparison.html"))
     try:
         write_text(output, page(folders))
     except OSError as error:
         raise UserError(f"error: output={output}: {error.strerror}.") from error
-    print(output)
+    say(output)
 
 
 def page(folders: Sequence[Path]) -> str:
     runs = [read_run(folder, str(folder)) for folder in folders]
-    title = " and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs))
+    title = printable(" and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs)))
     parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table(_scores(runs))]
     if len(folders) > 1:
         parts += ["<h2>What differs</h2>", _table(_differences(folders))]
     parts += ["<h2>Curves</h2>", *_curves(folders)]
     for folder in folders:
-        parts += [f"<h2>{html.escape(str(folder))}</h2>", *_figures(folder), *_texts(folder)]
+        parts += [f"<h2>{html.escape(printable(folder))}</h2>", *_figures(folder), *_texts(folder)]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     viewport = '<meta name="viewport" content="width=device-width">'
     return f"<!doctype html><html lang=en><head>{head}{viewport}</head><body>{''.join(parts)}</body></html>\n"
@@ -114,7 +115,7 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
         for i, (folder, table) in enumerate(tables.items()):
             train = table.get(name.replace("val/", "train/"), []) if len(tables) == 1 else []
             axis.plot(*zip(*train, strict=True), color=GREY, label="training") if train else None
-            label = "validation" if len(tables) == 1 else folder
+            label = "validation" if len(tables) == 1 else drawn(f"run {folder}")  # none from a _ on
             if name in table:
                 axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)], label=label)
         axis.legend(fontsize=8)
@@ -140,29 +141,32 @@ def _figures(folder: Path) -> Iterable[str]:
 
 def _texts(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
-        lines = [line for line in read_text(path).splitlines() if line.startswith("|")]
-        cells = [[cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-        rows = [dict(zip(cells[0], row, strict=False)) for row in cells[2:]]
-        yield _details(path.stem.replace("_", " "), _table(rows))
+        yield _details(path.stem.replace("_", " "), _cells(read_table(read_text(path))))
     for name in (DATA_REPORT, CONFIG, STAMP):
         if (folder / name).exists():
-            yield _details(name, f"<pre>{html.escape(read_text(folder / name))}</pre>")
+            yield _details(name, f"<pre>{html.escape(printable_lines(read_text(folder / name)))}</pre>")
 
 
 def _details(title: str, content: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+    return f"<details><summary>{html.escape(printable(title))}</summary>{content}</details>"
 
 
 def _table(rows: Sequence[Row]) -> str:
+    return _cells([[*rows[0]], *([*row.values()] for row in rows)] if rows else [])
+
+
+def _cells(lines: Sequence[Sequence[Any]]) -> str:
+    """A table; the first line is the head."""
+
     def line(cells: Iterable[Any], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{html.escape(shown(cell))}</{tag}>' for cell in cells)}</tr>"
 
-    if not rows:
+    if len(lines) < 2:
         return "<p>nothing</p>"
-    body = "".join(line(row.values(), "td") for row in rows)
-    return f'<div class="wide"><table>{line(rows[0], "th")}{body}</table></div>'
+    body = "".join(line(cells, "td") for cells in lines[1:])
+    return f'<div class="wide"><table>{line(lines[0], "th")}{body}</table></div>'
 
 
 def _image(content: bytes, caption: str) -> str:
-    data, text = base64.b64encode(content).decode(), html.escape(caption)
+    data, text = base64.b64encode(content).decode(), html.escape(printable(caption))
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

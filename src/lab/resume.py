@@ -14,6 +14,7 @@ from lab import checkpoints
 from lab.allow import read_config
 from lab.config import fail, overrides
 from lab.data.base import Data
+from lab.display import command, say
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.started import slurm_job
@@ -53,8 +54,9 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
         if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in keys)
     }
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
-        hint = f"what may change: {', '.join(MAY_CHANGE)}. finetune={folder} starts a new run from its weights."
-        fail([f"{key}={changes[key]}: {folder} goes on as it began, with {was.get(key)}; {hint}" for key in wrong])
+        advice = f"{command(f'finetune={folder}')} starts a new run from its weights."
+        hint = f"A resumed run may change only {', '.join(MAY_CHANGE)}. {advice}"
+        fail([f"{key}={changes[key]}: {folder} was started with {key}={was.get(key)}. {hint}" for key in wrong])
     for key, value in changes.items():
         OmegaConf.update(saved, key, value)
     return saved, changes
@@ -79,9 +81,8 @@ def finished(folder: Path, changes: dict[str, Any]) -> float | None:
 
 def check_data(data: Data, folder: Path) -> None:
     if data.found.fingerprint != read_json(folder / FACTS, "fingerprint")["fingerprint"]:
-        raise UserError(
-            f"error: data: it has changed since {folder} began. finetune={folder} starts a new run from it."
-        )
+        new = command(f"finetune={folder}")
+        raise UserError(f"error: data: it has changed since {folder} was started. {new} starts a new run with it.")
 
 
 def has_begun(folder: Path | None) -> bool:
@@ -131,18 +132,20 @@ def start_from(cfg: DictConfig, task: LightningModule) -> None:
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     others = sorted(set(own) - set(fitting))
     if not fitting or (others and key == "warm_start"):
-        fail([f"{key}={source}: its weights are another net's: {', '.join(others[:3])} differ."])
+        fail([f"{key}={source}: the checkpoint does not fit this net: {', '.join(others[:3])} differ."])
     task.load_state_dict(fitting, strict=False)
-    print(f"{len(fitting)} of {len(own)} tensors from {path}" + (f"; new: {', '.join(others)}" if others else ""))
+    new = f"; new: {', '.join(others)}" if others else ""
+    say(f"{len(fitting)} of {len(own)} tensors are loaded from {path}{new}")
     if key == "warm_start":
-        task.optimizer_state = _optimizer_state(checkpoint, task, f"{key}={source}")
+        task.optimizer_state = _optimizer_state(checkpoint, task, str(source))
 
 
-def _optimizer_state(checkpoint: dict[str, Any], task: Any, said: str) -> Any:
+def _optimizer_state(checkpoint: dict[str, Any], task: Any, source: str) -> Any:
     """The moments of an optimizer of the same kind; by its settings' names, for a checkpoint holds no class."""
+    hint = f"{command(f'finetune={source}')} needs only the weights."
     if not (states := checkpoint.get("optimizer_states")):
-        fail([f"{said}: it has no optimizer's state. finetune={said.partition('=')[2]} needs none."])
+        fail([f"warm_start={source}: it has no optimizer state. {hint}"])
     own = task.optimizer(task.named_parameters()).state_dict()
     if own["param_groups"][0].keys() - states[0]["param_groups"][0].keys():  # a schedule adds some
-        fail([f"{said}: its optimizer is another. finetune={said.partition('=')[2]} needs none."])
+        fail([f"warm_start={source}: it was trained with another optimizer. {hint}"])
     return states[0]["state"]

@@ -45,6 +45,7 @@ from lab.check import parameters, wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
+from lab.display import say
 from lab.errors import Pruned, RunError, UserError
 from lab.folder import (
     BEST,
@@ -283,7 +284,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
             try:
                 write_json(folder / RESULTS, results)
             except OSError as error:
-                print(f"warning: {folder / RESULTS} could not be written: {error}", file=sys.stderr)
+                say(f"warning: {folder / RESULTS} could not be written: {error}", file=sys.stderr)
 
     save("running")
     try:
@@ -291,7 +292,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     except SystemExit as error:  # asked for: see `Stop`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            print(stopped(folder, error.code), flush=True)
+            say(*stopped(folder, error.code))
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -379,7 +380,7 @@ def restore(task: LightningModule, folder: Path) -> None:
     try:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
+        fail([f"{folder / BEST}: the checkpoint does not fit this net ({' '.join(str(error).split())[:200]})."])
 
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
 
+from lab.display import say
+
 PATIENCE = 2.0  # seconds that a stage may take without a word
 
 laps: dict[str, float] = {}
@@ -45,7 +47,7 @@ def announced(stage: str) -> Iterator[None]:
         yield
         return
     begin = time.monotonic()
-    timer = Timer(PATIENCE, lambda: print(f"{stage} ...", flush=True))
+    timer = Timer(PATIENCE, lambda: say(f"{stage} ..."))
     timer.daemon = True
     timer.start()
     try:
@@ -53,4 +55,4 @@ def announced(stage: str) -> Iterator[None]:
     finally:
         timer.cancel()
     if (passed := time.monotonic() - begin) >= PATIENCE:
-        print(f"{stage}: {passed:.0f} s", flush=True)
+        say(f"{stage}: {passed:.0f} s")

@@ -20,7 +20,7 @@ TASKS = (
 BATCH_ONLY = ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT")  # SLURM sets them in batch jobs alone
 
 
-def settle() -> None:
+def drop_stale_ranks() -> None:
     """Make the environment say only what is true of this process, and of those that it will start.
 
     A shell, a container or an earlier job may leave ranks behind; a process would take itself for one of several.
@@ -28,8 +28,8 @@ def settle() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # a calendar.py of the working directory is no module of a Python below this one
     if LINE in os.environ or MEETING in os.environ:  # lab started it
         return
-    strays = (*(() if by_torchrun() else RANKS), *(() if by_srun() else TASKS))
-    for name in strays:
+    stale = (*(() if by_torchrun() else RANKS), *(() if by_srun() else TASKS))
+    for name in stale:
         os.environ.pop(name, None)
 
 
@@ -39,7 +39,7 @@ def by_torchrun() -> bool:
 
 def by_srun() -> bool:
     """Whether this is one of several tasks of srun: a batch script alone is one process."""
-    return all(os.environ.get(name) for name in SRUN) and whole("SLURM_STEP_NUM_TASKS", 1) > 1
+    return all(os.environ.get(name) for name in SRUN) and env_int("SLURM_STEP_NUM_TASKS", 1) > 1
 
 
 def slurm_job() -> str | None:
@@ -56,11 +56,11 @@ def slurm_job() -> str | None:
 
 
 def num_threads() -> int | None:
-    """What `OMP_NUM_THREADS` asks for at the outermost level; OpenMP allows an empty one, and a list: `4,2`."""
-    return whole("OMP_NUM_THREADS", 0) or None
+    """Number of threads in OMP_NUM_THREADS; the first of a list such as `4,2`; None if unset."""
+    return env_int("OMP_NUM_THREADS", 0) or None
 
 
-def whole(name: str, default: int) -> int:
+def env_int(name: str, default: int) -> int:
     """A positive number in the environment, or the first of a list of them."""
     text = os.environ.get(name, "").partition(",")[0].strip()
     return int(text) if text.isascii() and text.isdecimal() else default

@@ -11,6 +11,7 @@ from functools import cache
 from types import FrameType
 from typing import Any
 
+from lab.display import say
 from lab.started import slurm_job
 
 PATIENCE = 5.0  # seconds that a validation may still take
@@ -49,7 +50,7 @@ class Stop:
         if not self.fitting:
             raise SystemExit(self.code)
         if number == signal.SIGINT:
-            print("\nStopping after this step; once more stops at once.", flush=True)
+            say("", "Stopping after this step. Press Ctrl-C again to stop at once.")
 
     def overdue(self) -> bool:
         return bool(self.code) and time.monotonic() - self.since > PATIENCE

@@ -1,6 +1,5 @@
 """What is printed: for people."""
 
-import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,35 +7,39 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from lab.display import printable
+from lab.display import command, printable
 from lab.folder import LAST
 
 WIDEST, WIDTH = 24, 100  # characters of a class's name, and of a line
 
 
 def opening(trainer: Trainer, folder: Path, step: int) -> str:
-    """The run's folder, on what it computes, and the step that it goes on with."""
+    """The run's folder, on what it computes, and the step at which it resumes."""
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
     threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
-    goes_on = f", goes on with step {step}" if step else ""
-    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{goes_on}"
+    resumes = f", resumes at step {step}" if step else ""
+    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{resumes}"
 
 
-def summary(results: dict[str, Any], folder: Path) -> str:
+def summary(results: dict[str, Any], folder: Path) -> list[str]:
     """The test metrics as a table, the run's folder, and how to look at its curves."""
     seconds = results["seconds"]
     time = f"{seconds['total']:.0f} s, {seconds['first_step'] or seconds['total']:.0f} of them to the first step"
-    lines = ["", table(results["test"]), "", f"time         {time}", f"run          {folder}"]
+    lines = ["", *table(results["test"]), "", f"time         {time}", f"run          {folder}"]
     if any(folder.glob("events.*")):
-        lines.append(f"tensorboard  tensorboard --logdir {shlex.quote(str(folder))}")
-    return "\n".join(lines)
+        lines.append(f"tensorboard  {command('tensorboard', '--logdir', str(folder))}")
+    return lines
 
 
-def stopped(folder: Path, code: Any) -> str:
+def stopped(folder: Path, code: Any) -> list[str]:
     """By which signal a run was stopped, what is kept of it, and the command that resumes it."""
     name = signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else f"exit code {code}"
-    kept = f"{folder / LAST} is kept" if (folder / LAST).exists() else "no step is kept: the first was not finished"
-    return f"Stopped by {name}; {kept}. To resume:\nlab train {shlex.quote(f'run={folder}')}"
+    kept = (
+        f"{folder / LAST} is kept"
+        if (folder / LAST).exists()
+        else "no checkpoint was written before the first step ended"
+    )
+    return [f"Stopped by {name}; {kept}. To resume:", command("lab", "train", f"run={folder}")]
 
 
 def duration(seconds: float) -> str:
@@ -47,7 +50,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(metrics: dict[str, float]) -> str:
+def table(metrics: dict[str, float]) -> list[str]:
     """One metric a line; those of the form a/b/c, one for each class, side by side below."""
     single = {name: value for name, value in metrics.items() if name.count("/") < 2}
     each = {printable(name.split("/", 2)[2]): value for name, value in metrics.items() if name not in single}
@@ -58,4 +61,4 @@ def table(metrics: dict[str, float]) -> str:
     if each:
         lines.append("each class's accuracy")
     lines += ["  ".join(cells[i : i + num_columns]) for i in range(0, len(cells), num_columns)]
-    return "\n".join(lines)
+    return lines

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from lab import config, run
 from lab.data.base import Data
+from lab.display import say
 from lab.launch import processes
 from lab.summary import table
 
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     with processes(trainer, "test", *config.overrides()):
         metrics = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
-        print(table(dict(metrics)))
+        say(*table(dict(metrics)))
 
 
 def read(data: Data, folder: str) -> None:
@@ -35,7 +36,7 @@ def read(data: Data, folder: str) -> None:
     if found.get("class_names") != facts.get("class_names"):  # not all data has classes
         config.fail([f"data: its classes are no longer those that {folder} was trained on."])
     if found["fingerprint"] != facts["fingerprint"]:
-        print(
-            f"warning: the data has changed since {folder} was trained; the answers are about other data",
+        say(
+            f"warning: the data has changed since {folder} was trained; these results are for different data",
             file=sys.stderr,
         )

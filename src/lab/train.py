@@ -10,6 +10,7 @@ from lab.allow import read_config
 from lab.check import check
 from lab.config import freeze, quiet
 from lab.data.base import Data
+from lab.display import say
 from lab.folder import CONFIG
 from lab.launch import processes
 from lab.loggers import log_hyperparameters
@@ -33,14 +34,14 @@ def main(cfg: DictConfig) -> float:
         if folder and goes_on:
             cfg, changes = resume.merge(cfg, folder)
             if (best := resume.finished(folder, changes)) is not None:
-                print(f"{folder} is finished; a larger trainer.max_epochs goes on with it.")
+                say(f"{folder} is finished. Set a larger trainer.max_epochs to continue it.")
                 return best
             if resume.has_begun(folder):
                 check_resumable(cfg)
         check(cfg)
         run.settle(cfg)
         data, task = parts(cfg, folder, is_checked=goes_on)
-        print(data.report.short())
+        say(*data.report.short().split("\n"))
         if folder and goes_on:
             resume.check_data(data, folder)
         folder = folder or run.unused(Path(cfg.log_dir) / cfg.name)
@@ -85,7 +86,7 @@ def train(
     """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
     trainer = run.build_trainer(cfg, folder, step)
     if trainer.is_global_zero:
-        print(opening(trainer, folder, step))
+        say(opening(trainer, folder, step))
     with run.recorded(folder, trainer) as results, processes(trainer, "rank", str(folder)):
         results["parameters"] = sum(p.numel() for p in task.parameters())
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
@@ -98,5 +99,5 @@ def train(
             results["test"] = trainer.test(task, data, verbose=False)[0]
     if trainer.is_global_zero:
         log_hyperparameters(trainer, folder, results)
-        print(summary(results, folder))
+        say(*summary(results, folder))
     return best

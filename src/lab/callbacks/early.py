@@ -3,6 +3,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from lab.display import say
+
 
 class Early(EarlyStopping):
     """Lightning's, which says why it stops, and counts anew where a run is resumed with another patience."""
@@ -10,10 +12,9 @@ class Early(EarlyStopping):
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.wait_count >= self.patience and trainer.is_global_zero:
             count = "validation" if self.patience == 1 else f"{self.patience} validations"
-            print(
+            say(
                 f"early_stopping={self.patience}: stopped, for {self.monitor} was no better than {self.best_score:.4f}"
                 f" in the last {count}. A larger early_stopping, or null, trains further.",
-                flush=True,
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

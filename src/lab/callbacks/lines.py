@@ -2,6 +2,7 @@ import time
 
 from lightning import Callback, LightningModule, Trainer
 
+from lab.display import say
 from lab.summary import duration
 
 
@@ -35,7 +36,7 @@ class Lines(Callback):
         parts.append(duration(seconds))
         if remaining := self._remaining(trainer, now):
             parts.append(f"about {duration(remaining)} left")
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts))
 
     def _remaining(self, trainer: Trainer, now: float) -> float:
         """Seconds of training, at the speed so far; 0 at its end, or where it has none."""

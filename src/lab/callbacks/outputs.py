@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.data.base import Batch, Data, Samples
-from lab.display import csv_cell
+from lab.display import csv_cell, printable, printable_lines, say
 from lab.folder import CONFIG, FIGURES, PREDICTIONS, STAMP, read_text, write_text
 from lab.tasks.base import Task
 
@@ -127,7 +127,7 @@ class Outputs(Callback):
             for name, figure in figures.items():
                 path = self.folder / FIGURES / f"{stage}_{name}"
                 if isinstance(figure, str):
-                    path.with_suffix(".md").write_text(figure + "\n", encoding="utf-8")
+                    write_text(path.with_suffix(".md"), f"{printable_lines(figure)}\n")
                     self._write(f"{stage}/{name}", figure, step)
                 else:
                     figure.savefig(path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
@@ -143,7 +143,7 @@ class Outputs(Callback):
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:
-            board.experiment.add_text(name, text.encode(errors="backslashreplace").decode(), step)
+            board.experiment.add_text(name, printable_lines(text), step)
 
     def _project(self, trainer: Trainer) -> None:
         """What the net's last layer is given, for TensorBoard's projector."""
@@ -151,7 +151,7 @@ class Outputs(Callback):
         index = torch.cat([index for index, *_ in self.outputs])[: len(feature)].tolist()
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
         batch = data.splits["test"].__getitems__(index)
-        names = [data.facts.class_names[i] for i in batch["label"].tolist()] if "label" in batch else None
+        names = [printable(data.facts.class_names[i]) for i in batch["label"].tolist()] if "label" in batch else None
         image = batch["image"].float() / 255 if "image" in batch else None
         with forgiven(self.folder):
             for board in self.boards:
@@ -168,4 +168,4 @@ def forgiven(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"warning: {folder}: {error}", file=sys.stderr)
+        say(f"warning: {folder}: {error}", file=sys.stderr)

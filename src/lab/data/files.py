@@ -10,6 +10,7 @@ SYSTEM = (  # folders and files that a system or a tool makes by itself, in lowe
     "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db",
     "desktop.ini",
 )  # fmt: skip
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # how the names of those that lab reads end
 
 
 def is_hidden(name: str) -> bool:

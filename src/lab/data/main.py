@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from lab import run
 from lab.check import check
 from lab.config import fail, freeze, quiet
+from lab.display import say
 from lab.external import refuse_several
 
 
@@ -18,4 +19,4 @@ def main(cfg: DictConfig) -> None:
     cfg.sweep = cfg.launcher = None
     check(cfg)
     run.settle(cfg)
-    print(run.read_data(cfg).report.full(), end="")
+    say(*run.read_data(cfg).report.full().rstrip("\n").split("\n"))

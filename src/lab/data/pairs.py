@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
-from lab.data.files import visible
+from lab.data.files import TABLES, visible
 from lab.data.split import SPLITS, split_of
-from lab.data.table import SUFFIXES, read_table, read_text
+from lab.data.table import read_table, read_text
 from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
 from lab.errors import UserError
@@ -57,7 +57,7 @@ class Pairs(TranslationData):
         return pairs | {"train": self._short(pairs["train"])}
 
     def _splits(self, root: Path) -> dict[str, Path]:
-        endings = (*SUFFIXES, ".txt", f".{self.source}".lower())
+        endings = (*TABLES, ".txt", f".{self.source}".lower())
         found: dict[str, list[Path]] = {name: [] for name in SPLITS}
         others: list[Path] = []
         for path in visible(root):

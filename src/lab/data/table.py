@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import unknown
-from lab.data.files import refuse_wide
+from lab.data.files import TABLES, refuse_wide
 from lab.errors import UserError
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class BadRowError(ValueError):
@@ -44,8 +42,8 @@ def read_table(
     Raises:
         UserError: the file can't be read, has no rows, or its first row lacks a column.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"data: {path} is to end in {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in TABLES:
+        raise UserError(f"data: {path} is to end in {', '.join(TABLES)}.")
     cells: dict[str | int, list[str]] = {name: [] for name in columns}
     places: list[str] = []
     bad: list[str] = []
@@ -57,8 +55,7 @@ def read_table(
                     raise row
                 if not (places or bad) and (lacking := [name for name in cells if name not in row]):
                     separated = path.suffix.lower() in (".csv", ".tsv")
-                    where = path if separated else place
-                    raise UserError(f"data: {where}: {_unknown(lacking[0], row)}{hint if separated else ''}")
+                    raise UserError(f"data: {path if separated else place}: {_unknown(lacking[0], row)}{hint if separated else ''}")
                 values = [_cell(row, name, name in may_be_empty, name in not_blank) for name in cells]
             except BadRowError as error:
                 bad.append(f"{place}{error}")

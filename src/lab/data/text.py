@@ -15,6 +15,7 @@ from lab.data.base import Batch, Batches, Data
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
 from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
+from lab.display import in_utf8
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
@@ -144,6 +145,7 @@ class TextData(Data):
     def read(self) -> tuple[dict[str, Batches], TextFacts]:
         splits, class_names = self.read_splits()
         refuse_one_class(class_names)
+        class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
         for name, split in splits.items():
             if not len(split):
                 raise UserError(f"data: {name} has no samples.")
@@ -203,7 +205,7 @@ class TextData(Data):
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
         texts = self.inputs.tokens.decode(batch["token"].tolist())
-        return table(title, {"text": texts, "": captions})
+        return table(["text", ""], zip(texts, captions, strict=True), title)
 
     def figures(self, batch: Batch) -> dict[str, Any]:
         names = [self.facts.class_names[i] for i in batch["label"].tolist()]

@@ -11,9 +11,9 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.class_folders import read_class_folders
-from lab.data.files import visible
+from lab.data.files import TABLES, visible
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
-from lab.data.table import SUFFIXES, read_table, read_text
+from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.errors import UserError
 from lab.folder import expanded
@@ -124,12 +124,12 @@ class TextTable(TextData):
 
     def _files(self, root: Path) -> dict[str, Path]:
         """The tables of a folder that are splits."""
-        paths = [path for path in visible(root) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+        paths = [path for path in visible(root) if path.suffix.lower() in TABLES and not path.is_dir()]
         found = by_split(paths, [path.stem for path in paths], root)
         if "train" not in found:
             names = ", ".join(path.name for path in paths) or "no such file"
             raise UserError(
-                f"data.root: {root} has {names}; expected one train.*, of {', '.join(SUFFIXES)}; val.*, test.*."
+                f"data.root: {root} has {names}; expected one train.*, of {', '.join(TABLES)}; val.*, test.*."
             )
         others = [path.name for path in sorted(root.iterdir()) if path not in found.values()]
         self.report.leave_out("other files and folders beside the tables of the splits", others, is_minor=True)

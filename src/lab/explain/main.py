@@ -16,6 +16,7 @@ from torch import Tensor
 from lab import config, run
 from lab.check import wrong_arguments
 from lab.data.base import Data
+from lab.display import in_utf8, say
 from lab.errors import UserError
 from lab.explain.group import Group
 from lab.folder import write_json
@@ -77,9 +78,9 @@ def main(cfg: DictConfig) -> None:
         own = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
         path = kind.draw(data.inputs, group, own, task.class_names, folder)
         report.setdefault("samples", []).append(listed(group, path, task.class_names))
-        print(path)
+        say(path)
     write_json(folder / "report.json", report)
-    print(table(report))
+    say(*table(report).split("\n"))
 
 
 def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str], kind: str) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str]
     if len(why) == len(names):
         config.fail([f"methods: no {' and no '.join(names)} here: {why[names[0]]}; choose another"])
     for name, reason in why.items():
-        print(f"{name} is left out: {reason}")
+        say(f"{name} is left out: {reason}")
     return {name: known[name] for name in names if name not in why}
 
 
@@ -159,7 +160,7 @@ def listed(group: Group, path: Path, class_names: Sequence[str]) -> dict[str, An
     """A group for `report.json`."""
     labels = {"label": [class_names[i] for i in group.label.tolist()]} if group.label is not None else {}
     prediction = [class_names[i] for i in group.target.tolist()]
-    return {"picture": path.name, "sample": group.samples, "prediction": prediction} | labels
+    return {"picture": path.name, "sample": list(map(in_utf8, group.samples)), "prediction": prediction} | labels
 
 
 def table(report: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from lab.display import drawn
 
 BLUE, RED = "#2166ac", "#b2182b"  # which differ for every kind of colour blindness
 COLOURS = LinearSegmentedColormap.from_list("against and for", [BLUE, "white", RED])
@@ -45,26 +46,26 @@ def figure(title: str, columns: Sequence[str], rows: Sequence[Row]) -> Figure:
     block = WORDS + (len(columns) + 1) * (CELL + GAP)
     width = max(num_blocks * block + 2 * SIDE, 5.4)
     height = TOP + num_lines * (CELL + GAP) + BOTTOM
-    drawn = Figure((width, height), dpi=150)
-    title = shortened(title, int(10.5 * (width - 2 * SIDE)))
-    drawn.text(SIDE / width, 1 - 0.3 / height, title, fontsize=10, weight="bold", va="center", parse_math=False)
+    sheet = Figure((width, height), dpi=150)
+    title = drawn(shortened(title, int(10.5 * (width - 2 * SIDE))))
+    sheet.text(SIDE / width, 1 - 0.3 / height, title, fontsize=10, weight="bold", va="center")
     for i, row in enumerate(rows):
         line, left = i % NUM_ROWS, SIDE + i // NUM_ROWS * block
         bottom = height - TOP - line * (CELL + GAP) - CELL
         place = ((left + WORDS - 0.1) / width, (bottom + 0.55 * CELL) / height)
-        words: dict[str, Any] = {"ha": "right", "parse_math": False}
-        drawn.text(*place, shortened(row.said, 15), va="bottom", fontsize=10, weight="bold", **words)
-        drawn.text(*place, shortened(row.more, 20), va="top", fontsize=8.5, color="#333333", **words)
+        said, more = drawn(shortened(row.said, 15)), drawn(shortened(row.more, 20))
+        sheet.text(*place, said, ha="right", va="bottom", fontsize=10, weight="bold")
+        sheet.text(*place, more, ha="right", va="top", fontsize=8.5, color="#333333")
         pictures = [_plain(row.pixels), *(overlay(row.pixels, attribution) for attribution in row.attributions)]
         for j, (picture, name) in enumerate(zip(pictures, ["input", *columns], strict=True)):
             x = left + WORDS + j * (CELL + GAP)
-            axes = drawn.add_axes((x / width, bottom / height, CELL / width, CELL / height))
+            axes = sheet.add_axes((x / width, bottom / height, CELL / width, CELL / height))
             axes.imshow(picture, interpolation="nearest")
             axes.set_axis_off()
             if line == 0:
                 axes.set_title(name, fontsize=8.5, pad=3)
-    _legend(drawn, width, height)
-    return drawn
+    _legend(sheet, width, height)
+    return sheet
 
 
 def shortened(text: str, most: int) -> str:
@@ -77,9 +78,9 @@ def _plain(pixels: Tensor) -> np.ndarray:
     return image.repeat(3, axis=2) if image.shape[2] == 1 else image[..., :3]
 
 
-def _legend(drawn: Figure, width: float, height: float) -> None:
-    axes = drawn.add_axes(((width - 2.4) / 2 / width, 0.48 / height, 2.4 / width, 0.12 / height))
-    bar = drawn.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), cax=axes, orientation="horizontal")
+def _legend(sheet: Figure, width: float, height: float) -> None:
+    axes = sheet.add_axes(((width - 2.4) / 2 / width, 0.48 / height, 2.4 / width, 0.12 / height))
+    bar = sheet.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), cax=axes, orientation="horizontal")
     bar.set_ticks([-1, 0, 1], labels=["against the answer", "neutral", "for the answer"], fontsize=8.5)
     bar.outline.set_visible(False)
     axes.tick_params(length=0, pad=3)

@@ -17,6 +17,7 @@ from captum.attr import LayerIntegratedGradients
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lab.display import drawn, printable, printable_lines
 from lab.explain.group import Group
 from lab.explain.scores import NUM_POINTS, Method
 from lab.inputs.texts import Texts
@@ -86,7 +87,8 @@ def html(inputs: Texts, item: np.ndarray, attribution: Tensor) -> str:
     pieces = zip(inputs.tokens.pieces(item), share, strict=True)
     gap = " " if '"Whitespace"' in inputs.tokenizer else ""
     return gap.join(
-        f'<span style="background: rgba({FOR if s > 0 else AGAINST}, {0.8 * abs(s):.2f})">{escaped.escape(text)}</span>'
+        f'<span style="background: rgba({FOR if s > 0 else AGAINST}, {0.8 * abs(s):.2f})">'
+        f"{escaped.escape(printable_lines(text))}</span>"
         for text, s in pieces
     )
 
@@ -106,10 +108,10 @@ def draw(
             f"<tr><th>{name.replace('_', ' ')}</th><td>{html(inputs, item, values[i])}</td></tr>"
             for name, values in maps.items()
         )
-        parts.append(f"<h2>{escaped.escape(said)}</h2><table>{rows}</table>")
+        parts.append(f"<h2>{escaped.escape(printable(said))}</h2><table>{rows}</table>")
         heads.append(said)
     path = folder / f"{group.name}.html"
-    title = escaped.escape(group.title)
+    title = escaped.escape(printable(group.title))
     legend = f'<p><span style="background: rgba({FOR}, .6)">for the answer</span> <span style="background: \
 rgba({AGAINST}, .6)">against it</span></p>'
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
@@ -141,13 +143,13 @@ def coloured(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str
         lines.append(("", line))
     figure = Figure((0.085 * LINE + 0.4, 0.24 * len(lines) + 0.6), dpi=110)
     width, height = figure.get_size_inches()
-    figure.text(0.2 / width, 1 - 0.3 / height, title, weight="bold", parse_math=False)
+    figure.text(0.2 / width, 1 - 0.3 / height, drawn(title), weight="bold")
     for i, (head, line) in enumerate(lines):
         y = 1 - (0.65 + 0.24 * i) / height
-        figure.text(0.2 / width, y, head, fontsize=8, color="#333333", parse_math=False)
+        figure.text(0.2 / width, y, drawn(head), fontsize=8, color="#333333")
         for column, piece, s in line:
             colour = [int(part) / 255 for part in (FOR if s > 0 else AGAINST).split(",")]
             box = {"facecolor": (*colour, 0.8 * abs(s)), "edgecolor": "none", "pad": 1}
             x = (0.2 + 0.085 * column) / width
-            figure.text(x, y, piece, fontsize=10, family="monospace", bbox=box, parse_math=False)
+            figure.text(x, y, drawn(piece), fontsize=10, family="monospace", bbox=box)
     return figure

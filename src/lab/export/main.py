@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from lab import config, model, run
 from lab.data.base import Data
+from lab.display import say
 from lab.errors import RunError, UserError
 from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
@@ -58,7 +59,9 @@ def main(cfg: DictConfig) -> None:
             os.replace(path.with_name(name), output.with_name(name))
     beside = output.with_name(REPORT)
     write_json(beside, (read_json(beside) if beside.exists() else {}) | reports)
-    print(*(shown(name, each) for name, each in reports.items()), f"report       {beside}", sep="\n")
+    for name, each in reports.items():
+        say(*shown(name, each).split("\n"))
+    say(f"report       {beside}")
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
 
 def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
     """Raises RunError where torch, or the compiler, can't."""
-    print(f"making       {path.name}", flush=True)  # a translator takes a minute
+    say(f"making       {path.name}")  # a translator takes a minute
     try:
         chosen.write(program.program(task, data), task, data, path)
     except Exception as error:  # of any kind

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lab.display import drawn
 from lab.figures.page import page
 
 INCH = 0.22  # a token's
@@ -30,8 +31,8 @@ def attention(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targe
         shown = pair[: len(target), : len(source)].numpy()
         axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=limits, aspect="auto")
         axis.set(xlim=(-0.5, num_columns - 0.5), ylim=(num_rows - 0.5, -0.5))
-        axis.set_xticks(range(len(source)), source, rotation=90, fontsize=8, parse_math=False)
-        axis.set_yticks(range(len(target)), target, fontsize=8, parse_math=False)
+        axis.set_xticks(range(len(source)), [*map(drawn, source)], rotation=90, fontsize=8)
+        axis.set_yticks(range(len(target)), [*map(drawn, target)], fontsize=8)
         axis.xaxis.tick_top()
         axis.tick_params(length=0)
     return figure

@@ -15,7 +15,9 @@ from torchmetrics.functional.classification import (
 )
 
 from lab.data.base import Samples
+from lab.display import drawn, printable
 from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
+from lab.figures.table import table
 
 GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
 NUM_SHOWN = 32  # samples
@@ -35,6 +37,7 @@ def classification(
         samples: the N.
     """
     sure, prediction = probability.max(-1)
+    names = list(map(printable, names))  # a line break would be a further line of a caption
     found: dict[str, Any] = {
         "confusion": confusion(label, prediction, names),
         "classes": classes(label, prediction, names),
@@ -67,8 +70,8 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
     axis.set(xlabel="prediction", ylabel="label")
     if num <= MOST_NAMES:
         slant = {"rotation": 45, "ha": "right"} if longest > 2 else {}
-        axis.set_xticks(range(num), names, parse_math=False, **slant)  # $ is no formula in a class's name
-        axis.set_yticks(range(num), names, parse_math=False)
+        axis.set_xticks(range(num), [*map(drawn, names)], **slant)
+        axis.set_yticks(range(num), [*map(drawn, names)])
         for row, column in np.argwhere(count):
             colour = "black" if share[row, column] > 0.4 else "white"
             axis.text(column, row, count[row, column], ha="center", va="center", color=colour, fontsize=8)
@@ -77,7 +80,7 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
         np.fill_diagonal(share, 0)
         worst = [np.unravel_index(i, share.shape) for i in share.ravel().argsort()[::-1][:5]]
         said = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
-        axis.set_title(said, fontsize=9, loc="left", parse_math=False)
+        axis.set_title(drawn(said), fontsize=9, loc="left")
     return figure
 
 
@@ -89,8 +92,8 @@ def classes(label: Tensor, prediction: Tensor, names: Sequence[str]) -> str:
     f1 = 2 * right / (said + seen).clamp(min=1)
     columns = (values.tolist() for values in (f1, precision, recall, said))
     rows = sorted(zip(*columns, names, strict=True), key=lambda row: row[0])
-    lines = [f"| {name} | {p:.3f} | {r:.3f} | {f:.3f} | {n} |" for f, p, r, n, name in rows]
-    return "\n".join(["| class | precision | recall | F1 | samples |", "|---|---|---|---|---|", *lines])
+    cells = [[printable(name), f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for f, p, r, n, name in rows]
+    return table(["class", "precision", "recall", "F1", "samples"], cells)
 
 
 def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figure:
@@ -142,12 +145,11 @@ def curves(probability: Tensor, label: Tensor, names: Sequence[str]) -> Figure |
     figure, (left, right) = page((11, 5), title, (0.7, 0.6, 0.2, 0.75), ncols=2)
     for i, (area, ap, name, false, true, precision, recall) in enumerate(worst):
         style = {"color": CYCLE[i % len(CYCLE)], "linestyle": "-" if i < len(CYCLE) else "--"}
-        left.plot(false, true, label=f"{name} {area:.4f}", **style)
-        right.plot(recall, precision, label=f"{name} {ap:.4f}", **style)
+        left.plot(false, true, label=drawn(f"{area:.4f} {name}"), **style)
+        right.plot(recall, precision, label=drawn(f"{ap:.4f} {name}"), **style)
     left.plot([0, 1], [0, 1], ":", color=GREY)
     left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, with its area")
     right.set(xlabel="recall", ylabel="precision", title="precision–recall, with average precision")
     for axis, place in ((left, "lower right"), (right, "lower left")):
-        for text in axis.legend(fontsize=8, loc=place).get_texts():
-            text.set_parse_math(False)
+        axis.legend(fontsize=8, loc=place)
     return figure

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lab.display import drawn
 from lab.figures.page import page
 
 
@@ -20,7 +21,7 @@ def images(image: Tensor, titles: Sequence[str], title: str, columns: int = 8) -
     for i, (picture, text) in enumerate(zip(image.clamp(0, 1).float().cpu().numpy(), titles, strict=True)):
         y, x = i // columns * (height + gap_y) + gap_y, i % columns * (width + gap_x) + gap_x // 2
         sheet[y : y + height, x : x + width] = picture.transpose(1, 2, 0)
-        axis.text(x + width / 2, y - gap_y * 0.1, text, ha="center", va="bottom", fontsize=8, parse_math=False)
+        axis.text(x + width / 2, y - gap_y * 0.1, drawn(text), ha="center", va="bottom", fontsize=8)
     axis.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axis.axis("off")
     return figure

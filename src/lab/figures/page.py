@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
+from lab.display import drawn
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 # matplotlib's own font has no Chinese, Japanese or Korean: the first of these that is installed draws them
@@ -30,7 +32,7 @@ def page(size: tuple[float, float], title: str, margins: tuple[float, float, flo
     left, bottom, right, top = margins
     edges = {"left": left / width, "bottom": bottom / height, "right": 1 - right / width, "top": 1 - top / height}
     axes = figure.subplots(gridspec_kw=edges | kwargs.pop("gridspec_kw", {}), **kwargs)
-    figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=11)
+    figure.suptitle(drawn(title), y=1 - 0.12 / height, va="top", fontsize=11)
     return figure, axes
 
 

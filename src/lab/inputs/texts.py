@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lab.data.files import refuse_wide
+from lab.data.files import TABLES, refuse_wide
 from lab.data.tokens import Tokens, padded
 from lab.errors import UserError
 from lab.inputs.base import Inputs
 
 NO_TEXT = "it is not UTF-8"
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xls", ".xlsx")
+NO_LINES = (*TABLES, ".json", ".ndjson", ".arrow", ".xls", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Texts(Inputs):
         """The lines of a file; or `-`: of standard input, as they come."""
         if Path(source).is_dir():
             raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
-        if Path(source).suffix.lower() in TABLES:
+        if Path(source).suffix.lower() in NO_LINES:
             raise UserError(
-                f"error: input={source}: it is a table; give a file with a text on each line. input=- < FILE takes any."
+                f"error: input={source}: it is a table; give a file with a text on each line."
+                " To read it as plain lines, use input=- < FILE."
             )
         try:
             lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115

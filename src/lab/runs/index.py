@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lab.errors import UserError
-from lab.folder import CONFIG, RESULTS, STAMP, read_json, write_json
+from lab.folder import CONFIG, RESULTS, STAMP, read_json, read_text, write_json
 from lab.lock import is_held
 
 UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
@@ -21,6 +22,11 @@ INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at an
 CONDITION = re.compile("([^!=<>]+)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 ARROWS = {"max": "↑", "min": "↓"}  # whether a larger or a smaller value of a metric is better
 WORDS = {"true": True, "false": False, "null": None}
+KEY = re.compile(r"((?:  )*)([^:\s]+):")  # of a line of config.yaml, as OmegaConf writes it
+CHANGE_NO_NUMBER = (  # keys of a config; the data is compared by its fingerprint
+    "name.", "run.", "log_dir.", "seeds.", "sweep.", "launcher.", "figures.", "logger.", "checkpoint.", "data.root.",
+    "data.num_workers.", "data.worker_timeout.", "trainer.enable_progress_bar.", "trainer.log_every_n_steps.",
+)  # fmt: skip
 SPACE = re.compile(r"\s*([,:\[\]{}])\s*")  # which a list or a mapping may have
 FIELDS = {  # by the names of the table's columns
     "run": "folder", "status": "status", "seconds": "seconds", "host": "host", "commit": "commit",
@@ -36,6 +42,7 @@ class Run:
     overrides: dict[str, str]
     status: str  # finished, failed, interrupted, pruned, running, killed, damaged
     began: float  # seconds since 1970
+    sample: str  # a digest of config, data and commit: runs that share it repeat each other
     seconds: float | None = None
     host: str = ""
     commit: str = ""
@@ -109,6 +116,7 @@ def read_run(folder: Path, key: str = "") -> Run:
         overrides={name: value for name, _, value in words if name not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
         began=stamp.get("began", (folder / CONFIG).lstat().st_mtime),
+        sample=_sample(folder, stamp),
         seconds=(results.get("seconds") or {}).get("total"),
         host=stamp.get("host", ""),
         commit=(stamp.get("git") or {}).get("commit", "")[:7],
@@ -117,6 +125,21 @@ def read_run(folder: Path, key: str = "") -> Run:
         best=results.get("best") or {},
         test={name: value for name, value in results.get("test", {}).items() if name.count("/") < 2},
     )
+
+
+def _sample(folder: Path, stamp: dict[str, Any]) -> str:
+    try:
+        lines = read_text(folder / CONFIG).split("\n")
+    except UserError:
+        return str(folder)
+    digest = hashlib.sha256(f"{(stamp.get('git') or {}).get('commit')} {stamp.get('data')}".encode())
+    keys: list[str] = []
+    for line in lines:
+        if key := KEY.match(line):
+            keys[len(key[1]) // 2 :] = [key[2]]
+        if not f"{'.'.join(keys)}.".startswith(CHANGE_NO_NUMBER):
+            digest.update(f"{line}\n".encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
@@ -143,7 +166,7 @@ def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[st
     for condition in conditions:
         parts = CONDITION.fullmatch(condition)
         if parts is None:
-            raise UserError(f"error: where {condition}: a condition is KEY=VALUE, or with !=, >, <, >=, <=")
+            raise UserError(f"error: where {condition}: expected KEY=VALUE, or another of !=, >, <, >=, <=")
         name, sign, text = parts.groups()
         if name == "best":
             name = the_best(found, f"where {condition}")
@@ -167,7 +190,9 @@ def the_best(runs: Sequence[Run], what: str) -> str:
     arrows = monitored(runs)
     if len(arrows) > 1 or any(len(arrow) > 1 for arrow in arrows.values()):
         several = ", ".join(f"{name} {arrow}" for name, arrow in arrows.items())
-        raise UserError(f"error: {what}: these runs monitor several metrics ({several}); name one, or select runs.")
+        raise UserError(
+            f"error: {what}: these runs monitor several metrics ({several}); name one of them, or select fewer runs."
+        )
     return next(iter(arrows), "best")
 
 

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lab.display import printable
+from lab.display import say
 from lab.errors import RunError, UserError
 from lab.folder import DIFF, FACTS, STAMP, flat, read_bytes, read_config, read_json
 from lab.lock import is_held
@@ -28,7 +28,7 @@ lab runs archive|rm [RUN ...]             out of the way, or for good; asks firs
 
   where KEY=VALUE ...    only those: an override, a column, best, a metric; also !=, <, >, <=, >=
   sort KEY               -KEY: the largest first
-  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; a rerun counts once
+  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; identical runs count once
   --format FORMAT        text, markdown, latex, csv, json
   --all                  all columns, though they are wider than the terminal
   --log-dir FOLDER       logs"""
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: there is no such run, key or option.
     """
     if {"-h", "--help"} & set(arguments):
-        print(HELP)
+        say(*HELP.split("\n"))
         return
     parser = argparse.ArgumentParser(prog="lab runs", add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"error: unknown option {unknown[0]}.", *HELP.splitlines())
     if not args.log_dir.is_dir():
-        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it, or --log-dir says another.")
+        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it; --log-dir names another.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
     below = [_below(word, args.log_dir) for word in args.words]
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     found = select(runs, below, args.where)
     if not found:
-        raise UserError(f"error: no run in {args.log_dir} is meant by that; there are {len(runs)}.")
+        raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
     {"list": table, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](found, args)
 
 
@@ -98,7 +98,11 @@ def table(runs: list[Run], args: argparse.Namespace) -> None:
         rows = ordered(rows, runs, args.sort)
     if args.format not in FOR_PROGRAMS:
         rows = headed(rows, headings(runs))
-    print(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
+    _say(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
+
+
+def _say(table: str) -> None:
+    say(*table.split("\n"))
 
 
 def best(runs: list[Run], args: argparse.Namespace) -> None:
@@ -109,17 +113,17 @@ def best(runs: list[Run], args: argparse.Namespace) -> None:
     metric = the_best(done, "best")
     choose = max if done[0].best["mode"] == "max" else min
     winner = choose(done, key=lambda run: run.best["value"])
-    print(printable(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}"))
+    say(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}")
 
 
 def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
     """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
     if len(words) != 2:
-        raise UserError("error: compare takes two: lab runs compare A B")
+        raise UserError("error: compare takes two runs or patterns: lab runs compare A B")
     sides = [distinct(run for run in select(runs, [word], args.where) if run.status == "finished") for word in words]
     for word, side in zip(words, sides, strict=True):
         if not side:
-            raise UserError(f"error: no finished run in {args.log_dir} is meant by {word}.")
+            raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
     configs = [flat(read_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
@@ -130,15 +134,15 @@ def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> 
     for name in shared:
         a, b = ([run.value(name) for run in side] for side in sides)
         rows.append({"": names.get(name, name), words[0]: spread(a), words[1]: spread(b)})
-    print(text(rows) if args.format == "text" else FORMATS[args.format](rows))
+    _say(text(rows) if args.format == "text" else FORMATS[args.format](rows))
     repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
     if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
-        print(f"{many[0]} has several runs of one seed: say which, with where, to have them paired.")
+        say(f"{many[0]} has several runs of one seed. Select one per seed with `where` to get a paired test.")
         return
     pairs = [(repeats[0][key], repeats[1][key]) for key in repeats[0] if key in repeats[1]]
     if len(pairs) > 1:
         for name in shared:
-            print(paired(name, [(a.value(name), b.value(name)) for a, b in pairs]))
+            say(paired(name, [(a.value(name), b.value(name)) for a, b in pairs]))
 
 
 def _repeat(folder: Path) -> tuple[Any, ...]:
@@ -162,7 +166,7 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
 def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
     if len(runs) != 1:
-        raise UserError(f"error: rerun takes one run; {len(runs)} are meant.")
+        raise UserError(f"error: rerun takes one run; {len(runs)} match.")
     from omegaconf import OmegaConf
 
     from lab import cli
@@ -188,11 +192,11 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
         "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],
         "scores": (scores[0].best, scores[0].test) == (scores[1].best, scores[1].test),
     }
-    print()
+    say("")
     for what, agrees in same.items():
-        print(f"{what:<9} {'the same' if agrees else 'other'}")
+        say(f"{what:<9} {'the same' if agrees else 'different'}")
     if not same["scores"]:
-        raise RunError(f"error: {new} has other scores than {old}: lab runs compare shows them.")
+        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.")
 
 
 def archive(runs: list[Run], args: argparse.Namespace) -> None:
@@ -217,10 +221,10 @@ def remove(runs: list[Run], args: argparse.Namespace) -> None:
 def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[Run], None]) -> None:
     if busy := [run.folder for run in runs if run.status == "running"]:
         raise UserError(f"error: {busy[0]} is running.")
-    print(terminal(headed(rows_of(runs), headings(runs))))
-    print(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="", flush=True)
+    _say(terminal(headed(rows_of(runs), headings(runs))))
+    say(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        print("nothing is done")
+        say("Nothing was changed.")
         return
     for run in runs:
         if is_held(args.log_dir / run.folder):  # since the question

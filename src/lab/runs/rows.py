@@ -1,17 +1,13 @@
 """The rows of `lab runs`: one for each run, or one for each group of runs. Nothing heavy is imported here."""
 
 import math
-import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lab.errors import UserError
-from lab.runs.index import ARROWS, Run, monitored, parsed, the_best
+from lab.runs.index import ARROWS, Run, monitored, the_best
 from lab.runs.table import Row
-
-RERUN = re.compile(r"(_rerun_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)+(?=/|$)")  # how lab runs rerun names a folder
-NO_CHOICE = ("sweep", "seeds")  # keys that say which runs there are, not what a run does
 
 
 def headings(runs: Sequence[Run]) -> dict[str, str]:
@@ -55,16 +51,9 @@ def grouped(runs: Sequence[Run], keys: Sequence[str]) -> Iterator[Row]:
         yield {**dict(zip(keys, values, strict=True)), "n": len(done), **scores}
 
 
-def distinct(runs: Iterator[Run] | Sequence[Run]) -> list[Run]:
-    """These runs, without those that repeat another: the newest of each, for a rerun is no new sample of a mean."""
-    runs = list(runs)
-    by_folder = {run.folder: run for run in runs}
-    newest = {}
-    for run in runs:
-        first = by_folder.get(RERUN.sub("", run.folder), run)  # a rerun has overrides of its own, such as data.root
-        words = {key: parsed(text) for key, text in first.overrides.items() if not key.startswith(NO_CHOICE)}
-        newest[frozenset(words.items())] = run
-    return list(newest.values())
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """The newest of each sample: a run with the config, data and commit of another is no new sample of a mean."""
+    return list({run.sample: run for run in runs}.values())
 
 
 def spread(values: Sequence[float]) -> str:
@@ -84,7 +73,7 @@ def ordered(rows: Sequence[Row], runs: Sequence[Run], word: str) -> list[Row]:
     if name == "best":
         name = the_best(runs, f"sort {word}")
     if name not in rows[0]:
-        raise UserError(f"error: sort {word}: there is no such column. There are: {', '.join(rows[0])}.")
+        raise UserError(f"error: sort {word}: there is no such column. The columns are: {', '.join(rows[0])}.")
     keyed = [(key, row) for row in rows if (key := _order(row[name])) is not None]
     keyed.sort(key=lambda pair: pair[0], reverse=word.startswith("-"))
     return [*(row for _, row in keyed), *(row for row in rows if _order(row[name]) is None)]

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lab.display import UNSAFE, csv_cell, printable
+from lab.figures import table as tables
 
 Row = dict[str, Any]
 LONGEST = 40  # columns of a cell of text; a run's name is shown whole
 LEAST_USEFUL = ("host", "began", "params", "seconds", "seed", "fold")  # the first is left out first
 MOST_USEFUL = ("n", "why", "status")
-MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|<`*"})
 LATEX = str.maketrans({c: f"\\{c}" for c in "_%&#${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
@@ -95,9 +95,7 @@ def _padded(cell: str, width: int) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    lines = [[*map(shown, rows[0])], *([*map(shown, row.values())] for row in rows)]
-    head, *body = (f"| {' | '.join(cell.translate(MARKDOWN) for cell in line)} |" for line in lines)
-    return "\n".join([head, f"| {' | '.join(['---'] * len(rows[0]))} |", *body])
+    return tables.table([*map(shown, rows[0])], ([*map(shown, row.values())] for row in rows))
 
 
 def latex(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab import config, model
-from lab.display import printable
+from lab.display import say
 from lab.errors import UserError
 
 PIL_LIMIT = 89  # megapixels; PIL refuses larger images as decompression bombs
@@ -89,9 +89,7 @@ def run(cfg: DictConfig, asked: model.Model, listener: socket.socket) -> None:
     app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
     listener.listen(QUEUE)
     shown = f"[{host}]" if ":" in host else host
-    print(f"{printable(name)}: http://{shown}:{port}   Ctrl-C stops", flush=True)
+    say(f"{name}: http://{shown}:{port}   Ctrl-C stops")
     if not local:
-        print(
-            f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.", flush=True
-        )
+        say(f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.")
     Server(app, cfg.timeout_s, app.state.stop).run(sockets=[listener])

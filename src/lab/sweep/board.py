@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.display import printable
+from lab.display import printable, say
 from lab.errors import UserError
 from lab.folder import read_metrics
 from lab.runs.index import ARROWS
@@ -46,7 +46,7 @@ class Board:
 
     def ended(self, job: Job) -> None:
         self._erase()
-        print(self._line(job), flush=True)
+        say(self._line(job))
 
     def show(self, running: Sequence[Job]) -> None:
         """The running jobs, drawn over what was drawn before."""
@@ -59,22 +59,22 @@ class Board:
             passed = time.monotonic() - job.started
             left = f"{passed / share - passed:.0f} s left" if share else ""
             words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left, job.why)
-            print(printable("  ".join([*words, self.label(job)]))[:COLUMNS])
+            say(printable("  ".join([*words, self.label(job)]))[:COLUMNS])
         self.num_lines = len(running)
         sys.stdout.flush()
 
     def _erase(self) -> None:
         if self.num_lines:
-            print(f"\x1b[{self.num_lines}A\x1b[J", end="")
+            sys.stdout.write(f"\x1b[{self.num_lines}A\x1b[J")
         self.num_lines = 0
 
     def _line(self, job: Job) -> str:
         score = "" if job.value is None else f"{job.value:.4f}"
         seconds = f"{job.ended - job.started:.0f} s" if job.ended else ""
         words = f"{self.label(job)}  {job.why}".rstrip()
-        return printable(f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}".rstrip())
+        return f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}".rstrip()
 
-    def table(self) -> str:
+    def table(self) -> list[str]:
         """All jobs, the best first."""
         sign = -1 if self.mode == "max" else 1
 
@@ -84,7 +84,7 @@ class Board:
         jobs = sorted(self.jobs.values(), key=order)
         counts = ", ".join(f"{n} {s}" for s in ORDER if (n := sum(job.status == s for job in jobs)))
         head = f"{'job':>4}  {'status':<9} {self.heading:>8} {'time':>7}"
-        return "\n".join(["", head, *map(self._line, jobs), "", f"{self.place}: {counts}"])
+        return ["", head, *map(self._line, jobs), "", f"{self.place}: {counts}"]
 
 
 def progress(folder: Path, metric: str) -> tuple[int, str]:

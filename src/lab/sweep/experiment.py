@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lab.config import is_group
+from lab.display import command, say
 from lab.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
 from lab.words import value_of
@@ -26,7 +27,7 @@ def write_best(place: Path, mode: str) -> None:
         whole = [runs for runs in groups.values() if len(runs) == most]
         best = (max if mode == "max" else min)(whole, key=mean)
         (place / "best.yaml").write_text(experiment(best), encoding="utf-8")
-        print(f"as an experiment: cp {place / 'best.yaml'} conf/experiment/NAME.yaml")
+        say(f"as an experiment: {command('cp', str(place / 'best.yaml'), 'conf/experiment/NAME.yaml')}")
 
 
 def mean(runs: Sequence[Run]) -> float:

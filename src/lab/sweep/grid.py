@@ -15,7 +15,7 @@ class Grid(Search):
         super().__init__(**kwargs)
         endless = [o.input_line for o in self.overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
         if endless:
-            fail([f"{line}: a grid has no values for it; sweep=optuna draws them" for line in endless])
+            fail([f"{line}: a grid needs a list of values; sweep=optuna searches an interval" for line in endless])
         (combinations,) = BasicSweeper.split_arguments(list(self.overrides), None)
         varied = [
             str(o.get_key_element()) for o in self.overrides if o.is_sweep_override() and not is_group(o.key_or_group)

@@ -96,7 +96,7 @@ class Launcher(ABC):
         elif code == PRUNED:
             job.status, job.why = "pruned", ""
         elif self.stopping or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            job.status, job.why = "stopped", "it can go on"
+            job.status, job.why = "stopped", "can be resumed"
         else:
             job.status, job.why = "failed", self._reason(job, code)
 

@@ -6,7 +6,6 @@ Given again with the same `sweep.name` it goes on where it stopped: finished run
 import contextlib
 import hashlib
 import json
-import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import config, lock, resume
 from lab.allow import instantiate, locate
+from lab.display import command, say
 from lab.errors import UserError
 from lab.external import refuse_several
 from lab.folder import SWEEP, read_json, write_json
@@ -62,16 +62,18 @@ def main(arguments: Sequence[str]) -> int:
             warned = isinstance(error, Warned)
             if not (warned and launcher.outlived):
                 _stop(search, launcher, board)
-        print(*filter(None, (board.table(), aggregate(place, search.varied), search.finish())), sep="\n")
+        say(*board.table())
+        for part in filter(None, (aggregate(place, search.varied), search.finish())):
+            say(*part.split("\n"))
         write_best(place, cfg.monitor.mode)
         if "fold" in search.varied:
             write_out_of_fold(place, search.varied)
     if warned:
-        print("Its time is nearly up: SLURM starts it again, and it goes on.", flush=True)
+        say("The job's time limit is near: SLURM starts it again, and the sweep resumes.")
         requeue()
     elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
         keep = [word for word in words if _key(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
-        print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
+        say(f"resume with: {command('lab', 'train', '-m', *keep, f'sweep.name={place.name}')}")
     if warned or launcher.stopping:
         return 130
     return int(any(job.status not in ("finished", "pruned") for job in board.jobs.values()))
@@ -90,7 +92,7 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: l
         if problems:
             config.fail(problems)
         if config.repeats(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
-            config.fail(["cv, seeds: a grid repeats runs; leave out sweep=optuna, or them"])
+            config.fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
         own = repeated([o for o in overrides if o.key_or_group.partition(".")[0] not in OWN], cfg)
         launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
         search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
@@ -131,7 +133,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
 
 
 def _stop(search: Search, launcher: Launcher, board: Board) -> None:
-    print("\nStopping: each job finishes its step and saves; once more stops at once.", flush=True)
+    say("", "Stopping: each job finishes its step and saves a checkpoint. Press Ctrl-C again to stop at once.")
     launcher.stop()
     for job in board.jobs.values():
         if job.status == "finished" and job.value is None:
@@ -143,20 +145,22 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
     """The sweep's folder, and its words: those with which it began, and the new ones."""
     cfg = _first(config.parsed(words))
     if cfg.run is not None:
-        config.fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; leave it out"])
+        config.fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; remove run="])
     name = cfg.sweep.name or _name(words)
     place = Path(cfg.log_dir) / cfg.name / str(name)
     if not (place / SWEEP).exists():
         while place.exists() and not cfg.sweep.name:  # two began in one second
             place = place.with_name(f"{place.name}_")
         if place.exists() and any(not path.name.startswith(".") for path in place.iterdir()):
-            config.fail([f"sweep.name={name}: {place} is there, and is no sweep; name a new one"])
+            config.fail([f"sweep.name={name}: {place} exists and is not a sweep; choose another name"])
         place.mkdir(parents=True, exist_ok=True)
         return place, words
     began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
     new = {_key(word): word for word in words}
     if changed := [w for w in words if w not in began and _key(w) not in MAY_CHANGE and not _is_launchers(w)]:
-        config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
+        config.fail(
+            [f"{word}: {place} was started with {' '.join(began)}; choose another sweep.name" for word in changed]
+        )
     return place, [*(new.pop(_key(word), word) for word in began), *new.values()]  # a grid counts in their order
 
 

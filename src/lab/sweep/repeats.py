@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from lab.config import fail, parsed
-from lab.display import csv_cell, printable
+from lab.display import csv_cell, printable, say
 from lab.folder import PREDICTIONS
 from lab.runs.index import read
 from lab.runs.rows import grouped, headings
@@ -22,12 +22,12 @@ def repeated(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
     words, taken = [], set()
     several = [o for o in overrides if o.is_sweep_override()]
     if varied := [o.input_line for o in several if o.key_or_group in ("cv", "seeds")]:
-        fail([f"{line}: a number of runs is not varied; one sweep for each" for line in varied])
+        fail([f"{line}: cv and seeds cannot be swept; start one sweep for each value" for line in varied])
     if cfg.seeds is not None:
         words += ["seeds=null", f"seed=range({cfg.seed},{cfg.seed + cfg.seeds})"]
         taken = {"seeds", "seed"}
         if many := [o.input_line for o in several if o.key_or_group in taken]:
-            fail([f"{many[0]}: seeds={cfg.seeds} says which seeds there are; one of the two"])
+            fail([f"{many[0]}: seeds={cfg.seeds} already sets the seeds; remove one of the two"])
     if cfg.cv is not None and cfg.fold is None:
         import sklearn.model_selection  # noqa: F401  # once: jobs are forked
 
@@ -61,4 +61,4 @@ def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        print(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")
+        say(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")

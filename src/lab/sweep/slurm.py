@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from lab.config import fail
+from lab.display import say
 from lab.errors import PRUNED
 from lab.folder import RESULTS, read_json
 from lab.started import COMMAND
@@ -84,7 +85,7 @@ class Slurm(Launcher):
             fail([f"launcher: {_last_line(result.stderr)}"])
         elif job.why != (why := _last_line(result.stderr)):
             job.why = why
-            print(f"{_name(job)}: {why}; it is asked again", flush=True)
+            say(f"{_name(job)}: {why}; submitting again")
 
     def _look(self) -> str:
         """Ask what is in the queue; returns why that can't be said, and what was known stays."""
@@ -93,7 +94,7 @@ class Slurm(Launcher):
         try:
             result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         except FileNotFoundError:
-            return "there is no SLURM here"
+            return "squeue was not found: SLURM is not installed on this machine"
         if result.returncode:
             return _last_line(result.stderr)
         lines = [line.split("|", 2) for line in result.stdout.splitlines()]
@@ -142,4 +143,4 @@ def _name(job: Job) -> str:
 
 
 def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["no word of why"])[-1]
+    return (said.strip().splitlines() or ["no reason given"])[-1]

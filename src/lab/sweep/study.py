@@ -24,6 +24,7 @@ from pydantic import PositiveInt
 from lab.allow import instantiate
 from lab.callbacks.pruning import TRIAL
 from lab.config import fail, fitting, is_group
+from lab.display import command
 from lab.errors import UserError
 from lab.runs.index import read_run
 from lab.sweep.launcher import Job, Task
@@ -70,9 +71,9 @@ class Study(Search):
         self.space = {o.get_key_element(): distribution(o) for o in self.overrides if o.is_sweep_override()}
         self.fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
         if not self.space:
-            fail(["sweep=optuna: say what to search, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
+            fail(["sweep=optuna: no search space. Add one, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
         if objectives and not pruner._target_.endswith("NopPruner"):
-            fail(["sweep.objectives: there is no pruning by several; leave out sweep.pruner"])
+            fail(["sweep.objectives: several objectives cannot be pruned; remove sweep.pruner"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._alone():
             self.study = self._open(sampler)
@@ -185,7 +186,7 @@ class Study(Search):
         return "\n".join(self._said(trial) for trial in self.study.best_trials)
 
     def _said(self, trial: FrozenTrial) -> str:
-        point = " ".join(f"{name}={_word(value)}" for name, value in trial.params.items())
+        point = command(*(f"{name}={_word(value)}" for name, value in trial.params.items()))
         values = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.objectives, trial.values, strict=True))
         return f"best: {values}, trial {trial.number}: {point}"
 

@@ -100,11 +100,12 @@ class Translation(Task):
             "target": _written(reference[shown]),
             "translation": self.target_tokens.decode(translation.tolist()),
         }
+        rows = zip(*texts.values(), strict=True)
         token, translation = batch["token"][:NUM_MAPS], translation[:NUM_MAPS]
         weights = list(map(self._attention, token, translation))
         names = [_names(self.tokens, token), _names(self.target_tokens, translation)]
         return {
-            "translations": table("translations, from all parts of the split", texts),
+            "translations": table([*texts], rows, "translations, from all parts of the split"),
             "attention": attention(weights, *names),
         }
 

@@ -64,7 +64,7 @@ def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     plain = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
     trainer, data, task = _parts(cfg, own, max_steps=steps, **plain)
     if data.tokens_per_batch is not None:
-        fail(["data.tokens_per_batch: it says how large a batch is; data.batch_size does not"])
+        fail(["data.tokens_per_batch: it sets the batch size, so there is no data.batch_size to tune"])
     train = data.splits["train"]
     if train.length is not None:  # the longest samples take the most memory
         longest = train.length.view(len(train), -1).amax(1).argsort(descending=True)

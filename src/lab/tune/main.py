@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from lab import cli, run
 from lab.check import check, wrong_arguments
 from lab.config import fail, freeze, quiet
+from lab.display import say
 from lab.errors import RunError
 from lab.external import refuse_several
 from lab.stop import stop
@@ -75,12 +76,15 @@ def _settings(cfg: DictConfig) -> DictConfig:
         *wrong_arguments("batch_size", Sizes, plain["batch_size"]),
     ]
     if not problems:
-        problems = [f"{key}.min={own[key].min}: not below {key}.max={own[key].max}" for key in ("lr", "batch_size")
-                    if own[key].min >= own[key].max]  # fmt: skip
+        problems = [
+            f"{key}.min={own[key].min}: expected less than {key}.max={own[key].max}"
+            for key in ("lr", "batch_size")
+            if own[key].min >= own[key].max
+        ]
     if cfg.run is not None:
-        problems.append(f"run={cfg.run}: tune makes no run; leave it out")
+        problems.append(f"run={cfg.run}: tune makes no run; remove run=")
     if "lr" not in cfg.optimizer:
-        problems.append("optimizer.lr: the optimizer has none")
+        problems.append("optimizer.lr: this optimizer has no learning rate to tune")
     if problems:
         fail(problems)
     return own
@@ -95,12 +99,12 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    print(f"optimizer.lr={suggestion:.2g}  between the loss's fastest fall and its lowest; now {cfg.optimizer.lr:g}")
-    print(f"{folder}: lr.png, lr.csv")
+    say(f"optimizer.lr={suggestion:.2g}  (between the loss's steepest fall and its minimum; now {cfg.optimizer.lr:g})")
+    say(f"{folder}: lr.png, lr.csv")
 
 
 def _batch_size(cfg: DictConfig, own: DictConfig) -> None:
-    print(f"{'batch size':>10}  {'samples/s':>9}  {'peak GB':>8}")
+    say(f"{'batch size':>10}  {'samples/s':>9}  {'peak GB':>8}")
     trials, out, why = _sizes(cfg, own)
     if not trials:
         raise _too_large(own.batch_size.min)
@@ -109,9 +113,9 @@ def _batch_size(cfg: DictConfig, own: DictConfig) -> None:
     rows = [(trial.batch_size, round(trial.speed), round(trial.gigabytes, 3)) for trial in trials]
     curves.write(folder / "batch_size.csv", ("batch_size", "samples_per_second", "peak_gb"), rows)
     curves.draw_sizes(folder / "batch_size.png", trials, largest, fastest, out)
-    print(f"data.batch_size={largest.batch_size}  {why}")
-    print(f"data.batch_size={fastest.batch_size}  the fastest, {fastest.speed:.0f} samples/s")
-    print(f"{folder}: batch_size.png, batch_size.csv")
+    say(f"data.batch_size={largest.batch_size}  {why}")
+    say(f"data.batch_size={fastest.batch_size}  the fastest, {fastest.speed:.0f} samples/s")
+    say(f"{folder}: batch_size.png, batch_size.csv")
 
 
 def _sizes(cfg: DictConfig, own: DictConfig) -> tuple[list[Trial], int | None, str]:
@@ -128,9 +132,9 @@ def _sizes(cfg: DictConfig, own: DictConfig) -> tuple[list[Trial], int | None, s
         trials += found
         if is_out:
             out = size
-            print(f"{size:>10}  out of memory", flush=True)
+            say(f"{size:>10}  out of memory")
         else:
-            print(f"{found[0].batch_size:>10}  {found[0].speed:>9.0f}  {found[0].gigabytes:>8.2f}", flush=True)
+            say(f"{found[0].batch_size:>10}  {found[0].speed:>9.0f}  {found[0].gigabytes:>8.2f}")
             if found[0].batch_size < size or size == own.batch_size.max:
                 limit = "all training samples there are" if found[0].batch_size < size else "batch_size.max"
                 return trials, out, f"it fits, and is {limit}"

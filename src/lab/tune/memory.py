@@ -49,10 +49,11 @@ def available() -> float:
             with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
                 droppable = next(
                     int(line.split()[1])
-                    for line in _text(group / "memory.stat").splitlines()
+                    for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
                     if line.startswith(f"{files} ")
                 )
-                free.append(int(_text(group / limit)) - int(_text(group / use)) + droppable)
+                most, used = (int((group / name).read_text(encoding="utf-8")) for name in (limit, use))
+                free.append(most - used + droppable)
     return max(0.0, min(free))
 
 
@@ -73,19 +74,16 @@ def is_out(error: BaseException) -> bool:
     return origin is not None and is_out(origin)
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
 def _field(path: Path, name: str) -> float:
     """A line such as `VmData: 12 kB`, in bytes."""
-    return next(1024.0 * int(line.split()[1]) for line in _text(path).splitlines() if line.startswith(f"{name}:"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _own_groups(root: Path) -> list[Path]:
     """The control groups that this process is in, from its own up to the root."""
     version = "0" if root.name == "cgroup" else "memory"
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         number, controllers, path = line.split(":", 2)
         if version in (number, controllers):
             own = root / path.lstrip("/")
