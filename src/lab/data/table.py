@@ -55,7 +55,9 @@ def read_table(
                     raise row
                 if not (places or bad) and (lacking := [name for name in cells if name not in row]):
                     separated = path.suffix.lower() in (".csv", ".tsv")
-                    raise UserError(f"data: {path if separated else place}: {_unknown(lacking[0], row)}{hint if separated else ''}")
+                    raise UserError(
+                        f"data: {path if separated else place}: {_unknown(lacking[0], row)}{hint if separated else ''}"
+                    )
                 values = [_cell(row, name, name in may_be_empty, name in not_blank) for name in cells]
             except BadRowError as error:
                 bad.append(f"{place}{error}")
