@@ -181,7 +181,7 @@ WRONG = {
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
     "sweep=optuna seed=1,2 sweep.objectives={beauty:max}": "sweep.objectives={'beauty': 'max'}: ",
-    "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "cannot be pruned",
+    "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "cannot be pruned",  # noqa: E501
     "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
 }
 
