@@ -49,9 +49,8 @@ def test_a_sweeps_job_gets_the_path_as_it_is_typed(name):
 def test_a_config_and_the_best_of_a_sweep_have_the_path(compose, name):
     assert compose("experiment=image_folder", f"data.root={name}", f"run={name}").data.root == name
     word = words.literal(f"data.root={name}")
-    overrides = {"experiment": "image_folder", "data.root": word.partition("=")[2], "net.widths": "[8,9]"}
-    run = Run("x", overrides, "finished", 0.0, best={"metric": "val/acc", "value": 0.5})
-    values = OmegaConf.create(experiment([run]))
+    run = Run("x", {}, "finished", 0.0, best={"metric": "val/acc", "value": 0.5})
+    values = OmegaConf.create(experiment([run], ["experiment=image_folder", word, "net=mlp", "net.widths=[8,9]"]))
     assert values.data.root == name
     assert values.net.widths == [8, 9]
 

@@ -27,7 +27,6 @@ WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
 }
-COMPOSED = ("train", "data", "tune")  # from experiments
 LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed
 
 
@@ -91,10 +90,6 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     arguments = config.with_latest(literals(flags_last, multirun=bool({"-m", "--multirun"} & set(arguments))))
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
-    if verb in COMPOSED:
-        from lab.objects import replaced
-
-        arguments = replaced(verb, arguments)
     sys.argv[1:] = arguments
     secrets.learn(arguments)
     _checked(verb, arguments)

@@ -13,6 +13,7 @@ from lab.errors import UserError
 from lab.folder import read_metrics
 from lab.runs.index import ARROWS
 from lab.sweep.launcher import Job, Task
+from lab.words import key_of
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
 ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")
@@ -42,7 +43,7 @@ class Board:
 
     def label(self, job: Job) -> str:
         """The overrides that make the job differ from the others."""
-        return " ".join(word for word in job.overrides if word.partition("=")[0].lstrip("+") in self.varied)
+        return " ".join(word for word in job.overrides if key_of(word) in self.varied)
 
     def ended(self, job: Job) -> None:
         self._erase()

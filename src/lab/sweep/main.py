@@ -32,6 +32,7 @@ from lab.sweep.experiment import write_best
 from lab.sweep.launcher import Launcher
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
+from lab.words import key_of
 
 OWN = ("sweep", "launcher")  # the groups that are no part of a job's config
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         print("Its time is nearly up: SLURM starts it again, and it goes on.", flush=True)
         requeue()
     elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
-        keep = [word for word in words if _key(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
+        keep = [word for word in words if key_of(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
         print("go on with:", shlex.join(["lab", "train", "-m", *keep, f"sweep.name={place.name}"]))
     if warned or launcher.stopping:
         return 130
@@ -154,10 +155,10 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
         place.mkdir(parents=True, exist_ok=True)
         return place, words
     began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
-    new = {_key(word): word for word in words}
-    if changed := [w for w in words if w not in began and _key(w) not in MAY_CHANGE and not _is_launchers(w)]:
+    new = {key_of(word): word for word in words if word not in began}
+    if changed := [w for w in new.values() if key_of(w) not in MAY_CHANGE and not _is_launchers(w)]:
         config.fail([f"{word}: {place} began as {' '.join(began)}; name a new sweep" for word in changed])
-    return place, [*(new.pop(_key(word), word) for word in began), *new.values()]  # a grid counts in their order
+    return place, [*(new.pop(key_of(word), word) for word in began), *new.values()]  # a grid counts in their order
 
 
 def _name(words: list[str]) -> str:
@@ -167,13 +168,9 @@ def _name(words: list[str]) -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0]
-
-
 def _is_launchers(word: str) -> bool:
     """Whether it says where the jobs run, which each start says anew: sbatch's options are not a folder's to say."""
-    return _key(word).lstrip("+").partition(".")[0] == "launcher"
+    return key_of(word).partition(".")[0] == "launcher"
 
 
 def _first(overrides: Sequence[Override]) -> DictConfig:
