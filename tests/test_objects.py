@@ -4,15 +4,20 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import CONF, PLAIN
 from omegaconf import OmegaConf
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.wrappers import Running
 
 from lab import config, resume, run, train
 from lab.check import check
 from lab.errors import UserError
+from lab.metrics import added_metrics, refuse_unfit
 from lab.runs.index import Run
 from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid
+from lab.tasks.classification import Classification
 from lab.words import literals
 
 AUGMENT = "lab.data.augment.Augment"
@@ -135,6 +140,8 @@ def test_a_metric_is_added_from_a_config(metric, compose, tmp_path):
         ("{_target_: torchmetrics.MeanSquaredError}", "it does not take logits and labels"),
         ("{_target_: torchmetrics.Auroc}", "unknown name Auroc"),
         ("{_target_: torch.nn.ReLU}", "is no metric of torchmetrics"),
+        ("torchmetrics.AUROC", "task.metrics.more=torchmetrics.AUROC: expected a class"),
+        ("{task: multiclass}", "task.metrics.more=.*expected a class"),
         ("{_target_: os.system}", "not among what a config may call"),
     ],
 )
@@ -142,3 +149,34 @@ def test_a_metric_that_does_not_fit_is_refused_in_a_line(metric, said, compose):
     with pytest.raises(UserError, match=said) as refusal:
         train.main(with_metric(compose, metric))
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["loss", "acc", "f1", "each", "acc/0", "items", "prefix", "a.b"])
+def test_a_metric_takes_no_other_place(name):
+    with pytest.raises(ValueError, match=f"metrics.{name}: .*choose another"):
+        Classification(2, ["a", "b"], metrics={name: BinaryF1Score()}, net=None, optimizer=None, scheduler=None)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        MulticlassAUROC(3),
+        MulticlassAccuracy(3, dist_sync_on_step=True),
+        MulticlassAccuracy(3) + MulticlassF1Score(3),
+        Running(MulticlassAccuracy(3), window=2),
+    ],
+)
+def test_a_metric_is_tried_by_each_process_alone(metric, monkeypatch):
+    def gather(*_):
+        raise AssertionError("the other process waits elsewhere")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", gather)
+    refuse_unfit("more", metric, 3, ())
+    assert all(part.sync_on_compute for part in metric.modules() if hasattr(part, "sync_on_compute"))
+
+
+def test_a_task_says_that_it_takes_no_metrics():
+    cfg = OmegaConf.create({"task": {"_target_": "lab.tasks.translation.Translation", "metrics": {"a": "x"}}})
+    with pytest.raises(UserError, match=r"^error: task.metrics: task Translation does not accept additional metrics$"):
+        list(added_metrics(cfg, None))

@@ -1,6 +1,5 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
-import inspect
 import math
 import os
 import sys
@@ -24,7 +23,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
-from torchmetrics import Metric
 
 from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
@@ -61,6 +59,7 @@ from lab.folder import (
     write_text,
 )
 from lab.loggers import Metrics, forgiving
+from lab.metrics import added_metrics
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -118,26 +117,9 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
     task = OmegaConf.masked_copy(cfg.task, [key for key in cfg.task if key != "metrics"])
-    if metrics := dict(_own_metrics(cfg, facts)):
+    if metrics := dict(added_metrics(cfg, facts)):
         parts["metrics"] = metrics
     return _instantiate("task", task, asdict(facts) | parts)
-
-
-def _own_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
-    """The metrics that the config adds to the task's; what they need to know of the data is given by name."""
-    added = cfg.task.get("metrics") or {}
-    if added and "metrics" not in vars(locate(cfg.task._target_))["__init__"].__annotations__:
-        fail([f"task.metrics: {cfg.task._target_.rpartition('.')[2]} takes no more than its own"])
-    for name, node in added.items():
-        known = inspect.signature(locate(node._target_)).parameters
-        given = {key: value for key, value in asdict(facts).items() if key in known and key not in node}
-        try:
-            metric = instantiate(node, **given)
-        except InstantiationException as error:
-            fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
-        if not isinstance(metric, Metric):
-            fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
-        yield str(name), metric
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
