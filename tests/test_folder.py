@@ -142,11 +142,20 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, finished, tmp_path)
         "logger: {_target_: lightning.pytorch.loggers.TensorBoardLogger, name: ../outside}",
         "logger: {_target_: lightning.pytorch.loggers.CSVLogger, version: ~/outside}",
         "trainer: {profiler: {_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: /tmp}}",
+        "trainer: {profiler: {_target_: lightning.pytorch.profilers.PyTorchProfiler, dirpath: 'file:///tmp/out'}}",
+        "trainer: {profiler: {_target_: lightning.pytorch.profilers.AdvancedProfiler, dirpath: 'memory://out'}}",
+        "trainer: {profiler: {_target_: lightning.pytorch.profilers.XLAProfiler, dirpath: a/../../out}}",
+        "callbacks: {x: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: out}}",
+        "callbacks: {x: {_target_: lightning.pytorch.callbacks.DeviceStatsMonitor, dirpath: 's3://bucket/out'}}",
+        "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: 'file:///tmp/out'}",
+        "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: /tmp/out}",
+        "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: 'sqlite:////tmp/out.db'}",
+        "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, artifact_location: 'file:/tmp/out'}",
         "net: {_target_: lightning.Trainer}",
     ],
 )
 def test_a_config_writes_to_its_run_alone(node):
-    with pytest.raises(UserError, match="outside of the run's folder|belongs under"):
+    with pytest.raises(UserError, match="outside of the run's folder|belongs under|expected https"):
         refuse(OmegaConf.create(node))
 
 

@@ -40,7 +40,7 @@ def main() -> None:
 
 def _main() -> None:
     started.settle()
-    with secrets.kept(sys.argv[1:]):
+    with secrets.redact_output():
         if code := exit_code(_verb):
             sys.exit(code)
 
@@ -82,7 +82,7 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
-    from lab.words import literals
+    from lab.words import literals, value_of
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
@@ -91,7 +91,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
-    secrets.learn(arguments)
+    secrets.learn(value_of(word) for word in arguments if "${" in word)
     _checked(verb, arguments)
 
 

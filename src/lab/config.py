@@ -17,13 +17,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab import objects
+from lab import objects, places, secrets
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
-from lab.secrets import FOLDERS
 from lab.words import key_of, literals, value_of, word
 
 objects.install()
+secrets.install()
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -56,7 +56,13 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def freeze(cfg: DictConfig) -> None:
-    """Resolve the one key that only Hydra can, so that the config stands without it."""
+    """Resolve the one key that only Hydra can, so that the config stands without it.
+
+    Raises:
+        UserError: the name of a folder would show a variable's value.
+    """
+    if problems := list(places.from_environment(cfg)):
+        fail(problems)
     if "name" in cfg:
         cfg.name = str(cfg.name)
 
@@ -139,14 +145,14 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             fail([f"--multirun: {verb} looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
-        problems += [
-            f"{o.input_line}: it names a folder, which would show the value; give it without a reference"
-            for o in overrides if o.key_or_group in FOLDERS and "${oc.env" in str(o.input_line)
-        ]  # fmt: skip
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
-        problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
+        problems += [
+            f"{key} is required: {key}={'FOLDER' if key == 'run' else 'FILE'}"
+            for key in cfg
+            if OmegaConf.is_missing(cfg, key)
+        ]
         if not problems and not trains and cfg.run is not None:
             check_finished(Path(cfg.run))
         if verb == "train" and not args.multirun and not problems and not repeats(cfg):

@@ -169,7 +169,7 @@ def read_config(folder: Path) -> Any:
 
     path = folder / CONFIG
     text = read_text(path)
-    secrets.learn([text])
+    secrets.install()
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
         if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:  # yaml would take minutes

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.accumulation import Accumulation
-from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
+from lab.callbacks.best import BestCheckpoint, keep_inside
 from lab.callbacks.early import Early
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
@@ -153,6 +153,8 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
+    if trainer.profiler.dirpath is not None:  # type: ignore[attr-defined]
+        trainer.profiler.dirpath = folder / trainer.profiler.dirpath  # type: ignore[attr-defined]
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
@@ -163,11 +165,10 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
 
 
 def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
-    """Those of the config."""
+    """Yield the callbacks that the config defines."""
     for name, node in cfg.callbacks.items():
         callback = instantiate(node)
         if isinstance(callback, ModelCheckpoint):
-            refuse_place(callback, name)
             keep_inside(callback, folder / "checkpoints" / str(name))
         yield callback
 
@@ -370,8 +371,11 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
 
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
+    quiet = {"profiler": None, "callbacks": None}
     try:
-        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), logger=False, enable_checkpointing=False)
+        trainer = instantiate(
+            OmegaConf.merge(cfg.trainer, accelerator, quiet), logger=False, enable_checkpointing=False
+        )
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
     return trainer
