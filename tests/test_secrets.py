@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from lab import cli, config, folder, run, secrets, train
+from lab import cli, config, folder, predict, run, secrets, train
 from lab.data import tiny
 from lab.data.report import DataReport
 from lab.errors import UserError
@@ -152,6 +152,21 @@ def test_a_run_shows_and_writes_the_references(compose, monkeypatch, tmp_path, c
         assert value not in shown.out + shown.err
         assert not [path.name for path, content in written.items() if value.encode() in content], value
     assert "${oc.env:SEED} ${oc.env:LR} ${oc.env:ROOT}" in shown.out
+
+
+@pytest.mark.parametrize("name", [f"/srv/{CANARY}/1.png", f"{CANARY}/a 'b'.png", f"/srv//{CANARY}/2.png"])
+def test_answers_name_their_items_by_the_reference(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.remember(os.path.dirname(name), "${oc.env:S}")
+    inputs = SimpleNamespace(column="image", example=[0], read=lambda batch: ([], [f"{batch[0]}: not readable"]))
+    asked = SimpleNamespace(inputs=inputs, answer=lambda array: array, say=lambda answer, top_k: [{"class": "a"}])
+    (rows,) = predict.answers(asked, [[name]], 1, 1)
+    for suffix in ("csv", "jsonl"):
+        with predict.writing(f"{tmp_path}/rows.{suffix}") as write:
+            write(rows)
+        written = (tmp_path / f"rows.{suffix}").read_text()
+        assert CANARY not in written
+        assert written.count("${oc.env:S}/") == 2
 
 
 def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path):

@@ -86,7 +86,7 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     folder = Path(run)
     if (folder / CONFIG).exists():
-        refuse_links(folder)
+        refuse_links(folder, everywhere=True)
         began = [
             old
             for old in read_json(folder / STAMP, "overrides")["overrides"]

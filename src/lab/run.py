@@ -371,11 +371,9 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
 
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
-    quiet = {"profiler": None, "callbacks": None}
     try:
-        trainer = instantiate(
-            OmegaConf.merge(cfg.trainer, accelerator, quiet), logger=False, enable_checkpointing=False
-        )
+        silent = {"logger": False, "enable_checkpointing": False, "profiler": None, "callbacks": None}
+        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), **silent)
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
     return trainer
