@@ -65,7 +65,7 @@ def every_verb(folder, out):
         sys.argv = [str(LAB), verb, *words.split()]
         if verb == "serve":
             threading.Thread(target=interrupt, args=(out,), daemon=True).start()
-        code = cli.exit_code(cli._main)
+        code = cli.exit_code(cli.main)
         GlobalHydra.instance().clear()
         print("ENDED", verb, code, file=sys.stderr, flush=True)
     os._exit(0)

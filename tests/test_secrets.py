@@ -46,7 +46,7 @@ def caught(monkeypatch, capsys, *words, app):
     monkeypatch.setattr(secrets, "_known", {})
     monkeypatch.setattr(cli, "_hydra_app", app)
     monkeypatch.setattr(sys, "argv", ["lab", "train", "experiment=digits", *words])
-    code = cli.exit_code(cli._main)
+    code = cli.exit_code(cli.main)
     shown = capsys.readouterr()
     return code, shown.out + shown.err
 

@@ -20,7 +20,7 @@ VERBS = {
     "test": "the test metrics of a finished run, again",
     "predict": "the answers of a finished run, or an exported model, for your own files",
     "serve": "the same for programs and for people: HTTP, with a page to try it on",
-    "explain": "what of their inputs the answers of a finished run came from",
+    "explain": "which pixels or words drove the prediction",
     "export": "a finished run as a file that answers without lab: ONNX, torch.export, AOTInductor",
 }
 WITHOUT_HYDRA = {
@@ -34,18 +34,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
             stream.reconfigure(errors="backslashreplace")
-    if code := exit_code(_main):
+    with secrets.redact_output():
+        code = exit_code(_verb)
+    if code:
         sys.exit(code)
 
 
-def _main() -> None:
-    started.settle()
-    with secrets.redact_output():
-        if code := exit_code(_verb):
-            sys.exit(code)
-
-
 def _verb() -> None:
+    started.settle()
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         print(_usage())
@@ -92,12 +88,6 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         arguments = config.with_the_runs_own(arguments)
     sys.argv[1:] = arguments
     secrets.learn(value_of(word) for word in arguments if "${" in word)
-    _checked(verb, arguments)
-
-
-def _checked(verb: str, arguments: Sequence[str]) -> None:
-    from lab import config
-
     if config.check_command_line(verb, arguments) and verb == "train":
         sys.exit(import_heavy("lab.sweep.main").main(arguments))
     _hydra_app(verb)

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import objects, places, secrets
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
-from lab.words import key_of, literals, value_of, word
+from lab.words import key_of, literals, override_word, value_of
 
 objects.install()
 secrets.install()
@@ -96,18 +96,19 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
-    return [*began, *(new for new in arguments if not new.startswith("run=")), word("run", str(folder))]
+    return [*began, *(new for new in arguments if key_of(new) != "run"), override_word("run", str(folder))]
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the newest run's folder in place of `run=latest`.
+    """The arguments, with the newest run's folder in place of `latest`, where a key names a run.
 
     Raises:
         UserError: there is no run.
     """
     log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
     log_dir = Path(log_dirs[-1] if log_dirs else "logs")
-    return [word("run", str(latest(log_dir))) if a == "run=latest" else a for a in arguments]
+    named = [a for a in arguments if key_of(a) in ("run", "finetune", "warm_start") and value_of(a) == "latest"]
+    return [override_word(key_of(a), str(latest(log_dir))) if a in named else a for a in arguments]
 
 
 def check_command_line(verb: str, arguments: Sequence[str]) -> bool:

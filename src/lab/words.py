@@ -54,7 +54,7 @@ def value_of(word: str) -> Any:
     return override.value() if override is not None else word.partition("=")[2]
 
 
-def word(key: str, value: Any) -> str:
+def override_word(key: str, value: Any) -> str:
     """The word that sets a key to a value."""
     return f"{key}={Override._get_value_element_as_str(_element(value))}"
 

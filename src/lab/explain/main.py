@@ -33,6 +33,7 @@ class Keys:
     """The keys of conf/explain.yaml."""
 
     run: Any
+    log_dir: Any
     data: Any
     input: Any
     methods: Annotated[list[Literal["integrated_gradients", "gradcam", "occlusion"]], Field(min_length=1)]
