@@ -1,4 +1,4 @@
-"""`lab explain`: what of its inputs the answers of a finished run came from, and how far that can be trusted."""
+"""`lab explain`: which pixels or words drove the prediction, and how far that can be trusted."""
 
 import copy
 from collections.abc import Sequence
