@@ -188,6 +188,8 @@ def test_a_link_that_leads_out_is_refused_before_training(name, planted):
         "callbacks: {x: {_target_: lightning.pytorch.callbacks.DeviceStatsMonitor, dirpath: 's3://bucket/out'}}",
         "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: 'file:///tmp/out'}",
         "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: /tmp/out}",
+        "logger: {_target_: lightning.pytorch.loggers.WandbLogger, dir: out}",
+        "logger: {_target_: lightning.pytorch.loggers.CometLogger, offline_directory: out}",
         "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: 'sqlite:////tmp/out.db'}",
         "logger: {_target_: lightning.pytorch.loggers.MLFlowLogger, artifact_location: 'file:/tmp/out'}",
         "net: {_target_: lightning.Trainer}",

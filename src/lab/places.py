@@ -15,6 +15,7 @@ ARGUMENTS = (
     "dirpath", "dir", "save_dir", "root_dir", "default_root_dir", "sub_dir", "filename", "name", "version",
     "offline_directory", "log_dir", "id", "prefix", "artifact_location", "tracking_uri",
 )  # fmt: skip
+CHOSEN = (("callbacks", "dirpath"), *(("logger", name) for name in ("dir", "save_dir", "offline_directory")))  # by lab
 SERVER = re.compile(r"(https?|databricks)(://.*)?|sqlite:///[\w.-]+")  # a database lies beside the log_dir
 SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")  # file:/tmp, s3://bucket
 
@@ -30,7 +31,7 @@ def outside(key: str, value: Any) -> str | None:
         return None
     if last == "tracking_uri":
         return None if SERVER.fullmatch(value) else f"{key}: expected https://SERVER, or sqlite:///FILE"
-    chosen = last == "dirpath" and key.startswith("callbacks.")
+    chosen = (key.partition(".")[0], last) in CHOSEN
     if chosen or SCHEME.match(value) or Path(value).is_absolute() or ".." in Path(value).parts or value.startswith("~"):
         advice = "leave it out" if chosen else "give a name"
         return f"{key}: it may lie outside of the run's folder, in which all of a run's files lie; {advice}"
