@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import objects, places, secrets
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
-from lab.words import key_of, literals, override_word, value_of
+from lab.keys import key_of
+from lab.words import literals, override_word, value_of
 
 objects.install()
 secrets.install()
@@ -150,7 +151,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
         problems += [
-            f"{key} is required: {key}={'FOLDER' if key == 'run' else 'FILE'}"
+            f"{key!s} is required: {key!s}={'FOLDER' if key == 'run' else 'FILE'}"
             for key in cfg
             if OmegaConf.is_missing(cfg, key)
         ]

@@ -42,7 +42,7 @@ def replace_objects(overrides: Sequence[Override], cfg: DictConfig) -> None:
 
 def install() -> None:
     """Have Hydra apply overrides so, wherever it composes a config: in `lab`, in a sweep's jobs, in its help."""
-    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(replace_objects)  # type: ignore[assignment]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(replace_objects)  # type: ignore[method-assign]
 
 
 def takes_more(node: DictConfig, key: str) -> bool:

@@ -16,8 +16,8 @@ from lab.config import fail, overrides
 from lab.data.base import Data
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
+from lab.keys import key_of
 from lab.started import slurm_job
-from lab.words import key_of
 
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 from lab.errors import UserError
 from lab.folder import CONFIG, RESULTS, STAMP, read_json, write_json
+from lab.keys import key_of
 from lab.lock import is_held
-from lab.words import key_of
 
 UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
 INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at any time

@@ -167,7 +167,8 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
     from lab import cli
-    from lab.words import key_of, override_word
+    from lab.keys import key_of
+    from lab.words import override_word
 
     old = args.log_dir / runs[0].folder
     stamp, cfg = read_json(old / STAMP, "overrides"), read_config(old)

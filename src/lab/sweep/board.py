@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from lab.display import printable
 from lab.errors import UserError
 from lab.folder import read_metrics
+from lab.keys import key_of
 from lab.runs.index import ARROWS
 from lab.sweep.launcher import Job, Task
-from lab.words import key_of
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
 ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")

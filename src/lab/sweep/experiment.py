@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 
 from lab.config import compose, is_group
 from lab.folder import STAMP, read_json
+from lab.keys import key_of
 from lab.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
-from lab.words import key_of, value_of
+from lab.words import value_of
 
 PLACES = ("run", "log_dir")
 EXTRA = ("debug", "sweep", "launcher")  # groups that come after an experiment, or are no part of a run's config

@@ -25,6 +25,7 @@ from lab.allow import instantiate, locate
 from lab.errors import UserError
 from lab.external import refuse_several
 from lab.folder import SWEEP, read_json, write_json
+from lab.keys import key_of
 from lab.started import slurm_job
 from lab.stop import requeue
 from lab.sweep.board import Board
@@ -32,7 +33,6 @@ from lab.sweep.experiment import write_best
 from lab.sweep.launcher import Launcher
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
-from lab.words import key_of
 
 OWN = ("sweep", "launcher")  # the groups that are no part of a job's config
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
