@@ -313,7 +313,7 @@ ROWS = {
     "no model": Row("predict model=x.onnx input=.", "model=x.onnx: there is no such file", images(lambda _: None)),
     "text for onnx": Row("predict model=x.onnx input=images", "model=x.onnx: it is damaged", model_of_text),
     "model on gpu": Row("predict model=x.onnx input=images trainer=gpu", "trainer: not with model=", model_of_text),
-    "code for model": Row("predict model=x.pt2 input=images", "model=x.pt2: it is to be an .onnx", model_of_text),
+    "code for model": Row("predict model=x.pt2 input=images", "model=x.pt2: expected an .onnx", model_of_text),
     "export format": Row("export run=run format=onx", "unknown format onx. Did you mean onnx?", finished()),
     "export int8": Row("export run=run format=aoti int8=true", "int8: it is for format=onnx", finished()),
     "int8 of letters": Row("export run=run int8=8", "int8=8: it is true or false", finished()),

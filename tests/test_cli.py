@@ -132,10 +132,10 @@ BAD_COMMAND_LINES = {
     ("tune", "experiment=digits", "fnd=lr"): "unknown key fnd. Did you mean find?",
     ("tune", "-m", "experiment=digits", "seed=1,2"): "--multirun: tune looks at one config",
     ("tune", "experiment=digits", "trainer=ddp_cpu"): "trainer: tune uses one process",
-    ("test",): "error: run: say it, with run=...",
+    ("test",): "error: run is required: run=FOLDER",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",
-    ("predict", "run=nowhere"): "error: input: say it, with input=...",
+    ("predict", "run=nowhere"): "error: input is required: input=FILE",
 }
 
 

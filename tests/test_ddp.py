@@ -127,7 +127,8 @@ def torchrun(tmp_path):
 
 
 def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
-    result = torchrun("trainer=ddp_cpu", "seed=4", "log_dir=other")
+    auroc = "task.metrics.auroc={_target_: torchmetrics.AUROC, task: multiclass}"  # tried by the first one alone
+    result = torchrun("trainer=ddp_cpu", "seed=4", "log_dir=other", auroc)
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "other").glob("*/*")
     assert folder.name.startswith("torchrun-"), "restarted, it would not find its folder"
@@ -135,6 +136,7 @@ def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
     assert torch.load(folder / "best.ckpt", weights_only=True)["epoch_so_far"].__len__() == 2
     results = json.loads((folder / "results.json").read_text())
     assert results["status"] == "finished"
+    assert 0 <= results["test"]["test/auroc"] <= 1
 
 
 def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):

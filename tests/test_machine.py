@@ -100,7 +100,7 @@ def test_a_package_that_is_installed_after_a_failed_download_is_used(compose, pa
 def test_a_locale_without_a_letter_ends_no_command(monkeypatch, encoding, shown):
     output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", output)
-    monkeypatch.setattr(cli, "_main", lambda: print("café ↑", end=""))
+    monkeypatch.setattr(cli, "_verb", lambda: print("café ↑", end=""))
     cli.main()
     output.flush()
     assert output.buffer.getvalue() == shown

@@ -159,7 +159,7 @@ def every_verb(folder, out):
         if command.startswith("serve"):
             before = Path(out).read_text().count("http://127.0.0.1:")
             threading.Thread(target=interrupt, args=(out, before), daemon=True).start()
-        code = cli.exit_code(cli._main)
+        code = cli.exit_code(cli.main)
         GlobalHydra.instance().clear()
         begin = begin or ("onnxruntime" in sys.modules and time.monotonic()) or None
         said(f"ENDED {code} {command}")

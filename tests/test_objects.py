@@ -1,39 +1,98 @@
 """Objects on the command line replace those of the config; metrics are added from one."""
 
-import pytest
-from conftest import PLAIN
+import json
+import shutil
 
-from lab import config, run, train
+import pytest
+import torch
+from conftest import CONF, PLAIN
+from omegaconf import OmegaConf
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.wrappers import Running
+
+from lab import config, resume, run, train
 from lab.check import check
 from lab.errors import UserError
-from lab.objects import replaced
+from lab.metrics import added_metrics, refuse_unfit
+from lab.runs.index import Run
+from lab.sweep.experiment import experiment
+from lab.sweep.grid import Grid
+from lab.tasks.classification import Classification
+from lab.words import literals
 
 AUGMENT = "lab.data.augment.Augment"
+FLIP = {"_target_": AUGMENT, "flip": True}
+SHIFTED = {"_target_": AUGMENT, "shift": 0.08, "scale": 0.1}
+TIMER = "{_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:10:00'}"
+DURATION = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:00:10:00"}
+CALIBRATION = {"_target_": "torchmetrics.CalibrationError", "task": "multiclass"}
 QUICK = (*PLAIN, "net=mlp", "net.widths=[4]", "debug=two_batches", "trainer=cpu", "trainer.enable_progress_bar=false")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["data.augment={flip: true}"], {"_target_": AUGMENT, "flip": True}),
-        (["data.augment={_target_: lab.data.augment.Augment, crop: 2}"], {"_target_": AUGMENT, "crop": 2}),
-        (["data.augment.crop=2"], {"_target_": AUGMENT, "rotate": 10, "shift": 0.08, "scale": 0.1, "crop": 2}),
-        (["data.augment.rotate=5"], {"_target_": AUGMENT, "rotate": 5, "shift": 0.08, "scale": 0.1}),
-        (["data.augment=null"], None),
-    ],
-)
-def test_a_dictionary_replaces_an_object(words, expected):
-    given = replaced("train", ["experiment=digits", *words])
-    config.check_command_line("train", given)
-    assert config.compose("train", given).data.augment == expected
-    assert replaced("train", given) == given, "a run's own words, given again, stay"
+METRIC = "{_target_: torchmetrics.CalibrationError, task: multiclass}"
+OBJECTS = [  # words, a key, and what the config has there
+    (["data.augment={flip: true}"], "data.augment", {"_target_": AUGMENT, "flip": True}),
+    (["data.augment.crop=2"], "data.augment", SHIFTED | {"rotate": 10, "crop": 2}),
+    (["data.augment=null", "data.augment={crop: 1}"], "data.augment", {"_target_": AUGMENT, "crop": 1}),
+    (["data=mnist", "data.augment={crop: 2}"], "data.augment", {"_target_": AUGMENT, "crop": 2}),
+    (["data.augment={flip: true}", "data.augment.rotate=5"], "data.augment", FLIP | {"rotate": 5}),
+    (["data.augment.rotate=5", "data.augment={flip: true}"], "data.augment", FLIP),
+    (["~data.augment.rotate", "data.augment.rotate=5"], "data.augment", SHIFTED | {"rotate": 5}),
+    (["monitor={metric: val/acc, mode: max}"], "monitor", {"metric": "val/acc", "mode": "max"}),
+    ([f"task.metrics={{a: {METRIC}}}"], "task.metrics", {"a": CALIBRATION}),
+    ([f"task.metrics.a={METRIC}", "task.metrics.a.n_bins=5"], "task.metrics.a", CALIBRATION | {"n_bins": 5}),
+    ([f"task.metrics.b={METRIC}", f"task.metrics={{a: {METRIC}}}"], "task.metrics", {"a": CALIBRATION}),
+    ([f"callbacks={{x: {TIMER}}}", "callbacks.x.interval=step"], "callbacks", {"x": DURATION | {"interval": "step"}}),
+    ([f"callbacks.x={TIMER}", "callbacks.y={_target_: lightning.pytorch.callbacks.Timer}", "callbacks={}"],
+     "callbacks", {}),
+    (["trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, filename: p}"],
+     "trainer.profiler.filename", "p"),
+]  # fmt: skip
 
 
-def test_a_dictionary_stands_in_for_null():
-    given = replaced("train", ["experiment=digits", "data=mnist", "data.augment={crop: 2}"])
-    assert config.compose("train", given).data.augment._target_ == AUGMENT
-    monitor = replaced("train", ["experiment=digits", "monitor={metric: val/loss, mode: min}"])
-    assert monitor == ["experiment=digits", "monitor={metric: val/loss, mode: min}"], "a plain mapping"
+@pytest.mark.parametrize(("words", "key", "expected"), OBJECTS)
+def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_path):
+    words = literals(["experiment=digits", *words])
+    cfg = config.compose("train", words)
+    assert OmegaConf.select(cfg, key) == expected
+
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (place / "stamp.json").write_text(json.dumps({"overrides": [*words, f"run={place}"]}))
+    again = config.with_the_runs_own([*words, f"run={place}"])
+    assert config.check_command_line("train", again) is False
+    resumed = config.compose("train", again)
+    assert OmegaConf.select(resumed, key) == expected, "the same command, given again, says something else"
+    assert resume.merge(resumed, place)[1] == {}
+
+
+@pytest.mark.parametrize("words", [
+    ["data.augment={flip: true}"],
+    ["data.augment.crop=2", "optimizer=adamw", "optimizer.lr=1e-4"],
+    ["~data.augment", "net=mlp", "net.widths=[8,9]", "name=x"],
+    ["experiment=cifar10_fast", "data.augment={rotate: 3}", "debug=two_batches", "trainer.max_epochs=3"],
+    ["scheduler=one_cycle", "~scheduler.pct_start", f"callbacks.x={TIMER}", f"task.metrics.a={METRIC}"],
+])  # fmt: skip
+def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
+    words = [*([] if words[0].startswith("experiment") else ["experiment=digits"]), *words]
+    wanted = config.compose("train", words)
+    run = Run("x", {}, "finished", 0.0, best={"metric": "val/acc", "value": 0.5})
+    written = experiment([run], [*words, "seed=3", "log_dir=l", f"run={tmp_path}/l"])
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf/experiment/best.yaml").write_text(written)
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    found = config.compose("train", ["experiment=best", *(word for word in words if word.startswith("name="))])
+    wanted.name = found.name
+    assert found == wanted
+
+
+def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
+    words = ["experiment=digits", "data.augment={rotate: 5},{crop: 1}", "data.augment.flip=true"]
+    assert config.check_command_line("train", ["-m", *words])
+    grid = Grid(overrides=config.parsed(words), place=tmp_path, monitor=OmegaConf.create({}))
+    jobs = [config.compose("train", task.overrides).data.augment for task in grid.tasks]
+    assert jobs == [{"_target_": AUGMENT, "rotate": 5, "flip": True}, {"_target_": AUGMENT, "crop": 1, "flip": True}]
 
 
 @pytest.mark.parametrize(
@@ -45,13 +104,13 @@ def test_a_dictionary_stands_in_for_null():
     ],
 )
 def test_a_wrong_argument_of_an_object_is_named(word, said):
-    cfg = config.compose("train", replaced("train", ["experiment=digits", word]))
+    cfg = config.compose("train", ["experiment=digits", word])
     with pytest.raises(UserError, match=said):
         check(cfg)
 
 
 def with_metric(compose, metric):
-    return compose(*replaced("train", [*QUICK, f"task.metrics.more={metric}"]))
+    return compose(*QUICK, f"task.metrics.more={metric}")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +140,8 @@ def test_a_metric_is_added_from_a_config(metric, compose, tmp_path):
         ("{_target_: torchmetrics.MeanSquaredError}", "it does not take logits and labels"),
         ("{_target_: torchmetrics.Auroc}", "unknown name Auroc"),
         ("{_target_: torch.nn.ReLU}", "is no metric of torchmetrics"),
+        ("torchmetrics.AUROC", "task.metrics.more=torchmetrics.AUROC: expected a class"),
+        ("{task: multiclass}", "task.metrics.more=.*expected a class"),
         ("{_target_: os.system}", "not among what a config may call"),
     ],
 )
@@ -88,3 +149,34 @@ def test_a_metric_that_does_not_fit_is_refused_in_a_line(metric, said, compose):
     with pytest.raises(UserError, match=said) as refusal:
         train.main(with_metric(compose, metric))
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["loss", "acc", "f1", "each", "acc/0", "items", "prefix", "a.b"])
+def test_a_metric_takes_no_other_place(name):
+    with pytest.raises(ValueError, match=f"metrics.{name}: .*choose another"):
+        Classification(2, ["a", "b"], metrics={name: BinaryF1Score()}, net=None, optimizer=None, scheduler=None)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        MulticlassAUROC(3),
+        MulticlassAccuracy(3, dist_sync_on_step=True),
+        MulticlassAccuracy(3) + MulticlassF1Score(3),
+        Running(MulticlassAccuracy(3), window=2),
+    ],
+)
+def test_a_metric_is_tried_by_each_process_alone(metric, monkeypatch):
+    def gather(*_):
+        raise AssertionError("the other process waits elsewhere")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", gather)
+    refuse_unfit("more", metric, 3, ())
+    assert all(part.sync_on_compute for part in metric.modules() if hasattr(part, "sync_on_compute"))
+
+
+def test_a_task_says_that_it_takes_no_metrics():
+    cfg = OmegaConf.create({"task": {"_target_": "lab.tasks.translation.Translation", "metrics": {"a": "x"}}})
+    with pytest.raises(UserError, match=r"^error: task.metrics: task Translation does not accept additional metrics$"):
+        list(added_metrics(cfg, None))

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from functools import cache
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -17,6 +18,7 @@ from conftest import PLAIN
 
 from lab import checkpoints, config, lock, run, train
 from lab.errors import UserError
+from lab.runs import main as runs_main
 
 NUM_BATCHES = 4
 QUICK = (
@@ -158,6 +160,12 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
         newest = "sweep/x/000" if began >= 2 else name
         assert config.with_latest(["run=latest"]) == [f"run=logs/{newest}"]
     assert config.with_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
+    for key in ("finetune", "warm_start"):
+        assert config.with_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
+    assert config.with_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
+    assert runs_main._below("latest", Path("logs")) == "sweep/x/000"
+    for verb in ("test", "predict", "serve", "explain", "export"):
+        assert config.compose(verb, ["run=latest", "log_dir=x"]).log_dir == "x"
     (tmp_path / "logs/one/stamp.json").write_text('{"began": "x"}')
     assert config.with_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
 

@@ -1,16 +1,23 @@
 """The value of an environment variable that a key refers to is shown and written as the reference."""
 
+import json
+import os
+import shlex
+import shutil
 import sys
+import zipfile
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
-from lab import cli, config, folder, run, secrets
+from lab import cli, config, folder, predict, run, secrets, train
+from lab.data import tiny
 from lab.data.report import DataReport
 from lab.errors import UserError
 
-CANARY = "canary-5f0e81"
+CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
 
 
 @dataclass
@@ -25,19 +32,143 @@ KEYS = (
 )  # fmt: skip
 
 
+REFERENCES = (
+    "${oc.env:CANARY}", "${oc.env:'CANARY'}", '${oc.env:"CANARY"}', "${ oc.env : CANARY }", "${oc.env:${warm_start}}",
+)  # fmt: skip
+PLACES = (
+    "name", "log_dir", "run", "logger.name", "logger.version", "+logger.sub_dir", "+sweep.name",
+    "callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ", "+trainer.default_root_dir",
+)  # fmt: skip
+
+
+def caught(monkeypatch, capsys, *words, app):
+    """What `lab train WORDS` prints, of an app."""
+    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr(cli, "_hydra_app", app)
+    monkeypatch.setattr(sys, "argv", ["lab", "train", "experiment=digits", *words])
+    code = cli.exit_code(cli.main)
+    shown = capsys.readouterr()
+    return code, shown.out + shown.err
+
+
+def show(verb):
+    """Print what a job has of its config."""
+    cfg = config.compose(verb, sys.argv[1:])
+    print(OmegaConf.to_container(cfg, resolve=True))
+    print("${oc.env:CANARY}")
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_no_message_shows_the_value(key, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARY", CANARY)
-    monkeypatch.setattr(secrets, "_known", {})
-    word = f"{key}=${{oc.env:CANARY}}"
-    monkeypatch.setattr(cli, "_hydra_app", lambda verb: print(config.compose(verb, sys.argv[1:]).get("seed"), CANARY))
-    monkeypatch.setattr(sys, "argv", ["lab", "train", "experiment=digits", word])
-    cli.exit_code(cli._main)
-    shown = capsys.readouterr()
-    assert CANARY not in shown.out + shown.err
-    assert "${oc.env:CANARY}" in shown.out + shown.err
+    _, shown = caught(monkeypatch, capsys, f"{key}=${{oc.env:CANARY}}", app=show)
+    assert CANARY not in shown
+    assert "${oc.env:CANARY}" in shown
     assert not [path for path in tmp_path.rglob("*") if CANARY in str(path)]
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("key", ["net.dropout", "name"])
+def test_a_reference_may_be_spelled_in_any_way(key, reference, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CANARY", CANARY)
+    quoted = f'"{reference}"' if "'" in reference else f"'{reference}'"
+    code, shown = caught(monkeypatch, capsys, "warm_start=CANARY", f"{key}={quoted}", app=show)
+    assert CANARY not in shown
+    assert code == (0 if key == "net.dropout" else 2), shown
+    assert code == 0 or "becomes a folder name, so it cannot come from ${oc.env:CANARY}. Write it out." in shown
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_folders_name_is_written_out(key, monkeypatch):
+    monkeypatch.setenv("CANARY", CANARY)
+    word = f"{key}'${{oc.env:CANARY}}'}}" if "{" in key else f"{key}=${{oc.env:CANARY}}"
+    with pytest.raises(UserError, match="becomes a folder name"):
+        config.compose("train", ["experiment=digits", word])
+
+
+VALUES = [
+    ("/srv/secret/", ["/srv/secret", "/srv/secret/", "/srv/secret/x.png"]),
+    ("/a//secret", ["/a/secret", "/a//secret"]),
+    ("~/secret-7", [os.path.expanduser("~/secret-7"), "~/secret-7"]),
+    ("./secret", ["secret", "./secret", os.path.abspath("secret")]),
+    ("two\nlines-7", ["two\nlines-7", "two\\nlines-7", "two lines-7", repr("two\nlines-7")]),
+    ("it's \"7\" <b>", [repr("it's \"7\" <b>"), json.dumps("it's \"7\" <b>"), shlex.quote("it's \"7\" <b>")]),
+    ("20240117", ["seed=20240117,", "20240117"]),
+    ("pa55", ["pa55", "password: pa55!"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "shown"), VALUES)
+def test_a_value_is_recognised_in_every_form(value, shown, monkeypatch):
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.remember(value, "REF")
+    for text in shown:
+        found = secrets.redacted(text)
+        assert "REF" in found
+        assert not any(part in found for part in ("secret", "lines-7", "7", "pa55", "20240117")), found
+
+
+def test_another_reference_may_name_a_folder():
+    assert config.compose("train", ["experiment=digits", "log_dir=a_${seed}", "name=b_${fold}"]).log_dir == "a_0"
+
+
+def test_what_is_no_secret_stays(monkeypatch):
+    monkeypatch.setattr(secrets, "_known", {})
+    for value in ("0", "17", "2024", "0.5", "1e-3", "cpu", ""):
+        secrets.remember(value, "REF")
+    assert secrets.redacted("cpu 0 17 2024 0.5 1e-3") == "cpu 0 17 2024 0.5 1e-3"
+    secrets.remember("20240117", "REF")
+    secrets.remember("auto", "REF")
+    assert secrets.redacted("0.20240117 120240117 autos") == "0.20240117 120240117 autos"
+
+
+def test_a_run_shows_and_writes_the_references(compose, monkeypatch, tmp_path, capsys):
+    """One run whose data, net, optimizer, task and seed come from variables; its files, their names, all it prints."""
+    numbers = {"LR": "0.002" + "71828", "SMOOTH": "0.031" + "4159", "SEED": "2024" + "0117"}
+    secret = numbers | {"ROOT": f"{tmp_path}/{CANARY}//pics/"}
+    shutil.copytree(tiny.image_folder(), tmp_path / CANARY / "pics")
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(secrets, "_known", {})
+    typed = [
+        "experiment=image_folder", "debug=two_batches", "data.num_workers=0", "data.root=${oc.env:ROOT}", "net=mlp",
+        "net.widths=[4]", "optimizer.lr='${oc.decode:${oc.env:LR}}'",
+        "task.label_smoothing='${oc.decode:${oc.env:SMOOTH}}'", "seed='${oc.decode:${oc.env:SEED}}'",
+    ]  # fmt: skip
+    cfg = compose(*typed)
+    cfg.run = str(tmp_path / "run")
+    with secrets.redact_output():
+        train.main(cfg)
+        print(cfg.seed, cfg.optimizer.lr, cfg.data.root)
+    shown = capsys.readouterr()
+    written = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for path in written:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                written[path] = b"".join(map(file.read, file.namelist()))
+    assert {"config.yaml", "stamp.json", "results.json", "best.ckpt", "metrics.csv"} <= {p.name for p in written}
+    assert any("tfevents" in path.name for path in written)
+    for value in (CANARY, *numbers.values()):
+        assert value not in shown.out + shown.err
+        assert not [path.name for path, content in written.items() if value.encode() in content], value
+    assert "${oc.env:SEED} ${oc.env:LR} ${oc.env:ROOT}" in shown.out
+
+
+@pytest.mark.parametrize("name", [f"/srv/{CANARY}/1.png", f"{CANARY}/a 'b'.png", f"/srv//{CANARY}/2.png"])
+def test_answers_name_their_items_by_the_reference(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.remember(os.path.dirname(name), "${oc.env:S}")
+    inputs = SimpleNamespace(column="image", example=[0], read=lambda batch: ([], [f"{batch[0]}: not readable"]))
+    asked = SimpleNamespace(inputs=inputs, answer=lambda array: array, say=lambda answer, top_k: [{"class": "a"}])
+    (rows,) = predict.answers(asked, [[name]], 1, 1)
+    for suffix in ("csv", "jsonl"):
+        with predict.writing(f"{tmp_path}/rows.{suffix}") as write:
+            write(rows)
+        written = (tmp_path / f"rows.{suffix}").read_text()
+        assert CANARY not in written
+        assert written.count("${oc.env:S}/") == 2
 
 
 def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path):
@@ -61,7 +192,7 @@ def test_a_runs_own_config_is_learned_from(value, monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(secrets, "_known", {})
     parts = "".join(f"{part}: {{}}\n" for part in folder.PARTS if part != "data")
     (tmp_path / folder.CONFIG).write_text(parts + "data: {root: '${oc.env:CANARY}'}\n")
-    with secrets.kept(["run=r"]):  # as `cli` does around every verb and rank
+    with secrets.redact_output():  # as `cli` does around every verb and rank
         print(folder.read_config(tmp_path).data.root)
     assert capsys.readouterr().out == "${oc.env:CANARY}\n"
 

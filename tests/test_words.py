@@ -23,7 +23,7 @@ def test_a_path_is_taken_as_it_is_typed(name, key):
     value = OverridesParser.create().parse_override(word).value()
     assert (value, type(value)) == (name, str)
     assert words.literal(word) == word, "it is quoted once"
-    assert words.value_of(words.word(key, name)) == name
+    assert words.value_of(words.override_word(key, name)) == name
     several = words.literal(f"{key}={words.quoted(name)},b", multirun=True)
     assert OverridesParser.create().parse_override(several).value().list[0].text == name
 
@@ -49,9 +49,8 @@ def test_a_sweeps_job_gets_the_path_as_it_is_typed(name):
 def test_a_config_and_the_best_of_a_sweep_have_the_path(compose, name):
     assert compose("experiment=image_folder", f"data.root={name}", f"run={name}").data.root == name
     word = words.literal(f"data.root={name}")
-    overrides = {"experiment": "image_folder", "data.root": word.partition("=")[2], "net.widths": "[8,9]"}
-    run = Run("x", overrides, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
-    values = OmegaConf.create(experiment([run]))
+    run = Run("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
+    values = OmegaConf.create(experiment([run], ["experiment=image_folder", word, "net=mlp", "net.widths=[8,9]"]))
     assert values.data.root == name
     assert values.net.widths == [8, 9]
 
@@ -70,4 +69,4 @@ def test_a_run_in_any_folder_is_gone_on_with(tmp_path, monkeypatch):
     "value", ["a b", "null", "true", "3", "", [1, "x, y", None], {"flip": True, "of": ["a b"]}, 0.5, None, False]
 )
 def test_a_value_is_read_back(value):
-    assert words.value_of(words.word("key", value)) == value
+    assert words.value_of(words.override_word("key", value)) == value

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab import folder as folders
 from lab.config import fail, one_line, unknown
+from lab.places import outside
 
 # The modules whose own public classes and functions a config may call; `*` is one name. A fork adds its own here.
 MODULES = (
@@ -46,10 +47,6 @@ GROUPS = {  # where in a config lab's own may stand
     "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
-PLACES = (  # arguments that say where an object writes
-    "dirpath", "dir", "save_dir", "root_dir", "default_root_dir", "sub_dir", "filename", "name", "version",
-    "offline_directory", "log_dir",
-)  # fmt: skip
 REFUSED = "not among what a config may call; a fork adds its modules to MODULES in lab/allow.py"
 
 
@@ -84,7 +81,7 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
     leaves = list(_leaves(key, cfg, strict))
     problems = [problem for leaf in leaves if (problem := _wrong(*leaf))]
     if not strict:
-        problems += [problem for key, value, _ in leaves if (problem := _outside(key, value))]
+        problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
     if problems:
         fail(problems)
 
@@ -140,16 +137,6 @@ def _wrong(key: str, value: Any, shown: str) -> str | None:
         return f"{key}: arguments are given by name"
     if last != "_target_" and isinstance(value, str) and "${" in value:
         return f"{key}: it holds ${{ where no reference can be"  # Hydra would follow it
-    return None
-
-
-def _outside(key: str, value: Any) -> str | None:
-    """What is wrong with an argument that says where to write: it is to be in the run's folder."""
-    group, _, last = key.split(".")[0], *key.rpartition(".")[1:]
-    if group not in ("callbacks", "logger", "trainer") or last not in PLACES or not isinstance(value, str):
-        return None
-    if Path(value).is_absolute() or ".." in Path(value).parts or value.startswith("~"):
-        return f"{key}: it is outside of the run's folder, in which all of a run's files lie; give a name"
     return None
 
 

@@ -28,7 +28,6 @@ WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
 }
-COMPOSED = ("train", "data", "tune")  # from experiments
 LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed
 
 
@@ -36,18 +35,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
             stream.reconfigure(errors="backslashreplace")
-    if code := exit_code(_main):
+    with secrets.redact_output():
+        code = exit_code(_verb)
+    if code:
         sys.exit(code)
 
 
-def _main() -> None:
-    started.drop_stale_ranks()
-    with secrets.kept(sys.argv[1:]):
-        if code := exit_code(_verb):
-            sys.exit(code)
-
-
 def _verb() -> None:
+    started.drop_stale_ranks()
     verb, *arguments = sys.argv[1:] or ["help"]
     if verb in ("help", "--help", "-h"):
         say(*_usage().split("\n"))
@@ -84,7 +79,7 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
     from lab import config
-    from lab.words import literals
+    from lab.words import literals, value_of
 
     if verb not in VERBS:
         config.fail([config.unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
@@ -92,18 +87,8 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     arguments = config.with_latest(literals(flags_last, multirun=bool({"-m", "--multirun"} & set(arguments))))
     if verb == "train":
         arguments = config.with_the_runs_own(arguments)
-    if verb in COMPOSED:
-        from lab.objects import replaced
-
-        arguments = replaced(verb, arguments)
     sys.argv[1:] = arguments
-    secrets.learn(arguments)
-    _checked(verb, arguments)
-
-
-def _checked(verb: str, arguments: Sequence[str]) -> None:
-    from lab import config
-
+    secrets.learn(value_of(word) for word in arguments if "${" in word)
     if config.check_command_line(verb, arguments) and verb == "train":
         sys.exit(import_heavy("lab.sweep.main").main(arguments))
     _hydra_app(verb)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,10 +17,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lab import objects, places, secrets
 from lab.errors import UserError
 from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
-from lab.secrets import FOLDERS
-from lab.words import literals, value_of, word
+from lab.keys import key_of
+from lab.words import literals, override_word, value_of
+
+objects.install()
+secrets.install()
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -52,7 +57,13 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def freeze(cfg: DictConfig) -> None:
-    """Resolve the one key that only Hydra can, so that the config stands without it."""
+    """Resolve the one key that only Hydra can, so that the config stands without it.
+
+    Raises:
+        UserError: the name of a folder would show a variable's value.
+    """
+    if problems := list(places.from_environment(cfg)):
+        fail(problems)
     if "name" in cfg:
         cfg.name = str(cfg.name)
 
@@ -70,34 +81,35 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: the folder holds something else.
     """
-    keys = {argument.partition("=")[0]: argument for argument in arguments}
+    keys = {key_of(argument): argument for argument in arguments if argument[:1] != "-"}
     run = value_of(keys.get("run", "run=null"))
     if not run:
         return list(arguments)
     folder = Path(run)
     if (folder / CONFIG).exists():
-        refuse_links(folder)
+        refuse_links(folder, everywhere=True)
         began = [
             old
             for old in read_json(folder / STAMP, "overrides")["overrides"]
-            if old.partition("=")[0] not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
+            if key_of(old) not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
         ]
     elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
-    return [*began, *(new for new in arguments if not new.startswith("run=")), word("run", str(folder))]
+    return [*began, *(new for new in arguments if key_of(new) != "run"), override_word("run", str(folder))]
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the newest run's folder in place of `run=latest`.
+    """The arguments, with the newest run's folder in place of `latest`, where a key names a run.
 
     Raises:
         UserError: there is no run.
     """
     log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
     log_dir = Path(log_dirs[-1] if log_dirs else "logs")
-    return [word("run", str(latest(log_dir))) if a == "run=latest" else a for a in arguments]
+    named = [a for a in arguments if key_of(a) in ("run", "finetune", "warm_start") and value_of(a) == "latest"]
+    return [override_word(key_of(a), str(latest(log_dir))) if a in named else a for a in arguments]
 
 
 def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
@@ -135,14 +147,14 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             fail([f"--multirun: {verb} looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
-        problems += [
-            f"{o.input_line}: it names a folder, which would show the value; give it without a reference"
-            for o in overrides if o.key_or_group in FOLDERS and "${oc.env" in str(o.input_line)
-        ]  # fmt: skip
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))
-        problems += [f"{key!s}: say it, with {key!s}=..." for key in cfg if OmegaConf.is_missing(cfg, key)]
+        problems += [
+            f"{key!s} is required: {key!s}={'FOLDER' if key == 'run' else 'FILE'}"
+            for key in cfg
+            if OmegaConf.is_missing(cfg, key)
+        ]
         if not problems and not trains and cfg.run is not None:
             check_finished(Path(cfg.run))
         if verb == "train" and not args.multirun and not problems and not repeats(cfg):
@@ -191,15 +203,16 @@ def _unknown_names(verb: str, overrides: Sequence[Override], multirun: bool) -> 
     except (HydraException, OmegaConfBaseException) as error:
         yield one_line(error)
         return
+    parser = OverridesParser.create(config_loader=loader)
     for override in values:
-        if not (override.is_add() or override.is_force_add()):
-            problem = _unknown_key(cfg, override.key_or_group, groups)
-            if problem and _fits_another(verb, override, sound):
-                continue
-            if problem:
+        adds = override.is_add() or override.is_force_add()
+        if problem := None if adds else _unknown_key(cfg, override.key_or_group, groups):
+            if not _fits_another(verb, override, sound):
                 yield f"{override.input_line}: {problem}"
-            else:
-                sound.append(override)
+            continue
+        sound.append(override)
+        with suppress(HydraException):  # which the composition below says
+            objects.replace_objects([parser.parse_override(single(override))], cfg)
     try:
         hydra_compose(verb, [single(o) for o in sound])
     except (HydraException, OmegaConfBaseException) as error:
@@ -238,10 +251,11 @@ def single(override: Override) -> str:
 
 
 def first(overrides: Sequence[Override], verb: str = "train") -> list[str]:
-    """The words of a sweep's first job."""
-    varied = [o for o in overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
-    words = [single(o) for o in overrides if o not in varied]
-    return [*words, *fitting(words, [single(o) for o in varied], verb)]
+    """The words of a sweep's first job, in the order in which they were typed."""
+    varied = [single(o) for o in overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
+    words = [single(o) for o in overrides]
+    useful = fitting([word for word in words if word not in varied], varied, verb)
+    return [word for word in words if word not in varied or word in useful]
 
 
 def fitting(words: Sequence[str], varied: Sequence[str], verb: str = "train") -> list[str]:
@@ -252,7 +266,7 @@ def fitting(words: Sequence[str], varied: Sequence[str], verb: str = "train") ->
         cfg = _composed(verb, tuple(words))
     except (HydraException, OmegaConfBaseException):
         return list(varied)  # what can't be composed is said by its job, and stops no other
-    return [word for word in varied if word[0] == "+" or _unknown_key(cfg, word.partition("=")[0], []) is None]
+    return [word for word in varied if word[0] == "+" or _unknown_key(cfg, key_of(word), []) is None]
 
 
 @cache
@@ -270,6 +284,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{'.'.join(parts[:i])} has no keys here"
         if (child := node._get_node(part, validate_access=False)) is None:
+            if i == len(parts) - 1 and objects.takes_more(node, ".".join(parts[:i])):
+                return None
             if i == 0 and part in groups:
                 return f"there is no {part} here. There are: {', '.join(sorted(map(str, node)))}."
             names = [*map(str, node), *(groups if i == 0 else [])]

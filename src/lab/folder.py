@@ -12,10 +12,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lab import secrets
 from lab.errors import UserError
@@ -28,6 +28,11 @@ FIGURES, DIFF, LOCK = "figures", "git.diff", ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 DATA_REPORT = "data_report.txt"  # what was found, used and left out
 HALF_MADE = (LOCK, FACTS, DATA_REPORT, STAMP, DIFF)  # what is in a folder before its config, which makes it a run
+OWN = re.compile(  # all that lab reads or writes in a run's folder
+    r"(config|hparams)\.yaml|(data|results|stamp|sweep)\.json|(test_predictions|metrics)\.csv|git\.diff|\.lock"
+    r"|(best|last|previous)\.ckpt|data_report\.txt|crash\d*\.txt|report\.html|model\w*\..+"
+    r"|(figures|explain)(/.+)?|checkpoints(/[^/]+)?"
+)
 DEEPEST = 50  # brackets inside each other in a config
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 
@@ -51,22 +56,32 @@ def check_finished(folder: Path) -> None:
     raise UserError(f"error: {folder} is not a finished run: {problem}. lab train makes one.")
 
 
-def refuse_links(folder: Path) -> None:
-    """Refuse a run's folder that holds anything but files and folders.
+def refuse_links(folder: Path, everywhere: bool = False) -> None:
+    """Refuse a run's folder where a name that lab reads or writes is a link or no regular file. Others stay unopened.
+
+    Args:
+        folder: the run's.
+        everywhere: refuse any other link that leads out of the folder too, for callbacks and loggers may write there.
 
     Raises:
-        UserError: it holds a symbolic link, whose target is outside of the run, a pipe, or a device.
+        UserError: the name, and what it is.
     """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    refuse_links(Path(entry.path))
-                elif not entry.is_file(follow_symlinks=False):
-                    what = "a symbolic link" if entry.is_symlink() else "no regular file"
-                    raise UserError(f"error: {entry.path} is {what}; a run's folder holds files only. Remove it.")
-    except OSError as error:
+
+    def unreadable(error: OSError) -> NoReturn:
         raise UserError(f"error: {folder} can't be read: {error.strerror}.") from error
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            own = OWN.fullmatch(path.relative_to(folder).as_posix())
+            if not (own or everywhere):
+                continue
+            with suppress(FileNotFoundError):  # a temporary file of a run that is being trained
+                mode = path.lstat().st_mode
+                if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                    continue
+                if own or not stat.S_ISLNK(mode) or not path.resolve().is_relative_to(folder.resolve()):
+                    what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+                    raise UserError(f"error: {path} is {what}; a run's folder holds files only. Remove it.")
 
 
 def is_half_made(folder: Path) -> bool:
@@ -169,7 +184,7 @@ def read_config(folder: Path) -> Any:
 
     path = folder / CONFIG
     text = read_text(path)
-    secrets.learn([text])
+    secrets.install()
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
         if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:  # yaml would take minutes

@@ -56,9 +56,7 @@ def of_onnx(path: Path, num_threads: int = 0) -> Model:
         UserError: onnxruntime is not installed; the file is another.
     """
     if path.suffix != ".onnx":
-        raise UserError(
-            f"error: model={path}: it is to be an .onnx file; what holds code, as a .pt2 may, is not opened."
-        )
+        raise UserError(f"error: model={path}: expected an .onnx file; what holds code, as a .pt2 may, is not opened.")
     if not path.is_file():
         raise UserError(f"error: model={path}: there is no such file. lab export run=… format=onnx makes one.")
     try:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lab import config, model
 from lab.display import csv_cell, printable, say
 from lab.errors import RunError
+from lab.secrets import redacted
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
@@ -138,7 +139,10 @@ def answers(asked: model.Model, batches: Iterable[list[str]], top_k: int, total:
             given = iter(asked.answer(array) if len(array) else ())
             found = [{} if error else flat(asked.say(next(given), top_k)) for error in errors]
             yield [
-                {asked.inputs.column: item} | dict.fromkeys(columns) | row | {"error": error}
+                {asked.inputs.column: redacted(item)}
+                | dict.fromkeys(columns)
+                | row
+                | {"error": error and redacted(error)}
                 for item, row, error in zip(batch, found, errors, strict=True)
             ]
             bar.update(len(batch))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from lab.allow import locate
@@ -17,8 +18,7 @@ MIXED = ("bf16-mixed", "16-mixed", "bf16", "16")
 # Lightning's callbacks whose whole state is in a checkpoint, or that have none: a run with them resumes bit by bit
 RESUMABLE = (
     "Callback", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "LambdaCallback", "LearningRateMonitor",
-    "ModelCheckpoint", "ModelSummary", "ProgressBar", "RichModelSummary", "RichProgressBar", "Timer",
-    "TQDMProgressBar", "WeightAveraging",
+    "ModelCheckpoint", "ModelSummary", "RichModelSummary", "Timer", "WeightAveraging",
 )  # fmt: skip
 
 
@@ -41,12 +41,16 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
         if trainer.get(f"limit_{stage}_batches") == 0:
             yield f"trainer.limit_{stage}_batches=0: {reason}"
     for name, node in cfg.callbacks.items():
-        if kind := _not_resumable(node):
-            yield f"callbacks.{name}: a run with {kind} cannot be resumed exactly: its state is not in a checkpoint"
+        kind = _of_lightning(node)
+        if kind is not None and issubclass(kind, ProgressBar):
+            yield f"callbacks.{name}: lab shows the progress itself; leave {kind.__name__} out"
+        elif kind is not None and kind.__name__ not in RESUMABLE:
+            said = f"a run with {kind.__name__} cannot be resumed exactly: its state is not in a checkpoint"
+            yield f"callbacks.{name}: {said}"
 
 
-def _not_resumable(node: Any) -> str | None:
-    """The Lightning class that a callback is or extends, where a resumed run would differ from an unbroken one."""
+def _of_lightning(node: Any) -> type | None:
+    """The class of Lightning's that a callback is or extends."""
     if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
         return None
     try:
@@ -55,8 +59,7 @@ def _not_resumable(node: Any) -> str | None:
         return None  # which is reported where the arguments are checked
     if not isinstance(kind, type) or not issubclass(kind, Callback):
         return None
-    kind = next(base for base in kind.__mro__ if base.__module__.startswith("lightning."))
-    return None if kind.__name__ in RESUMABLE else kind.__name__
+    return next(base for base in kind.__mro__ if base.__module__.startswith("lightning."))
 
 
 def check_resumable(cfg: DictConfig) -> None:

@@ -17,6 +17,7 @@ from lab.data.base import Data
 from lab.display import command, say
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
+from lab.keys import key_of
 from lab.started import slurm_job
 
 MAY_CHANGE = (
@@ -46,7 +47,7 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     """
     saved, began = read_config(folder), read_json(folder / STAMP, "overrides")["overrides"]
     new = [override for override in overrides() if override not in began and not override.startswith("run=")]
-    keys = [override.partition("=")[0].lstrip("+~") for override in new]
+    keys = [key_of(override) for override in new]
     was, now = flat(saved), flat(cfg)
     changes = {
         key: now.get(key)

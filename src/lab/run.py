@@ -1,6 +1,5 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
-import inspect
 import math
 import os
 import sys
@@ -24,12 +23,11 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
-from torchmetrics import Metric
 
 from lab import checkpoints, external, seconds
 from lab.allow import instantiate, locate, read_config
 from lab.callbacks.accumulation import Accumulation
-from lab.callbacks.best import BestCheckpoint, keep_inside, refuse_place
+from lab.callbacks.best import BestCheckpoint, keep_inside
 from lab.callbacks.early import Early
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
@@ -62,6 +60,7 @@ from lab.folder import (
     write_text,
 )
 from lab.loggers import Metrics, forgiving
+from lab.metrics import added_metrics
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -125,26 +124,9 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
     task = OmegaConf.masked_copy(cfg.task, [key for key in cfg.task if key != "metrics"])
-    if metrics := dict(_own_metrics(cfg, facts)):
+    if metrics := dict(added_metrics(cfg, facts)):
         parts["metrics"] = metrics
     return _instantiate("task", task, asdict(facts) | parts)
-
-
-def _own_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
-    """The metrics that the config adds to the task's; what they need to know of the data is given by name."""
-    added = cfg.task.get("metrics") or {}
-    if added and "metrics" not in vars(locate(cfg.task._target_))["__init__"].__annotations__:
-        fail([f"task.metrics: {cfg.task._target_.rpartition('.')[2]} takes no more than its own"])
-    for name, node in added.items():
-        known = inspect.signature(locate(node._target_)).parameters
-        given = {key: value for key, value in asdict(facts).items() if key in known and key not in node}
-        try:
-            metric = instantiate(node, **given)
-        except InstantiationException as error:
-            fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
-        if not isinstance(metric, Metric):
-            fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
-        yield str(name), metric
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
@@ -178,6 +160,8 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
+    if trainer.profiler.dirpath is not None:  # type: ignore[attr-defined]
+        trainer.profiler.dirpath = folder / trainer.profiler.dirpath  # type: ignore[attr-defined]
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
@@ -188,11 +172,10 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
 
 
 def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
-    """Those of the config."""
+    """Yield the callbacks that the config defines."""
     for name, node in cfg.callbacks.items():
         callback = instantiate(node)
         if isinstance(callback, ModelCheckpoint):
-            refuse_place(callback, name)
             keep_inside(callback, folder / "checkpoints" / str(name))
         yield callback
 
@@ -396,7 +379,8 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
     try:
-        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), logger=False, enable_checkpointing=False)
+        silent = {"logger": False, "enable_checkpointing": False, "profiler": None, "callbacks": None}
+        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), **silent)
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
     return trainer

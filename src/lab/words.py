@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from lab.keys import key_of
+
 # Keys whose value is a text of the user's own: a path, or a name. A list or a dictionary is never meant.
 TEXTS = (
     "run", "model", "input", "output", "log_dir", "name", "finetune", "warm_start", "sweep.name", "logger.name",
@@ -30,7 +32,7 @@ def literal(word: str, multirun: bool = False) -> str:
     Quotes that are there already, `null` and references stay. In a sweep, a comma separates values.
     """
     key, equals, text = word.partition("=")
-    if not equals or key.lstrip("+") not in TEXTS or (key.lstrip("+") in NUMBERS_TOO and text.isdecimal()):
+    if not equals or key_of(word) not in TEXTS or (key_of(word) in NUMBERS_TOO and text.isdecimal()):
         return word
     if not multirun:
         return f"{key}={_literal(text)}"
@@ -44,17 +46,13 @@ def literals(words: Sequence[str], multirun: bool = False) -> list[str]:
     return [literal(word, multirun) for word in words]
 
 
-def key_of(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
-
-
 def value_of(word: str) -> Any:
     """The value of a word, as Hydra reads it."""
     override = _parsed(literal(word).partition("=")[2])
     return override.value() if override is not None else word.partition("=")[2]
 
 
-def word(key: str, value: Any) -> str:
+def override_word(key: str, value: Any) -> str:
     """The word that sets a key to a value."""
     return f"{key}={Override._get_value_element_as_str(_element(value))}"
 

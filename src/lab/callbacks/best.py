@@ -4,7 +4,6 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lab.errors import UserError
 from lab.folder import BEST
 
 
@@ -49,9 +48,3 @@ def keep_inside(callback: ModelCheckpoint, folder: Path) -> None:
         load(state | paths | {"dirpath": str(folder), "best_k_models": best})
 
     callback.load_state_dict = load_state_dict  # type: ignore[method-assign,assignment]
-
-
-def refuse_place(callback: ModelCheckpoint, name: str) -> None:
-    """Raises UserError where a config's callback says a folder: the run's is known."""
-    if callback.dirpath is not None:
-        raise UserError(f"error: callbacks.{name}.dirpath: a run's files lie in its folder. Leave it out.")

@@ -1,4 +1,4 @@
-"""`lab explain`: what of its inputs the answers of a finished run came from, and how far that can be trusted."""
+"""`lab explain`: which pixels or words drove the prediction, and how far that can be trusted."""
 
 import copy
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from lab.display import in_utf8, say
 from lab.errors import UserError
 from lab.explain.group import Group
 from lab.folder import write_json
+from lab.secrets import redacted
 from lab.tasks.classification import Classification
 from lab.test import read
 
@@ -33,6 +34,7 @@ class Keys:
     """The keys of conf/explain.yaml."""
 
     run: Any
+    log_dir: Any
     data: Any
     input: Any
     methods: Annotated[list[Literal["integrated_gradients", "gradcam", "occlusion"]], Field(min_length=1)]
@@ -120,7 +122,8 @@ def own_items(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:
     items = [item for (item,), _ in found]
     probability, target = map(torch.cat, zip(*(answers(item[None], data, task) for item in items), strict=True))
     title = f"{len(shown)} of {len(names)} {data.inputs.kind} in {cfg.input}" if len(names) > 1 else str(cfg.input)
-    return [Group("inputs", title, shown, items, target, probability)]
+    samples = [redacted(name) for name in shown]
+    return [Group("inputs", redacted(title), samples, items, target, probability)]
 
 
 def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:
@@ -144,7 +147,9 @@ def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Gro
         names = data.names.get("test") or list(map(str, range(len(index))))
         places = index[rows].tolist()
         items = [split.__getitems__([i])[data.inputs.entry][0].cpu().numpy() for i in places]
-        return Group(name, title, [names[i] for i in places], items, target[rows], probability[rows], label[rows])
+        return Group(
+            name, title, [redacted(names[i]) for i in places], items, target[rows], probability[rows], label[rows]
+        )
 
     few = wrong[: cfg.num_mistakes]
     mistakes = f"The {len(few)} surest of {len(wrong)} mistakes in {len(label)} {data.inputs.kind}"

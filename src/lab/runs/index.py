@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from lab.errors import UserError
 from lab.folder import CONFIG, RESULTS, STAMP, read_json, read_text, write_json
+from lab.keys import key_of
 from lab.lock import is_held
 
 UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
@@ -109,11 +110,11 @@ def read_run(folder: Path, key: str = "") -> Run:
     """A run, of which one file may be damaged: the row then says so."""
     stamp, damage = _read(folder / STAMP)
     results, more = _read(folder / RESULTS)
-    words = (word.lstrip("+").partition("=") for word in stamp.get("overrides", []) if word[:1] != "~")
+    words = [word for word in stamp.get("overrides", []) if word[:1] != "~"]
     error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
     return Run(
         folder=key,
-        overrides={name: value for name, _, value in words if name not in ("run", "log_dir")},
+        overrides={key_of(w): w.partition("=")[2] for w in words if key_of(w) not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
         began=stamp.get("began", (folder / CONFIG).lstat().st_mtime),
         sample=_sample(folder, stamp),

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.display import say
 from lab.errors import RunError, UserError
-from lab.folder import DIFF, FACTS, STAMP, flat, read_bytes, read_config, read_json
+from lab.folder import DIFF, FACTS, STAMP, flat, latest, read_bytes, read_config, read_json
 from lab.lock import is_held
 from lab.runs.index import Run, monitored, read, select, the_best
 from lab.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _below(word: str, logs: Path) -> str:
-    """A run as it is called below the logs, however it was given."""
+    """A run as it is called below the logs, however it was given; `latest` is the newest."""
+    word = str(latest(logs)) if word == "latest" else word
     for root in (logs, logs.absolute()):
         if Path(word).is_relative_to(root):
             return str(Path(word).relative_to(root))
@@ -170,7 +171,8 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
     from lab import cli
-    from lab.words import key_of, word
+    from lab.keys import key_of
+    from lab.words import override_word
 
     old = args.log_dir / runs[0].folder
     stamp, cfg = read_json(old / STAMP, "overrides"), read_config(old)
@@ -178,10 +180,10 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     if root := OmegaConf.to_container(cfg.data, resolve=False).get("root"):  # type: ignore[union-attr]
         changes["data.root"] = root  # from wherever it began; a reference as it stands
     overrides = [w for w in stamp["overrides"] if key_of(w) not in ("run", *changes)]
-    overrides += [word(key, value) for key, value in changes.items()]
+    overrides += [override_word(key, value) for key, value in changes.items()]
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.config")
-    train.main(config.compose("train", [*overrides, word("run", str(new))]))
+    train.main(config.compose("train", [*overrides, override_word("run", str(new))]))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from lab.display import printable, say
 from lab.errors import UserError
 from lab.folder import read_metrics
+from lab.keys import key_of
 from lab.runs.index import ARROWS
 from lab.sweep.launcher import Job, Task
 
@@ -42,7 +43,7 @@ class Board:
 
     def label(self, job: Job) -> str:
         """The overrides that make the job differ from the others."""
-        return " ".join(word for word in job.overrides if word.partition("=")[0].lstrip("+") in self.varied)
+        return " ".join(word for word in job.overrides if key_of(word) in self.varied)
 
     def ended(self, job: Job) -> None:
         self._erase()

@@ -4,6 +4,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from lab.config import fail, fitting, is_group
+from lab.keys import key_of
 from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 
@@ -17,15 +18,13 @@ class Grid(Search):
         if endless:
             fail([f"{line}: a grid needs a list of values; sweep=optuna searches an interval" for line in endless])
         (combinations,) = BasicSweeper.split_arguments(list(self.overrides), None)
-        varied = [
-            str(o.get_key_element()) for o in self.overrides if o.is_sweep_override() and not is_group(o.key_or_group)
-        ]
+        varied = [str(o.key_or_group) for o in self.overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
         jobs = dict.fromkeys(tuple(self._of_use(words, varied)) for words in combinations)
         self.tasks = (Task(number, list(words)) for number, words in enumerate(jobs))
 
     def _of_use(self, words: list[str], varied: list[str]) -> Iterator[str]:
         """A job's words, without the keys that what it has chosen does not have."""
-        mine = [word for word in words if word.partition("=")[0] in varied]
+        mine = [word for word in words if key_of(word) in varied]
         useful = fitting([word for word in words if word not in mine], mine)
         yield from (word for word in words if word not in mine or word in useful)
 

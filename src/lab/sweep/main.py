@@ -25,6 +25,7 @@ from lab.display import command, say
 from lab.errors import UserError
 from lab.external import refuse_several
 from lab.folder import SWEEP, read_json, write_json
+from lab.keys import key_of
 from lab.started import slurm_job
 from lab.stop import requeue
 from lab.sweep.board import Board
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         say("The job's time limit is near: SLURM starts it again, and the sweep resumes.")
         requeue()
     elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
-        keep = [word for word in words if _key(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
+        keep = [word for word in words if key_of(word) in ("experiment", "name", "log_dir") or _is_launchers(word)]
         say(f"resume with: {command('lab', 'train', '-m', *keep, f'sweep.name={place.name}')}")
     if warned or launcher.stopping:
         return 130
@@ -156,12 +157,12 @@ def _place(words: list[str]) -> tuple[Path, list[str]]:
         place.mkdir(parents=True, exist_ok=True)
         return place, words
     began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
-    new = {_key(word): word for word in words}
-    if changed := [w for w in words if w not in began and _key(w) not in MAY_CHANGE and not _is_launchers(w)]:
+    new = {key_of(word): word for word in words if word not in began}
+    if changed := [w for w in new.values() if key_of(w) not in MAY_CHANGE and not _is_launchers(w)]:
         config.fail(
             [f"{word}: {place} was started with {' '.join(began)}; choose another sweep.name" for word in changed]
         )
-    return place, [*(new.pop(_key(word), word) for word in began), *new.values()]  # a grid counts in their order
+    return place, [*(new.pop(key_of(word), word) for word in began), *new.values()]  # a grid counts in their order
 
 
 def _name(words: list[str]) -> str:
@@ -171,13 +172,9 @@ def _name(words: list[str]) -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0]
-
-
 def _is_launchers(word: str) -> bool:
     """Whether it says where the jobs run, which each start says anew: sbatch's options are not a folder's to say."""
-    return _key(word).lstrip("+").partition(".")[0] == "launcher"
+    return key_of(word).partition(".")[0] == "launcher"
 
 
 def _first(overrides: Sequence[Override]) -> DictConfig:

@@ -123,7 +123,9 @@ class Study(Search):
             trial._suggest(name, self.space[name])
 
     def _task(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> Task:
-        words = [*self.fixed, *(f"{name}={_word(value)}" for name, value in trial.params.items())]
+        drawn = {name: f"{name}={_word(value)}" for name, value in trial.params.items()}
+        typed = [(o.get_key_element(), str(o.input_line), o.is_sweep_override()) for o in self.overrides]
+        words = [drawn[key] if varied else line for key, line, varied in typed if not varied or key in drawn]
         own = {TRIAL: json.dumps([self.url, self.place.name, trial.number, self.pruner])}
         return Task(trial.number, words, own if len(self.objectives) == 1 else {})
 

@@ -1,8 +1,6 @@
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
@@ -11,6 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lab.data.base import Samples
+from lab.metrics import refuse_unfit
 from lab.tasks.base import Deferred, Task
 from lab.types import Fraction
 
@@ -33,21 +32,6 @@ class OfEachClass(ClasswiseWrapper):
         return {name: value for name, value in super().compute().items() if not value.isnan()}
 
 
-def refuse_unfit(name: str, metric: Metric | MetricCollection, num_classes: int) -> None:
-    """Raises ValueError where a metric does not take logits (N, C) and labels (N,), or gives more than one number."""
-    label = torch.arange(2 * num_classes) % num_classes
-    tried = metric.clone()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            tried.update(torch.eye(num_classes)[label], label)
-            value = tried.compute()
-    except Exception as error:  # whatever a metric raises
-        reason = " ".join(str(error).split())
-        raise ValueError(f"metrics.{name}: it does not take logits and labels: {reason}") from error
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f"metrics.{name}: it gives more than one number; average=macro may help")
-
-
 class Classification(Task):
     """Cross-entropy over classes; reports accuracy (`acc`), macro F1 (`f1`) and, at test, each class's accuracy.
 
@@ -68,13 +52,14 @@ class Classification(Task):
         metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        more: dict[str, Metric | MetricCollection] = dict(metrics or {})
-        for name, metric in more.items():
-            refuse_unfit(name, metric, num_classes)
         micro = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         acc: dict[str, Metric | MetricCollection] = {"acc": micro}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
         each = {"each": OfEachClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
+        more: dict[str, Metric | MetricCollection] = {}
+        for name, metric in (metrics or {}).items():
+            refuse_unfit(name, metric, num_classes, taken=("loss", *acc, *f1, *each))
+            more[name] = metric
         stages = {"train": acc, "val": acc | f1 | more, "test": acc | f1 | each | more}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in stages.items()}, **kwargs)
         self.class_names = class_names

@@ -1,0 +1,71 @@
+"""The metrics that a config adds to a task's: `task.metrics.auroc={_target_: torchmetrics.AUROC, task: multiclass}`."""
+
+import inspect
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from lab.allow import instantiate, locate
+from lab.config import fail, one_line
+
+
+def added_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
+    """Build the metrics of a config by name; an argument that a fact of the data answers is given.
+
+    Raises:
+        UserError: a metric can't be built, or the task takes none.
+    """
+    added = cfg.task.get("metrics") or {}
+    if added and "metrics" not in inspect.get_annotations(vars(locate(cfg.task._target_))["__init__"]):
+        fail([f"task.metrics: task {cfg.task._target_.rpartition('.')[2]} does not accept additional metrics"])
+    for name, node in added.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            fail([f"task.metrics.{name}={node}: expected a class with its arguments, {{_target_: torchmetrics.NAME}}"])
+        try:
+            known = inspect.signature(locate(node._target_)).parameters
+        except ImportError as error:
+            fail([f"task.metrics.{name}: {one_line(error)}"])
+        given = {key: value for key, value in asdict(facts).items() if key in known and key not in node}
+        try:
+            metric = instantiate(node, **given)
+        except InstantiationException as error:
+            fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
+        if not isinstance(metric, Metric):
+            fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
+        yield str(name), metric
+
+
+def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[str]) -> None:
+    """Raises ValueError where a metric's name is taken, or it does not give one number for logits (N, C), labels (N,).
+
+    One process may try it while another waits elsewhere: it never gathers.
+    """
+    if name in taken:
+        raise ValueError(f"metrics.{name}: the task has a {name} already; choose another name")
+    if not name or "." in name or "/" in name or hasattr(MetricCollection({}), name):
+        raise ValueError(f"metrics.{name}: a metric cannot have this name; choose another")
+    label = torch.arange(2 * num_classes) % num_classes
+    tried = metric.clone()
+    for part in tried.modules():
+        if isinstance(part, Metric):
+            part.sync_on_compute, part.dist_sync_on_step, part.distributed_available_fn = False, False, _alone
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tried.update(torch.eye(num_classes)[label], label)
+            value = tried.compute()
+    except Exception as error:  # whatever a metric raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"metrics.{name}: it does not take logits and labels: {reason}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"metrics.{name}: it gives more than one number; average=macro may help")
+
+
+def _alone() -> bool:
+    return False
