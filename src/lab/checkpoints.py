@@ -23,7 +23,7 @@ NEEDED_LAST: dict[str, type] = {
     "batches_that_stepped": int,
     "batches_ready": int,
     "fitted": bool,
-    "end": list,
+    "end": dict,
     "validated": dict,
 }
 

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
-from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
+from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_config, read_json, refuse_links
 from lab.secrets import FOLDERS
-from lab.words import literals, value_of, word
+from lab.words import key_of, literals, value_of, word
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
 
@@ -77,16 +77,40 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     folder = Path(run)
     if (folder / CONFIG).exists():
         refuse_links(folder)
+        typed = {key_of(argument) for argument in arguments}
         began = [
-            old
-            for old in read_json(folder / STAMP, "overrides")["overrides"]
-            if old.partition("=")[0] not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
-        ]
+            old for old in words_of(folder)
+            if not any(key_of(old) == key or key_of(old).startswith(f"{key}.") for key in typed)
+        ]  # fmt: skip
     elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
     return [*began, *(new for new in arguments if not new.startswith("run=")), word("run", str(folder))]
+
+
+def words_of(folder: Path) -> list[str]:
+    """The words that give a run's config: those with which it began, and what was changed since.
+
+    Raises:
+        UserError: the stamp or the config is damaged.
+    """
+    stamp, data = read_json(folder / STAMP), read_config(folder).data
+    changes = {key: value for resumed in stamp["resumed"] for key, value in resumed["changes"].items()}
+    if root := (data._get_node("root")._value() if "root" in data else None):
+        changes["data.root"] = root  # absolute, from wherever the run began; a reference as it stands
+    began = [old for old in stamp["overrides"] if not old.startswith("-")]  # never a flag, whoever wrote the file
+    kept = [old for old in began if key_of(old) not in ("run", *changes)]
+    return [*kept, *(f"++{word(key, value)}" for key, value in changes.items())]
+
+
+def recomposed(verb: str, words: Sequence[str]) -> DictConfig:
+    """The config of these words; that of this job stays what `overrides` reads."""
+    before = HydraConfig.instance().cfg
+    try:
+        return compose(verb, words)
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:

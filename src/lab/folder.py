@@ -149,11 +149,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         raise UserError(f"error: {path} is damaged: it is not JSON ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise UserError(f"error: {path} is damaged: it holds {type(content).__name__}, and no object.")
-    from lab.records import wrong
+    from lab.records import validated
 
-    if problem := wrong(path.name, content):
-        raise UserError(f"error: {path} is damaged: {problem}.")
-    return _with(path, content, keys)
+    try:
+        return validated(path.name, _with(path, content, keys))
+    except ValueError as error:
+        raise UserError(f"error: {path} is damaged: {error}.") from error
 
 
 def read_config(folder: Path) -> Any:

@@ -45,6 +45,7 @@ from lab.check import parameters, wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
+from lab.ending import ends
 from lab.errors import Pruned, RunError, UserError
 from lab.folder import (
     BEST,
@@ -54,13 +55,13 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
-    expanded,
     read_json,
     write_config,
     write_json,
     write_text,
 )
 from lab.loggers import Metrics, forgiving
+from lab.paths import keep_root
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -190,11 +191,6 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
         yield callback
 
 
-def ends(cfg: DictConfig) -> list[Any]:
-    """All that decides when a training ends: one that has ended does so again unless one of these has changed."""
-    return [cfg.trainer.max_epochs, cfg.trainer.max_steps, str(cfg.trainer.max_time), cfg.early_stopping]
-
-
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
     """Build what a node names; arguments it takes and the node leaves out come from `given`."""
     takes, _ = parameters(locate(node["_target_"]))
@@ -212,15 +208,6 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
             fail([f"{key}: {error.__cause__}"])
         raise
-
-
-def keep_root(cfg: DictConfig) -> None:
-    """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
-    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
-    if root and "${" not in root:  # a reference may be a secret
-        cfg.data.root = str(expanded(cfg.data.root).absolute())
-    elif root and not expanded(cfg.data.root).is_absolute():
-        cfg.data.root = f"{Path.cwd()}/{root}"
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
@@ -344,7 +331,7 @@ def read_facts(data: Data, folder: Path) -> Any:
 
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:
-    """Those of the latest validation of the training, which may have been before the run was resumed."""
+    """Return the metrics of the latest validation, which may precede the resume."""
     (last,) = (callback for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
     return last.validated
 

@@ -163,21 +163,13 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
     if len(runs) != 1:
         raise UserError(f"error: rerun takes one run; {len(runs)} are meant.")
-    from omegaconf import OmegaConf
-
     from lab import cli
-    from lab.words import key_of, word
+    from lab.words import word
 
     old = args.log_dir / runs[0].folder
-    stamp, cfg = read_json(old / STAMP, "overrides"), read_config(old)
-    changes = {key: value for resumed in stamp.get("resumed", []) for key, value in resumed["changes"].items()}
-    if root := OmegaConf.to_container(cfg.data, resolve=False).get("root"):  # type: ignore[union-attr]
-        changes["data.root"] = root  # from wherever it began; a reference as it stands
-    overrides = [w for w in stamp["overrides"] if key_of(w) not in ("run", *changes)]
-    overrides += [word(key, value) for key, value in changes.items()]
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.config")
-    train.main(config.compose("train", [*overrides, word("run", str(new))]))
+    train.main(config.compose("train", [*config.words_of(old), word("run", str(new))]))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]

@@ -112,7 +112,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
     while True:
         while launcher.has_room() and (new_task := search.next()) is not None:
             new = board.add(new_task)
-            if (value := resume.finished(new.folder, {})) is not None:  # it was run before
+            if (value := resume.finished(new.folder)) is not None:  # it was run before
                 new.status, new.value = "finished", value
                 search.tell(new)
             else:
@@ -120,7 +120,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
         if not launcher.running and search.is_over():
             return
         if job := launcher.wait(0.5):
-            job.value = resume.finished(job.folder, {}) if job.status == "finished" else None
+            job.value = resume.finished(job.folder) if job.status == "finished" else None
             board.ended(job)
             if job.status == "failed" and job.tries <= search.retries:
                 launcher.start(job)
@@ -135,7 +135,7 @@ def _stop(search: Search, launcher: Launcher, board: Board) -> None:
     launcher.stop()
     for job in board.jobs.values():
         if job.status == "finished" and job.value is None:
-            job.value = resume.finished(job.folder, {})
+            job.value = resume.finished(job.folder)
             search.tell(job)
 
 
