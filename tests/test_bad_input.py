@@ -327,9 +327,9 @@ ROWS = {
     "finetune truncated": Row(f"{TRAIN} finetune=run", "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
     "finetune flipped": Row(f"{TRAIN} finetune=run", "run/best.ckpt is damaged", finished(flip, "best.ckpt")),
     "finetune text": Row(f"{TRAIN} finetune=x.ckpt", "x.ckpt is damaged", lambda _: Path("x.ckpt").write_text("x")),
-    "finetune foreign": Row(f"{TRAIN} finetune=run", "weights are another net's", finished(another_net, "best.ckpt")),
+    "finetune foreign": Row(f"{TRAIN} finetune=run", "checkpoint does not fit this net", finished(another_net, "best.ckpt")),
     "warm start empty": Row(f"{TRAIN} warm_start=run", "run/best.ckpt is damaged", finished(empty, "best.ckpt")),
-    "warm start classes": Row(f"{TRAIN} warm_start=run", "weights are another net's", finished(CLASSES, "best.ckpt")),
+    "warm start classes": Row(f"{TRAIN} warm_start=run", "checkpoint does not fit this net", finished(CLASSES, "best.ckpt")),
     "warm start without": Row(
         f"{TRAIN} warm_start=run", "it has no optimizer's state", finished(without_optimizer, "best.ckpt")
     ),
@@ -337,16 +337,16 @@ ROWS = {
     "resume empty": Row(RESUME, "no checkpoint is whole", finished(empty, "last.ckpt")),
     "resume truncated": Row(RESUME, "no checkpoint is whole", finished(cut, "last.ckpt")),
     "resume flipped": Row(RESUME, "no checkpoint is whole", finished(flip, "last.ckpt")),
-    "resume foreign": Row(RESUME, "run/last.ckpt: its weights are another net's", finished(another_net, "last.ckpt")),
-    "resume classes": Row(RESUME, "run/last.ckpt: its weights are another net's", finished(CLASSES, "last.ckpt")),
+    "resume foreign": Row(RESUME, "run/last.ckpt: the checkpoint does not fit this net", finished(another_net, "last.ckpt")),
+    "resume classes": Row(RESUME, "run/last.ckpt: the checkpoint does not fit this net", finished(CLASSES, "last.ckpt")),
     "test empty": Row(TEST, "run/best.ckpt is damaged", finished(empty, "best.ckpt")),
     "test flipped": Row(TEST, "run/best.ckpt is damaged", finished(flip, "best.ckpt")),
-    "test foreign": Row(TEST, "run/best.ckpt: its weights are another net's", finished(another_net, "best.ckpt")),
+    "test foreign": Row(TEST, "run/best.ckpt: the checkpoint does not fit this net", finished(another_net, "best.ckpt")),
     "test channels": Row(
-        TEST, "run/best.ckpt: its weights are another net's", finished(foreign(_1=(8, 192)), "best.ckpt")
+        TEST, "run/best.ckpt: the checkpoint does not fit this net", finished(foreign(_1=(8, 192)), "best.ckpt")
     ),
     "predict truncated": Row(ASK, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
-    "predict classes": Row(ASK, "run/best.ckpt: its weights are another net's", finished(CLASSES, "best.ckpt")),
+    "predict classes": Row(ASK, "run/best.ckpt: the checkpoint does not fit this net", finished(CLASSES, "best.ckpt")),
     # run folders
     "no run": Row(f"{TRAIN} run=x", "run=x: it is no run's folder, and not empty", not_empty),
     "test no run": Row("test run=x", "x is not a finished run: there is no such folder"),

@@ -5,12 +5,16 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lab.ending import ENDS
 from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
@@ -26,6 +30,18 @@ NEEDED_LAST: dict[str, type] = {
     "end": dict,
     "validated": dict,
 }
+STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # of the callbacks that have some, by their classes' names
+    "Guard": {"num_skipped": int},
+    "Early": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+    "EarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+    "BestCheckpoint": {"best": (torch.Tensor, type(None))},
+    "ModelCheckpoint": {
+        "dirpath": str, "best_k_models": dict, "best_model_path": str, "kth_best_model_path": str,
+        "last_model_path": str,
+    },
+    "EMAWeightAveraging": {"latest_update_step": int},
+    "Timer": {"time_elapsed": dict},
+}  # fmt: skip
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -49,7 +65,7 @@ class CheckpointIO(TorchCheckpointIO):
             free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
             raise RunError(
                 f"error: {path} could not be written: {str(error).splitlines()[0]} ({free / 2**20:.0f} MiB are free)."
-                " The checkpoints before it are whole; go on from them with run=FOLDER."
+                " The checkpoints before it are whole; resume from them with run=FOLDER."
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -133,12 +149,54 @@ def check_content(content: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: it lacks an entry, or an entry is of another type.
     """
-    for key, kind in NEEDED.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no {key}.")
-    for key, kind in NEEDED_LAST.items():
-        if not isinstance(content["last"].get(key), kind):
-            raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no last.{key}.")
+    if key := next(_lacking(content), None):
+        raise UserError(f"error: {path} is no checkpoint that a run resumes from: it has no {key}.")
+
+
+def _lacking(content: dict[str, Any]) -> Iterator[str]:
+    """Yield the dotted keys that are missing or of another type; the first is true, the next ones may follow of it."""
+    yield from _unlike(NEEDED, content)
+    yield from _unlike(NEEDED_LAST, content["last"], "last.")
+    yield from _unlike(dict.fromkeys(ENDS, object), content["last"]["end"], "last.end.")
+    yield from _unlike(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop.state_dict(),
+                       content["loops"].get("fit_loop"), "loops.fit_loop.")  # fmt: skip
+    for name, state in content["callbacks"].items():
+        yield from _unlike(STATES.get(str(name).partition("{")[0], {}), state, f"callbacks.{name}.")
+    for key, parts in (("optimizer_states", {"state": dict, "param_groups": list}), ("lr_schedulers", {})):
+        if len(content[key]) != 1:
+            yield f"{key} of one {key.partition('_')[0]}"
+            return
+        yield from _unlike(parts, content[key][0], f"{key}.0.")
+    for i, group in enumerate(content["optimizer_states"][0]["param_groups"]):
+        yield from _unlike({"params": list, "lr": float | int | torch.Tensor}, group, f"optimizer_states.0.{i}.")
+    for i, own in enumerate(content["epoch_so_far"]):
+        yield from _unlike({"metrics": dict}, own, f"epoch_so_far.{i}.")
+
+
+def _unlike(like: dict[str, Any], content: Any, where: str = "") -> Iterator[str]:
+    """Yield the keys of a pattern of types, or of a state, that other content lacks or has with another type."""
+    if not isinstance(content, dict):
+        yield where.removesuffix(".")
+        return
+    for key, value in like.items():
+        if isinstance(value, dict):
+            yield from _unlike(value, content.get(key), f"{where}{key}.")
+        elif key not in content or not isinstance(content[key], _kind(value)):
+            yield f"{where}{key}"
+
+
+def _kind(value: Any) -> Any:
+    return value if isinstance(value, type | tuple | UnionType) else type(value)
+
+
+def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
+    """Raises UserError where a checkpoint's optimizer is not of the same parameters as the task's."""
+    weights = ((name, p) for name, p in task.named_parameters() if p.requires_grad)
+    own, theirs = task.optimizer(weights).state_dict(), content["optimizer_states"][0]
+    sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (own, theirs)]
+    names = {i for group in own["param_groups"] for i in group["params"]}
+    if sizes[0] != sizes[1] or not theirs["state"].keys() <= names:
+        raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes[1]} parameters.")
 
 
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
@@ -147,7 +205,7 @@ def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) 
         {name: getattr(value, "shape", None) for name, value in each.items()} for each in (module.state_dict(), weights)
     )
     if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
-        raise UserError(f"error: {path}: its weights are another net's: {', '.join(others[:3])} differ.")
+        raise UserError(f"error: {path}: the checkpoint does not fit this net: {', '.join(others[:3])} differ.")
 
 
 def newest(folder: Path) -> Path | None:

@@ -27,8 +27,8 @@ class Git(_Record):
 
 class Stamp(_Record):
     command: str = ""
-    overrides: list[str]
     began: Moment | None = None
+    overrides: list[str]
     host: str = ""
     git: Git | None = None
     packages: dict[str, str] = {}

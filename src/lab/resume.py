@@ -119,6 +119,9 @@ def position(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path
     content = checkpoints.read(path)
     checkpoints.check_content(content, path)
     checkpoints.check_weights(content["state_dict"], task, path)
+    checkpoints.check_optimizer(content, task, path)
+    if cfg.ema is not None and not {"current_model_state", "averaging_state"} <= content.keys():
+        fail([f"{path} is no checkpoint that a run with ema={cfg.ema} resumes from: it has no averages."])
     check_limits(ends(cfg), content, folder)
     return path, content["last"]["batches_that_stepped"]
 
@@ -150,7 +153,7 @@ def start_from(cfg: DictConfig, task: LightningModule) -> None:
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     others = sorted(set(own) - set(fitting))
     if not fitting or (others and key == "warm_start"):
-        fail([f"{key}={source}: its weights are another net's: {', '.join(others[:3])} differ."])
+        fail([f"{key}={source}: the checkpoint does not fit this net: {', '.join(others[:3])} differ."])
     task.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors from {path}" + (f"; new: {', '.join(others)}" if others else ""))
     if key == "warm_start":

@@ -62,6 +62,7 @@ from lab.folder import (
 )
 from lab.loggers import Metrics, forgiving
 from lab.paths import keep_root
+from lab.records import validation_error
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -325,8 +326,7 @@ def read_facts(data: Data, folder: Path) -> Any:
         TypeAdapter(data.Facts).validate_python(content, strict=False)
         return data.Facts(**content)
     except (ValueError, TypeError) as error:  # pydantic's is the former
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        reason = validation_error(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"error: {folder / FACTS} is damaged: {reason}.") from error
 
 
@@ -360,7 +360,7 @@ def restore(task: LightningModule, folder: Path) -> None:
     try:
         task.load_state_dict(checkpoints.read(folder / BEST)["state_dict"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        fail([f"{folder / BEST}: its weights are another net's ({' '.join(str(error).split())[:200]})."])
+        fail([f"{folder / BEST}: the checkpoint does not fit this net ({' '.join(str(error).split())[:200]})."])
 
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
