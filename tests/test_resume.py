@@ -302,7 +302,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
     for name in names:
         (folder / name).write_text("{")
     assert config.with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
-    with lock.alone(folder, is_new=True):
+    with lock.locked(folder, is_new=True):
         assert not list(folder.glob(".*.tmp"))
 
 
@@ -318,11 +318,11 @@ def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
     cfg = config.compose("train", [*QUICK, "seed=2", f"run={folder}"])
     with forked_lock(folder):
         before = contents(folder)
-        with pytest.raises(UserError, match="another process trains in it"):
+        with pytest.raises(UserError, match="another process is training in"):
             train.main(cfg)
         assert contents(folder) == before
     (folder / "config.yaml").touch()  # the first has made a run of it in the meantime
-    with pytest.raises(UserError, match="another process has just trained in it"), lock.alone(folder, is_new=True):
+    with pytest.raises(UserError, match="another process has just trained in it"), lock.locked(folder, is_new=True):
         pass
 
 
@@ -333,7 +333,7 @@ def forked_lock(folder):
     has, end = context.Event(), context.Event()
 
     def hold():
-        with lock.alone(folder):
+        with lock.locked(folder):
             has.set()
             end.wait(60)
 
@@ -358,7 +358,7 @@ def test_a_file_system_without_locks_is_not_another_process(number, held, tmp_pa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock.fcntl, "lockf", lockf)
-    with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.alone(tmp_path):
+    with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.locked(tmp_path):
         pass
     assert ("can't be locked" in capsys.readouterr().err) != held
 
@@ -382,14 +382,14 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     held, done = fork.Event(), fork.Event()
 
     def hold():
-        with lock.alone(tmp_path / "run"):
+        with lock.locked(tmp_path / "run"):
             held.set()
             done.wait(60)
 
     other = fork.Process(target=hold)
     other.start()
     held.wait(60)
-    with pytest.raises(UserError, match="another process trains in it"):
+    with pytest.raises(UserError, match="another process is training in"):
         train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
     done.set()
     other.join()

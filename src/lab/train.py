@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> float:
         if folder and goes_on:
             resume.check_data(data, folder)
         folder = folder or run.unused(Path(cfg.log_dir) / cfg.name)
-        with lock.alone(folder, is_new=not goes_on):
+        with lock.locked(folder, is_new=not goes_on):
             if not goes_on:
                 run.create(cfg, data, folder)
             position = resume.position(cfg, folder, task)

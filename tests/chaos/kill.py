@@ -381,7 +381,7 @@ def killed_save(number: int) -> str | None:
     time.sleep(random.Random(number).uniform(0.02, 0.3))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with lock.alone(folder):
+    with lock.locked(folder):
         left = {path.name for path in folder.iterdir()} - {"last.ckpt", "previous.ckpt", ".lock"}
     problem = f"leftovers {left}" if left else None
     if list(folder.glob("*.ckpt")):

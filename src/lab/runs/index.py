@@ -77,7 +77,9 @@ def read(logs: Path) -> list[Run]:
         run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
         if run.status in UNFINISHED:
-            run.status = "running" if is_held(logs / key) else "killed" if run.status == "running" else run.status
+            held = is_held(logs / key)  # None: it can't be known, and the files' word stands
+            killed = held is False and run.status == "running"
+            run.status = "running" if held else "killed" if killed else run.status
         runs.append(run)
     if fresh != index:
         with contextlib.suppress(OSError):  # logs of another user

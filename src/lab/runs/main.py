@@ -15,7 +15,7 @@ from typing import Any
 from lab.display import printable
 from lab.errors import RunError, UserError
 from lab.folder import DIFF, FACTS, STAMP, flat, read_bytes, read_config, read_json
-from lab.lock import is_held
+from lab.lock import held
 from lab.runs.index import Run, monitored, read, select, the_best
 from lab.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
 from lab.runs.table import FOR_PROGRAMS, FORMATS, headed, terminal, text
@@ -215,6 +215,5 @@ def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[R
         print("nothing is done")
         return
     for run in runs:
-        if is_held(args.log_dir / run.folder):  # since the question
-            raise UserError(f"error: {run.folder} is running.")
-        do(run)
+        with held(args.log_dir / run.folder, sure=True):  # none has started since the question
+            do(run)

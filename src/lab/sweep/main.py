@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     board = Board(place, search.varied, cfg)
     lock.wait_for(place)
     warned = False
-    with contextlib.nullcontext() if search.shared else lock.alone(place), _interruptible():
+    with contextlib.nullcontext() if search.shared else lock.locked(place), _interruptible():
         try:
             _run(search, launcher, board)
         except KeyboardInterrupt as error:
