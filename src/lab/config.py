@@ -17,7 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
-from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_config, read_json, refuse_links
+from lab.folder import (
+    CONFIG,
+    STAMP,
+    check_finished,
+    expanded,
+    is_half_made,
+    latest,
+    read_config,
+    read_json,
+    refuse_links,
+)
+from lab.paths import expand
 from lab.secrets import FOLDERS
 from lab.words import key_of, literals, value_of, word
 
@@ -52,9 +63,10 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def freeze(cfg: DictConfig) -> None:
-    """Resolve the one key that only Hydra can, so that the config stands without it."""
+    """Resolve the one key that only Hydra can, so that the config stands without it; and `~` in its paths."""
     if "name" in cfg:
         cfg.name = str(cfg.name)
+    expand(cfg)
 
 
 def overrides() -> list[str]:
@@ -74,7 +86,7 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     run = value_of(keys.get("run", "run=null"))
     if not run:
         return list(arguments)
-    folder = Path(run)
+    folder = expanded(str(run))
     if (folder / CONFIG).exists():
         refuse_links(folder)
         typed = {key_of(argument) for argument in arguments}
@@ -120,7 +132,7 @@ def with_latest(arguments: Sequence[str]) -> list[str]:
         UserError: there is no run.
     """
     log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
-    log_dir = Path(log_dirs[-1] if log_dirs else "logs")
+    log_dir = expanded(log_dirs[-1] if log_dirs else "logs")
     return [word("run", str(latest(log_dir))) if a == "run=latest" else a for a in arguments]
 
 

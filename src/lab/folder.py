@@ -268,9 +268,7 @@ def expanded(path: str) -> Path:
     """
     whole = Path(os.path.expanduser(path))
     if whole.parts[:1] == ("~",) and not whole.exists():
-        raise UserError(
-            f"error: {path}: this user has no home. Set HOME, or name a folder without ~ (data.root=FOLDER)."
-        )
+        raise UserError(f"error: {path}: this user has no home. Set HOME, or name a folder without ~.")
     return whole
 
 

@@ -80,6 +80,20 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
             logger.log_hyperparams(values)
 
 
+class _Board(TensorBoardLogger):
+    @property
+    def log_dir(self) -> str:
+        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
+        return str(Path(self.root_dir, version, self.sub_dir or ""))
+
+
+def unexpanded(logger: Logger) -> Logger:
+    """The logger; TensorBoard's takes `$NAME` in its folder for a variable of the environment otherwise."""
+    if type(logger) is TensorBoardLogger:
+        logger.__class__ = _Board  # a config names Lightning's
+    return logger
+
+
 def forgiving(logger: Logger) -> Logger:
     """The logger; where it can't write, it says so once and stops no training."""
     said = False

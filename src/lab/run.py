@@ -60,7 +60,7 @@ from lab.folder import (
     write_json,
     write_text,
 )
-from lab.loggers import Metrics, forgiving
+from lab.loggers import Metrics, forgiving, unexpanded
 from lab.paths import keep_root
 from lab.records import validation_error
 from lab.secrets import redacted
@@ -144,7 +144,7 @@ def _own_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     """The trainer of a config, which writes its checkpoints and curves into `folder`, from `from_step` on."""
-    metric, mode = cfg.monitor.metric, cfg.monitor.mode
+    metric, mode, folder = cfg.monitor.metric, cfg.monitor.mode, folder.absolute()
     callbacks: list[Callback] = [
         BestCheckpoint(folder, metric, mode),
         Last(folder, ends(cfg), **cfg.checkpoint),
@@ -166,7 +166,10 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
     purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
-    loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
+    loggers = [
+        forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
+        forgiving(Metrics(folder, from_step)),
+    ]
     callbacks.append(Outputs(folder, loggers, cfg.figures))
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
