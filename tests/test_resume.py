@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 from functools import cache
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import lightning as L
 import pytest
@@ -16,7 +18,7 @@ import torch
 from conftest import PLAIN
 from omegaconf import OmegaConf
 
-from lab import checkpoints, config, lock, run, train
+from lab import check, checkpoints, config, lock, run, train
 from lab.errors import UserError
 
 NUM_BATCHES = 4
@@ -444,3 +446,34 @@ def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys)
     cfg = config.compose("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
     train.parts(cfg, None)
     assert "new: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["finetune", "warm_start"])
+@pytest.mark.parametrize("link", ["a file", "a chain", "a run's folder"])
+def test_weights_may_come_from_a_cache_of_links(key, link, tmp_path, early):
+    if link == "a run's folder":
+        source = tmp_path / "run"
+        source.symlink_to(early)
+    else:
+        source = tmp_path / "blobs"
+        source.symlink_to(early / "best.ckpt")
+        if link == "a chain":
+            (tmp_path / "second.ckpt").symlink_to(source)
+            source = tmp_path / "second.ckpt"
+    cfg = config.compose("train", [*QUICK, "net.batch_norm=false", f"{key}={source}"])
+    _, task = train.parts(cfg, None)
+    best = checkpoints.read(early / "best.ckpt")["state_dict"]
+    assert same(dict(task.state_dict()), dict(best))
+
+
+def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
+    config.quiet()
+    asked = []
+    monkeypatch.setattr(check.tempfile, "TemporaryDirectory", lambda dir: asked.append(dir) or MagicMock())
+    cfg = config.compose("train", [*QUICK, f"log_dir={tmp_path}/logs"])
+    for words in ({"folder": tmp_path / "x/run"}, {"folder": tmp_path}, {"writes": False}, {}):
+        check.check(cfg, **words)
+    assert asked == [tmp_path, tmp_path, tmp_path]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="run=/proc/nope/a: /proc is not a folder that can be written to"):
+        check.check(cfg, Path("/proc/nope/a"))

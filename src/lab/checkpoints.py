@@ -125,7 +125,7 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
 
 def damage(path: Path, sealed: bool = True) -> str | None:
     """What is wrong with a checkpoint's file, if anything."""
-    if path.is_symlink():
+    if sealed and path.is_symlink():  # of a run; another's checkpoint may be in a cache of links
         return "is a symbolic link; a run's folder holds files only"
     if not path.is_file():
         return "is not there"
@@ -209,7 +209,7 @@ def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) 
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint that a run can go on from; None where it was stopped before its first.
+    """Return the newest whole checkpoint that a run can resume from; None where it was stopped before its first.
 
     Raises:
         UserError: there are some, and all are damaged.

@@ -273,7 +273,7 @@ def expanded(path: str) -> Path:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a new file's name to write to; the file then takes the place of `path`, whole or not at all.
 
     A link at `path` is replaced, and its target stays as it is.
@@ -288,7 +288,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(text.encode(errors="surrogateescape"))
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from lab.display import in_utf8
-from lab.folder import read_metrics, replaced
+from lab.folder import atomic_write, read_metrics
 from lab.runs.index import parsed, read_run
 
 
@@ -47,7 +47,7 @@ class Metrics(Logger):
     @rank_zero_only
     def save(self) -> None:
         names = dict.fromkeys(["step", *(name for row in self.rows for name in row)])
-        with replaced(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)

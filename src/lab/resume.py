@@ -103,7 +103,7 @@ def check_data(data: Data, folder: Path) -> None:
 
 
 def has_begun(folder: Path | None) -> bool:
-    """Whether there is a checkpoint to go on from, whole or not."""
+    """Return whether there is a checkpoint to resume from, whole or not."""
     return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 

@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float:
                 return best
             if resume.has_begun(folder):
                 check_resumable(cfg)
-        check(cfg)
+        check(cfg, folder)
         run.settle(cfg)
         data, task = parts(cfg, folder)
         print(data.report.short())

@@ -13,7 +13,7 @@ from lab.stop import requeue, stop
 
 
 class Last(Callback):
-    """Keeps `last.ckpt`, from which a run goes on as if it had never been stopped.
+    """Keeps `last.ckpt`, from which a run is resumed as if it had never been stopped.
 
     It is saved between two batches, when the first is done with: its optimizer step, its validation, its log. At every
     other moment Lightning's loops have something half done, which they do not all take up again.

@@ -25,7 +25,7 @@ from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
 from lab.display import in_utf8
 from lab.errors import UserError
-from lab.folder import expanded, replaced
+from lab.folder import atomic_write, expanded
 from lab.inputs.images import Images
 from lab.types import Count, Share
 
@@ -212,7 +212,7 @@ def _unpack(source: Path, files: Sequence[Path]) -> None:
         packed = source / f"{file.name}.gz"
         if packed.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
+            with atomic_write(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
                 shutil.copyfileobj(content, target)
 
 
