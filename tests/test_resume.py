@@ -16,6 +16,9 @@ import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lab import check, checkpoints, config, lock, run, train
@@ -477,3 +480,14 @@ def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
     monkeypatch.undo()
     with pytest.raises(UserError, match="run=/proc/nope/a: /proc is not a folder that can be written to"):
         check.check(cfg, Path("/proc/nope/a"))
+
+
+def test_a_resume_inside_of_hydras_own_job_leaves_it_as_it_is():
+    """As the command line runs it: `hydra.main` has begun its job."""
+    words = ["experiment=digits", "trainer=cpu"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        job = HydraConfig.instance().cfg
+        assert config.recomposed("train", words).trainer.accelerator == "cpu"
+        assert GlobalHydra.instance().hydra is hydra
+        assert HydraConfig.instance().cfg is job

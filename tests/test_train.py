@@ -83,8 +83,9 @@ def test_a_gathered_gradient_is_the_mean_over_the_samples(tmp_path, monkeypatch,
 
 
 def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path, capsys):
-    stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null")
-    lab_train(*stuck, "early_stopping=2", "trainer.max_epochs=8")
+    stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null",
+             "trainer.max_epochs=8")  # fmt: skip
+    lab_train(*stuck, "early_stopping=2")
     assert "early_stopping=2: stopped, for val/acc was no better than" in capsys.readouterr().out
     epochs = lambda: torch.load(tmp_path / "run/last.ckpt", weights_only=False)["epoch"]  # noqa: E731
     assert epochs() == 3

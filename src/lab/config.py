@@ -117,12 +117,14 @@ def words_of(folder: Path) -> list[str]:
 
 
 def recomposed(verb: str, words: Sequence[str]) -> DictConfig:
-    """The config of these words; that of this job stays what `overrides` reads."""
-    before = HydraConfig.instance().cfg
+    """The config of these words; Hydra stays in the job that it runs, whose words `overrides` reads."""
+    job, hydra = HydraConfig.instance(), GlobalHydra.instance()
+    before = job.cfg, hydra.hydra
+    hydra.clear()
     try:
         return compose(verb, words)
     finally:
-        HydraConfig.instance().cfg = before
+        job.cfg, hydra.hydra = before
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:

@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import checkpoints
 from lab.allow import read_config
-from lab.config import fail, recomposed, words_of
+from lab.config import fail, overrides, recomposed, words_of
 from lab.data.base import Data
 from lab.ending import ENDS, check_limits, ends, why_ended
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.paths import keep_root
 from lab.started import slurm_job
+from lab.words import key_of
 
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
@@ -53,7 +54,12 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
         each.run = each.sweep = each.launcher = None
         keep_root(each)
     was, now = flat(before), flat(cfg)
-    changes = {key: now.get(key) for key in was | now if was.get(key) != now.get(key)}
+    named = {key_of(text) for text in overrides()}
+    changes = {
+        key: now.get(key)
+        for key in was | now
+        if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in named)
+    }
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
         hint = f"These keys may change: {', '.join(MAY_CHANGE)}. finetune={folder} starts a new run from its weights."
         fail([f"{key} cannot change when {folder} is resumed; it was {was.get(key)}. {hint}" for key in wrong])
