@@ -118,13 +118,12 @@ def words_of(folder: Path) -> list[str]:
 
 def recomposed(verb: str, words: Sequence[str]) -> DictConfig:
     """The config of these words; Hydra stays in the job that it runs, whose words `overrides` reads."""
-    job, hydra = HydraConfig.instance(), GlobalHydra.instance()
-    before = job.cfg, hydra.hydra
-    hydra.clear()
+    before = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         return compose(verb, words)
     finally:
-        job.cfg, hydra.hydra = before
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:
