@@ -62,7 +62,7 @@ def _reached(end: dict[str, Any], content: dict[str, Any]) -> str | None:
 
 
 def _limit(value: int | None) -> float:
-    return float("inf") if value in (None, -1) else value  # type: ignore[return-value]
+    return float("inf") if value is None or value == -1 else value
 
 
 def _stopped_early(content: dict[str, Any]) -> bool:

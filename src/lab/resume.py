@@ -80,7 +80,7 @@ def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
 
 def finished(folder: Path) -> float | None:
     """Return the best value of a finished run."""
-    results = read_json(folder / RESULTS) if (folder / RESULTS).exists() else {"status": "running"}
+    results: dict[str, Any] = read_json(folder / RESULTS) if (folder / RESULTS).exists() else {"status": "running"}
     return results["best"]["value"] if results["status"] == "finished" else None
 
 
