@@ -6,12 +6,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lab.ending import ENDS
@@ -158,8 +160,7 @@ def _lacking(content: dict[str, Any]) -> Iterator[str]:
     yield from _unlike(NEEDED, content)
     yield from _unlike(NEEDED_LAST, content["last"], "last.")
     yield from _unlike(dict.fromkeys(ENDS, object), content["last"]["end"], "last.end.")
-    yield from _unlike(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop.state_dict(),
-                       content["loops"].get("fit_loop"), "loops.fit_loop.")  # fmt: skip
+    yield from _unlike(_loops(), content["loops"].get("fit_loop"), "loops.fit_loop.")
     for name, state in content["callbacks"].items():
         yield from _unlike(STATES.get(str(name).partition("{")[0], {}), state, f"callbacks.{name}.")
     for key, parts in (("optimizer_states", {"state": dict, "param_groups": list}), ("lr_schedulers", {})):
@@ -171,6 +172,13 @@ def _lacking(content: dict[str, Any]) -> Iterator[str]:
         yield from _unlike({"params": list, "lr": float | int | torch.Tensor}, group, f"optimizer_states.0.{i}.")
     for i, own in enumerate(content["epoch_so_far"]):
         yield from _unlike({"metrics": dict}, own, f"epoch_so_far.{i}.")
+
+
+@cache
+def _loops() -> dict[str, Any]:
+    """Return the state of a fresh training loop of Lightning's, whose keys and types any other has."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[LightningEnvironment()])
+    return trainer.fit_loop.state_dict()
 
 
 def _unlike(like: dict[str, Any], content: Any, where: str = "") -> Iterator[str]:
