@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lab import cli, config, resume, run
+from lab import cli, config, paths, resume, run
 from lab import test as lab_test
 from lab.data import image_folder
 from lab.data.files import files_below
@@ -286,7 +286,7 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     (tmp_path / "x").rename(tmp_path / "2024")
     cfg = OmegaConf.load(folder / "config.yaml")
     cfg.data.root = "2024"
-    run.keep_root(cfg)
+    paths.keep_root(cfg)
     assert cfg.data.root == str(tmp_path / "2024")
     resume.check_data(run.read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")

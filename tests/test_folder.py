@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import time
+from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +13,14 @@ from conftest import PLAIN
 from omegaconf import OmegaConf
 
 from lab import checkpoints, config, report, resume, run, train
+from lab import folder as folders
 from lab.allow import read_config, refuse
+from lab.callbacks.timer import Timer
 from lab.errors import UserError
 from lab.folder import read_json, read_metrics, refuse_links
 from lab.loggers import Metrics
 from lab.refusals import refusals
+from lab.runs import main as runs
 from lab.runs.index import read
 
 DEEP = 100_000
@@ -30,6 +36,11 @@ GARBAGE = {
     "zip": b"PK\x03\x04",
     "wrong types": json.dumps({"status": 3, "best": 3, "test": [1], "seconds": "x", "overrides": {"a": 1},
                                "began": "x", "words": 3, "num_classes": -1, "mean": []}).encode(),
+    "incomplete": json.dumps({"status": "finished", "overrides": [], "began": 1e300}).encode(),
+    "no mode": json.dumps({"status": "finished", "best": {"metric": "val/acc", "value": 1.0}}).encode(),
+    "null inside": json.dumps({"status": "interrupted", "seconds": None, "overrides": [], "packages": None}).encode(),
+    "infinite": b"step,epoch\ninf,0\n", "no step": b"step,epoch\n,0\n", "half a step": b"step,epoch\n1,0.5\n",
+    "huge numbers": b'{"overrides": [], "began": 1e999, "status": "finished", "best": {"value": 1e999}}',
     "wrong inside": json.dumps({"status": "finished", "best": {"metric": 1, "value": "x"}, "test": {"a": "b"},
                                 "overrides": [1], "git": {"commit": 1}, "resumed": [1]}).encode(),
 }  # fmt: skip
@@ -45,14 +56,43 @@ def finished(tmp_path_factory):
     return folder
 
 
-def readers(folder):
-    """What verbs do with a run before they work."""
-    yield lambda: run.load(folder)
-    yield lambda: report.page([folder])
-    yield lambda: config.with_the_runs_own([f"run={folder}", "trainer.max_epochs=2"])
-    yield lambda: resume.finished(folder, {})
-    yield lambda: checkpoints.newest(folder)
-    yield lambda: read_metrics(folder / "metrics.csv")
+@pytest.fixture(scope="module")
+def loaded(finished):
+    return run.load(finished)
+
+
+def readers(file, folder, loaded):
+    """Whoever reads a file of a run, all of whom refuse a damaged one."""
+    cfg, _, task = loaded
+    data = SimpleNamespace(found=SimpleNamespace(fingerprint="x"))
+    trainer = SimpleNamespace(callbacks=[Timer()], is_global_zero=False)
+    return {
+        "results.json": [
+            lambda: run.load(folder),
+            lambda: resume.finished(folder),
+            lambda: run.recorded(folder, trainer).__enter__(),
+            lambda: folders.check_finished(folder),
+        ],
+        "stamp.json": [
+            lambda: config.with_the_runs_own([f"run={folder}"]),
+            lambda: resume.merge(cfg, folder),
+            lambda: resume.record(cfg, {}, folder),
+        ],
+        "data.json": [
+            lambda: run.load(folder),
+            lambda: resume.check_data(data, folder),
+            lambda: resume.inherited(OmegaConf.create({"finetune": str(folder)}), None),
+        ],
+        "config.yaml": [
+            lambda: run.load(folder),
+            lambda: config.with_the_runs_own([f"run={folder}"]),
+            lambda: resume.merge(cfg, folder),
+            lambda: read_config(folder),
+        ],
+        "metrics.csv": [lambda: read_metrics(folder / file), lambda: Metrics(folder, 1)],
+        "last.ckpt": [lambda: checkpoints.newest(folder), lambda: resume.position(cfg, folder, task)],
+        "best.ckpt": [lambda: run.load(folder), lambda: run.restore(task, folder)],
+    }[file]
 
 
 def said(work):
@@ -63,20 +103,29 @@ def said(work):
     return None
 
 
+def one_line(message):
+    return message is not None and message.startswith("error: ") and len(message.splitlines()) == 1
+
+
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_file_is_named_in_one_line(file, garbage, finished, tmp_path):
+def test_a_damaged_file_is_named_in_one_line(file, garbage, finished, loaded, tmp_path):
     folder = tmp_path / "runs/bad"
     shutil.copytree(finished, folder)
     shutil.copytree(finished, tmp_path / "runs/whole")
+    (folder / "previous.ckpt").unlink(missing_ok=True)
     (folder / file).write_bytes(GARBAGE[garbage])
-    for reader in readers(folder):
+    for reader in readers(file, folder, loaded):
         message = said(reader)
-        assert message is None or (message.startswith("error: ") and len(message.splitlines()) == 1)
+        assert one_line(message), "nobody takes it"
+        assert file in message or file == "last.ckpt"
+    message = said(lambda: report.page([folder])) if garbage == "wrong inside" else None
+    assert message is None or one_line(message)
     status = {run.folder: run.status for run in read(tmp_path / "runs")}
     assert status["whole"] == "finished", "a damaged run hides no other"
-    if file in ("results.json", "stamp.json") and garbage.startswith("wrong"):
+    if file in ("results.json", "stamp.json"):
         assert status["bad"] == "damaged"
+    runs.main(["--log-dir", str(tmp_path / "runs"), "--format", "json"])
 
 
 @pytest.mark.parametrize(
@@ -102,14 +151,92 @@ def test_a_table_of_metrics_without_rows_is_whole(tmp_path):
     assert Metrics(tmp_path, 3).rows == read_metrics(tmp_path / "metrics.csv") == []
 
 
-@pytest.mark.parametrize("key", [*checkpoints.NEEDED, *(f"last.{key}" for key in checkpoints.NEEDED_LAST)])
-def test_a_checkpoint_that_lacks_an_entry_is_refused(key, finished):
-    content = torch.load(finished / "last.ckpt", weights_only=True)
+@pytest.fixture(scope="module")
+def content(finished):
+    return torch.load(finished / "last.ckpt", weights_only=True)
+
+
+def changed(content, key, value=...):
+    """A copy with another value at a key, whose parts `/` separates; without one: without the key."""
+    copy = parent = deepcopy(content)
+    *parents, last = (int(part) if part.isdecimal() else part for part in key.split("/"))
+    for part in parents:
+        parent = parent[part]
+    parent[last] = value
+    if value is ...:
+        del parent[last]
+    return copy
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *checkpoints.NEEDED, *(f"last/{key}" for key in checkpoints.NEEDED_LAST), "loops/fit_loop",
+        "loops/fit_loop/epoch_progress", "loops/fit_loop/epoch_loop.batch_progress/current",
+        "loops/fit_loop/epoch_loop.batch_progress/current/completed", "last/end/early_stopping",
+        "callbacks/Guard/num_skipped", "optimizer_states/0", "optimizer_states/0/state", "lr_schedulers/0",
+        "optimizer_states/0/param_groups/0/params",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [..., "x", None], ids=str)
+def test_a_checkpoint_that_lacks_an_entry_is_refused(key, value, content, finished):
     checkpoints.check_content(content, finished)
-    parent = content["last"] if "." in key else content
-    parent.pop(key.rpartition(".")[2])
-    with pytest.raises(UserError, match=f"it has no {key}"):
-        checkpoints.check_content(content, finished)
+    if key == "last/end/early_stopping" and value is not ...:
+        return
+    with pytest.raises(UserError, match="is no checkpoint that a run resumes from: it has no "):
+        checkpoints.check_content(changed(content, key, value), finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("Guard", {"x": 1}),
+        ("Early{'monitor': 'val/acc'}", {"wait_count": 1}),
+        ("Early{'monitor': 'val/acc'}", {"wait_count": "1", "stopped_epoch": 0, "patience": 1, "best_score": 0.5}),
+        ("BestCheckpoint{}", {"best": "x"}),
+        ("ModelCheckpoint{'monitor': None}", {"dirpath": "x"}),
+        ("EMAWeightAveraging", {}),
+        ("Timer", {"time_elapsed": 3.0}),
+        ("Guard", 3),
+        ("Guard", None),
+    ],
+    ids=str,
+)
+def test_a_callbacks_state_that_it_could_not_load_is_refused(name, state, content, finished):
+    with pytest.raises(UserError, match="resumes from: it has no callbacks."):
+        checkpoints.check_content(content | {"callbacks": {name: state}}, finished)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer_states", []),
+        ("optimizer_states/0/param_groups", []),
+        ("optimizer_states/0/param_groups/0/params", [0]),
+        ("optimizer_states/0/state", {99: {}}),
+        ("lr_schedulers", []),
+        ("state_dict", {}),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_optimizer_is_refused_before_it_is_resumed(key, value, content, loaded, tmp_path):
+    cfg, _, task = loaded
+    torch.save(changed(content, key, value), tmp_path / "last.ckpt")
+    checkpoints.seal(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        resume.position(cfg, tmp_path, task)
+
+
+@pytest.mark.parametrize("index", [{"bad": 3}, {"bad": {"changed": 0, "run": {"began": 1e300}}}, {"bad": {"run": None}},
+                                   {"bad": {"best": {"x": 1}}}])  # fmt: skip
+def test_a_damaged_index_of_runs_is_made_again(index, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "bad")
+    (fresh,) = read(tmp_path)
+    whole = json.loads((tmp_path / ".runs.json").read_text())["bad"]
+    if "best" in index["bad"] if isinstance(index["bad"], dict) else False:
+        index = {"bad": whole | {"run": whole["run"] | index["bad"]}}
+    (tmp_path / ".runs.json").write_text(json.dumps(index))
+    assert read(tmp_path) == [fresh]
 
 
 READ_OR_WRITTEN = (
@@ -249,6 +376,36 @@ def test_a_loaded_config_is_checked_as_a_typed_one(line, finished, tmp_path):
     OmegaConf.save(cfg, folder / "config.yaml")
     with pytest.raises(UserError, match="config.yaml is damaged: (net|optimizer|data)"):
         run.load(folder)
+
+
+PARTS = b"trainer: {}\ndata: {}\nnet: {}\ntask: {}\noptimizer: {}\nscheduler: {}\nlogger: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"x" * 2**19, "it has more than 0.25 MiB"),
+        (b"a: [" + b"1," * 100_000 + b"]", "too many entries"),
+        (b"".join(b"a%d: 1\n" % i for i in range(20_000)), "too many entries"),
+        (b"a: " + b"${b}" * 20_000, "too many references"),
+        (b"a: " + b"${" * 20_000, "too many references"),
+        (b"# ]]]]]]]]\n" * 100 + b"a: " + b"[" * 20_000, "nested too deeply"),
+        (b"a: '" + b"]" * 1000 + b"'\nb: " + b"{a: " * 1000, "nested too deeply"),
+        (b"a:\n " + b"- " * 20_000, "nested too deeply"),
+        (b"? " * 20_000, "nested too deeply"),
+        (b"".join(b" " * i + b"a:\n" for i in range(200)), "nested too deeply"),
+        (b"a: &a 1\nb: *a\n", "it has aliases"),
+    ],
+    ids=range(11),
+)
+def test_a_config_that_would_take_seconds_is_refused_at_once(text, problem, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(PARTS)
+    assert read_config(tmp_path).trainer == {}
+    (tmp_path / "config.yaml").write_bytes(PARTS + text)
+    start = time.process_time()
+    with pytest.raises(UserError, match=problem):
+        read_config(tmp_path)
+    assert time.process_time() - start < 0.5
 
 
 def test_a_config_with_aliases_is_refused(finished, tmp_path):

@@ -126,3 +126,29 @@ def test_a_mistake_is_said_in_a_line(words, said, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=said):
         sweep.main(["-m", "experiment=digits", "sweep.name=1", *words.split()])
     assert not list(tmp_path.glob("logs/digits/*"))
+
+
+def fold(place, number, content):
+    folder = place / f"{number:03d}"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}")
+    (folder / "stamp.json").write_text(json.dumps({"overrides": [f"fold={number}"]}))
+    results = {"status": "finished", "best": {"metric": "val/acc", "mode": "max", "value": 0.5}}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "test_predictions.csv").write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"\xff\xfe", "日本.png".encode(), b'a ""b'])
+def test_out_of_fold_predictions_name_files_that_are_not_utf8(name, tmp_path):
+    content = b'sample,file\n7,"' + name + b'"\n'
+    for number in range(2):
+        fold(tmp_path, number, content)
+    write_out_of_fold(tmp_path, {"fold"})
+    assert (tmp_path / "out_of_fold.csv").read_bytes().count(name) == 2
+
+
+@pytest.mark.parametrize("content", [b"sample,file\n7\n", b"sample\n7,8\n", b"a,b\n" + b"x" * 200_000 + b",1\n"])
+def test_damaged_predictions_are_named(content, tmp_path):
+    fold(tmp_path, 0, content)
+    with pytest.raises(UserError, match="000/test_predictions.csv is damaged"):
+        write_out_of_fold(tmp_path, {"fold"})

@@ -5,9 +5,11 @@ import html
 import io
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from lab import report
@@ -15,6 +17,7 @@ from lab.display import printable
 from lab.errors import UserError
 from lab.figures.classification import classes
 from lab.figures.table import read_table
+from lab.report import _curves
 
 
 @pytest.fixture
@@ -79,3 +82,18 @@ def test_a_mistake_is_said_in_a_line(words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(said)):
         report.main(words.split())
+
+
+@pytest.mark.parametrize("names", [("cost$5_to_$7", "_hidden"), ("a$b", "$x^"), ("__", "\\frac{")], ids=str)
+def test_names_stand_in_the_legend_as_they_are(names, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.legend",
+        lambda axis, *args, legend=Axes.legend, **kwargs: shown.append(legend(axis, *args, **kwargs)) or shown[-1],
+    )
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        Path(name).mkdir()
+        Path(name, "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n")
+    assert len(list(_curves([Path(name) for name in names]))) == 1
+    assert [text.get_text() for text in shown[0].get_texts()] == list(names)

@@ -10,13 +10,18 @@ import shutil
 import signal
 from functools import cache
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
-from lab import checkpoints, config, lock, run, train
+from lab import check, checkpoints, config, lock, run, train
 from lab.errors import UserError
 from lab.runs import main as runs_main
 
@@ -101,7 +106,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(stopped, tmp_path, batch, number
     stopped(batch, number, f"run={tmp_path}/cut", *words)
     status = json.loads((tmp_path / "cut/results.json").read_text())["status"]
     assert status == ("failed" if number == signal.SIGKILL else "interrupted")
-    lab_train(f"run={tmp_path}/cut")
+    lab_train(f"run={tmp_path}/cut", *words)
     for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
         assert same(part, other)
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
@@ -140,10 +145,106 @@ def test_a_finished_run_goes_on_for_longer(tmp_path):
     assert steps == [NUM_BATCHES * epoch - 1 for epoch in range(1, 6)]
 
 
+def resume(folder, *words):
+    return train.main(config.compose("train", config.with_the_runs_own([f"run={folder}", *words])))
+
+
+def saved(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """A run of at most 8 epochs whose training stopped early, after 3: its weights stay as they are."""
+    folder = tmp_path_factory.mktemp("early") / "run"
+    lab_train(f"run={folder}", "early_stopping=2", "optimizer.lr=1e-12", "trainer.max_epochs=8", "net.batch_norm=false")
+    assert checkpoints.read(folder / "last.ckpt")["epoch"] == 3
+    return folder
+
+
+@pytest.mark.parametrize("word", ["trainer.max_epochs=2", "trainer.max_epochs=1", "trainer.max_steps=11"])
+def test_a_limit_that_is_passed_already_is_refused_before_anything_is_written(word, early):
+    before = saved(early)
+    with pytest.raises(UserError, match=f"{word}: .* has trained (3 epochs|12 steps) already"):
+        resume(early, word)
+    assert saved(early) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "a larger trainer.max_epochs"),
+        (["trainer.max_epochs=20"], "it stopped early; change early_stopping too"),
+        (["trainer.max_steps=100"], "it stopped early; change early_stopping too"),
+        (["trainer.max_epochs=20", "early_stopping=1"], "it stopped early; change early_stopping too"),
+        (["trainer.max_epochs=3", "early_stopping=null"], "trainer.max_epochs=3 is reached"),
+        (["trainer.max_steps=12", "early_stopping=3"], "trainer.max_steps=12 is reached"),
+        (["trainer.max_time=00:10:00:00"], "it stopped early; change early_stopping too"),
+    ],
+)
+def test_a_run_that_has_nothing_left_says_why_and_does_nothing(words, why, early, capsys):
+    before = saved(early)
+    resume(early, *words)
+    assert f"is finished: {why}" in capsys.readouterr().out
+    assert saved(early) == before
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_another_patience_and_more_epochs_train_further(killed, early, tmp_path):
+    folder = shutil.copytree(early, tmp_path / "run")
+    if killed:  # while it was tested: the checkpoint is that of a training that ended
+        (folder / "results.json").write_text('{"status": "running"}')
+        resume(folder, "trainer.max_epochs=9")
+        assert checkpoints.read(folder / "last.ckpt")["epoch"] == 3, "as an unbroken run with 9 epochs"
+        return
+    resume(folder, "early_stopping=null", "trainer.max_epochs=5")
+    assert checkpoints.read(folder / "last.ckpt")["epoch"] == 5
+
+
+def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopped, tmp_path):
+    stopped(6, signal.SIGTERM, f"run={tmp_path}/run")
+    before = saved(tmp_path / "run")
+    for word in ("trainer.max_epochs=1", "trainer.max_steps=5"):
+        with pytest.raises(UserError, match=f"{word}: .* has trained (2 epochs|7 steps) already"):
+            resume(tmp_path / "run", word)
+    assert saved(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("began", "steps"),
+    [
+        (["early_stopping=2"], [("early_stopping=null", None), ("early_stopping=2", 2), ("early_stopping=3", 3)]),
+        (["checkpoint.every_n_steps=4"], [("checkpoint.every_n_steps=2", 2), ("checkpoint.every_n_steps=4", 4)]),
+        (["experiment=image_folder", "data.root=/a"], [("data.root=/b", "/b"), ("data.root=/a", "/a")]),
+        (["trainer=cpu"], [("trainer.strategy=ddp", "ddp"), ("trainer=cpu", "auto")]),
+        (["trainer.max_epochs=3"], [("trainer.max_epochs=9", 9), ("trainer.max_epochs=3", 3)]),
+    ],
+    ids=str,
+)
+def test_a_value_can_be_changed_back(began, steps, tmp_path):
+    """In a process of each resume's own the words would be typed; here they are composed."""
+    from lab.folder import write_config, write_json
+    from lab.resume import merge, record
+
+    words = ["experiment=digits", "trainer=cpu", *began]
+    write_json(tmp_path / "stamp.json", {"overrides": words})
+    write_config(tmp_path, config.compose("train", words))
+    for word, value in steps:
+        cfg, changes = merge(config.compose("train", config.with_the_runs_own([f"run={tmp_path}", word])), tmp_path)
+        record(cfg, changes, tmp_path)
+        key = {"trainer=cpu": "trainer.strategy"}.get(word, word.partition("=")[0])
+        assert OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key) == value
+        assert changes == {key: value}
+        _, none = merge(config.compose("train", config.with_the_runs_own([f"run={tmp_path}"])), tmp_path)
+        assert none == {}
+
+
 @pytest.mark.parametrize("word", ["optimizer.lr=0.5", "net.widths=[8]", "seed=3", "data.batch_size=16"])
 def test_what_a_run_began_with_stays(tmp_path, word):
     lab_train(f"run={tmp_path}/run", "trainer.max_epochs=1")
-    with pytest.raises(UserError, match=r"was started with .*A resumed run may change only trainer.max_epochs"):
+    with pytest.raises(
+        UserError, match=r"cannot change when .* is resumed; it was .*These keys may change: trainer.max_epochs"
+    ):
         train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", word])))
 
 
@@ -155,7 +256,7 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
         folder = tmp_path / "logs" / name
         folder.mkdir(parents=True)
         (folder / "config.yaml").touch()
-        (folder / "stamp.json").write_text(json.dumps({"began": began}))
+        (folder / "stamp.json").write_text(json.dumps({"began": began, "overrides": []}))
         os.utime(folder / "stamp.json", (-began, -began))  # a copy's times say nothing
         newest = "sweep/x/000" if began >= 2 else name
         assert config.with_latest(["run=latest"]) == [f"run=logs/{newest}"]
@@ -178,7 +279,7 @@ def test_a_run_that_was_moved_ends_as_one_that_was_not(move, stopped, tmp_path):
     stopped(9, signal.SIGTERM, *words, f"run={tmp_path}/old")
     (tmp_path / "elsewhere").mkdir()
     move(tmp_path / "old", tmp_path / "elsewhere/new")
-    lab_train(f"run={tmp_path}/elsewhere/new")
+    resume(tmp_path / "elsewhere/new")
     assert same(*(outcome(tmp_path / name) for name in ("whole", "elsewhere/new")))
     best = [json.loads((tmp_path / name / "results.json").read_text())["best"] for name in ("whole", "elsewhere/new")]
     assert best[0] == best[1]
@@ -213,7 +314,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
     for name in names:
         (folder / name).write_text("{")
     assert config.with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
-    with lock.alone(folder, is_new=True):
+    with lock.locked(folder, is_new=True):
         assert not list(folder.glob(".*.tmp"))
 
 
@@ -229,11 +330,11 @@ def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
     cfg = config.compose("train", [*QUICK, "seed=2", f"run={folder}"])
     with forked_lock(folder):
         before = contents(folder)
-        with pytest.raises(UserError, match="another process trains in it"):
+        with pytest.raises(UserError, match="another process is training in"):
             train.main(cfg)
         assert contents(folder) == before
     (folder / "config.yaml").touch()  # the first has made a run of it in the meantime
-    with pytest.raises(UserError, match="another process has just made a run of it"), lock.alone(folder, is_new=True):
+    with pytest.raises(UserError, match="another process has just made a run of it"), lock.locked(folder, is_new=True):
         pass
 
 
@@ -244,7 +345,7 @@ def forked_lock(folder):
     has, end = context.Event(), context.Event()
 
     def hold():
-        with lock.alone(folder):
+        with lock.locked(folder):
             has.set()
             end.wait(60)
 
@@ -269,7 +370,7 @@ def test_a_file_system_without_locks_is_not_another_process(number, held, tmp_pa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock.fcntl, "lockf", lockf)
-    with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.alone(tmp_path):
+    with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.locked(tmp_path):
         pass
     assert ("can't be locked" in capsys.readouterr().err) != held
 
@@ -293,14 +394,14 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     held, done = fork.Event(), fork.Event()
 
     def hold():
-        with lock.alone(tmp_path / "run"):
+        with lock.locked(tmp_path / "run"):
             held.set()
             done.wait(60)
 
     other = fork.Process(target=hold)
     other.start()
     held.wait(60)
-    with pytest.raises(UserError, match="another process trains in it"):
+    with pytest.raises(UserError, match="another process is training in"):
         train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
     done.set()
     other.join()
@@ -355,3 +456,45 @@ def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys)
     cfg = config.compose("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
     train.parts(cfg, None)
     assert "new: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["finetune", "warm_start"])
+@pytest.mark.parametrize("link", ["a file", "a chain", "a run's folder"])
+def test_weights_may_come_from_a_cache_of_links(key, link, tmp_path, early):
+    if link == "a run's folder":
+        source = tmp_path / "run"
+        source.symlink_to(early)
+    else:
+        source = tmp_path / "blobs"
+        source.symlink_to(early / "best.ckpt")
+        if link == "a chain":
+            (tmp_path / "second.ckpt").symlink_to(source)
+            source = tmp_path / "second.ckpt"
+    cfg = config.compose("train", [*QUICK, "net.batch_norm=false", f"{key}={source}"])
+    _, task = train.parts(cfg, None)
+    best = checkpoints.read(early / "best.ckpt")["state_dict"]
+    assert same(dict(task.state_dict()), dict(best))
+
+
+def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
+    config.quiet()
+    asked = []
+    monkeypatch.setattr(check.tempfile, "TemporaryDirectory", lambda dir: asked.append(dir) or MagicMock())
+    cfg = config.compose("train", [*QUICK, f"log_dir={tmp_path}/logs"])
+    for words in ({"folder": tmp_path / "x/run"}, {"folder": tmp_path}, {"writes": False}, {}):
+        check.check(cfg, **words)
+    assert asked == [tmp_path, tmp_path, tmp_path]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="run=/proc/nope/a: /proc is not a folder that can be written to"):
+        check.check(cfg, Path("/proc/nope/a"))
+
+
+def test_a_resume_inside_of_hydras_own_job_leaves_it_as_it_is():
+    """As the command line runs it: `hydra.main` has begun its job."""
+    words = ["experiment=digits", "trainer=cpu"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        job = HydraConfig.instance().cfg
+        assert config.recomposed("train", words).trainer.accelerator == "cpu"
+        assert GlobalHydra.instance().hydra is hydra
+        assert HydraConfig.instance().cfg is job

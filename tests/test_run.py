@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -18,8 +19,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import run, train
+from lab import config, run, train
 from lab import test as lab_test
+from lab.callbacks.last import Last
 from lab.config import compose as compose_verb
 from lab.data import tiny
 from lab.errors import RunError, UserError
@@ -328,3 +330,45 @@ def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
     with pytest.raises(UserError, match="its status is interrupted"):
         run.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    {
+        "~/runs/a": "home/runs/a",
+        "~": "home",
+        "$HOME": "cwd/$HOME",
+        "$HOME/$x": "cwd/$HOME/$x",
+        "a$LAB_PLACE": "cwd/a$LAB_PLACE",
+        "a b/~/c": "cwd/a b/~/c",
+        "rel/a": "cwd/rel/a",
+    }.items(),
+)
+def test_all_files_of_a_run_lie_in_the_one_folder(typed, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LAB_PLACE", "elsewhere")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    words = config.with_the_runs_own(["experiment=digits", "trainer=cpu", f"run={typed}"])
+    cfg = config.compose("train", words)
+    assert Path(cfg.run).absolute() == tmp_path / place
+    trainer = run.build_trainer(cfg, Path(cfg.run))
+    board, table = trainer.loggers
+    last = next(callback for callback in trainer.callbacks if isinstance(callback, Last))
+    folders = [trainer.checkpoint_callback.dirpath, board.log_dir, trainer.default_root_dir, *(
+        path.parent for path in (last.path, table.path))]  # fmt: skip
+    assert {os.path.normpath(folder) for folder in folders} == {str(tmp_path / place)}
+
+
+@pytest.mark.parametrize("key", ["log_dir", "finetune", "warm_start", "data.root"])
+def test_a_tilde_is_the_home_in_every_path(key, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = config.compose("train", ["experiment=image_folder", f"{key}=~/a$b"])
+    assert OmegaConf.select(cfg, key) == f"{tmp_path}/a$b"
+    assert OmegaConf.select(config.compose("train", ["experiment=image_folder", f"{key}=a/~"]), key) == "a/~"
+
+
+@pytest.mark.parametrize("key", ["run", "model", "input", "output"])
+def test_a_tilde_is_the_home_for_predict_too(key, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.compose("predict", ["input=x", f"{key}=~/a"])[key] == f"{tmp_path}/a"

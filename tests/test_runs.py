@@ -1,12 +1,17 @@
 """The table over runs: from their files alone."""
 
 import csv
+import errno
 import io
 import json
 import multiprocessing
+import os
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
@@ -110,24 +115,99 @@ def test_the_index_follows_the_folders(logs):
     assert len(before) + 1 == len(after)
 
 
-def test_a_run_without_a_process_was_killed(logs):
-    folder = put(logs, "x/now", status="running", net="mlp")
+@contextmanager
+def training_in(folder):
+    """Another process has the lock: one's own does not count."""
     fork = multiprocessing.get_context("fork")
-    held, done = fork.Event(), fork.Event()
+    begun, done = fork.Event(), fork.Event()
 
     def hold():
-        with lock.alone(folder):
-            held.set()
+        with lock.locked(folder):
+            begun.set()
             done.wait(60)
 
     process = fork.Process(target=hold)
     process.start()
-    held.wait(60)
-    status = {run.folder: run.status for run in read(logs)}
-    done.set()
-    process.join()
-    assert status["x/now"] == "running"
+    begun.wait(60)
+    try:
+        yield
+    finally:
+        done.set()
+        process.join()
+
+
+def test_a_run_without_a_process_was_killed(logs):
+    folder = put(logs, "x/now", status="running", net="mlp")
+    with training_in(folder):
+        assert {run.folder: run.status for run in read(logs)}["x/now"] == "running"
+        assert lock.is_held(folder) is True
     assert {run.folder: run.status for run in read(logs)}["x/now"] == "killed"
+    assert lock.is_held(folder) is False
+
+
+def test_who_asks_whether_a_run_is_running_takes_no_lock(logs, monkeypatch):
+    folder = put(logs, "x/now", status="running", net="mlp")
+    with lock.locked(folder):
+        pass
+    monkeypatch.setattr(lock.fcntl, "lockf", None)
+    assert lock.is_held(folder) is False
+
+
+@pytest.mark.parametrize("reason", ["no locks", "not readable", "a link", "another system"])
+@pytest.mark.parametrize("action", ["rm", "archive"])
+def test_a_run_of_which_nobody_knows_whether_it_is_running_stays(action, reason, logs, monkeypatch):
+    folder = put(logs, "x/now", status="running", net="mlp")
+
+    def fail(*_):
+        raise OSError(errno.EACCES if reason == "not readable" else errno.ENOLCK, "it can't")
+
+    if reason == "a link":
+        (folder / ".lock").symlink_to(logs / "elsewhere")
+    else:
+        (folder / ".lock").touch()
+    if reason == "no locks":
+        monkeypatch.setattr(lock.fcntl, "fcntl", fail)
+        monkeypatch.setattr(lock.fcntl, "lockf", fail)
+    if reason == "not readable":
+        opened = os.open
+        monkeypatch.setattr(
+            lock.os, "open", lambda path, *a: (fail if str(path).endswith(".lock") else opened)(path, *a)
+        )
+    if reason == "another system":
+        monkeypatch.setattr(lock.sys, "platform", "plan9")
+    assert lock.is_held(folder) is None
+    assert {run.folder: run.status for run in read(logs)}["x/now"] == "running"
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(UserError, match="x/now"):
+        main([action, "x/now"])
+    assert (folder / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("action", ["rm", "archive"])
+def test_a_run_that_begins_after_the_question_stays(action, logs, monkeypatch):
+    folder = put(logs, "x/now", status="failed", net="mlp")
+    with ExitStack() as stack:
+
+        def answer():
+            stack.enter_context(training_in(folder))
+            return "y\n"
+
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=answer, close=lambda: None))
+        with pytest.raises(UserError, match="another process is training in"):
+            main([action, "x/now"])
+    assert (folder / "config.yaml").exists()
+
+
+def test_a_folder_that_was_removed_meanwhile_is_not_trained_in(tmp_path, monkeypatch):
+    take = lock._take
+
+    def late(descriptor, folder, sure):
+        take(descriptor, folder, sure)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(lock, "_take", late)
+    with pytest.raises(UserError, match="has just removed or moved it"), lock.locked(tmp_path / "run"):
+        pass
 
 
 def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys):

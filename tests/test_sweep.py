@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from lab import checkpoints, config, started
+from lab.allow import instantiate
 from lab.errors import UserError
 from lab.folder import write_json
 from lab.sweep import main as sweep
@@ -265,3 +266,47 @@ def test_a_job_has_its_share_of_the_machine_and_takes_all_it_started_with_it(tmp
     states = subprocess.run(["ps", "-e", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
     left = [line for line in states.splitlines() if int(line.split()[0]) in groups and "Z" not in line]
     assert not left
+
+
+@pytest.mark.parametrize("cut", [1, 9, 60])
+def test_a_study_whose_last_line_is_torn_goes_on_without_it(cut, tmp_path):
+    url = f"journal:{tmp_path}/study.log"
+
+    def study():
+        return optuna.create_study(storage=open_storage(url), study_name="study", load_if_exists=True)
+
+    def tried(study):
+        trial = study.ask()
+        study.tell(trial, trial.suggest_float("x", 0, 1))
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tried(study())
+    log = tmp_path / "study.log"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-cut])
+    tried(study())
+    trials = study().trials
+    assert len(trials) == 2
+    assert trials[1].state.is_finished()
+    assert log.read_bytes().startswith(whole[: whole[:-1].rfind(b"\n") + 1])
+
+
+@pytest.mark.parametrize("line", [b"3\n", b"[]\n", b'{"op_code": 99}\n', b"\xff\n", bytes(100) + b"\n"])
+def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
+    cfg = config.compose("train", ["experiment=digits", "sweep=optuna"])
+    words = config.parsed(["optimizer.lr=interval(0.1,1)"])
+
+    def study():
+        return instantiate(cfg.sweep)(overrides=words, place=tmp_path, monitor=cfg.monitor)
+
+    study()
+    with open(tmp_path / "study.log", "ab") as file:
+        file.write(line)
+    with pytest.raises(UserError, match="the study can't be opened"):
+        study()
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"status": "finished"}', '{"status": "finished", "best": {"value": 1}}'])
+def test_a_damaged_job_is_started_and_says_so_itself(text, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    assert sweep._finished(tmp_path) is None

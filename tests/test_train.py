@@ -11,12 +11,16 @@ import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
 
 from lab import config, run, seconds, train
+from lab.callbacks.best import keep_inside
 from lab.callbacks.timer import Timer
 from lab.check import check
 from lab.errors import UserError
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
+from lab.refusals import check_lengths
 from lab.summary import duration, stopped, table
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "data.batch_size=32", "trainer=cpu", "trainer.enable_progress_bar=false")
@@ -79,8 +83,9 @@ def test_a_gathered_gradient_is_the_mean_over_the_samples(tmp_path, monkeypatch,
 
 
 def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path, capsys):
-    stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null")
-    lab_train(*stuck, "early_stopping=2", "trainer.max_epochs=8")
+    stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null",
+             "trainer.max_epochs=8")  # fmt: skip
+    lab_train(*stuck, "early_stopping=2")
     assert "early_stopping=2: stopped, for val/acc was no better than" in capsys.readouterr().out
     epochs = lambda: torch.load(tmp_path / "run/last.ckpt", weights_only=False)["epoch"]  # noqa: E731
     assert epochs() == 3
@@ -215,3 +220,54 @@ def test_class_names_are_shown_whole_up_to_24_characters(names, shown):
 @pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (75, "75 s"), (600, "10 min"), (9000, "2 h 30 min")])
 def test_a_duration_is_said_as_people_do(value, text):
     assert duration(value) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ["trainer.limit_val_batches=0.3", "data.batch_size=8"],
+            "one of the 2 batches of the val split in each",
+        ),
+        (["trainer.val_check_interval=3"], "val_check_interval=3: an epoch has 2 batches in each process"),
+        (
+            ["trainer.val_check_interval=2", "trainer.num_nodes=2"],
+            "=2: an epoch has 1 batches in each",
+        ),
+        (
+            ["trainer.limit_train_batches=0.3"],
+            "limit_train_batches=0.3: less than one of the 2 batches of the train split",
+        ),
+    ],
+)
+def test_limits_are_those_of_each_process(compose, words, problem):
+    cfg = compose("experiment=digits", "data.tiny=true", "data.augment=null", "data.batch_size=32", *words)
+    data = run.read_data(cfg)
+    check_lengths(OmegaConf.merge(cfg, {"trainer": {"devices": 1, "num_nodes": 1}}), data)
+    cfg.trainer.devices, cfg.trainer.strategy = 2, "ddp"
+    with pytest.raises(UserError, match=problem):
+        check_lengths(cfg, data)
+    assert data._rank() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    {
+        "epoch=1-val/acc=0.90.ckpt": "epoch=1-val/acc=0.90.ckpt",
+        "a.ckpt": "a.ckpt",
+        "a/b/c.ckpt": "a/b/c.ckpt",
+        "../victim.ckpt": "",
+        "a/../../victim.ckpt": "",
+        "/elsewhere/victim.ckpt": "",
+        "a": "",
+    }.items(),
+)
+def test_a_checkpoint_of_a_configs_own_is_found_again_where_it_was(name, kept, tmp_path):
+    callback = ModelCheckpoint(filename="x", monitor="val/acc", save_top_k=2)
+    keep_inside(callback, tmp_path / "now")
+    there = os.path.join("/then/run", name)
+    state = callback.state_dict() | {"dirpath": "/then/run", "best_k_models": {there: torch.tensor(1.0)}}
+    callback.load_state_dict(state | {"best_model_path": there})
+    expected = str(tmp_path / "now" / kept) if kept else ""
+    assert callback.best_model_path == expected
+    assert list(callback.best_k_models) == [expected] * bool(kept)

@@ -63,8 +63,13 @@ class Monitor:
     mode: Literal["min", "max"]
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> None:
     """Refuse a training config that can't run on this machine.
+
+    Args:
+        cfg: of `lab train`.
+        folder: the run's, where it is known; otherwise it will be made in `log_dir`.
+        writes: whether anything is going to be written there.
 
     Raises:
         UserError: a line for each problem.
@@ -72,7 +77,8 @@ def check(cfg: DictConfig) -> None:
     refuse(cfg)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_calls(cfg)
-    problems += _unwritable(Path(cfg.log_dir))
+    if writes:
+        problems += _unwritable("run" if folder else "log_dir", folder or Path(cfg.log_dir))
     problems += [
         f"{key}={cfg[key]}: it is not UTF-8, and TensorBoard writes no such folder; name another"
         for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
@@ -191,14 +197,14 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
             yield f"{key}={value}: {expected}".replace("input should", "should")
 
 
-def _unwritable(log_dir: Path) -> Iterator[str]:
-    there = log_dir.absolute()
+def _unwritable(key: str, folder: Path) -> Iterator[str]:
+    there = folder.absolute()
     while not there.exists():
         there = there.parent
     try:
         tempfile.TemporaryDirectory(dir=there).cleanup()
     except OSError:
-        yield f"log_dir={log_dir}: {there} is not a folder that can be written to"
+        yield f"{key}={folder}: {there} is not a folder that can be written to"
 
 
 def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:

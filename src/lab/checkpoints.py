@@ -5,13 +5,19 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lab.display import command, say
+from lab.ending import ENDS
 from lab.errors import RunError, UserError
 from lab.folder import BEST, LAST, PREVIOUS
 
@@ -24,9 +30,21 @@ NEEDED_LAST: dict[str, type] = {
     "batches_that_stepped": int,
     "batches_ready": int,
     "fitted": bool,
-    "end": list,
+    "end": dict,
     "validated": dict,
 }
+STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # of the callbacks that have some, by their classes' names
+    "Guard": {"num_skipped": int},
+    "Early": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+    "EarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+    "BestCheckpoint": {"best": (torch.Tensor, type(None))},
+    "ModelCheckpoint": {
+        "dirpath": str, "best_k_models": dict, "best_model_path": str, "kth_best_model_path": str,
+        "last_model_path": str,
+    },
+    "EMAWeightAveraging": {"latest_update_step": int},
+    "Timer": {"time_elapsed": dict},
+}  # fmt: skip
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -110,7 +128,7 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
 
 def damage(path: Path, sealed: bool = True) -> str | None:
     """What is wrong with a checkpoint's file, if anything."""
-    if path.is_symlink():
+    if sealed and path.is_symlink():  # of a run; another's checkpoint may be in a cache of links
         return "is a symbolic link; a run's folder holds files only"
     if not path.is_file():
         return "does not exist"
@@ -134,12 +152,60 @@ def check_content(content: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: it lacks an entry, or an entry is of another type.
     """
-    for key, kind in NEEDED.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(f"error: {path} cannot be resumed from: it has no {key}.")
-    for key, kind in NEEDED_LAST.items():
-        if not isinstance(content["last"].get(key), kind):
-            raise UserError(f"error: {path} cannot be resumed from: it has no last.{key}.")
+    if key := next(_lacking(content), None):
+        raise UserError(f"error: {path} cannot be resumed from: it has no {key}.")
+
+
+def _lacking(content: dict[str, Any]) -> Iterator[str]:
+    """Yield the dotted keys that are missing or of another type; the first is true, the next ones may follow of it."""
+    yield from _unlike(NEEDED, content)
+    yield from _unlike(NEEDED_LAST, content["last"], "last.")
+    yield from _unlike(dict.fromkeys(ENDS, object), content["last"]["end"], "last.end.")
+    yield from _unlike(_loops(), content["loops"].get("fit_loop"), "loops.fit_loop.")
+    for name, state in content["callbacks"].items():
+        yield from _unlike(STATES.get(str(name).partition("{")[0], {}), state, f"callbacks.{name}.")
+    for key, parts in (("optimizer_states", {"state": dict, "param_groups": list}), ("lr_schedulers", {})):
+        if len(content[key]) != 1:
+            yield f"{key} of one {key.partition('_')[0]}"
+            return
+        yield from _unlike(parts, content[key][0], f"{key}.0.")
+    for i, group in enumerate(content["optimizer_states"][0]["param_groups"]):
+        yield from _unlike({"params": list, "lr": float | int | torch.Tensor}, group, f"optimizer_states.0.{i}.")
+    for i, own in enumerate(content["epoch_so_far"]):
+        yield from _unlike({"metrics": dict}, own, f"epoch_so_far.{i}.")
+
+
+@cache
+def _loops() -> dict[str, Any]:
+    """Return the state of a fresh training loop of Lightning's, whose keys and types any other has."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[LightningEnvironment()])
+    return trainer.fit_loop.state_dict()
+
+
+def _unlike(like: dict[str, Any], content: Any, where: str = "") -> Iterator[str]:
+    """Yield the keys of a pattern of types, or of a state, that other content lacks or has with another type."""
+    if not isinstance(content, dict):
+        yield where.removesuffix(".")
+        return
+    for key, value in like.items():
+        if isinstance(value, dict):
+            yield from _unlike(value, content.get(key), f"{where}{key}.")
+        elif key not in content or not isinstance(content[key], _kind(value)):
+            yield f"{where}{key}"
+
+
+def _kind(value: Any) -> Any:
+    return value if isinstance(value, type | tuple | UnionType) else type(value)
+
+
+def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
+    """Raises UserError where a checkpoint's optimizer is not of the same parameters as the task's."""
+    weights = ((name, p) for name, p in task.named_parameters() if p.requires_grad)
+    own, theirs = task.optimizer(weights).state_dict(), content["optimizer_states"][0]
+    sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (own, theirs)]
+    names = {i for group in own["param_groups"] for i in group["params"]}
+    if sizes[0] != sizes[1] or not theirs["state"].keys() <= names:
+        raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes[1]} parameters.")
 
 
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
@@ -152,7 +218,7 @@ def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) 
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint that a run can go on from; None where it was stopped before its first.
+    """Return the newest whole checkpoint that a run can resume from; None where it was stopped before its first.
 
     Raises:
         UserError: there are some, and all are damaged.

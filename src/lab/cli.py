@@ -97,19 +97,20 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
 def _hydra_app(verb: str) -> None:
     import hydra
 
-    from lab.config import CONF
+    from lab import config
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong; `main` says it
 
     def job(cfg: Any) -> None:
         seconds.lap("compose")
+        config.freeze(cfg)
         module = (import_module if verb in LIGHT else import_heavy)(_module(verb))
         seconds.lap("import")
         if code := exit_code(lambda: module.main(cfg)):  # said here, before Hydra puts its own lines around it
             sys.exit(code)
         seconds.restart()
 
-    hydra.main(config_path=str(CONF), config_name=verb, version_base="1.3")(job)()
+    hydra.main(config_path=str(config.CONF), config_name=verb, version_base="1.3")(job)()
 
 
 def _module(verb: str) -> str:

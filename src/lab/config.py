@@ -19,8 +19,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab import objects, places, secrets
 from lab.errors import UserError
-from lab.folder import CONFIG, STAMP, check_finished, is_half_made, latest, read_json, refuse_links
+from lab.folder import (
+    CONFIG,
+    STAMP,
+    check_finished,
+    expanded,
+    is_half_made,
+    latest,
+    read_config,
+    read_json,
+    refuse_links,
+)
 from lab.keys import key_of
+from lab.paths import expand
 from lab.words import literals, override_word, value_of
 
 objects.install()
@@ -57,7 +68,7 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def freeze(cfg: DictConfig) -> None:
-    """Resolve the one key that only Hydra can, so that the config stands without it.
+    """Resolve the one key that only Hydra can, so that the config stands without it; and `~` in its paths.
 
     Raises:
         UserError: the name of a folder would show a variable's value.
@@ -66,6 +77,7 @@ def freeze(cfg: DictConfig) -> None:
         fail(problems)
     if "name" in cfg:
         cfg.name = str(cfg.name)
+    expand(cfg)
 
 
 def overrides() -> list[str]:
@@ -85,19 +97,44 @@ def with_the_runs_own(arguments: Sequence[str]) -> list[str]:
     run = value_of(keys.get("run", "run=null"))
     if not run:
         return list(arguments)
-    folder = Path(run)
+    folder = expanded(str(run))
     if (folder / CONFIG).exists():
         refuse_links(folder, everywhere=True)
+        typed = {key_of(argument) for argument in arguments}
         began = [
-            old
-            for old in read_json(folder / STAMP, "overrides")["overrides"]
-            if key_of(old) not in keys and not old.startswith("-")  # never a flag, whoever wrote the file
-        ]
+            old for old in words_of(folder)
+            if not any(key_of(old) == key or key_of(old).startswith(f"{key}.") for key in typed)
+        ]  # fmt: skip
     elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: it is no run's folder, and not empty; name a new one"])
     else:
         began = []
     return [*began, *(new for new in arguments if key_of(new) != "run"), override_word("run", str(folder))]
+
+
+def words_of(folder: Path) -> list[str]:
+    """The words that give a run's config: those with which it began, and what was changed since.
+
+    Raises:
+        UserError: the stamp or the config is damaged.
+    """
+    stamp, data = read_json(folder / STAMP), read_config(folder).data
+    changes = {key: value for resumed in stamp["resumed"] for key, value in resumed["changes"].items()}
+    if root := (data._get_node("root")._value() if "root" in data else None):
+        changes["data.root"] = root  # absolute, from wherever the run began; a reference as it stands
+    began = [old for old in stamp["overrides"] if not old.startswith("-")]  # never a flag, whoever wrote the file
+    kept = [old for old in began if key_of(old) not in ("run", *changes)]
+    return [*kept, *(f"++{override_word(key, value)}" for key, value in changes.items())]
+
+
+def recomposed(verb: str, words: Sequence[str]) -> DictConfig:
+    """The config of these words; Hydra stays in the job that it runs, whose words `overrides` reads."""
+    before = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        return compose(verb, words)
+    finally:
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before
 
 
 def with_latest(arguments: Sequence[str]) -> list[str]:
@@ -107,7 +144,7 @@ def with_latest(arguments: Sequence[str]) -> list[str]:
         UserError: there is no run.
     """
     log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
-    log_dir = Path(log_dirs[-1] if log_dirs else "logs")
+    log_dir = expanded(log_dirs[-1] if log_dirs else "logs")
     named = [a for a in arguments if key_of(a) in ("run", "finetune", "warm_start") and value_of(a) == "latest"]
     return [override_word(key_of(a), str(latest(log_dir))) if a in named else a for a in arguments]
 

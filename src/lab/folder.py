@@ -13,7 +13,6 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,8 +32,10 @@ OWN = re.compile(  # all that lab reads or writes in a run's folder
     r"|(best|last|previous)\.ckpt|data_report\.txt|crash\d*\.txt|report\.html|model\w*\..+"
     r"|(figures|explain)(/.+)?|checkpoints(/[^/]+)?"
 )
-DEEPEST = 50  # brackets inside each other in a config
+DEEPEST = 50  # mappings and lists inside each other in a config
+MOST_EVENTS, MOST_REFERENCES = 10_000, 100  # in a config: OmegaConf takes 0.1 ms for each
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
+MOST_OF = {"config.yaml": 2**18, "stamp.json": 2**22, "results.json": 2**22, "sweep.json": 2**22}
 
 
 def check_finished(folder: Path) -> None:
@@ -118,13 +119,14 @@ def _began(folder: Path) -> float | None:
     return began if isinstance(began, float | int) else None
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """What a regular file holds.
 
     Raises:
         OSError: it is not there, or not readable.
-        UserError: it is a link or no file, or it is larger than `most` bytes.
+        UserError: it is a link or no file, or it is larger than such a file of a run can be.
     """
+    most = MOST_OF.get(path.name, MOST_BYTES)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
     except OSError as error:
@@ -136,7 +138,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"error: {path} is no regular file; a run's folder holds files only. Remove it.")
         if status.st_size > most:
-            raise UserError(f"error: {path} is damaged: it has more than {most / 2**20:.0f} MiB.")
+            raise UserError(f"error: {path} is damaged: it has more than {most / 2**20:g} MiB.")
         return file.read(most)
 
 
@@ -164,11 +166,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         raise UserError(f"error: {path} is damaged: it is not JSON ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise UserError(f"error: {path} is damaged: it holds {type(content).__name__}, and no object.")
-    from lab.records import wrong
+    from lab.records import validated
 
-    if problem := wrong(path.name, content):
-        raise UserError(f"error: {path} is damaged: {problem}.")
-    return _with(path, content, keys)
+    try:
+        return validated(path.name, _with(path, content, keys))
+    except ValueError as error:
+        raise UserError(f"error: {path} is damaged: {error}.") from error
 
 
 def read_config(folder: Path) -> Any:
@@ -187,12 +190,10 @@ def read_config(folder: Path) -> Any:
     secrets.install()
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
-        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:  # yaml would take minutes
-            raise ValueError("it is nested too deeply")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("it has aliases, which lab writes nowhere")
-        content = yaml.safe_load(text)  # the types are OmegaConf's below
-        cfg = OmegaConf.create(text) if isinstance(content, dict) else None
+        _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        if text.count("${") > MOST_REFERENCES:
+            raise ValueError("it has too many references")
+        cfg = OmegaConf.create(text)
         for line in text.splitlines():
             if "${" in line:
                 parse(line)  # what is cut inside a reference is YAML still
@@ -206,6 +207,27 @@ def read_config(folder: Path) -> Any:
     return _with(path, cfg, PARTS)
 
 
+def _check_events(events: Iterator[Any]) -> None:
+    """Refuse YAML that takes memory or minutes to build. Its events are read one by one, so that nothing is built yet.
+
+    Raises:
+        ValueError: it has aliases, too many entries, or is nested too deeply.
+    """
+    import yaml
+
+    depth = 0
+    for number, event in enumerate(events):
+        if number > MOST_EVENTS:
+            raise ValueError("it has too many entries")
+        if number == 2 and not isinstance(event, yaml.MappingStartEvent):  # after the stream's and the document's start
+            raise ValueError("it holds no mapping")
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases, which lab writes nowhere")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.csv`: step and epoch are whole numbers, the rest floats; empty cells are left out.
 
@@ -216,13 +238,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         if "step" not in (reader.fieldnames or ()):
             raise ValueError("it has no column step")
-        return [{name: _number(name, text) for name, text in row.items() if text} for row in reader]
+        rows = [{name: _number(name, text) for name, text in row.items() if text} for row in reader]
+        if not all("step" in row for row in rows):
+            raise ValueError("a row has no step")
+        return rows
     except (csv.Error, ValueError, TypeError) as error:
         raise UserError(f"error: {path} is damaged, line {reader.line_num}: {error}.") from error
 
 
 def _number(name: str, text: str) -> float | int:
-    return int(float(text)) if name in ("step", "epoch") else float(text)
+    if name not in ("step", "epoch"):
+        return float(text)
+    number = float(text)
+    if not 0 <= number < 2**53 or number != int(number):
+        raise ValueError(f"{name} is {text}, and no whole number")
+    return int(number)
 
 
 def _with(path: Path, content: Any, keys: Any) -> Any:
@@ -253,14 +283,12 @@ def expanded(path: str) -> Path:
     """
     whole = Path(os.path.expanduser(path))
     if whole.parts[:1] == ("~",) and not whole.exists():
-        raise UserError(
-            f"error: {path}: this user has no home. Set HOME, or name a folder without ~ (data.root=FOLDER)."
-        )
+        raise UserError(f"error: {path}: this user has no home. Set HOME, or name a folder without ~.")
     return whole
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a new file's name to write to; the file then takes the place of `path`, whole or not at all.
 
     A link at `path` is replaced, and its target stays as it is.
@@ -275,7 +303,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(text.encode(errors="surrogateescape"))
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from lab.display import in_utf8, say
-from lab.folder import read_metrics, replaced
+from lab.folder import atomic_write, read_metrics
 from lab.runs.index import parsed, read_run
 
 
@@ -47,7 +47,7 @@ class Metrics(Logger):
     @rank_zero_only
     def save(self) -> None:
         names = dict.fromkeys(["step", *(name for row in self.rows for name in row)])
-        with replaced(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -78,6 +78,20 @@ def log_hyperparameters(trainer: Trainer, folder: Path, results: dict[str, Any])
             logger.finalize("success")  # what is not written yet is lost when a sweep's job ends
         else:
             logger.log_hyperparams(values)
+
+
+class _Board(TensorBoardLogger):
+    @property
+    def log_dir(self) -> str:
+        version = self.version if isinstance(self.version, str) else f"version_{self.version}"
+        return str(Path(self.root_dir, version, self.sub_dir or ""))
+
+
+def unexpanded(logger: Logger) -> Logger:
+    """The logger; TensorBoard's takes `$NAME` in its folder for a variable of the environment otherwise."""
+    if type(logger) is TensorBoardLogger:
+        logger.__class__ = _Board  # a config names Lightning's
+    return logger
 
 
 def forgiving(logger: Logger) -> Logger:

@@ -1,19 +1,22 @@
 """The types of what lab writes into a run's folder, for whoever reads it back. Other keys may stand beside these."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+Moment = Annotated[float, Field(ge=0, lt=2**37, allow_inf_nan=False)]  # seconds since 1970 that a calendar has
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Change(_Record):
     """A resume."""
 
-    time: str
-    changes: dict[str, Any]
+    time: str = ""
+    changes: dict[str, Any] = {}
 
 
 class Git(_Record):
@@ -24,8 +27,8 @@ class Git(_Record):
 
 class Stamp(_Record):
     command: str = ""
-    overrides: list[str] = []
-    began: FiniteFloat = 0.0
+    began: Moment | None = None
+    overrides: list[str]
     host: str = ""
     git: Git | None = None
     packages: dict[str, str] = {}
@@ -34,41 +37,64 @@ class Stamp(_Record):
 
 
 class Seconds(_Record):
-    total: NonNegativeFloat
+    total: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Best(_Record):
     metric: str
+    mode: Literal["min", "max"]
     value: float
-    mode: str = "min"
     metrics: dict[str, float] = {}
 
 
 class Results(_Record):
-    status: str
-    seconds: Seconds | None = None
+    status: Literal["running", "interrupted", "failed", "pruned", "finished"]
+    seconds: Seconds = Seconds(total=0.0)
     parameters: NonNegativeInt | None = None
     error: str = ""
     last: dict[str, float] = {}
     best: Best | None = None
     test: dict[str, float] = {}
 
+    @model_validator(mode="after")
+    def whole(self) -> Self:
+        if self.status == "finished" and self.best is None:
+            raise PydanticCustomError("missing", "A finished run has best")
+        return self
+
 
 class Sweep(_Record):
-    words: list[str] = []
+    words: list[str]
     varied: list[str] = []
 
 
-RECORDS: dict[str, type[_Record]] = {"stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep}
+class Facts(_Record):
+    """The rest is each data's own: see `lab.run.read_facts`."""
+
+    fingerprint: str
 
 
-def wrong(name: str, content: dict[str, Any]) -> str | None:
-    """The first thing in a file of this name that is not as lab writes it."""
+RECORDS: dict[str, type[_Record]] = {
+    "stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep, "data.json": Facts,
+}  # fmt: skip
+
+
+def validated(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of this name holds, with every key that lab writes.
+
+    Raises:
+        ValueError: the first thing in it that is not as lab writes it.
+    """
     if name not in RECORDS:
-        return None
+        return content
     try:
-        RECORDS[name].model_validate(content)
+        return RECORDS[name].model_validate(content).model_dump()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower() + first['msg'][1:]}"
-    return None
+        raise ValueError(validation_error(error)) from error
+
+
+def validation_error(error: ValidationError) -> str:
+    """Return the first problem of several as one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}".removeprefix(": ")

@@ -8,7 +8,8 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lab.allow import locate
+from lab import external
+from lab.allow import instantiate, locate
 from lab.data.base import Data
 from lab.errors import UserError
 
@@ -71,6 +72,25 @@ def check_resumable(cfg: DictConfig) -> None:
         )
 
 
+def num_processes(cfg: DictConfig) -> int:
+    """The processes that share a run's batches."""
+    if (cluster := external.cluster()) is not None:
+        return cluster.world_size()
+    if cfg.trainer.get("devices") == 1 and cfg.trainer.get("num_nodes", 1) == 1:
+        return 1
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
+    return int(trainer.num_devices * trainer.num_nodes)
+
+
+def _num_batches(cfg: DictConfig, data: Data, stage: str) -> int:
+    """The batches of a split that each process has; there is no trainer yet, which the data would ask."""
+    data._rank = lambda: (0, num_processes(cfg))  # type: ignore[method-assign]
+    try:
+        return len(getattr(data, f"{stage}_dataloader")())
+    finally:
+        del data._rank
+
+
 def check_lengths(cfg: DictConfig, data: Data) -> None:
     """Refuse limits that leave no batch of the data, before anything is trained.
 
@@ -83,18 +103,19 @@ def check_lengths(cfg: DictConfig, data: Data) -> None:
     if trainer.get("overfit_batches"):
         limits |= dict.fromkeys(("train", "val"), trainer.overfit_batches)
         names |= dict.fromkeys(("train", "val"), "trainer.overfit_batches")
+    each = " in each process" if num_processes(cfg) > 1 else ""
     kept, problems, every = {}, [], trainer.get("val_check_interval")
     for stage, limit in limits.items():
         if limit in (None, 1.0) and not isinstance(limit, int) and not (stage == "train" and type(every) is int):
             continue  # all of them; to count them may take a while
-        number = len(getattr(data, f"{stage}_dataloader")())
+        number = _num_batches(cfg, data, stage)
         kept[stage] = int(number * limit) if isinstance(limit, float) else min(number, limit or number)
         if number and not kept[stage]:
-            problems.append(f"{names[stage]}={limit}: less than one of the {number} batches of the {stage} split")
+            problems.append(f"{names[stage]}={limit}: less than one of the {number} batches of the {stage} split{each}")
     by_epoch = trainer.get("check_val_every_n_epoch", 1) is not None
     if type(every) is int and by_epoch and every > kept["train"] > 0:
         problems.append(
-            f"trainer.val_check_interval={every}: an epoch has {kept['train']} batches; take a smaller one, or"
+            f"trainer.val_check_interval={every}: an epoch has {kept['train']} batches{each}; take a smaller one, or"
             " trainer.check_val_every_n_epoch=null, which counts over epochs"
         )
     if problems:

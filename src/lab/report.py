@@ -16,6 +16,7 @@ from lab.folder import (
     DATA_REPORT,
     FIGURES,
     STAMP,
+    expanded,
     flat,
     latest,
     read_bytes,
@@ -59,15 +60,19 @@ def main(arguments: Sequence[str]) -> None:
     if odd := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
         fail([unknown("key", odd[0], ("run", "output", "log_dir"))])
     settings = dict(words)
-    logs = Path(settings.get("log_dir", "logs"))
-    folders = [latest(logs) if value == "latest" else Path(value) for key, value in words if key == "run"]
+    logs = expanded(settings.get("log_dir", "logs"))
+    folders = [latest(logs) if value == "latest" else expanded(value) for key, value in words if key == "run"]
     if not folders:
         fail(["run: missing. Name at least one, as run=FOLDER"])
     for folder in folders:
         if not (folder / CONFIG).is_file():
             fail([f"run={folder}: this is not a run's folder"])
         refuse_links(folder)
-    output = Path(settings.get("output") or (folders[0] / "report.html" if len(folders) == 1 else "comparison.html"))
+    output = (
+        expanded(settings["output"])
+        if settings.get("output")
+        else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    )
     try:
         write_text(output, page(folders))
     except OSError as error:
@@ -112,13 +117,18 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
     names = dict.fromkeys(name for table in tables.values() for name in table if name.startswith("val/"))
     for name in names:
         figure, axis = axes_of_curves(name.partition("/")[2])
+        labels: list[str] = []
         for i, (folder, table) in enumerate(tables.items()):
             train = table.get(name.replace("val/", "train/"), []) if len(tables) == 1 else []
-            axis.plot(*zip(*train, strict=True), color=GREY, label="training") if train else None
-            label = "validation" if len(tables) == 1 else drawn(f"run {folder}")  # none from a _ on
+            if train:
+                axis.plot(*zip(*train, strict=True), color=GREY)
+                labels.append("training")
             if name in table:
-                axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)], label=label)
-        axis.legend(fontsize=8)
+                axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)])
+                labels.append(
+                    "validation" if len(tables) == 1 else drawn(f"run {folder}")
+                )  # a label with _ first is hidden
+        axis.legend(axis.get_lines(), labels, fontsize=8)
         file = io.BytesIO()
         figure.savefig(file, format="png")
         yield _image(file.getvalue(), name)

@@ -1,4 +1,4 @@
-"""Where a run lives, whether it goes on from what is there, and what it starts from."""
+"""Where a run lives, whether it is resumed, and what it starts from."""
 
 import hashlib
 import json
@@ -12,12 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import checkpoints
 from lab.allow import read_config
-from lab.config import fail, overrides
+from lab.config import fail, overrides, recomposed, words_of
 from lab.data.base import Data
 from lab.display import command, say
+from lab.ending import ENDS, check_limits, ends, why_ended
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.keys import key_of
+from lab.paths import keep_root
 from lab.started import slurm_job
 
 MAY_CHANGE = (
@@ -42,42 +44,63 @@ def place(cfg: DictConfig) -> Path | None:
 def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     """The run's own config with what may be changed and was, and what that is, by key.
 
+    The values are compared with those that the run's own words give today: a config of an older lab differs from both.
+
     Raises:
         UserError: something else was changed.
     """
-    saved, began = read_config(folder), read_json(folder / STAMP, "overrides")["overrides"]
-    new = [override for override in overrides() if override not in began and not override.startswith("run=")]
-    keys = [key_of(override) for override in new]
-    was, now = flat(saved), flat(cfg)
+    saved, before = read_config(folder), recomposed("train", words_of(folder))
+    cfg = cfg.copy()
+    for each in (cfg, before):
+        each.run = each.sweep = each.launcher = None
+        keep_root(each)
+    was, now = flat(before), flat(cfg)
+    named = {key_of(text) for text in overrides()}
     changes = {
         key: now.get(key)
         for key in was | now
-        if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in keys)
+        if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in named)
     }
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
         advice = f"{command(f'finetune={folder}')} starts a new run from its weights."
-        hint = f"A resumed run may change only {', '.join(MAY_CHANGE)}. {advice}"
-        fail([f"{key}={changes[key]}: {folder} was started with {key}={was.get(key)}. {hint}" for key in wrong])
+        hint = f"These keys may change: {', '.join(MAY_CHANGE)}. {advice}"
+        fail([f"{key} cannot change when {folder} is resumed; it was {was.get(key)}. {hint}" for key in wrong])
     for key, value in changes.items():
-        OmegaConf.update(saved, key, value)
+        OmegaConf.update(saved, key, value, force_add=True)
     return saved, changes
 
 
 def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
-    """Write down that the run goes on, with which config, and what was changed."""
+    """Record that the run is resumed, with which config, and what was changed."""
+    if (folder / RESULTS).exists():  # a run that is killed from here on is not finished
+        write_json(folder / RESULTS, read_json(folder / RESULTS) | {"status": "running"})
     stamp = read_json(folder / STAMP)
-    stamp.setdefault("resumed", []).append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
+    stamp["resumed"].append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
     write_json(folder / STAMP, stamp)
     write_config(folder, cfg)
 
 
-def finished(folder: Path, changes: dict[str, Any]) -> float | None:
-    """The best value of a run that has nothing left to do."""
-    results = read_json(folder / RESULTS, "status") if (folder / RESULTS).exists() else {}
-    longer = any(key.startswith(("trainer.max_", "early_stopping")) for key in changes)
-    if results.get("status") != "finished" or longer:
-        return None
-    return results["best"]["value"]
+def finished(folder: Path) -> float | None:
+    """Return the best value of a finished run."""
+    results: dict[str, Any] = read_json(folder / RESULTS) if (folder / RESULTS).exists() else {"status": "running"}
+    return results["best"]["value"] if results["status"] == "finished" else None
+
+
+def nothing_left(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> str | None:
+    """Return why a finished run does not train further, if so; nothing is written.
+
+    Raises:
+        UserError: a limit is smaller than what has been trained, or no checkpoint is left.
+    """
+    if not any(key.startswith(ENDS) for key in changes):
+        return "a larger trainer.max_epochs trains further"
+    path = checkpoints.newest(folder)
+    if path is None:
+        fail([f"{folder} has no {LAST} to resume from. finetune={folder} starts a new run from its best weights."])
+    content = checkpoints.read(path)
+    checkpoints.check_content(content, path)
+    check_limits(ends(cfg), content, folder)
+    return why_ended(ends(cfg), content)
 
 
 def check_data(data: Data, folder: Path) -> None:
@@ -87,15 +110,15 @@ def check_data(data: Data, folder: Path) -> None:
 
 
 def has_begun(folder: Path | None) -> bool:
-    """Whether there is a checkpoint to go on from, whole or not."""
+    """Return whether there is a checkpoint to resume from, whole or not."""
     return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
-def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, and the step of the logs that comes next.
+def position(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path | None, int]:
+    """Return the checkpoint to resume from, and the step of the logs that comes next.
 
     Raises:
-        UserError: none is whole, or the task's.
+        UserError: none is whole or fits the task, or it has trained for longer than the config says.
     """
     path = checkpoints.newest(folder)
     if path is None:
@@ -103,6 +126,10 @@ def position(folder: Path, task: LightningModule) -> tuple[Path | None, int]:
     content = checkpoints.read(path)
     checkpoints.check_content(content, path)
     checkpoints.check_weights(content["state_dict"], task, path)
+    checkpoints.check_optimizer(content, task, path)
+    if cfg.ema is not None and not {"current_model_state", "averaging_state"} <= content.keys():
+        fail([f"{path} is no checkpoint that a run with ema={cfg.ema} resumes from: it has no averages."])
+    check_limits(ends(cfg), content, folder)
     return path, content["last"]["batches_that_stepped"]
 
 

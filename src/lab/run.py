@@ -44,6 +44,7 @@ from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
 from lab.display import say
+from lab.ending import ends
 from lab.errors import Pruned, RunError, UserError
 from lab.folder import (
     BEST,
@@ -53,14 +54,15 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
-    expanded,
     read_json,
     write_config,
     write_json,
     write_text,
 )
-from lab.loggers import Metrics, forgiving
+from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics import added_metrics
+from lab.paths import keep_root
+from lab.records import validation_error
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -131,7 +133,7 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     """The trainer of a config, which writes its checkpoints and curves into `folder`, from `from_step` on."""
-    metric, mode = cfg.monitor.metric, cfg.monitor.mode
+    metric, mode, folder = cfg.monitor.metric, cfg.monitor.mode, folder.absolute()
     callbacks: list[Callback] = [
         BestCheckpoint(folder, metric, mode),
         Last(folder, ends(cfg), **cfg.checkpoint),
@@ -153,7 +155,10 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
     purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
-    loggers = [forgiving(instantiate(cfg.logger, save_dir=str(folder), **purge)), forgiving(Metrics(folder, from_step))]
+    loggers = [
+        forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
+        forgiving(Metrics(folder, from_step)),
+    ]
     callbacks.append(Outputs(folder, loggers, cfg.figures))
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
@@ -180,11 +185,6 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
         yield callback
 
 
-def ends(cfg: DictConfig) -> list[Any]:
-    """All that decides when a training ends: one that has ended does so again unless one of these has changed."""
-    return [cfg.trainer.max_epochs, cfg.trainer.max_steps, str(cfg.trainer.max_time), cfg.early_stopping]
-
-
 def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
     """Build what a node names; arguments it takes and the node leaves out come from `given`."""
     takes, _ = parameters(locate(node["_target_"]))
@@ -202,15 +202,6 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
             fail([f"{key}: {error.__cause__}"])
         raise
-
-
-def keep_root(cfg: DictConfig) -> None:
-    """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
-    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
-    if root and "${" not in root:  # a reference may be a secret
-        cfg.data.root = str(expanded(cfg.data.root).absolute())
-    elif root and not expanded(cfg.data.root).is_absolute():
-        cfg.data.root = f"{Path.cwd()}/{root}"
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
@@ -328,13 +319,12 @@ def read_facts(data: Data, folder: Path) -> Any:
         TypeAdapter(data.Facts).validate_python(content, strict=False)
         return data.Facts(**content)
     except (ValueError, TypeError) as error:  # pydantic's is the former
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        reason = validation_error(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"error: {folder / FACTS} is damaged: {reason}.") from error
 
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:
-    """Those of the latest validation of the training, which may have been before the run was resumed."""
+    """Return the metrics of the latest validation, which may precede the resume."""
     (last,) = (callback for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
     return last.validated
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lab.config import CONF
-from lab.folder import DIFF, replaced
+from lab.folder import DIFF, atomic_write
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _git(diff: Path) -> dict[str, Any] | None:
         status = git("status", "--porcelain", "--", ":/").decode(errors="replace").splitlines()
         changes = git("diff", "--no-ext-diff", "--binary", "HEAD", "--", ":/")
         if changes:
-            with replaced(diff) as temporary:
+            with atomic_write(diff) as temporary:
                 temporary.write_bytes(changes)
         untracked = [line[3:] for line in status if line.startswith("??")]
         return {"commit": git("rev-parse", "HEAD").decode().strip(), "dirty": bool(status), "untracked": untracked}

@@ -14,6 +14,7 @@ from lab.display import say
 from lab.folder import CONFIG
 from lab.launch import processes
 from lab.loggers import log_hyperparameters
+from lab.paths import keep_root
 from lab.refusals import check_lengths, check_resumable
 from lab.stop import stop
 from lab.summary import opening, summary
@@ -33,24 +34,25 @@ def main(cfg: DictConfig) -> float:
         goes_on = folder is not None and (folder / CONFIG).exists()
         if folder and goes_on:
             cfg, changes = resume.merge(cfg, folder)
-            if (best := resume.finished(folder, changes)) is not None:
-                say(f"{folder} is finished. Set a larger trainer.max_epochs to continue it.")
+            best = resume.finished(folder)
+            if best is not None and (why := resume.nothing_left(cfg, changes, folder)):
+                say(f"{folder} is finished: {why}.")
                 return best
             if resume.has_begun(folder):
                 check_resumable(cfg)
-        check(cfg)
+        check(cfg, folder)
         run.settle(cfg)
         data, task = parts(cfg, folder, is_checked=goes_on)
         say(*data.report.short().split("\n"))
         if folder and goes_on:
             resume.check_data(data, folder)
         folder = folder or run.unused(Path(cfg.log_dir) / cfg.name)
-        with lock.alone(folder, is_new=not goes_on):
+        with lock.locked(folder, is_new=not goes_on):
             if not goes_on:
                 run.create(cfg, data, folder)
-            position = resume.position(folder, task)
+            position = resume.position(cfg, folder, task)
             if goes_on:
-                run.keep_root(cfg)
+                keep_root(cfg)
                 resume.record(cfg, changes, folder)
             announce(folder)
             return train(cfg, data, task, folder, *position)
@@ -63,7 +65,7 @@ def join(folder: str) -> float:
     cfg = read_config(Path(folder))
     run.settle(cfg)
     data, task = parts(cfg, Path(folder), is_checked=True)
-    return train(cfg, data, task, Path(folder), *resume.position(Path(folder), task))
+    return train(cfg, data, task, Path(folder), *resume.position(cfg, Path(folder), task))
 
 
 def parts(cfg: DictConfig, folder: Path | None, is_checked: bool = False) -> tuple[Data, L.LightningModule]:

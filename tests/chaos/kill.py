@@ -228,11 +228,23 @@ def killed_at_an_instant(number: int) -> str | None:
     pid = forked(one_epoch(folder))
     if code := ended(pid):
         return f"killed with {left}; the same command: exit code {code}: {(TMP / f'{pid}.log').read_text()[-600:]}"
-    for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
+    names = ("weights", "metrics", "best weights", *REPORTED)
+    for what, one, other in zip(names, ended_with(folder), ended_with(reference), strict=True):
         if one != other:
             return f"killed with {left}: other {what}"
     shutil.rmtree(folder)
     return None
+
+
+REPORTED = ("status", "best", "test", "last", "parameters")  # in results.json; the seconds are each run's own
+
+
+def ended_with(folder: Path) -> tuple[Any, ...]:
+    """What a run leaves: `outcome`, the SHA-256 of its best weights, and what it reports."""
+    best = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+    digest = hashlib.sha256(b"".join(name.encode() + best[name].numpy().tobytes() for name in sorted(best)))
+    results = json.loads((folder / "results.json").read_text())
+    return *outcome(folder), digest.hexdigest(), *(results.get(key) for key in REPORTED)
 
 
 MOVES: dict[str, Callable[[Path], Path]] = {
@@ -381,7 +393,7 @@ def killed_save(number: int) -> str | None:
     time.sleep(random.Random(number).uniform(0.02, 0.3))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with lock.alone(folder):
+    with lock.locked(folder):
         left = {path.name for path in folder.iterdir()} - {"last.ckpt", "previous.ckpt", ".lock"}
     problem = f"leftovers {left}" if left else None
     if list(folder.glob("*.ckpt")):

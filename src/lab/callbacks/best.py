@@ -1,4 +1,5 @@
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -34,15 +35,15 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def keep_inside(callback: ModelCheckpoint, folder: Path) -> None:
-    """Have a `ModelCheckpoint` of a config write to `folder`, and take only the names of files from its state."""
+    """Have a `ModelCheckpoint` of a config write to `folder`; its state may name files there alone, wherever it was."""
     callback.dirpath = str(folder)
     load = callback.load_state_dict
 
-    def here(path: Any) -> str:
-        name = Path(str(path)).name
-        return str(folder / name) if name.endswith(".ckpt") else ""
-
     def load_state_dict(state: dict[str, Any]) -> None:
+        def here(path: Any) -> str:  # a metric's name has a slash, and so may the file's have folders
+            own = PurePath(os.path.relpath(str(path), str(state["dirpath"]) or "/") if path else "")
+            return str(folder / own) if own.suffix == ".ckpt" and ".." not in own.parts else ""
+
         best = {here(path): score for path, score in dict(state["best_k_models"]).items() if here(path)}
         paths = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         load(state | paths | {"dirpath": str(folder), "best_k_models": best})

@@ -1,6 +1,5 @@
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +7,20 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from pydantic import PositiveFloat, PositiveInt
 
+from lab.ending import why_ended
 from lab.folder import LAST
 from lab.stop import requeue, stop
 
 
 class Last(Callback):
-    """Keeps `last.ckpt`, from which a run goes on as if it had never been stopped.
+    """Keeps `last.ckpt`, from which a run is resumed as if it had never been stopped.
 
     It is saved between two batches, when the first is done with: its optimizer step, its validation, its log. At every
     other moment Lightning's loops have something half done, which they do not all take up again.
 
     Args:
         folder: the run's.
-        end: all that decides when the training ends.
+        end: the settings that decide when training ends: see `lab.ending`.
         every_n_steps: save after so many optimizer steps too, not only after each epoch.
         every_n_minutes: the same, by the clock.
     """
@@ -28,12 +28,12 @@ class Last(Callback):
     def __init__(
         self,
         folder: Path,
-        end: Sequence[Any] = (),
+        end: dict[str, Any],
         every_n_steps: PositiveInt | None = None,
         every_n_minutes: PositiveFloat | None = None,
     ) -> None:
         self.path, self.every_n_steps, self.every_n_minutes = Path(folder) / LAST, every_n_steps, every_n_minutes
-        self.end = list(end)
+        self.end = end
         self.validated: dict[str, float] = {}  # the metrics of the latest validation, of the run that is resumed too
         self.fitted = False  # the checkpoint is that of a training which has ended
         self.counters: tuple[int, int] | None = None  # restored, for the loop
@@ -98,7 +98,7 @@ class Last(Callback):
         last = checkpoint["last"]
         self.counters = None if last["fitted"] else (last["batches_that_stepped"], last["batches_ready"])
         self.validated = last["validated"]
-        if last["fitted"] and last["end"] == self.end:
+        if why_ended(self.end, checkpoint):
             trainer.should_stop = True  # it may have stopped early, which Lightning forgets
 
 

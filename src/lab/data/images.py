@@ -26,7 +26,7 @@ from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
 from lab.display import in_utf8
 from lab.errors import UserError
-from lab.folder import expanded, replaced
+from lab.folder import atomic_write, expanded
 from lab.inputs.images import Images
 from lab.types import Count, Share
 
@@ -214,7 +214,7 @@ def _unpack(source: Path, files: Sequence[Path]) -> None:
         packed = source / f"{file.name}.gz"
         if packed.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
+            with atomic_write(file) as temporary, gzip.open(packed) as content, open(temporary, "wb") as target:
                 shutil.copyfileobj(content, target)
 
 

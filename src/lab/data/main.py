@@ -17,6 +17,6 @@ def main(cfg: DictConfig) -> None:
     if cfg.run is not None:
         fail([f"run={cfg.run}: data makes no run; leave it out. A run's report is in its folder."])
     cfg.sweep = cfg.launcher = None
-    check(cfg)
+    check(cfg, writes=False)
     run.settle(cfg)
     say(*run.read_data(cfg).report.full().rstrip("\n").split("\n"))

@@ -17,6 +17,7 @@ from lab.errors import UserError
 from lab.folder import CONFIG, RESULTS, STAMP, read_json, read_text, write_json
 from lab.keys import key_of
 from lab.lock import is_held
+from lab.records import Best, Moment
 
 UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
 INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at any time
@@ -42,7 +43,7 @@ class Run:
     folder: str  # below the logs
     overrides: dict[str, str]
     status: str  # finished, failed, interrupted, pruned, running, killed, damaged
-    began: float  # seconds since 1970
+    began: Moment
     sample: str  # a digest of config, data and commit: runs that share it repeat each other
     seconds: float | None = None
     host: str = ""
@@ -63,6 +64,9 @@ class Run:
         return self.test[name] if name in self.test else getattr(self, FIELDS.get(name, ""), None)
 
 
+RUN = TypeAdapter(Run)
+
+
 def read(logs: Path) -> list[Run]:
     """All runs, the oldest first; only those that changed since the last time are read again."""
     index: dict[str, Any] = {}
@@ -72,13 +76,18 @@ def read(logs: Path) -> list[Run]:
     fresh: dict[str, Any] = {}
     runs = []
     for key, changed in _folders(logs, "", index):
-        run = None
+        run: Run | None = None
         with contextlib.suppress(KeyError, TypeError, ValueError):  # not there, or another version's
-            run = TypeAdapter(Run).validate_python(index[key]["run"]) if index[key]["changed"] == changed else None
+            if index[key]["changed"] == changed:
+                known = RUN.validate_python(index[key]["run"])
+                known.best = Best.model_validate(known.best).model_dump() if known.best else {}
+                run = known
         run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
         if run.status in UNFINISHED:
-            run.status = "running" if is_held(logs / key) else "killed" if run.status == "running" else run.status
+            held = is_held(logs / key)  # None: it can't be known, and the files' word stands
+            killed = held is False and run.status == "running"
+            run.status = "running" if held else "killed" if killed else run.status
         runs.append(run)
     if fresh != index:
         with contextlib.suppress(OSError):  # logs of another user
@@ -111,14 +120,15 @@ def read_run(folder: Path, key: str = "") -> Run:
     stamp, damage = _read(folder / STAMP)
     results, more = _read(folder / RESULTS)
     words = [word for word in stamp.get("overrides", []) if word[:1] != "~"]
+    began = stamp.get("began")
     error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
     return Run(
         folder=key,
         overrides={key_of(w): w.partition("=")[2] for w in words if key_of(w) not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
-        began=stamp.get("began", (folder / CONFIG).lstat().st_mtime),
+        began=began if began is not None else min(max((folder / CONFIG).lstat().st_mtime, 0.0), 2.0**36),
         sample=_sample(folder, stamp),
-        seconds=(results.get("seconds") or {}).get("total"),
+        seconds=results["seconds"]["total"] if results else None,
         host=stamp.get("host", ""),
         commit=(stamp.get("git") or {}).get("commit", "")[:7],
         parameters=results.get("parameters"),

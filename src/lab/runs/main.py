@@ -15,7 +15,7 @@ from typing import Any
 from lab.display import say
 from lab.errors import RunError, UserError
 from lab.folder import DIFF, FACTS, STAMP, flat, latest, read_bytes, read_config, read_json
-from lab.lock import is_held
+from lab.lock import held
 from lab.runs.index import Run, monitored, read, select, the_best
 from lab.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
 from lab.runs.table import FOR_PROGRAMS, FORMATS, headed, terminal, text
@@ -168,22 +168,13 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
     if len(runs) != 1:
         raise UserError(f"error: rerun takes one run; {len(runs)} match.")
-    from omegaconf import OmegaConf
-
     from lab import cli
-    from lab.keys import key_of
     from lab.words import override_word
 
     old = args.log_dir / runs[0].folder
-    stamp, cfg = read_json(old / STAMP, "overrides"), read_config(old)
-    changes = {key: value for resumed in stamp.get("resumed", []) for key, value in resumed["changes"].items()}
-    if root := OmegaConf.to_container(cfg.data, resolve=False).get("root"):  # type: ignore[union-attr]
-        changes["data.root"] = root  # from wherever it began; a reference as it stands
-    overrides = [w for w in stamp["overrides"] if key_of(w) not in ("run", *changes)]
-    overrides += [override_word(key, value) for key, value in changes.items()]
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.config")
-    train.main(config.compose("train", [*overrides, override_word("run", str(new))]))
+    train.main(config.compose("train", [*config.words_of(old), override_word("run", str(new))]))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
@@ -229,6 +220,5 @@ def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[R
         say("Nothing was changed.")
         return
     for run in runs:
-        if is_held(args.log_dir / run.folder):  # since the question
-            raise UserError(f"error: {run.folder} is running.")
-        do(run)
+        with held(args.log_dir / run.folder, sure=True):  # none has started since the question
+            do(run)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     board = Board(place, search.varied, cfg)
     lock.wait_for(place)
     warned = False
-    with contextlib.nullcontext() if search.shared else lock.alone(place), _interruptible():
+    with contextlib.nullcontext() if search.shared else lock.locked(place), _interruptible():
         try:
             _run(search, launcher, board)
         except KeyboardInterrupt as error:
@@ -115,7 +115,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
     while True:
         while launcher.has_room() and (new_task := search.next()) is not None:
             new = board.add(new_task)
-            if (value := resume.finished(new.folder, {})) is not None:  # it was run before
+            if (value := _finished(new.folder)) is not None:  # it was run before
                 new.status, new.value = "finished", value
                 search.tell(new)
             else:
@@ -123,7 +123,7 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
         if not launcher.running and search.is_over():
             return
         if job := launcher.wait(0.5):
-            job.value = resume.finished(job.folder, {}) if job.status == "finished" else None
+            job.value = _finished(job.folder) if job.status == "finished" else None
             board.ended(job)
             if job.status == "failed" and job.tries <= search.retries:
                 launcher.start(job)
@@ -133,12 +133,19 @@ def _run(search: Search, launcher: Launcher, board: Board) -> None:
         board.show(launcher.running)
 
 
+def _finished(folder: Path) -> float | None:
+    """Return the best value of a finished run; a job in a damaged folder fails by itself, and says why."""
+    with contextlib.suppress(UserError):
+        return resume.finished(folder)
+    return None
+
+
 def _stop(search: Search, launcher: Launcher, board: Board) -> None:
     say("", "Stopping: each job finishes its step and saves a checkpoint. Press Ctrl-C again to stop at once.")
     launcher.stop()
     for job in board.jobs.values():
         if job.status == "finished" and job.value is None:
-            job.value = resume.finished(job.folder, {})
+            job.value = _finished(job.folder)
             search.tell(job)
 
 

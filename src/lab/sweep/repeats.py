@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from lab.config import fail, parsed
 from lab.display import csv_cell, printable, say
-from lab.folder import PREDICTIONS
+from lab.errors import UserError
+from lab.folder import PREDICTIONS, atomic_write
 from lab.runs.index import read
 from lab.runs.rows import grouped, headings
 from lab.runs.table import headed, terminal
@@ -52,13 +53,31 @@ def write_out_of_fold(place: Path, varied: Collection[str]) -> None:
     rows: list[dict[str, str]] = []
     for run, path in zip(runs, paths, strict=True):
         if run.status == "finished" and path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                own = {key: csv_cell(printable(run.overrides.get(key, ""))) for key in keys}
-                rows += [own | row for row in csv.DictReader(file)]
+            own = {key: csv_cell(printable(run.overrides.get(key, ""))) for key in keys}
+            rows += [own | row for row in _predictions(path)]
     if rows:
         done = sum(run.status == "finished" for run in runs)
-        with open(place / "out_of_fold.csv", "w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(place / "out_of_fold.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
         say(f"out-of-fold predictions of {done} of {len(runs)} runs: {place / 'out_of_fold.csv'}")
+
+
+def _predictions(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's predictions; paths in them need not be UTF-8.
+
+    Raises:
+        UserError: it is no such table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error) as error:
+        raise UserError(f"error: {path} is damaged: {error}.") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"error: {path} is damaged: a row has not as many cells as there are columns.")
+    return rows

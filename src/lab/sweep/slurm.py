@@ -1,5 +1,6 @@
 """The jobs of a sweep as SLURM's, which are found again by their names: they go on when the sweep's process is gone."""
 
+import contextlib
 import shlex
 import subprocess
 from time import monotonic
@@ -9,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from lab.config import fail
 from lab.display import say
-from lab.errors import PRUNED
+from lab.errors import PRUNED, UserError
 from lab.folder import RESULTS, read_json
 from lab.started import COMMAND
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
@@ -111,7 +112,9 @@ class Slurm(Launcher):
             job.why = state.removesuffix(" None") or job.why
             return None
         path = job.folder / RESULTS
-        status = read_json(path, "status")["status"] if path.exists() else ""
+        status = ""
+        with contextlib.suppress(UserError):  # damaged: the job fails
+            status = read_json(path)["status"] if path.exists() else ""
         since = self.gone.setdefault(job.number, monotonic())
         if status in CODES or self.killed or monotonic() - since > LAG:
             return CODES.get(status, 1)

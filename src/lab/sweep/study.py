@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -17,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import PositiveInt
@@ -212,8 +214,17 @@ def _is_alive(pid: int) -> bool:
 def open_storage(url: str) -> optuna.storages.BaseStorage | str:
     if url.startswith("journal:"):
         backend = JournalFileBackend(url.removeprefix("journal:"))
+        _drop_torn_line(Path(url.removeprefix("journal:")), backend)
         return optuna.storages.JournalStorage(backend)
     return url
+
+
+def _drop_torn_line(path: Path, backend: JournalFileBackend) -> None:
+    """Remove what a process that was killed left of its last line: Optuna would append the next line to it."""
+    with get_lock_file(backend._lock), open(path, "r+b") as file:
+        text = file.read()
+        if not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)
 
 
 def distribution(override: Override) -> BaseDistribution:
