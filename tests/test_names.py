@@ -3,6 +3,7 @@
 import html
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -19,12 +20,23 @@ from lab.explain import main as explain
 from lab.explain import texts as explain_texts
 from lab.explain.group import Group
 from lab.figures import classification as figures
+from lab.figures import page
 from lab.figures.attention import attention
 from lab.figures.images import images
 from lab.inputs.images import Images
 from lab.inputs.texts import Texts
 
 NASTY = ["caf\udce9", "\ud83d", "a\x1b[2J\tb\0", r"$x$ and $y^{$\$5", "_two\nlines"]
+
+
+def test_letters_without_a_font_are_named_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page, "told", set())
+    monkeypatch.setitem(matplotlib.rcParams, "font.family", ["DejaVu Sans"])
+    for name in ("图书", "plain", "图"):
+        figure, _ = page.page((2, 2), name, (0.5, 0.5, 0.2, 0.4))
+        page.save(figure, tmp_path / f"{name}.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no font here has 书图: figures show boxes.")
 
 
 def shown(figure):

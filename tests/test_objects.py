@@ -77,7 +77,7 @@ def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_pa
 def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
     words = [*([] if words[0].startswith("experiment") else ["experiment=digits"]), *words]
     wanted = config.compose("train", words)
-    run = Run("x", {}, "finished", 0.0, best={"metric": "val/acc", "value": 0.5})
+    run = Run("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
     written = experiment([run], [*words, "seed=3", "log_dir=l", f"run={tmp_path}/l"])
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf/experiment/best.yaml").write_text(written)

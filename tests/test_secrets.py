@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lab import cli, config, folder, predict, run, secrets, train
+from lab.check import check
 from lab.data import tiny
 from lab.data.report import DataReport
 from lab.errors import UserError
@@ -179,6 +180,18 @@ def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path)
     run.create(cfg, SimpleNamespace(facts=Facts(), report=DataReport()), folder)
     assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
     assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("data.batch_size", "valid integer"), ("optimizer.lr", "valid number"), ("net.widths.0", "valid integer")],
+)
+def test_a_value_of_the_environment_has_its_type_checked(compose, key, expected, monkeypatch):
+    monkeypatch.setenv("CANARY", CANARY)
+    word = f"{key}=${{oc.env:CANARY}}" if key != "net.widths.0" else "net.widths=['${oc.env:CANARY}']"
+    with pytest.raises(UserError, match=f"should be a {expected}") as error:
+        check(compose("experiment=digits", "net=mlp", word))
+    assert CANARY not in str(error.value)
 
 
 def test_unknown_key_is_no_hint_at_itself():

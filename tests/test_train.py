@@ -104,6 +104,11 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
         ("trainer.precision=64", "trainer.precision=64: not supported"),
         ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: a run ends in the test"),
         ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: there is nothing"),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval=0: should be greater than 0"),
+        ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0: should be greater"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: should be greater"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: should be greater"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: should be greater"),
         *(
             (f"+callbacks.x={{_target_: lightning.pytorch.callbacks.{name}{more}}}", f"callbacks.x: a run with {name}")
             for name, more in {
@@ -192,6 +197,13 @@ def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch, numb
         text = capsys.readouterr().out
         assert f"Stopped by {number.name}; {tmp_path}/run/last.ckpt is kept. To resume:" in text
     assert shlex.split(text.splitlines()[-1]) == ["lab", "train", f"run={tmp_path / name}"]
+
+
+def test_a_run_that_cannot_be_resumed_says_so_when_it_starts_and_stops(tmp_path, capsys):
+    lab_train(f"run={tmp_path}/run", "trainer.overfit_batches=2", "trainer.max_epochs=1")
+    assert "with trainer.overfit_batches=2 it cannot be resumed" in capsys.readouterr().out
+    (line,) = stopped(tmp_path, 130, can_resume=False)
+    assert "lab train" not in line
 
 
 def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
 from lab.display import in_utf8
 from lab.refusals import refusals
+from lab.secrets import redacted
 from lab.types import Fraction
 
+OTHER_KEY = re.compile(r"\$\{(?!\s*oc\.)")  # a reference to another key of the config, not to the environment
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -136,13 +139,13 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
 def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
     """Every call that the config stands for: its key, the callable or its name, and the arguments.
 
-    The data comes first, for it knows what nets and tasks are given. An argument with an interpolation in it is left
-    out: its source is checked where it stands, and it may be a secret.
+    The data comes first, for it knows what nets and tasks are given. An argument that refers to another key is left
+    out, for that is checked where it stands.
     """
 
     def walk(key: str, node: Any, raw: Any) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
         if isinstance(node, dict):
-            plain = {name: ... if "${" in str(raw[name]) else value for name, value in node.items()}
+            plain = {name: ... if OTHER_KEY.search(str(raw[name])) else value for name, value in node.items()}
             if "_target_" in node:
                 yield key, str(node["_target_"]), plain
             for name, child in node.items():
@@ -189,12 +192,13 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
     except (PydanticUserError, TypeError):
         return  # an annotation that says nothing about plain values
     except ValidationError as error:
+        shown = redacted(str(value))
         reasons = [e["msg"] for e in error.errors() if e["type"] not in ("needs_python_object", "is_instance_of")]
         if not reasons and not isinstance(value, dict | list):
-            yield f"{key}={value}: should be null, or name a class with _target_"
+            yield f"{key}={shown}: should be null, or name a class with _target_"
         if reasons:
             expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
-            yield f"{key}={value}: {expected}".replace("input should", "should")
+            yield f"{key}={shown}: {expected}".replace("input should", "should")
 
 
 def _unwritable(key: str, folder: Path) -> Iterator[str]:

@@ -153,7 +153,7 @@ def check_content(content: dict[str, Any], path: Path) -> None:
         UserError: it lacks an entry, or an entry is of another type.
     """
     if key := next(_lacking(content), None):
-        raise UserError(f"error: {path} cannot be resumed from: it has no {key}.")
+        raise UserError(f"error: {path} cannot be resumed from: {key} is missing, or of another type.")
 
 
 def _lacking(content: dict[str, Any]) -> Iterator[str]:

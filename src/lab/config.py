@@ -32,7 +32,7 @@ from lab.folder import (
 )
 from lab.keys import key_of
 from lab.paths import expand
-from lab.words import literals, override_word, value_of
+from lab.words import TEXTS, literals, override_word, value_of
 
 objects.install()
 secrets.install()
@@ -184,6 +184,10 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             fail([f"--multirun: {verb} looks at one config; lab train -m sweeps"])
         if trains and runs and not any(o.key_or_group == "experiment" for o in overrides):
             raise UserError(*_experiments(verb))
+        problems += [
+            f"{o.key_or_group}= is empty. Is a variable of the shell unset?"
+            for o in overrides if o.key_or_group in TEXTS and not o.is_delete() and o.value() == ""
+        ]  # fmt: skip
         problems += _unknown_names(verb, overrides, args.multirun)
     if runs and not problems:
         cfg = compose(verb, first(overrides, verb))

@@ -97,4 +97,5 @@ def validation_error(error: ValidationError) -> str:
     """Return the first problem of several as one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}".removeprefix(": ")
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}".removeprefix(": ")

@@ -15,6 +15,9 @@ from lab.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CONVERTED = re.compile(r"64|(64|16|bf16)-true|transformer-engine.*")  # the net, but not the batches and the metrics
+POSITIVE = (  # arguments of the trainer that Lightning takes as 0, and divides by, or with which it trains nothing
+    "accumulate_grad_batches", "check_val_every_n_epoch", "max_epochs", "max_steps", "val_check_interval",
+)  # fmt: skip
 MIXED = ("bf16-mixed", "16-mixed", "bf16", "16")
 # Lightning's callbacks whose whole state is in a checkpoint, or that have none: a run with them resumes bit by bit
 RESUMABLE = (
@@ -34,6 +37,9 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
         yield "trainer.gradient_clip_val: not with mixed precision and a fused optimizer; optimizer.fused=false"
     if CONVERTED.fullmatch(str(trainer.precision)):
         yield f"trainer.precision={trainer.precision}: not supported; take one of {', '.join(PRECISIONS)}"
+    for key in POSITIVE:
+        if trainer.get(key) == 0:
+            yield f"trainer.{key}=0: should be greater than 0"
     for stage, reason in (
         ("train", "there is nothing to learn from"),
         ("val", "the best weights are chosen by validation"),

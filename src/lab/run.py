@@ -266,7 +266,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     except SystemExit as error:  # asked for: see `Stop`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            say(*stopped(folder, error.code))
+            say(*stopped(folder, error.code, can_resume=not trainer.overfit_batches))  # type: ignore[attr-defined]
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")

@@ -18,7 +18,9 @@ def opening(trainer: Trainer, folder: Path, step: int) -> str:
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
     threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
     resumes = f", resumes at step {step}" if step else ""
-    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{resumes}"
+    batches = getattr(trainer, "overfit_batches", 0)
+    once = f"; with trainer.overfit_batches={batches} it cannot be resumed" if batches else ""
+    return f"{folder}: {trainer.world_size} × {accelerator}{threads}{resumes}{once}"
 
 
 def summary(results: dict[str, Any], folder: Path) -> list[str]:
@@ -31,7 +33,7 @@ def summary(results: dict[str, Any], folder: Path) -> list[str]:
     return lines
 
 
-def stopped(folder: Path, code: Any) -> list[str]:
+def stopped(folder: Path, code: Any, can_resume: bool = True) -> list[str]:
     """By which signal a run was stopped, what is kept of it, and the command that resumes it."""
     name = signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else f"exit code {code}"
     kept = (
@@ -39,6 +41,8 @@ def stopped(folder: Path, code: Any) -> list[str]:
         if (folder / LAST).exists()
         else "no checkpoint was written before the first step ended"
     )
+    if not can_resume:
+        return [f"Stopped by {name}; {kept}. With trainer.overfit_batches the run cannot be resumed."]
     return [f"Stopped by {name}; {kept}. To resume:", command("lab", "train", f"run={folder}")]
 
 

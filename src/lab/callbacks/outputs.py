@@ -130,7 +130,9 @@ class Outputs(Callback):
                     write_text(path.with_suffix(".md"), f"{printable_lines(figure)}\n")
                     self._write(f"{stage}/{name}", figure, step)
                 else:
-                    figure.savefig(path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
+                    from lab.figures.page import save  # matplotlib takes half a second
+
+                    save(figure, path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
                     self._show(f"{stage}/{name}", path.with_suffix(".png").read_bytes(), step)
 
     def _show(self, name: str, png: bytes, step: int) -> None:

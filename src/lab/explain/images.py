@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lab.explain.group import Group
 from lab.explain.overlay import Row, figure, overlay
 from lab.explain.scores import NUM_POINTS, Method
+from lab.figures.page import save
 from lab.inputs.images import Images, picture
 
 
@@ -114,7 +115,7 @@ def draw(
         rows.append(row)
     path = folder / f"{group.name}.png"
     columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]
-    figure(group.title, columns, rows).savefig(path)
+    save(figure(group.title, columns, rows), path)
     with SummaryWriter(str(folder.parent)) as writer:
         writer.add_image(f"{folder.name}/{group.name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
     return path

@@ -1,5 +1,9 @@
 """What all figures share. Colours are those of Okabe and Ito (2008), which all eyes tell apart; a page is white."""
 
+import re
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -7,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from lab.display import drawn
+from lab.display import drawn, say
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
@@ -34,6 +38,24 @@ def page(size: tuple[float, float], title: str, margins: tuple[float, float, flo
     axes = figure.subplots(gridspec_kw=edges | kwargs.pop("gridspec_kw", {}), **kwargs)
     figure.suptitle(drawn(title), y=1 - 0.12 / height, va="top", fontsize=11)
     return figure, axes
+
+
+def save(figure: Figure, path: Path, **kwargs: Any) -> None:
+    """Write a figure to a file. Prints once that letters which no installed font has are drawn as boxes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, **kwargs)
+    boxes = {chr(int(number)) for each in caught for number in re.findall(r"Glyph (\d+) ", str(each.message))}
+    if boxes - told:
+        some = "".join(sorted(boxes)[:10])
+        say(
+            f"warning: no font here has {some}: figures show boxes. Install one, such as Noto Sans CJK.",
+            file=sys.stderr,
+        )
+    told.update(boxes)
+
+
+told: set[str] = set()  # letters that are known to have no font
 
 
 def axes_of_curves(name: str) -> Any:
