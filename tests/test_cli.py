@@ -132,7 +132,7 @@ BAD_COMMAND_LINES = {
     ("tune", "experiment=digits", "fnd=lr"): "unknown key fnd. Did you mean find?",
     ("tune", "-m", "experiment=digits", "seed=1,2"): "--multirun: tune looks at one config",
     ("tune", "experiment=digits", "trainer=ddp_cpu"): "trainer: tune uses one process",
-    ("train", "experiment=digits", "data.root="): "data.root= is empty. Is a variable of the shell unset?",
+    ("train", "experiment=image_folder", "data.root="): "data.root= is empty. Is a variable of the shell unset?",
     ("train", "-m", "experiment=digits", "run=", "seed=1,2"): "run= is empty",
     ("predict", "run=r", "input="): "input= is empty",
     ("test", "run=''"): "run= is empty",

@@ -529,8 +529,8 @@ SMALL = (*QUICK, "trainer=cpu", "trainer.enable_progress_bar=false")
 LEAKY = {
     "trains": ("+callbacks.x={_target_: crashing.Callback, secret: '${oc.env:LAB_CANARY}'}", 0),
     "refused by check": ("optimizer.lr=${oc.env:LAB_CANARY}", 2),
-    "fails in part": ("net.dropout='x-${oc.env:LAB_CANARY}'", 1),
-    "fails in a list": ("net.widths=['${oc.env:LAB_CANARY}']", 1),
+    "refused in part": ("net.dropout='x-${oc.env:LAB_CANARY}'", 2),
+    "refused in a list": ("net.widths=['${oc.env:LAB_CANARY}']", 2),
     "refused target": ("net._target_=${oc.env:LAB_CANARY}", 2),
     "crashes": ("+callbacks.x={_target_: crashing.Crashing, secret: '${oc.env:LAB_CANARY}'}", 1),
 }
