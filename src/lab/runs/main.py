@@ -189,7 +189,9 @@ def rerun(runs: list[Run], args: argparse.Namespace) -> None:
     for what, agrees in same.items():
         say(f"{what:<9} {'the same' if agrees else 'different'}")
     if not same["scores"]:
-        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.")
+        changed = ", ".join(dict.fromkeys(key for resumed in stamps[0]["resumed"] for key in resumed["changes"]))
+        why = f" {old} was resumed with another {changed}; the rerun had it from the start." if changed else ""
+        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.{why}")
 
 
 def archive(runs: list[Run], args: argparse.Namespace) -> None:
