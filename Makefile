@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check mutants chaos audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
+.PHONY: train test check mutants chaos hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -24,6 +24,14 @@ mutants: $(READY)
 # Every kill, signal, fault and full disk.
 chaos: $(READY)
 	$(BIN)/python tests/chaos/kill.py
+
+# Every file of a run's folder replaced by a link and by garbage, for every verb: most of an hour.
+hostile: $(READY)
+	$(BIN)/python tests/chaos/hostile.py
+
+# Names of every kind for folders, files, classes and runs: a quarter of an hour.
+names: $(READY)
+	$(BIN)/python tests/chaos/names.py
 
 # Known vulnerabilities in what is pinned; --strict: what can't be asked for is no pass.
 audit: $(READY)
