@@ -19,7 +19,7 @@ TEXTS = (
     "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
     "conf/task/translation.yaml",
     "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
-    "tests/{test_modality,test_tokens,test_text,test_text_files,test_text_nets,test_text_answers,test_text_report,test_translation,test_pretrained}.py",
+    "tests/{test_modality,test_tokens,test_text,test_text_files,test_text_names,test_text_nets,test_text_answers,test_text_report,test_translation,test_pretrained}.py",
 )
 FAST = [
     "tests/test_config.py",

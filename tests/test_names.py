@@ -13,18 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lab import report
 from lab.callbacks.outputs import Outputs
-from lab.data import tokens
 from lab.display import printable, printable_lines
 from lab.explain import images as explain_images
 from lab.explain import main as explain
-from lab.explain import texts as explain_texts
 from lab.explain.group import Group
 from lab.figures import classification as figures
 from lab.figures import page
-from lab.figures.attention import attention
 from lab.figures.images import images
 from lab.inputs.images import Images
-from lab.inputs.texts import Texts
 
 NASTY = ["caf\udce9", "\ud83d", "a\x1b[2J\tb\0", r"$x$ and $y^{$\$5", "_two\nlines"]
 
@@ -60,7 +56,6 @@ def test_every_figure_shows_a_name_as_it_is(name):
     many = figures.confusion(torch.zeros(31).long(), torch.arange(31), [name, *map(str, range(30))])
     assert f"of {printable_lines(name)} taken for" in shown(many)
     assert printable_lines(name) in shown(images(torch.rand(1, 3, 4, 4), [name], name))
-    assert printable_lines(name) in shown(attention([torch.ones(1, 1)], [[name]], [["x"]]))
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -70,15 +65,9 @@ def test_an_explanation_shows_a_name_as_it_is(name, tmp_path):
     target, half = torch.tensor([0]), torch.tensor([0.5])
     group = Group("inputs", name, [name], [np.zeros((1, 4, 4), np.uint8)], target, half)
     explain_images.draw(Images(1, 4), group, {"a": [torch.zeros(4, 4)]}, [name], folder)
-    inputs = Texts(tokens.train(["a b"], "characters", 20, 1, 9), 9)
-    (row,), _ = inputs.read(["ab"])
-    group = Group("texts", name, ["ab"], [row], target, half)
-    path = explain_texts.draw(inputs, group, {"a": [torch.zeros(len(row))]}, [name], folder)
-    assert f"<h1>{html.escape(printable(name))}</h1>" in path.read_text(encoding="utf-8")
-    assert set(EventAccumulator(str(tmp_path)).Reload().Tags()["images"]) == {"explain/inputs", "explain/texts"}
-    listed = explain.listed(Group("inputs", name, [name], [], target, half), path, [name])
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["explain/inputs"]
+    listed = explain.listed(group, folder / "inputs.png", [name])
     listed["sample"][0].encode()
-    assert printable_lines(name) in shown(explain_texts.coloured(name, [name], [([name], torch.ones(1))]))
 
 
 @pytest.mark.parametrize("name", NASTY)

@@ -147,7 +147,7 @@ def test_out_of_fold_predictions_name_files_that_are_not_utf8(name, tmp_path):
     assert (tmp_path / "out_of_fold.csv").read_bytes().count(name) == 2
 
 
-@pytest.mark.parametrize("content", [b"sample,file\n7\n", b"sample\n7,8\n", b"a,b\n" + b"x" * 200_000 + b",1\n"])
+@pytest.mark.parametrize("content", [b"sample,file\n7\n", b"sample\n7,8\n"])
 def test_damaged_predictions_are_named(content, tmp_path):
     fold(tmp_path, 0, content)
     with pytest.raises(UserError, match="000/test_predictions.csv is damaged"):

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from lab import report
-from lab.display import printable
+from lab.display import drawn, printable
 from lab.errors import UserError
 from lab.figures.classification import classes
 from lab.figures.table import read_table
@@ -96,4 +96,4 @@ def test_names_stand_in_the_legend_as_they_are(names, tmp_path, monkeypatch):
         Path(name).mkdir()
         Path(name, "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n")
     assert len(list(_curves([Path(name) for name in names]))) == 1
-    assert [text.get_text() for text in shown[0].get_texts()] == list(names)
+    assert [text.get_text() for text in shown[0].get_texts()] == [drawn(f"run {name}") for name in names]

@@ -58,6 +58,7 @@ def test_ranks_that_were_left_behind_are_forgotten(settled, environ, left):
     assert settled(environ) == (left, None)
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")  # where SLURM is installed
 @pytest.mark.parametrize("environ", [TORCHRUN, SRUN, SRUN | {"SLURM_JOB_NAME": "interactive"}])
 def test_the_processes_of_torchrun_and_srun_know_their_ranks(settled, environ):
     left, cluster = settled(environ)

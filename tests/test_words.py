@@ -6,6 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lab import config, words
+from lab.folder import write_config
 from lab.runs.index import Run
 from lab.sweep.experiment import experiment
 
@@ -55,11 +56,11 @@ def test_a_config_and_the_best_of_a_sweep_have_the_path(compose, name):
     assert values.net.widths == [8, 9]
 
 
-def test_a_run_in_any_folder_is_gone_on_with(tmp_path, monkeypatch):
+def test_a_run_in_any_folder_is_resumed(compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "r (1)"
     folder.mkdir()
-    (folder / "config.yaml").write_text("")
+    write_config(folder, compose("experiment=digits", "seed=3"))
     (folder / "stamp.json").write_text('{"overrides": ["experiment=digits", "seed=3"]}')
     found = config.with_the_runs_own(words.literals(["run=r (1)", "seed=4"]))
     assert found == ["experiment=digits", "seed=4", "run='r (1)'"]

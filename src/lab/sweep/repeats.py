@@ -73,6 +73,7 @@ def _predictions(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: it is no such table.
     """
+    csv.field_size_limit(2**31 - 1)  # a cell may be a long text
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
