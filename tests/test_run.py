@@ -205,12 +205,18 @@ def test_what_the_data_shows_to_be_wrong_leaves_no_folder(trained, overrides, me
 
 @pytest.mark.parametrize(
     "overrides",
-    [["trainer.max_steps=3"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"], ["trainer.max_epochs=0"]],
+    [
+        ["trainer.max_steps=3"],
+        ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"],
+        ["trainer.max_steps=0"],
+        ["trainer.max_epochs=0", "scheduler=one_cycle"],
+        ["trainer.max_epochs=0", "scheduler=triangle"],
+    ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("ema", ["ema=null", "ema=0.9"])
 def test_a_run_that_ends_before_its_first_validation_is_validated(trained, overrides, ema):
-    folder = trained(*QUICK, ema, "scheduler=constant", *overrides)
+    folder = trained(*QUICK, ema, *([] if "scheduler" in overrides[-1] else ["scheduler=constant"]), *overrides)
     results = json.loads((folder / "results.json").read_text())
     assert results["status"] == "finished"
     assert results["best"]["value"] > 0

@@ -15,9 +15,7 @@ from lab.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CONVERTED = re.compile(r"64|(64|16|bf16)-true|transformer-engine.*")  # the net, but not the batches and the metrics
-POSITIVE = (  # arguments of the trainer that Lightning takes as 0, and divides by, or with which it trains nothing
-    "accumulate_grad_batches", "check_val_every_n_epoch", "max_epochs", "max_steps", "val_check_interval",
-)  # fmt: skip
+POSITIVE = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # Lightning divides by them
 MIXED = ("bf16-mixed", "16-mixed", "bf16", "16")
 # Lightning's callbacks whose whole state is in a checkpoint, or that have none: a run with them resumes bit by bit
 RESUMABLE = (

@@ -151,7 +151,7 @@ class Task(L.LightningModule):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
         length = {}
         if "total_steps" in inspect.signature(self.scheduler).parameters:
-            length["total_steps"] = steps = self.trainer.estimated_stepping_batches
+            length["total_steps"] = steps = max(1, self.trainer.estimated_stepping_batches)  # 0: it is only tested
             if steps == float("inf"):
                 raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
         return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
