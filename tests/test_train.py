@@ -107,6 +107,7 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
         ("trainer.val_check_interval=0", "trainer.val_check_interval=0: should be greater than 0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0: should be greater"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: should be greater"),
+        ("trainer.accumulate_grad_batches=-1", "trainer.accumulate_grad_batches=-1: should be greater"),
         *(
             (f"+callbacks.x={{_target_: lightning.pytorch.callbacks.{name}{more}}}", f"callbacks.x: a run with {name}")
             for name, more in {

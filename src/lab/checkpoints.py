@@ -24,7 +24,7 @@ from lab.folder import BEST, LAST, PREVIOUS
 DIGEST = 64  # characters of a SHA-256
 NEEDED: dict[str, type] = {  # to resume, and their types
     "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int,
-    "global_step": int, "epoch_so_far": list, "last": dict,
+    "global_step": int, "epoch_so_far": list, "last": dict, "pytorch-lightning_version": str,
 }  # fmt: skip
 NEEDED_LAST: dict[str, type] = {
     "batches_that_stepped": int,
@@ -166,7 +166,7 @@ def _lacking(content: dict[str, Any]) -> Iterator[str]:
         yield from _unlike(STATES.get(str(name).partition("{")[0], {}), state, f"callbacks.{name}.")
     for key, parts in (("optimizer_states", {"state": dict, "param_groups": list}), ("lr_schedulers", {})):
         if len(content[key]) != 1:
-            yield f"{key} of one {key.partition('_')[0]}"
+            yield key
             return
         yield from _unlike(parts, content[key][0], f"{key}.0.")
     for i, group in enumerate(content["optimizer_states"][0]["param_groups"]):

@@ -36,8 +36,8 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
     if CONVERTED.fullmatch(str(trainer.precision)):
         yield f"trainer.precision={trainer.precision}: not supported; take one of {', '.join(PRECISIONS)}"
     for key in POSITIVE:
-        if trainer.get(key) == 0:
-            yield f"trainer.{key}=0: should be greater than 0"
+        if isinstance(value := trainer.get(key), int | float) and value <= 0:
+            yield f"trainer.{key}={value}: should be greater than 0"
     for stage, reason in (
         ("train", "there is nothing to learn from"),
         ("val", "the best weights are chosen by validation"),
