@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -159,6 +160,8 @@ def check_content(content: dict[str, Any], path: Path) -> None:
 def _lacking(content: dict[str, Any]) -> Iterator[str]:
     """Yield the dotted keys that are missing or of another type; the first is true, the next ones may follow of it."""
     yield from _unlike(NEEDED, content)
+    if not re.match(r"\d+\.\d+", content["pytorch-lightning_version"]):
+        yield "pytorch-lightning_version"
     yield from _unlike(NEEDED_LAST, content["last"], "last.")
     yield from _unlike(dict.fromkeys(ENDS, object), content["last"]["end"], "last.end.")
     yield from _unlike(_loops(), content["loops"].get("fit_loop"), "loops.fit_loop.")
