@@ -17,7 +17,7 @@ from lab import folder as folders
 from lab.allow import read_config, refuse
 from lab.callbacks.timer import Timer
 from lab.errors import UserError
-from lab.folder import read_json, read_metrics, refuse_links
+from lab.folder import read_json, read_metrics, refuse_links, write_config
 from lab.loggers import Metrics
 from lab.refusals import refusals
 from lab.runs import main as runs
@@ -412,3 +412,10 @@ def test_a_config_with_aliases_is_refused(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes(GARBAGE["yaml bomb"])
     with pytest.raises(UserError, match="aliases"):
         read_config(tmp_path)
+
+
+def test_a_config_may_name_a_path_that_is_not_utf_8(finished, tmp_path):
+    cfg = read_config(finished)
+    cfg.data.root = "caf\udce9"
+    write_config(tmp_path, cfg)
+    assert read_config(tmp_path).data.root == "caf\udce9"

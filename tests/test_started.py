@@ -121,6 +121,16 @@ def test_no_process_of_ours_imports_what_lies_in_its_folder(settled, monkeypatch
     subprocess.run([sys.executable, "-c", modules], env=os.environ, check=True)
 
 
+@pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.iso88591"])  # C, where the last is not installed
+def test_names_of_files_are_utf_8_in_any_locale(locale):
+    code = "import sys; from lab import started; started.use_utf8(); print(ascii(sys.argv[1]), chr(252))"
+    environ = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, "Ünï/图"]
+    done = subprocess.run(command, env=without(environ, "PYTHONIOENCODING"), capture_output=True, check=True)
+    assert done.stdout.split()[0] == ascii("Ünï/图").encode()
+    assert done.stdout.split()[1] in (rb"\xfc", b"\xfc")
+
+
 def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
     strays = without(TORCHRUN, "TORCHELASTIC_RUN_ID") | {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_JOB_ID": "1"}
     result = lab("train", "experiment=digits", *TINY.split(), env=os.environ | strays | {"OMP_NUM_THREADS": "1,1"})

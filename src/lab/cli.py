@@ -32,6 +32,7 @@ LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it i
 
 
 def main() -> None:
+    started.use_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name ends no run where the locale has no letters for it
             stream.reconfigure(errors="backslashreplace")

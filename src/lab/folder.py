@@ -34,6 +34,7 @@ OWN = re.compile(  # all that lab reads or writes in a run's folder
 )
 DEEPEST = 50  # mappings and lists inside each other in a config
 MOST_EVENTS, MOST_REFERENCES = 10_000, 100  # in a config: OmegaConf takes 0.1 ms for each
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape in YAML, of a byte of a path that is not UTF-8
 MOST_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 MOST_OF = {"config.yaml": 2**18, "stamp.json": 2**22, "results.json": 2**22, "sweep.json": 2**22}
 
@@ -190,7 +191,10 @@ def read_config(folder: Path) -> Any:
     secrets.install()
     unreadable = (ValueError, TypeError, RecursionError, yaml.YAMLError, GrammarParseError, OmegaConfBaseException)
     try:
-        _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        slow = SURROGATE.search(text)  # which libyaml refuses
+        _check_events(
+            yaml.parse(text, Loader=yaml.SafeLoader if slow else getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        )
         if text.count("${") > MOST_REFERENCES:
             raise ValueError("it has too many references")
         cfg = OmegaConf.create(text)

@@ -20,6 +20,22 @@ TASKS = (
 BATCH_ONLY = ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT")  # SLURM sets them in batch jobs alone
 
 
+def use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode, where the locale has another encoding.
+
+    The bytes of a file's name would be other letters there, also in the tables that lab writes in UTF-8.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    terminal = getattr(sys.stdout, "encoding", None) or "utf-8"
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{terminal}:backslashreplace"}
+    arguments: list[str | bytes] = [*sys.orig_argv]
+    if os.path.exists("/proc/self/cmdline"):  # as they were typed: not every encoding gives back the bytes it read
+        with open("/proc/self/cmdline", "rb") as file:
+            arguments = [*file.read().split(b"\0")[:-1]]
+    os.execv(sys.executable, [sys.executable, *arguments[1:]])
+
+
 def drop_stale_ranks() -> None:
     """Make the environment say only what is true of this process, and of those that it will start.
 

@@ -61,7 +61,9 @@ def unreadable(paths: Sequence[str], num_channels: int, image_size: int) -> dict
         try:
             read_image(path, num_channels, image_size)
         except UserError as error:
-            return " ".join(str(error.__cause__).split()).replace(f" {path!r}", "")
+            cause = error.__cause__
+            text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+            return " ".join(text.split()).replace(f" {path!r}", "")
         return ""
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
