@@ -185,7 +185,7 @@ def interrupted(number: int, point: int, workers: int, variant: str) -> str | No
 def killed() -> Iterator[Case]:
     for variant in VARIANTS:
         for workers in (0,) if variant in TEXTS else (0, 2):
-            for point in POINTS[:: 4 if workers else 1]:
+            for point in POINTS[:: 4 if workers else 1 if variant == "plain" else 2]:
                 yield (
                     f"SIGKILL, {variant}, {workers} workers, batch {point}",
                     lambda p=point, w=workers, v=variant: interrupted(signal.SIGKILL, p, w, v),
