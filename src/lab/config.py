@@ -346,6 +346,9 @@ def _experiments(verb: str) -> list[str]:
 
 
 def one_line(error: BaseException) -> str:
+    """An error's message, without the lines about types that OmegaConf adds."""
+    if isinstance(error, OmegaConfBaseException) and error.full_key and error.msg:
+        return " ".join(f"{error.full_key}: {error.msg.splitlines()[0]}".split())
     return " ".join(str(error if str(error) else error.__cause__).split())
 
 
