@@ -273,8 +273,8 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("move", [os.rename, shutil.copytree])
 def test_a_run_that_was_moved_ends_as_one_that_was_not(move, stopped, tmp_path):
-    """Its best score was reached before, and is not forgotten."""
-    words = ["monitor={metric: val/loss, mode: min}", "optimizer.lr=0.05", "trainer.max_epochs=4"]
+    """Its best score was reached before, in the first epoch, and is not forgotten."""
+    words = ["monitor={metric: val/acc, mode: min}", "optimizer.lr=0.05", "trainer.max_epochs=4"]
     lab_train(*words, f"run={tmp_path}/whole")
     stopped(9, signal.SIGTERM, *words, f"run={tmp_path}/old")
     (tmp_path / "elsewhere").mkdir()
