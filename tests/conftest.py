@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def restored() -> Iterator[None]:
-    """What is set in the environment meanwhile ends with it, as what a command line sets."""
+    """Restore the environment. A test may change it, and so does a command line."""
     before = dict(os.environ)
     yield
     os.environ.clear()

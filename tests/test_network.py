@@ -173,7 +173,7 @@ def every_verb(folder, out):
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """What was written while every verb ran."""
+    """The output of all verbs."""
     folder = tmp_path_factory.mktemp("verbs")
     Image.new("L", (8, 8)).save(folder / "x.png")
     process = forked.SERVER.Process(target=every_verb, args=(folder, str(folder / "err")))

@@ -340,7 +340,7 @@ def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
 
 @contextlib.contextmanager
 def forked_lock(folder):
-    """Another process has the lock: one's own does not count."""
+    """Another process holds the lock. A process never finds its own lock held."""
     context = multiprocessing.get_context("fork")
     has, end = context.Event(), context.Event()
 

@@ -117,7 +117,7 @@ def test_the_index_follows_the_folders(logs):
 
 @contextmanager
 def training_in(folder):
-    """Another process has the lock: one's own does not count."""
+    """Another process holds the lock. A process never finds its own lock held."""
     fork = multiprocessing.get_context("fork")
     begun, done = fork.Event(), fork.Event()
 

@@ -240,7 +240,7 @@ REPORTED = ("status", "best", "test", "last", "parameters")  # in results.json; 
 
 
 def ended_with(folder: Path) -> tuple[Any, ...]:
-    """What a run leaves: `outcome`, the SHA-256 of its best weights, and what it reports."""
+    """Return `outcome`, the SHA-256 of the best weights, and the reported results."""
     best = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     digest = hashlib.sha256(b"".join(name.encode() + best[name].numpy().tobytes() for name in sorted(best)))
     results = json.loads((folder / "results.json").read_text())

@@ -100,7 +100,7 @@ class Pairs(TranslationData):
 
 
 def _languages(root: Path) -> str:
-    """What to do where the training files are two, such as train.en and train.fr."""
+    """Return a hint if the training pairs are in two files, such as train.en and train.fr."""
     paths = [path for path in visible(root) if split_of(path.stem) == "train" and path.suffix]
     if len(paths) != 2 or paths[0].stem != paths[1].stem:
         return ""

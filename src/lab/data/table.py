@@ -14,7 +14,7 @@ from lab.errors import UserError
 
 
 class BadRowError(ValueError):
-    """What is wrong with a row, after the place of the row: " has no label"."""
+    """A row cannot be read. The message follows the place of the row: " has no label"."""
 
 
 def read_table(

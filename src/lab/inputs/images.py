@@ -80,7 +80,7 @@ class Images(Inputs):
             raise UserError(f"The image can't be read: {error.__cause__}.") from error
 
     def of_json(self, text: str) -> bytes:
-        """Of base64 in any of its forms: in lines, for URLs, without padding, as a data URL."""
+        """Decode base64: with line breaks, in the URL alphabet, without padding, or as a data URL."""
         text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
         padded = text + "=" * (-len(text) % 4)
         return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)

@@ -87,7 +87,7 @@ def _lost(old: dict[str, Any], new: dict[str, Any], top: str = "") -> Iterator[t
 
 
 def _added(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What has to be merged into a mapping to make it another."""
+    """Return the entries that turn the old mapping into the new one when they are merged into it."""
     added = {}
     for key, value in new.items():
         there = old.get(key)
