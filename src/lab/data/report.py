@@ -71,10 +71,10 @@ class DataReport:
         elif len(problems) == 1:
             raise UserError(f"data: {problems[0]}. Repair or delete it; data.skip_unreadable=true leaves it out.")
         elif problems:
+            hint = "" if may_skip else " data.skip_unreadable=true leaves them out."
             more = f"  … and {len(problems) - MOST_NAMED} more, which lab data data.skip_unreadable=true names"
             raise UserError(
-                f"data: {len(problems)} of {total} {kind} can't be read. Repair or delete them;"
-                " data.skip_unreadable=true leaves them out.",
+                f"data: {len(problems)} of {total} {kind} can't be read. Repair or delete them.{hint}",
                 *[f"  {problem}" for problem in problems[:MOST_NAMED]],
                 *([more] if len(problems) > MOST_NAMED else []),
             )
