@@ -1,10 +1,11 @@
 """`make mutants`: bugs that train without complaint are put into the code; the ordinary tests have to notice each.
 
     python tests/chaos/mutants.py [NAME ...]
+    python tests/chaos/mutants.py --check     which mutants do not apply any more; runs no test
 
-A mutant, of the table in mutants.txt, is a copy of the code with one replacement. The test that should notice it runs
-in a process forked from one that has imported everything but `lab`. `none`, the code as it is, has to pass all those
-tests. The exit code is 0 only if it does, and every mutant is noticed.
+A mutant, of the table in mutants.txt, is a copy of the code with one replacement (see mutation.py). The test that
+should notice it runs in a process forked from one that has imported everything but `lab`. `none`, the code as it is,
+has to pass all those tests. The exit code is 0 only if it does, and every mutant is noticed.
 """
 
 import gc
@@ -18,11 +19,11 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from mutation import ROOT, Mutant, check, mutate, table
 
-ROOT = Path(__file__).parents[2]
 IMPORTED = (  # what lab and its tests import, so that no fork has to
     "hydra", "lightning.pytorch.loggers", "pydantic", "sklearn.metrics", "torchmetrics.classification",
     "torchvision.transforms.v2", "tensorboard.backend.event_processing.event_accumulator",
@@ -32,35 +33,14 @@ AT_ONCE = 2
 PATIENCE = 100  # seconds that the test of a mutant may take
 
 
-class Mutant(NamedTuple):
-    name: str
-    file: str  # below src/lab
-    tests: tuple[str, ...]  # below tests
-    old: str = ""
-    new: str = ""
-
-
-def table() -> Iterator[Mutant]:
-    text = Path(__file__).with_suffix(".txt").read_text()
-    for block in text.split("\n\n"):
-        head, *lines = [line for line in block.splitlines() if not line.startswith("#")] or [""]
-        if head:
-            name, file, test = head.split(" | ")
-            old, new = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+")
-            yield Mutant(name, file, (test,), old, new)
-
-
 def put_in(mutant: Mutant, folder: Path) -> None:
-    """Copy the code to a folder, and replace the mutant's text in it."""
+    """Copy the code to a folder, and put the mutant into it."""
     for name in ("src", "conf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     if mutant.name != NONE:
-        path = folder / "src/lab" / mutant.file
-        text = path.read_text()
-        if (num := text.count(mutant.old)) != 1:
-            sys.exit(f"{mutant.name}: {mutant.file} has its text {num} times, not once: mend mutants.txt")
-        path.write_text(text.replace(mutant.old, mutant.new))
+        file, text = mutate(mutant)
+        (folder / "src/lab" / file).write_text(text)
 
 
 class FirstFailure:
@@ -130,12 +110,17 @@ def run(mutants: Sequence[Mutant], folder: Path) -> Iterator[tuple[Mutant, bool,
 
 def main() -> None:
     start = time.monotonic()
+    every = {mutant.name: mutant for mutant in table()}
+    names = [name for name in sys.argv[1:] if name != "--check"] or list(every)
+    mutants = [every[name] for name in names]
+    if errors := list(filter(None, map(check, mutants))):
+        sys.exit("\n\n".join([*errors, f"{len(errors)} of {len(mutants)} mutants do not apply: mend mutants.txt"]))
+    if "--check" in sys.argv:
+        sys.exit(0)
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # pytest collects garbage a dozen times: not what every fork has from here
-    every = {mutant.name: mutant for mutant in table()}
-    mutants = [every[name] for name in sys.argv[1:] or every]
     width = max(map(len, every))
     clean = Mutant(NONE, "", tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests)))
     good = {}
