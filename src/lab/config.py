@@ -350,15 +350,12 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
 
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
-    found = {
-        str(path.relative_to(folder / "experiment").with_suffix("")): path
-        for folder in conf_folders() for path in (folder / "experiment").rglob("*.yaml")
-    }  # fmt: skip
-    for name, path in sorted(found.items()):
+    found = [path for folder in conf_folders() for path in (folder / "experiment").glob("*.yaml")]
+    for path in sorted(found, key=lambda path: path.name):
         lines_of = path.read_text(encoding="utf-8").splitlines()
         comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")
-        lines.append(f"  {name:<16} {question}")
+        lines.append(f"  {path.stem:<16} {question}")
     return lines
 
 
