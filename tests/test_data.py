@@ -1,16 +1,13 @@
-"""One conformance suite for every data module, by its tiny version; then what is particular to images."""
+"""The contract of every data module, by its tiny version; then what is particular to images."""
 
 import itertools
-import json
 import shutil
-from dataclasses import asdict
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONF, fitting, options
-from lightning.fabric.utilities.data import _set_sampler_epoch as set_epoch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -22,6 +19,7 @@ from lab.data.images import ImageData
 from lab.data.read_image import read_image
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
+from lab.testing import DataContract
 
 DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
@@ -32,9 +30,22 @@ def read(compose, name, *more):
     return run.read_data(compose(fitting(f"data={name}"), f"data={name}", "data.tiny=true", *more))
 
 
-@pytest.fixture(params=DATA)
-def data(request, compose):
-    return read(compose, request.param, "data.batch_size=16")
+def words(name):
+    return [fitting(f"data={name}"), f"data={name}", "data.tiny=true", "data.num_workers=0"]
+
+
+class TestEveryDataModule(DataContract):
+    @pytest.fixture(params=[name for name in DATA if name != "emoji_languages"])
+    def overrides(self, request):
+        return words(request.param)
+
+
+class TestEmojiLanguages(DataContract):
+    has_twins = True  # a few emoji share their name
+
+    @pytest.fixture
+    def overrides(self):
+        return words("emoji_languages")
 
 
 @pytest.fixture(params=CLASSES)
@@ -47,25 +58,6 @@ def images(request, compose):
     return read(compose, request.param, "data.batch_size=16")
 
 
-def epoch(loader) -> list[dict[str, torch.Tensor]]:
-    return list(loader)
-
-
-def test_batches_are_dicts_of_as_many_samples(data):
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        batch = next(iter(loader))
-        assert 0 < len(batch["index"]) <= 16
-        assert {len(values) for values in batch.values()} == {len(batch["index"])}
-
-
-def test_labels_are_indices_of_classes(classes):
-    assert len(classes.facts.class_names) == classes.facts.num_classes
-    for loader in (classes.train_dataloader(), classes.val_dataloader(), classes.test_dataloader()):
-        batch = next(iter(loader))
-        assert batch["label"].dtype == torch.int64
-        assert 0 <= batch["label"].min() <= batch["label"].max() < classes.facts.num_classes
-
-
 def test_images_travel_as_uint8(images):
     facts = images.facts
     for loader in (images.train_dataloader(), images.val_dataloader(), images.test_dataloader()):
@@ -75,7 +67,7 @@ def test_images_travel_as_uint8(images):
 
 
 def test_splits_are_stratified(classes):
-    labels = {name: torch.cat([b["label"] for b in epoch(loader)]) for name, loader in _all_loaders(classes).items()}
+    labels = {name: torch.cat([b["label"] for b in loader]) for name, loader in _all_loaders(classes).items()}
     assert {name: len(label) for name, label in labels.items()} == classes.facts.num_samples
     for label in labels.values():
         counts = label.bincount(minlength=classes.facts.num_classes)
@@ -84,7 +76,7 @@ def test_splits_are_stratified(classes):
 
 
 def test_no_image_is_in_two_splits_or_twice_in_one(images):
-    every = torch.cat([b["image"].flatten(1) for loader in _all_loaders(images).values() for b in epoch(loader)])
+    every = torch.cat([b["image"].flatten(1) for loader in _all_loaders(images).values() for b in loader])
     assert len(every.unique(dim=0)) == len(every)
 
 
@@ -94,75 +86,11 @@ def _all_loaders(data):
     return {"train": train, "val": data.val_dataloader(), "test": data.test_dataloader()}
 
 
-def test_split_depends_on_the_split_seed_alone(data, compose, request):
-    name = request.node.callspec.params["data"]
-    assert read(compose, name, "seed=7").facts == data.facts
-    assert read(compose, name, "data.split_seed=1").facts.fingerprint != data.facts.fingerprint
-
-
-def test_order_is_a_function_of_seed_and_epoch(data):
-    def order(loader, number):
-        set_epoch(loader, number)
-        return torch.cat([batch["index"] for batch in loader]).tolist()
-
-    loader = data.train_dataloader()
-    first, second = order(loader, 0), order(loader, 1)
-    assert first != second
-    assert order(data.train_dataloader(), 1) == second, "the order depends on what was drawn before"
-    assert len(set(first)) == len(first)
-    data.seed = 1
-    assert order(data.train_dataloader(), 0) != first
-
-
-def test_processes_share_out_the_training_samples(data, monkeypatch):
-    monkeypatch.setattr(data, "batch_size", 4)
-    seen = []
-    for rank in range(3):
-        monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 3))
-        seen += [[batch["index"].tolist() for batch in data.train_dataloader()]]
-    every = list(itertools.chain(*itertools.chain(*seen)))
-    assert len(every) == len(set(every)) > len(data.splits["train"]) - 3 * 4 - 3, "seen twice, or never"
-    assert len({len(batches) for batches in seen}) == 1
-
-
-def test_an_epoch_that_a_run_goes_on_in_begins_where_it_stopped(data, monkeypatch):
-    monkeypatch.setattr(data, "batch_size", 4)
-
-    def order(loader):
-        return [batch["index"].tolist() for batch in loader]
-
-    loader = data.train_dataloader()
-    set_epoch(loader, 2)
-    whole = order(loader)
-    monkeypatch.setattr(data, "position", (2, 3))
-    loader = data.train_dataloader()
-    set_epoch(loader, 2)
-    assert order(loader) == whole[3:]
-    set_epoch(loader, 3)
-    assert len(order(loader)) == len(whole), "the next epoch is not whole"
-
-
 def test_normalised_to_zero_mean_and_unit_deviation(images):
     image = torch.cat([images.on_after_batch_transfer(b)["image"] for b in _all_loaders(images)["train"]])
     assert image.dtype == torch.float32
     torch.testing.assert_close(image.mean((0, 2, 3)), torch.zeros(images.facts.num_channels), atol=2e-3, rtol=0)
     torch.testing.assert_close(image.std((0, 2, 3)), torch.ones(images.facts.num_channels), atol=2e-3, rtol=0)
-
-
-def test_facts_are_plain_values(data):
-    assert type(data.facts)(**json.loads(json.dumps(asdict(data.facts)))) == data.facts
-
-
-def test_one_example_is_a_row_of_the_batch(data):
-    split = data.splits["val"]
-    order = list(range(len(split)))[::-1]  # files are sorted by class, batches are not
-    batch = split.__getitems__(order)
-    assert batch["index"].tolist() == order
-    for row, index in enumerate(order):
-        for name, value in split[index].items():
-            inside = tuple(map(slice, value.shape))  # what is shorter than others is filled up
-            assert value.equal(batch[name][row][inside])
-            assert batch[name][row].count_nonzero() == value.count_nonzero()
 
 
 @pytest.mark.parametrize(
@@ -173,12 +101,6 @@ def test_shards_cover_every_sample_once_in_equally_many_batches(num, size, world
     assert sorted(i for batches in shards for batch in batches for i in batch) == list(range(num))
     assert len({len(batches) for batches in shards}) == 1
     assert all(0 < len(batch) <= size for batches in shards for batch in batches)
-
-
-def test_more_processes_than_samples_is_an_error(data, monkeypatch):
-    monkeypatch.setattr(data, "_rank", lambda: (0, 1000))
-    with pytest.raises(UserError, match="fewer than the 1000 processes"):
-        data.val_dataloader()
 
 
 def test_every_sample_is_in_one_fold_and_every_fold_has_its_share_of_each_class():

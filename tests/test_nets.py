@@ -1,13 +1,11 @@
-"""One conformance suite for every net, by its config; then what is particular to each."""
+"""The contract of every net, by its config; then what is particular to each."""
 
 import copy
-import inspect
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options, takes
-from hydra.utils import instantiate
+from conftest import fitting, options
 from torch import nn
 from torchvision import models
 
@@ -17,93 +15,30 @@ from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
+from lab.testing import NetContract
+from lab.testing.base import perturbed, tensors
+from lab.testing.data import class_names
 
 NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
-FACTS = {
-    "num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist(),
-    "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,
-}  # fmt: skip
 
 
-@pytest.fixture(params=NETS)
-def net(request, compose):
-    torch.manual_seed(0)
-    node = compose("experiment=digits", f"net={request.param}").net
-    known = inspect.signature(instantiate(node, _partial_=True).func).parameters
-    return instantiate(node, **{name: value for name, value in FACTS.items() if name in known})
+class TestEveryNet(NetContract):
+    @pytest.fixture(params=NETS)
+    def overrides(self, request):
+        return [fitting(f"net={request.param}"), f"net={request.param}", "data.tiny=true"]
 
+    def test_nothing_is_frozen(self, net):
+        frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+        assert not frozen or isinstance(net, Airbench)  # see its own test
 
-def sequences():
-    """Tokens above the special ones, an end, and padding: one text has nothing but its end."""
-    token = torch.randint(4, 20, (4, 9), generator=torch.Generator().manual_seed(1))
-    for row, length in enumerate([9, 3, 1, 6]):
-        token[row, length - 1] = 3
-        token[row, length:] = 0
-    return token
-
-
-INPUTS = {
-    "image": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)),
-    "token": sequences(),
-    "target": torch.tensor([[2, 4, 3, 0], [2, 4, 4, 3], [2, 3, 0, 0], [2, 1, 3, 0]]),
-}
-
-
-@pytest.fixture
-def batch(request):
-    """What the net of the test takes."""
-    return {name: INPUTS[name] for name in takes(request.node.callspec.params["net"])}
-
-
-def test_logits_have_a_column_for_each_class(net, batch):
-    logits = net(**batch)
-    assert logits.shape == ((*batch["target"].shape, 5) if "target" in batch else (4, 5))
-
-
-def test_nothing_is_frozen(net):
-    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
-    assert not frozen or isinstance(net, Airbench)  # see its own test
-
-
-def test_every_parameter_gets_a_gradient_and_moves(net, batch):
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    logits = net(**batch).flatten(0, -2)
-    F.cross_entropy(logits, torch.arange(len(logits)) % 5).backward()
-    learned = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    assert not [name for name, p in learned.items() if p.grad is None or not p.grad.any()]
-    torch.optim.SGD(net.parameters(), lr=0.1).step()
-    assert not [name for name, p in learned.items() if p.equal(before[name])]
-
-
-def test_examples_are_independent_of_each_other(net, batch):
-    net.eval()
-    whole = net(**batch)
-    assert len(whole.unique(dim=0)) == 4, "it answers the same whatever it is given"
-    for i in range(4):
-        alone = net(**{name: values[i : i + 1] for name, values in batch.items()})
-        torch.testing.assert_close(alone, whole[i : i + 1], atol=1e-4, rtol=1e-4)
-
-
-def test_evaluation_is_deterministic_and_changes_nothing(net, batch):
-    net.eval()
-    before = copy.deepcopy(net.state_dict())
-    assert net(**batch).equal(net(**batch))
-    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
-
-
-def test_weights_round_trip(net, batch, tmp_path):
-    net.eval()
-    torch.save(net.state_dict(), tmp_path / "net.pt")
-    other = copy.deepcopy(net)
-    for p in other.parameters():
-        nn.init.ones_(p)
-    other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
-    assert other(**batch).equal(net(**batch))
-
-
-def test_nets_know_nothing_of_lightning_and_hydra(net):
-    imports = inspect.getsource(inspect.getmodule(type(net)))
-    assert not any(name in imports for name in ("lightning", "hydra", "omegaconf"))
+    def test_it_tells_all_samples_apart(self, net, batch, data):
+        """By their logits of each class, or of each token that may come next."""
+        (logits,) = tensors(perturbed(net).eval()(**batch))
+        assert len(logits.unique(dim=0)) == len(logits)
+        if "target" in batch:
+            assert logits.shape[:-1] == batch["target"].shape
+        else:
+            assert logits.shape[1:] == (len(class_names(data)["label"]),)
 
 
 def test_flattened_sizes_are_the_seeds():

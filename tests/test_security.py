@@ -299,9 +299,11 @@ def test_a_fork_adds_its_modules(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "nets.py").write_text("from subprocess import run\nclass Net: ...\ndef net(): return 7")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match="MODULES in lab/allow.py"):
+    with pytest.raises(ImportError, match="an entry point in the group lab.packages"):
         allow.locate("mine.nets.Net")
-    monkeypatch.setattr(allow, "MODULES", (*allow.MODULES, "mine.nets"))
+    (tmp_path / "mine-0.dist-info").mkdir()
+    (tmp_path / "mine-0.dist-info/entry_points.txt").write_text("[lab.packages]\nmine = mine")
+    monkeypatch.syspath_prepend(tmp_path / ".")  # packages are looked up once for a path
     assert allow.instantiate({"_target_": "mine.nets.net"}) == 7
     assert allow.locate("mine.nets.Net").__name__ == "Net"
     for name in ("mine.nets.run", "mine.nets.sub.x", "mine.other"):

@@ -16,9 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab import folder as folders
 from lab.config import fail, one_line, unknown
+from lab.packages import has_module, owner
 from lab.places import outside
 
-# The modules whose own public classes and functions a config may call; `*` is one name. A fork adds its own here.
+LAB = Path(__file__).parent
+
+# The modules of lab whose own public classes and functions a config may call; `*` is any module below, at any depth.
+# A fork's are those of its installed package: see lab.packages.
 MODULES = (
     "lab.callbacks.*",
     "lab.data.*",
@@ -42,12 +46,15 @@ CLASSES = {
     r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
     r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
 }
-GROUPS = {  # where in a config lab's own may stand
+GROUPS = {  # where in a config lab's own may stand; a fork's may stand anywhere
     "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.nets.": ("net",), "lab.tasks.": ("task",),
     "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
-REFUSED = "not among what a config may call; a fork adds its modules to MODULES in lab/allow.py"
+REFUSED = (
+    "not among what a config may call; your own package is, once it is installed with an entry point in the group"
+    " lab.packages"
+)
 
 
 def locate(name: str) -> Callable[..., Any]:
@@ -64,8 +71,10 @@ def locate(name: str) -> Callable[..., Any]:
     if not hasattr(module, last):
         raise ImportError(f"{unknown('name', last, [n for n in vars(module) if n[0] != '_'])} (in {module_name})")
     found = getattr(module, last)
-    fitting = inspect.isclass(found) or (home == f"{module_name}." and inspect.isfunction(found))
-    if not fitting or not f"{found.__module__}.".startswith(home):
+    own = home == module_name
+    fitting = inspect.isclass(found) or (own and inspect.isfunction(found))
+    defined = found.__module__ == home if fitting and own else fitting and f"{found.__module__}.".startswith(home)
+    if not defined:
         raise ImportError(f"{REFUSED} ({module_name} does not define it)")
     return found
 
@@ -115,12 +124,23 @@ def read_config(folder: Path) -> DictConfig:
     return cfg
 
 
+def is_own(module: str) -> bool:
+    """Whether it is a module of lab, or of an installed package, whose classes a config may call.
+
+    Nothing is imported to find out: there has to be a file or a folder of this name.
+    """
+    for pattern in MODULES:
+        room, star, _ = pattern.partition("*")
+        if module == pattern or (star and module.startswith(room) and has_module((LAB,), module.partition(".")[2])):
+            return True
+    return owner(module) is not None
+
+
 def _home(name: str) -> str | None:
-    """The module, with a dot at its end, in or under which what is so named has to be defined; None: it is refused."""
+    """The module that has to define what is so named; with a dot at its end, any module below. None: it is refused."""
     module, _, last = name.rpartition(".")
-    own = (re.escape(pattern).replace(r"\*", r"\w+") for pattern in MODULES)
-    if last.isidentifier() and last[0] != "_" and any(re.fullmatch(pattern, module) for pattern in own):
-        return f"{module}."
+    if last.isidentifier() and last[0] != "_" and is_own(module):
+        return module
     return next((home for pattern, home in CLASSES.items() if re.fullmatch(pattern, name)), None)
 
 

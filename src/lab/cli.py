@@ -98,8 +98,9 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
 def _hydra_app(verb: str) -> None:
     import hydra
 
-    from lab import config
+    from lab import config, packages
 
+    packages.install()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong; `main` says it
 
     def job(cfg: Any) -> None:

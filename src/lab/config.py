@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab import objects, places, secrets
+from lab import objects, packages, places, secrets
 from lab.errors import UserError
 from lab.folder import (
     CONFIG,
@@ -55,9 +55,22 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
     return f"unknown {kind} {name}. {hint}"
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Have Hydra find lab's YAMLs, and those of installed packages."""
+    packages.install()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def conf_folders() -> list[Path]:
+    """Where YAMLs are: lab's folder, then those of installed packages."""
+    return [CONF, *packages.conf_folders()]
+
+
 def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     """The config that `lab VERB OVERRIDES…` runs with."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         cfg = hydra_compose(verb, literals(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
     freeze(cfg)
@@ -171,7 +184,7 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     trains = verb in ("train", "tune", "data")
     problems: list[str] = []
     overrides: list[Override] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for text in args.overrides:
             try:
@@ -215,7 +228,7 @@ def repeats(cfg: DictConfig) -> bool:
 
 def parsed(words: Sequence[str]) -> list[Override]:
     """Hydra's own reading of the command line, globs included."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         return parser.parse_overrides(list(words))
 
@@ -316,7 +329,7 @@ def _composed(verb: str, words: tuple[str, ...]) -> DictConfig:
 
 
 def is_group(key: str) -> bool:
-    return (CONF / key).is_dir()
+    return any((folder / key).is_dir() for folder in conf_folders())
 
 
 def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None:
@@ -337,7 +350,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
 
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
-    for path in sorted((CONF / "experiment").glob("*.yaml")):
+    found = [path for folder in conf_folders() for path in (folder / "experiment").glob("*.yaml")]
+    for path in sorted(found, key=lambda path: path.name):
         lines_of = path.read_text(encoding="utf-8").splitlines()
         comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")

@@ -56,13 +56,13 @@ def _is_object(holder: DictConfig, name: str) -> bool:
 
 
 def _target(holder: DictConfig, name: str) -> str | None:
-    """The class of what stands there, or the one of ours that the argument of this name is annotated with."""
+    """The class of what stands there, or the one that its argument is annotated with, if a config may call it."""
     there = holder._get_node(name, validate_access=False)
     if isinstance(there, DictConfig) and not there._is_none():
         return there.get("_target_")
     if "_target_" not in holder:
         return None
-    from lab.allow import locate
+    from lab.allow import is_own, locate
     from lab.check import parameters
 
     try:
@@ -71,5 +71,5 @@ def _target(holder: DictConfig, name: str) -> str | None:
         return None  # which is reported where the arguments are checked
     annotation = taken[name].annotation if name in taken else None
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    own = [kind for kind in kinds if kind.__module__.startswith("lab.")]
+    own = [kind for kind in kinds if is_own(kind.__module__)]
     return f"{own[0].__module__}.{own[0].__qualname__}" if own else None

@@ -25,7 +25,7 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "host": platform.node(),
         "git": _git(folder / DIFF),
         "python": platform.python_version(),
-        "packages": dict(sorted((d.name, d.version) for d in distributions())),
+        "packages": _versions(),
         "hardware": {
             "platform": platform.platform(),
             "processor": _processor(),
@@ -34,6 +34,12 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of each installed distribution that has a name; of two of one name, the one that is imported."""
+    found = {d.name: d.version for d in reversed(list(distributions())) if d.name}
+    return dict(sorted(found.items()))
 
 
 def _git(diff: Path) -> dict[str, Any] | None:

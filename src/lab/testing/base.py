@@ -1,0 +1,94 @@
+"""What the suites share: a config, and its data, read once."""
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lab import config, run
+from lab.data.base import Batch, Batches, Data
+
+
+class Contract:
+    """The base of the suites.
+
+    Args:
+        config: the words after `lab train`, with a tiny data set.
+    """
+
+    config: ClassVar[Sequence[str]]
+
+    @pytest.fixture
+    def overrides(self) -> Sequence[str]:
+        """The words after `lab train`; parametrise this fixture to run a suite on several configs."""
+        return self.config
+
+    @pytest.fixture
+    def cfg(self, overrides: Sequence[str], tmp_path: Path) -> DictConfig:
+        cfg = compose(*overrides)
+        cfg.log_dir = str(tmp_path / "logs")
+        return cfg
+
+    @pytest.fixture
+    def data(self, overrides: Sequence[str]) -> Data:
+        return read(overrides)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of a training run on the CPU without figures."""
+    config.quiet()
+    return config.compose("train", ["trainer=cpu", "trainer.enable_progress_bar=false", "figures=false", *overrides])
+
+
+def read(overrides: Sequence[str]) -> Data:
+    """The data of a config, which are read once. A test may change the attributes, but not the samples."""
+    return copy.copy(_read(tuple(overrides)))
+
+
+@lru_cache(maxsize=64)
+def _read(overrides: tuple[str, ...]) -> Data:
+    return run.read_data(compose(*overrides))
+
+
+def build(cfg: DictConfig, data: Data) -> Any:
+    """The task of a config, with the weights that its seed draws."""
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    task: Any = run.build_task(cfg, data.facts)
+    data.initialize(task.net)
+    return task
+
+
+def rows(split: Batches, data: Data, which: Sequence[int]) -> Batch:
+    """Samples of a split, as a net gets them."""
+    return data.on_after_batch_transfer(split.__getitems__(list(which)), 0)
+
+
+def take(batch: Batch, which: Any) -> Batch:
+    """Some rows of a batch."""
+    return {name: values[which] for name, values in batch.items()}
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    """All tensors in what a net or a step returns, such as a tensor, a tuple or a dict."""
+    return [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def learned(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    """The module with a little noise on its weights: layers that start at zero stop the gradient of those before."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in learned(module).values():
+            p += 0.02 * torch.randn(p.shape, generator=generator)
+    return module

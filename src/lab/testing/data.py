@@ -1,0 +1,182 @@
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch as set_epoch
+from torch import Tensor
+
+from lab import run
+from lab.data.base import Batch, Batches, Data
+from lab.errors import UserError
+from lab.testing.base import Contract, compose, read
+
+SIZE = 4  # samples in a batch; every split needs more than this
+STAGES = ("train", "val", "test")
+
+
+class DataContract(Contract):
+    """What every data module does. The tiny version needs 13 training samples or more.
+
+    class TestMine(DataContract):
+        config = ["experiment=mine", "data.tiny=true"]
+    """
+
+    @pytest.fixture
+    def data(self, overrides: Sequence[str]) -> Data:
+        data = read(overrides)
+        data.batch_size, data.tokens_per_batch = SIZE, None
+        return data
+
+    # batches
+
+    def test_batches_are_dicts_of_tensors_with_a_row_for_each_sample(self, data: Data) -> None:
+        for stage in STAGES:
+            batch = next(iter(loader(data, stage)))
+            assert 0 < len(batch["index"]) <= SIZE
+            for content in (batch, data.on_after_batch_transfer(dict(batch), 0)):
+                assert all(isinstance(values, Tensor) for values in content.values())
+                assert {len(values) for values in content.values()} == {len(batch["index"])}
+                assert content["index"].equal(batch["index"])
+
+    def test_index_is_that_of_the_samples(self, data: Data) -> None:
+        for stage in STAGES:
+            batch = next(iter(loader(data, stage)))
+            for row, index in enumerate(batch["index"].tolist()):
+                assert_is_row(data.splits[stage], index, batch, row)
+
+    def test_a_sample_is_a_row_of_a_batch_and_the_rest_is_padding(self, data: Data) -> None:
+        split = data.splits["val"]
+        order = list(range(len(split)))[::-1]
+        batch = split.__getitems__(order)
+        assert batch["index"].tolist() == order
+        for row, index in enumerate(order):
+            assert_is_row(split, index, batch, row)
+
+    def test_a_sample_is_prepared_alike_in_any_batch(self, data: Data) -> None:
+        batch = data.splits["val"].__getitems__(range(SIZE))
+        whole = data.on_after_batch_transfer(dict(batch), 0)
+        some = data.on_after_batch_transfer({name: values[[2, 0]] for name, values in batch.items()}, 0)
+        for name, values in some.items():
+            torch.testing.assert_close(values, whole[name][[2, 0]])
+
+    # splits
+
+    def test_no_sample_is_in_two_splits(self, data: Data) -> None:
+        if self.has_twins:
+            pytest.skip("the data has equal samples")
+        contents = [{sample(split, i) for i in range(len(split))} for split in map(data.splits.__getitem__, STAGES)]
+        assert not any(one & other for one, other in itertools.combinations(contents, 2))
+
+    def test_facts_count_the_samples(self, data: Data) -> None:
+        assert {stage: len(data.splits[stage]) for stage in STAGES} == data.facts.num_samples
+
+    def test_splits_depend_on_the_split_seed_alone(self, data: Data, overrides: Sequence[str]) -> None:
+        assert run.read_data(compose(*overrides, "seed=7")).facts == data.facts
+        if data.names:  # some are drawn
+            other = run.read_data(compose(*overrides, f"data.split_seed={data.split_seed + 1}"))
+            assert other.facts.fingerprint != data.facts.fingerprint
+
+    def test_facts_are_plain_values(self, data: Data) -> None:
+        assert stored(data.facts) == data.facts
+
+    # epochs
+
+    def test_the_order_is_a_function_of_seed_and_epoch(self, data: Data) -> None:
+        batches = data.train_dataloader()
+        first, second = order(batches, 0), order(batches, 1)
+        assert first != second
+        assert order(data.train_dataloader(), 1) == second, "the order depends on what was drawn before"
+        assert len(set(flat(first))) == len(flat(first))
+        data.seed += 1
+        assert order(data.train_dataloader(), 0) != first
+
+    def test_evaluation_sees_each_sample_once_in_the_same_order(self, data: Data) -> None:
+        for stage in ("val", "test"):
+            every = order(loader(data, stage), 0)
+            assert sorted(flat(every)) == list(range(len(data.splits[stage])))
+            assert order(loader(data, stage), 1) == every
+
+    def test_an_epoch_that_is_resumed_begins_where_it_stopped(self, data: Data) -> None:
+        whole = order(data.train_dataloader(), 2)
+        assert len(whole) > 2, "the training split has too few samples: nothing is shown"
+        data.position = 2, 2
+        batches = data.train_dataloader()
+        assert order(batches, 2) == whole[2:]
+        assert len(order(batches, 3)) == len(whole), "the next epoch is not whole"
+
+    def test_processes_share_out_the_samples(self, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+        for stage in STAGES:
+            seen = []
+            for rank in range(3):
+                monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 3))
+                seen.append(order(loader(data, stage), 0))
+            assert len({len(batches) for batches in seen}) == 1
+            every, most = flat(itertools.chain(*seen)), len(data.splits[stage])
+            assert len(set(every)) == len(every), "a sample is seen twice"
+            assert len(every) == most or (stage == "train" and len(every) > most - 3 * SIZE - 3), "some are never seen"
+
+    def test_more_processes_than_samples_is_an_error(self, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(data, "_rank", lambda: (0, 1_000_000))
+        with pytest.raises(UserError, match="fewer than the 1000000 processes"):
+            data.val_dataloader()
+
+    # classes
+
+    def test_labels_are_indices_of_classes(self, data: Data) -> None:
+        if not (names := class_names(data)):
+            pytest.skip("it has no classes")
+        for (entry, classes), stage in itertools.product(names.items(), STAGES):
+            label = next(iter(loader(data, stage)))[entry]
+            assert label.dtype == torch.int64
+            assert 0 <= label.min() <= label.max() < len(classes)
+
+
+def loader(data: Data, stage: str) -> Any:
+    return getattr(data, f"{stage}_dataloader")()
+
+
+def order(batches: Any, epoch: int) -> list[list[int]]:
+    """The samples of each batch."""
+    set_epoch(batches, epoch)
+    return [batch["index"].tolist() for batch in batches]
+
+
+def flat(batches: Any) -> list[int]:
+    return list(itertools.chain(*batches))
+
+
+def sample(split: Batches, index: int) -> tuple[Any, ...]:
+    """The content of a sample, but not its index."""
+    values = split[index]
+    return tuple((name, values[name].numpy().tobytes()) for name in sorted(values) if name != "index")
+
+
+def assert_is_row(split: Batches, index: int, batch: Batch, row: int) -> None:
+    for name, value in split[index].items():
+        there = batch[name][row]
+        inside = tuple(map(slice, value.shape))
+        assert value.equal(there[inside]), name
+        padding = torch.ones(there.shape, dtype=torch.bool)
+        padding[inside] = False
+        assert len(there[padding].unique()) <= 1, f"{name}: padding of several values"
+
+
+def class_names(data: Data) -> dict[str, list[str]]:
+    """The classes of each entry of a batch that has some."""
+    if hasattr(data.facts, "features"):
+        from lab.features.labels import ClassLabel  # type: ignore[import-not-found]
+
+        found = [f for f in data.facts.features.values() if isinstance(f, ClassLabel)]
+        return {f.entries[0]: f.class_names for f in found}
+    return {"label": data.facts.class_names} if hasattr(data.facts, "class_names") else {}
+
+
+def stored(facts: Any) -> Any:
+    """Facts, after they were written and read."""
+    if hasattr(facts, "plain"):
+        return type(facts).of_plain(json.loads(json.dumps(facts.plain())))
+    return type(facts)(**json.loads(json.dumps(asdict(facts))))
