@@ -40,7 +40,7 @@ class Guard(Callback):
         if self.otherwise == "skip":
             self.num_skipped += 1
             task.log("skipped_steps", float(self.num_skipped))
-            task.sums["train"] = self.sums or (0.0, 0)
+            task.sums["train"] = self.sums or ({}, 0)
             for p in task.parameters():
                 p.grad = None  # which every optimizer passes over
             return
