@@ -22,6 +22,7 @@ from lab.places import outside
 MODULES = (
     "lab.callbacks.*",
     "lab.data.*",
+    "lab.features.*",
     "lab.nets.*",
     "lab.tasks.*",
     "lab.optim",
