@@ -19,7 +19,7 @@ from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import shard
 from lab.data.images import ImageData
-from lab.data.read_image import read_image
+from lab.features.read_image import read_image
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 

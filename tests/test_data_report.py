@@ -11,8 +11,8 @@ from PIL import Image
 from lab import cli, config, paths, resume, run
 from lab import test as lab_test
 from lab.data import image_folder
-from lab.data.files import files_below
-from lab.data.read_image import read_image
+from lab.features.files import files_below
+from lab.features.read_image import read_image
 from lab.data.report import DataReport
 from lab.data.split import grouped_split, split_of
 from lab.errors import UserError

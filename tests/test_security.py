@@ -30,7 +30,7 @@ from lab import test as lab_test
 from lab.check import check
 from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.data.read_image import read_image, suffixes
+from lab.features.read_image import read_image, suffixes
 from lab.errors import UserError
 
 QUICK = (*PLAIN, "net=mlp", "debug=two_batches")
@@ -64,7 +64,7 @@ OWN = """
     lab.cli.import_module lab.folder.write_json lab.folder.os.system lab.config.compose lab.config.fail
     lab.checkpoints.torch.load lab.checkpoints.read lab.resume.start_from lab.train.main lab.allow.import_module
     lab.allow.hydra_instantiate lab.loggers.Metrics lab.data.images.tempfile.mkdtemp
-    lab.data.images.shutil.rmtree lab.data.read_image.Image.open lab.data.images.Path.write_text
+    lab.data.images.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.images._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
     lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab.
     .lab lab..optim lab.optim.Muon.step

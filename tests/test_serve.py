@@ -21,7 +21,7 @@ from conftest import LAB, PLAIN
 from PIL import Image
 
 from lab import config, model, predict, train
-from lab.data.read_image import read_image
+from lab.features.read_image import read_image
 from lab.errors import UserError
 from lab.export import main as export
 from lab.inputs.images import Images

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lab import config, model
-from lab.data import read_image
+from lab.features import read_image
 from lab.errors import UserError
 from lab.inputs.images import Images
 from lab.serve import limits, server

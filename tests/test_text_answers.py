@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lab import config, model, predict, train
-from lab.data import tokens
-from lab.data.tokens import END, UNKNOWN
+from lab.features import tokens
+from lab.features.tokens import END, UNKNOWN
 from lab.errors import RunError, UserError
 from lab.explain import main as explain
 from lab.explain import texts

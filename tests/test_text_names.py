@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_names import NASTY, shown
 
-from lab.data import tokens
+from lab.features import tokens
 from lab.display import printable, printable_lines
 from lab.explain import texts as explain_texts
 from lab.explain.group import Group

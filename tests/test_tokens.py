@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from lab import run
-from lab.data import tokens
+from lab.features import tokens
 from lab.data.text import Ragged, WordDropout, emoji_names
 
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]

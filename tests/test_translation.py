@@ -15,7 +15,7 @@ from torch import nn
 from lab import config, model, predict, run, test, train
 from lab.data.buckets import buckets
 from lab.data.pairs import Pairs
-from lab.data.tokens import Tokens
+from lab.features.tokens import Tokens
 from lab.data.translation import EmojiTranslations, related
 from lab.errors import RunError, UserError
 from lab.export import main as export

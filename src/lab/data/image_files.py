@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lab import seconds
 from lab.data.base import Batch, Batches, as_it_is
-from lab.data.read_image import NUM_THREADS, read_image
+from lab.features.read_image import NUM_THREADS, read_image
 from lab.data.report import digest
 from lab.errors import UserError
 

@@ -14,7 +14,7 @@ from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
-from lab.data.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
+from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.display import in_utf8
 from lab.errors import UserError
 from lab.figures.table import table

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from lab.data.base import Batches, Data
 from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
-from lab.data.tokens import START, Kind, Tokens, train, truncated
+from lab.features.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
 from lab.inputs import texts as inputs
 from lab.types import Count, Share

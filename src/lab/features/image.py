@@ -16,8 +16,8 @@ import PIL.Image
 from PIL import UnidentifiedImageError
 from pydantic import FiniteFloat, PositiveFloat
 
-from lab.data.files import files_below, refuse_wide
-from lab.data.read_image import num_pixels, read_image, read_images, suffixes
+from lab.features.files import files_below, refuse_wide
+from lab.features.read_image import num_pixels, read_image, read_images, suffixes
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
 from lab.types import Count

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lab.data.files import TABLES, refuse_wide
-from lab.data.tokens import Tokens
+from lab.features.files import TABLES, refuse_wide
+from lab.features.tokens import Tokens
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
 from lab.types import Count

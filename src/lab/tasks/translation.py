@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from lab.data.base import Samples
-from lab.data.tokens import PAD, START, Tokens
+from lab.features.tokens import PAD, START, Tokens
 from lab.errors import UserError
 from lab.outputs import texts as outputs
 from lab.tasks.base import Deferred, Task
