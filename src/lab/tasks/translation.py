@@ -10,8 +10,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from lab.data.base import Samples
-from lab.features.tokens import PAD, START, Tokens
 from lab.errors import UserError
+from lab.features.tokens import PAD, START, Tokens
 from lab.outputs import texts as outputs
 from lab.tasks.base import Deferred, Task
 from lab.tasks.search import beam_search, greedy
