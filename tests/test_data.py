@@ -16,14 +16,15 @@ from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import shard
 from lab.data.images import ImageData
-from lab.data.read_image import read_image
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
+from lab.features.labels import ClassLabel
+from lab.features.read_image import read_image
 from lab.testing import DataContract
 
 DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
-CLASSES = [name for name, kind in DATA.items() if "num_classes" in kind.Facts.__dataclass_fields__]
+CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]
 
 
 def read(compose, name, *more):
@@ -59,18 +60,18 @@ def images(request, compose):
 
 
 def test_images_travel_as_uint8(images):
-    facts = images.facts
+    image = images.facts.features["image"]
     for loader in (images.train_dataloader(), images.val_dataloader(), images.test_dataloader()):
         batch = next(iter(loader))
         assert batch["image"].dtype == torch.uint8
-        assert batch["image"].shape[1:] == (facts.num_channels, facts.image_size, facts.image_size)
+        assert batch["image"].shape[1:] == (image.num_channels, image.image_size, image.image_size)
 
 
 def test_splits_are_stratified(classes):
     labels = {name: torch.cat([b["label"] for b in loader]) for name, loader in _all_loaders(classes).items()}
     assert {name: len(label) for name, label in labels.items()} == classes.facts.num_samples
     for label in labels.values():
-        counts = label.bincount(minlength=classes.facts.num_classes)
+        counts = label.bincount(minlength=classes.facts.features["label"].num_classes)
         assert counts.min() > 0
         assert counts.max() <= 1.5 * counts.min() + 2
 
@@ -89,8 +90,12 @@ def _all_loaders(data):
 def test_normalised_to_zero_mean_and_unit_deviation(images):
     image = torch.cat([images.on_after_batch_transfer(b)["image"] for b in _all_loaders(images)["train"]])
     assert image.dtype == torch.float32
-    torch.testing.assert_close(image.mean((0, 2, 3)), torch.zeros(images.facts.num_channels), atol=2e-3, rtol=0)
-    torch.testing.assert_close(image.std((0, 2, 3)), torch.ones(images.facts.num_channels), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        image.mean((0, 2, 3)), torch.zeros(images.facts.features["image"].num_channels), atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        image.std((0, 2, 3)), torch.ones(images.facts.features["image"].num_channels), atol=2e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +328,7 @@ class TestImageFolder:
     def test_classes_are_the_folders(self, compose, tmp_path):
         self.fill(tmp_path / "x", "cab")
         data = self.data(compose, tmp_path / "x")
-        assert data.facts.class_names == ["a", "b", "c"]
+        assert data.facts.features["label"].class_names == ["a", "b", "c"]
         assert data.facts.num_samples == {"train": 6, "val": 3, "test": 3}
 
     def test_folders_that_are_splits_are_the_splits(self, compose, tmp_path):

@@ -30,8 +30,8 @@ from lab import test as lab_test
 from lab.check import check
 from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.data.read_image import read_image, suffixes
 from lab.errors import UserError
+from lab.features.read_image import read_image, suffixes
 
 QUICK = (*PLAIN, "net=mlp", "debug=two_batches")
 SRC = CONF.parent / "src" / "lab"
@@ -64,7 +64,7 @@ OWN = """
     lab.cli.import_module lab.folder.write_json lab.folder.os.system lab.config.compose lab.config.fail
     lab.checkpoints.torch.load lab.checkpoints.read lab.resume.start_from lab.train.main lab.allow.import_module
     lab.allow.hydra_instantiate lab.loggers.Metrics lab.data.images.tempfile.mkdtemp
-    lab.data.images.shutil.rmtree lab.data.read_image.Image.open lab.data.images.Path.write_text
+    lab.data.images.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.images._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
     lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab.
     .lab lab..optim lab.optim.Muon.step
@@ -243,16 +243,28 @@ def test_a_run_folders_yaml_makes_no_objects(finished, tmp_path):
     assert not canary.exists()
 
 
-@pytest.mark.parametrize(
-    "value", [{"_target_": "evil.call"}, [{"_target_": "evil.call"}], "${oc.env:EVIL_NAME}"], ids=str
-)
-def test_a_run_folders_facts_are_not_trusted(value, finished, tmp_path, evil):
+@pytest.mark.parametrize("value", [{"_target_": "evil.call"}, [{"_target_": "evil.call"}]], ids=str)
+@pytest.mark.parametrize("feature", ["label", "image"])
+def test_a_run_folders_facts_are_not_trusted(value, feature, finished, tmp_path, evil):
     shutil.copytree(finished, tmp_path / "run")
     facts = json.loads((finished / "data.json").read_text())
-    (tmp_path / "run" / "data.json").write_text(json.dumps(facts | {"class_names": [value] * 10}))
-    with pytest.raises(UserError) as error:
+    if feature == "label":
+        facts["features"]["label"]["class_names"] = [value] * 10
+    else:
+        facts["features"]["image"] = value
+    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"data\.json is damaged") as error:
         run.load(tmp_path / "run")
     refused(error)
+
+
+def test_a_class_name_is_not_resolved(finished, tmp_path, evil):
+    shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((finished / "data.json").read_text())
+    facts["features"]["label"]["class_names"] = names = ["${oc.env:EVIL_NAME}"] * 10
+    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    _, _, task = run.load(tmp_path / "run")
+    assert task.class_names == names
 
 
 def test_a_run_folders_words_are_no_flags(lab, finished, tmp_path, evil):

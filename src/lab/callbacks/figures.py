@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
-from lab.data.base import Batch, Samples
+from lab.data.base import Batch, Data, Samples
 from lab.display import printable, printable_lines
+from lab.features.base import sample_of
 from lab.folder import CONFIG, FIGURES, STAMP, read_text, write_text
 from lab.tasks.base import Task
 
@@ -145,13 +145,23 @@ class Figures(Callback):
             return
         feature, index = torch.cat(projector.features), torch.cat(projector.index).tolist()
         data = data_of(trainer)
-        batch, class_names = data.splits["test"].__getitems__(index), asdict(data.facts).get("class_names")
-        is_classified = class_names and "label" in batch
-        names = [printable(class_names[i]) for i in batch["label"].tolist()] if is_classified else None
+        batch = data.splits["test"].__getitems__(index)
+        names = captions(data, batch)
         image = batch["image"].float() / 255 if "image" in batch else None
         with forgiven(self.folder):
             for board in self.boards:
                 board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
+
+
+def captions(data: Data, batch: Batch) -> list[str] | None:
+    """What is said of each sample in a few words, such as its class; None: nothing is."""
+    arrays = {name: values.cpu().numpy() for name, values in batch.items()}
+    rows = [
+        [feature.caption(sample_of(arrays, i, feature.entries)) for feature in data.facts.features.values()]
+        for i in range(len(arrays["index"]))
+    ]
+    texts = [printable(", ".join(filter(None, row))) for row in rows]
+    return texts if any(texts) else None
 
 
 class Kept:

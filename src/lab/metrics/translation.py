@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lab.data.tokens import Tokens
+from lab.features.tokens import Tokens
 
 NATS = 1e6  # the unit of a sum of log-likelihoods is a millionth of a nat
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.data.tokens import Tokens
+from lab.features.tokens import Tokens
 from lab.outputs.base import Outputs
 
 

@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from lab.data.read_image import NUM_THREADS
 from lab.errors import UserError
+from lab.features.read_image import NUM_THREADS
 from lab.inputs.base import Inputs, TooLargeError
 from lab.model import Model, Said
 from lab.serve.batching import Batcher

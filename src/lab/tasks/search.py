@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from lab.data.tokens import END, PAD, START
+from lab.features.tokens import END, PAD, START
 
 FIRST_SAID = 3  # below it are <pad>, <unk> and <s>
 

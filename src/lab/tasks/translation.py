@@ -9,8 +9,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lab.data.base import Batch, Samples
-from lab.data.tokens import PAD, START, Tokens
 from lab.errors import UserError
+from lab.features.tokens import PAD, START, Tokens
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
 from lab.outputs import texts as outputs
 from lab.tasks.base import Stage, Step, Task
@@ -28,7 +28,7 @@ class Translation(Task):
     validation and a beam search's at test, sacreBLEU's BLEU and chrF, 0 to 100.
 
     Args:
-        max_length: tokens of the longest translation.
+        target_max_length: tokens of the longest translation.
         label_smoothing: share of a token's probability spread over all of them (Szegedy et al. 2016), in training.
         beam_size: beginnings that the search at test goes on with.
         length_penalty: the larger, the longer its translations (Wu et al. 2016).
@@ -38,9 +38,9 @@ class Translation(Task):
 
     def __init__(
         self,
-        tokenizer: str,
+        text_tokenizer: str,
         target_tokenizer: str,
-        max_length: PositiveInt,
+        target_max_length: PositiveInt,
         label_smoothing: Fraction = 0.1,
         beam_size: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
@@ -48,12 +48,12 @@ class Translation(Task):
     ) -> None:
         if not find_spec("sacrebleu"):
             raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
-        self.tokens, self.target_tokens = Tokens(tokenizer), Tokens(target_tokenizer)
+        self.tokens, self.target_tokens = Tokens(text_tokenizer), Tokens(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
         metrics = {"train": of_tokens, "val": everything, "test": everything}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
-        self.max_length, self.label_smoothing = max_length, label_smoothing
+        self.max_length, self.label_smoothing = target_max_length, label_smoothing
         self.beam_size, self.length_penalty = beam_size, length_penalty
 
     def size(self, batch: Batch) -> Tensor:

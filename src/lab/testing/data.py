@@ -1,7 +1,6 @@
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ from torch import Tensor
 
 from lab import run
 from lab.data.base import Batch, Batches, Data
+from lab.data.facts import Facts
 from lab.errors import UserError
+from lab.features.labels import ClassLabel
 from lab.testing.base import Contract, compose, read
 
 SIZE = 4  # samples in a batch; every split needs more than this
@@ -81,7 +82,21 @@ class DataContract(Contract):
             assert other.facts.fingerprint != data.facts.fingerprint
 
     def test_facts_are_plain_values(self, data: Data) -> None:
-        assert stored(data.facts) == data.facts
+        assert Facts.of_plain(json.loads(json.dumps(data.facts.plain()))) == data.facts
+
+    def test_features_describe_the_batches(self, data: Data) -> None:
+        features = data.facts.features
+        assert {name: type(feature) for name, feature in features.items()} == data.features
+        entries = [entry for feature in features.values() for entry in feature.entries]
+        assert len(set(entries)) == len(entries), "two features have the same entry"
+        assert not set(entries) - set(next(iter(data.test_dataloader())))
+
+    def test_a_batch_of_one_input_alone_becomes_what_the_net_gets(self, data: Data) -> None:
+        """As it comes out of a file in predictions and in an exported model."""
+        whole = next(iter(data.test_dataloader()))
+        for feature in data.facts.features.values():
+            batch = {name: whole[name] for name in feature.entries}
+            assert data.on_after_batch_transfer(batch, 0).keys() == batch.keys()
 
     # epochs
 
@@ -167,16 +182,5 @@ def assert_is_row(split: Batches, index: int, batch: Batch, row: int) -> None:
 
 def class_names(data: Data) -> dict[str, list[str]]:
     """The classes of each entry of a batch that has some."""
-    if hasattr(data.facts, "features"):
-        from lab.features.labels import ClassLabel  # type: ignore[import-not-found]
-
-        found = [f for f in data.facts.features.values() if isinstance(f, ClassLabel)]
-        return {f.entries[0]: f.class_names for f in found}
-    return {"label": data.facts.class_names} if hasattr(data.facts, "class_names") else {}
-
-
-def stored(facts: Any) -> Any:
-    """Facts, after they were written and read."""
-    if hasattr(facts, "plain"):
-        return type(facts).of_plain(json.loads(json.dumps(facts.plain())))
-    return type(facts)(**json.loads(json.dumps(asdict(facts))))
+    found = [feature for feature in data.facts.features.values() if isinstance(feature, ClassLabel)]
+    return {feature.entry: feature.class_names for feature in found}

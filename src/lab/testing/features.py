@@ -4,12 +4,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from lab.errors import UserError
+from lab.features.base import Feature, pack, stack, unpack
 
 GARBAGE = (b"", b"\x00\xff\xfe garbage \x80", b"%PDF-1.4")
 
@@ -29,50 +30,44 @@ class FeatureContract:
         inputs: the entries of the item to which each of the samples belongs.
     """
 
-    feature: ClassVar[Any]
+    feature: ClassVar[Feature]
     contents: ClassVar[Sequence[bytes]] = ()
     garbage: ClassVar[Sequence[bytes]] = GARBAGE
     samples: ClassVar[Sequence[dict[str, np.ndarray]]] = ()
     inputs: ClassVar[Sequence[dict[str, np.ndarray]]] = ()
 
     @pytest.fixture(name="feature")
-    def _feature(self) -> Any:
+    def _feature(self) -> Feature:
         return type(self).feature
 
-    def test_it_is_a_frozen_dataclass_of_plain_values(self, feature: Any) -> None:
+    def test_it_is_a_frozen_dataclass_of_plain_values(self, feature: Feature) -> None:
         assert is_dataclass(feature)
         for field in fields(feature):
             with pytest.raises(FrozenInstanceError):
                 setattr(feature, field.name, None)
 
-    def test_it_comes_back_from_json(self, feature: Any) -> None:
-        from lab.features.base import pack, unpack  # type: ignore[import-not-found]
-
+    def test_it_comes_back_from_json(self, feature: Feature) -> None:
         assert unpack(json.loads(json.dumps(pack({"mine": feature})))) == {"mine": feature}
 
-    def test_a_wrong_value_in_json_is_refused(self, feature: Any) -> None:
-        from lab.features.base import pack, unpack
-
+    def test_a_wrong_value_in_json_is_refused(self, feature: Feature) -> None:
         content = pack({"mine": feature})
         for name in ("_target_", *(field.name for field in fields(feature))):
             with pytest.raises(ValueError, match=r"features\.mine"):
                 unpack({"mine": content["mine"] | {name: {"not": "this"}}})
 
-    def test_facts_are_plain_values(self, feature: Any) -> None:
+    def test_facts_are_plain_values(self, feature: Feature) -> None:
         facts = feature.facts()
         assert facts.keys() == set(feature.fact_names)
         assert json.loads(json.dumps(facts)) == facts
 
-    def test_samples_have_an_array_for_each_entry(self, feature: Any) -> None:
+    def test_samples_have_an_array_for_each_entry(self, feature: Feature) -> None:
         assert len(set(feature.entries)) == len(feature.entries) > 0
         for content in self.contents:
             sample = feature.decode(content, np.inf)
             assert sample.keys() == set(feature.entries)
             assert all(isinstance(array, np.ndarray) for array in sample.values())
 
-    def test_a_stacked_sample_is_a_row_and_the_rest_is_zeros(self, feature: Any) -> None:
-        from lab.features.base import stack
-
+    def test_a_stacked_sample_is_a_row_and_the_rest_is_zeros(self, feature: Feature) -> None:
         samples = [feature.decode(content, np.inf) for content in self.contents] or list(self.samples)
         if not samples:
             pytest.skip("it has no contents and no samples")
@@ -84,9 +79,7 @@ class FeatureContract:
                 assert (batch[name][i][inside] == array).all()
                 assert np.count_nonzero(batch[name][i]) == np.count_nonzero(array)
 
-    def test_the_example_is_a_sample_of_the_largest_size(self, feature: Any) -> None:
-        from lab.features.base import stack
-
+    def test_the_example_is_a_sample_of_the_largest_size(self, feature: Feature) -> None:
         if not self.contents:
             pytest.skip("it is no input")
         samples = [feature.decode(content, np.inf) for content in self.contents]
@@ -97,18 +90,18 @@ class FeatureContract:
             assert array.dtype == samples[0][name].dtype
             assert stacked[name].shape[1:] == array.shape, "an item is larger than the example"
 
-    def test_garbage_is_refused_in_a_line(self, feature: Any) -> None:
+    def test_garbage_is_refused_in_a_line(self, feature: Feature) -> None:
         for content in self.garbage if self.contents else ():
             with pytest.raises(UserError) as error:
                 feature.decode(content, np.inf)
             assert len(str(error.value).splitlines()) == 1
 
-    def test_json_of_another_type_is_refused(self, feature: Any) -> None:
+    def test_json_of_another_type_is_refused(self, feature: Feature) -> None:
         for value in (None, ["x"], {"a": 1}, True) if self.contents else ():
             with pytest.raises(ValueError, match=r"\w"):
                 feature.from_json(value)
 
-    def test_answers_are_rows_of_plain_values(self, feature: Any) -> None:
+    def test_answers_are_rows_of_plain_values(self, feature: Feature) -> None:
         for i, sample in enumerate(self.samples):
             found = feature.rows("mine", sample, self.inputs[i] if self.inputs else {}, 3)
             assert found or feature.file(sample), "neither columns nor a file"
@@ -117,16 +110,14 @@ class FeatureContract:
                 assert json.loads(json.dumps(row)) == row
             assert isinstance(feature.html(sample), str)
 
-    def test_an_answer_does_not_differ_from_itself(self, feature: Any) -> None:
-        from lab.features.base import stack
-
+    def test_an_answer_does_not_differ_from_itself(self, feature: Feature) -> None:
         if not self.samples:
             pytest.skip("it is no output")
         batch = stack(self.samples)
         assert (feature.difference(batch, batch) == 0).all()
         assert not feature.differs(batch, batch).any()
 
-    def test_it_imports_no_torch(self, feature: Any) -> None:
+    def test_it_imports_no_torch(self, feature: Feature) -> None:
         code = f"import sys, {type(feature).__module__}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], env=_path(), check=False).returncode == 0
 

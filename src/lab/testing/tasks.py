@@ -1,4 +1,3 @@
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lab import checkpoints, run, train
 from lab.data.base import Batch, Data
+from lab.features.labels import ClassLabel
 from lab.testing.base import Contract, build, compose, learned, perturbed, rows, take, tensors
 
 NUM = 6  # samples
@@ -41,7 +41,8 @@ class TaskContract(Contract):
     # every task
 
     def test_a_step_is_differentiable_in_every_parameter(self, task: Any, batch: Batch) -> None:
-        loss, parts, _ = step(perturbed(task), batch, "train")
+        step = perturbed(task).step(batch, "train")
+        loss, parts = step.loss, step.parts
         assert loss.ndim == 0
         assert loss.isfinite()
         assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
@@ -53,16 +54,15 @@ class TaskContract(Contract):
         task.eval()
         halves = [take(batch, slice(0, NUM // 2)), take(batch, slice(NUM // 2, NUM))]
         with torch.no_grad():
-            losses = torch.stack([step(task, half, "val")[0] for half in halves])
-            whole = step(task, batch, "val")[0]
+            losses = torch.stack([task.step(half, "val").loss for half in halves])
+            whole = task.step(batch, "val").loss
         sizes = torch.tensor([float(task.size(half)) for half in halves])
         torch.testing.assert_close((losses * sizes).sum() / sizes.sum(), whole, atol=1e-5, rtol=1e-4)
 
     def test_outputs_have_a_row_for_each_sample(self, task: Any, batch: Batch) -> None:
         for stage in ("train", "val", "test"):
-            _, _, outputs = step(task.train(stage == "train"), batch, stage)
+            outputs = task.train(stage == "train").step(batch, stage).outputs
             assert all(isinstance(output, Tensor) and len(output) == NUM for output in outputs.values())
-            assert not any(output.requires_grad for output in outputs.values())
 
     @pytest.mark.parametrize("stage", ["val", "test"])
     def test_evaluation_is_the_same_for_any_batch_and_any_random_state(
@@ -70,25 +70,23 @@ class TaskContract(Contract):
     ) -> None:
         task.eval()
         with torch.no_grad():
-            loss, _, whole = step(task, batch, stage)
+            first = task.step(batch, stage)
             torch.rand(3)
-            again, _, _ = step(task, batch, stage)
-            assert loss.equal(again)
-            one = take(batch, [3, 1])
-            _, _, some = step(task, one, stage)
+            assert first.loss.equal(task.step(batch, stage).loss)
+            whole, some = first.outputs, task.step(take(batch, [3, 1]), stage).outputs
         for name, values in some.items():
             torch.testing.assert_close(values, whole[name][[3, 1]], atol=1e-4, rtol=1e-4)
 
     def test_a_stage_has_the_same_names_in_every_step(self, task: Any, batch: Batch) -> None:
         for stage in ("train", "val", "test"):
             task.train(stage == "train")
-            (_, parts, outputs), (_, others, again) = (step(task, b, stage) for b in (batch, take(batch, [0, 1])))
-            assert parts.keys() == others.keys()
-            assert outputs.keys() == again.keys()
+            one, other = (task.step(b, stage) for b in (batch, take(batch, [0, 1])))
+            assert one.parts.keys() == other.parts.keys()
+            assert one.outputs.keys() == other.outputs.keys()
 
     def test_predictions_have_a_row_for_each_sample_and_need_no_target(self, task: Any, batch: Batch) -> None:
         task.eval()
-        wanted = {name: batch[name] for name in prediction_inputs(task) if name in batch}
+        wanted = {name: batch[name] for name in task.inputs}
         with torch.no_grad():
             whole, some = (tensors(task.predict_step(b, 0)) for b in (wanted, take(wanted, [3, 1])))
         for one, every in zip(some, whole, strict=True):
@@ -105,7 +103,7 @@ class TaskContract(Contract):
         other = build(cfg, data)
         other.load_state_dict(task.state_dict())
         with torch.no_grad():
-            losses = [step(each.eval(), batch, "val")[0] for each in (task, other)]
+            losses = [each.eval().step(batch, "val").loss for each in (task, other)]
         assert losses[0].equal(losses[1])
 
     def test_the_monitored_metric_is_one_of_the_tasks(self, cfg: DictConfig, task: Any) -> None:
@@ -124,7 +122,7 @@ class TaskContract(Contract):
     # classifiers only
 
     def test_the_first_loss_of_a_classifier_is_that_of_a_guess(self, classifier: Any, batch: Batch) -> None:
-        loss, _, _ = step(classifier.eval(), batch, "val")
+        loss = classifier.eval().step(batch, "val").loss
         assert loss.item() == pytest.approx(math.log(num_classes(classifier) or 0), abs=0.3)
 
     def test_checkpoints_of_a_classifier_hold_the_nets_weights_and_nothing_else(self, classifier: Any) -> None:
@@ -137,30 +135,10 @@ class TaskContract(Contract):
         torch.testing.assert_close(probability.sum(-1), torch.ones(NUM))
 
 
-def step(task: Any, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The loss, its parts, and the outputs by name."""
-    if "stage" in inspect.signature(task.step).parameters:
-        found = task.step(batch, stage)
-        return found.loss, found.parts, found.outputs
-    loss = task.step(batch, task.deferred[stage])
-    return loss, {}, {str(i): values for i, values in enumerate(task.deferred[stage].latest)}
-
-
 def num_classes(task: Any) -> int | None:
     """Of a classifier; None: its outputs are no classes."""
-    if isinstance(task.outputs, dict):
-        from lab.features.labels import ClassLabel  # type: ignore[import-not-found]
-
-        (num,) = [f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)] or [None]
-        return num
-    return len(task.class_names) if hasattr(task, "class_names") else None
-
-
-def prediction_inputs(task: Any) -> list[str]:
-    """The entries of a batch that `predict_step` reads."""
-    return (
-        task.inputs if isinstance(getattr(task, "outputs", None), dict) else [n for n in task.inputs if n != "target"]
-    )
+    (num,) = [f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)] or [None]
+    return num
 
 
 def optimizers(task: Any) -> dict[str, list[tuple[str, Any]]]:

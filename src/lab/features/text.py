@@ -3,38 +3,59 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lab.data.files import TABLES, refuse_wide
-from lab.data.tokens import Tokens, padded
 from lab.errors import UserError
-from lab.inputs.base import Inputs
+from lab.features.base import Arrays, Feature, Row, Sample
+from lab.features.files import TABLES, refuse_wide
+from lab.features.tokens import Tokens
+from lab.types import Count
 
 NO_TEXT = "it is not UTF-8"
 NO_LINES = (*TABLES, ".json", ".ndjson", ".arrow", ".xls", ".xlsx")
 
 
 @dataclass(frozen=True)
-class Texts(Inputs):
-    """Lines of UTF-8; (N, T) int64 token ids, T those of the longest."""
+class Text(Feature):
+    """A line of UTF-8: (T,) int64 token ids; 0 is padding.
 
-    tokenizer: str  # its JSON
-    max_length: int
+    Args:
+        tokenizer: its JSON.
+        max_length: tokens of the longest text that there may be.
+        encoder_config: the JSON of the configuration of the pretrained encoder whose tokenizer this is.
+    """
 
-    kind, item, column, content_types = "texts", "text", "text", "text/"
-    entry = "token"
+    tokenizer: str
+    max_length: Count
+    encoder_config: str | None = None
+    entry: str = "token"
+
+    fact_names = ("vocab_size", "max_length", "tokenizer", "encoder_config")
+    item, column, content_types = "text", "text", "text/"
+    tolerance = 0.02  # two translations may be as likely, and rounding chooses
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
 
     @cached_property
     def tokens(self) -> Tokens:
         return Tokens(self.tokenizer)
 
     @property
-    def example(self) -> np.ndarray:
-        return np.full((2, self.max_length), self.tokens.unknown, np.int64)
+    def vocab_size(self) -> int:
+        return self.tokens.vocab_size
+
+    def example(self) -> Sample:
+        return {self.entry: np.full(self.max_length, self.tokens.unknown, np.int64)}
+
+    def explainer(self) -> Any:
+        return import_module("lab.explain.texts")
 
     def find(self, source: str) -> Iterator[str]:
         """The lines of a file; or `-`: of standard input, as they come."""
@@ -58,29 +79,26 @@ class Texts(Inputs):
         refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
         return chain([first], lines)
 
-    def read(self, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
         errors = ["" if _is_text(item) else NO_TEXT for item in items]
         rows = self.tokens.encode([item for item, error in zip(items, errors, strict=True) if not error])
-        return padded(rows) if rows else np.empty((0, 0), np.int64), errors
+        return [{self.entry: np.array(row)} for row in rows], errors
 
-    def decode(self, content: bytes, max_megapixels: float) -> np.ndarray:
+    def decode(self, content: bytes, max_megapixels: float) -> Sample:
         refuse_wide(content[:4], "The text")
         text = _line(content)
         if not _is_text(text):
             raise UserError("The text is not UTF-8.")
-        return np.array(self.tokens.encode([text])[0])
+        return {self.entry: np.array(self.tokens.encode([text])[0])}
 
-    def of_json(self, text: str) -> bytes:
-        return text.encode()  # a lone surrogate is no text: a ValueError
+    def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
+        return [{name: self.tokens.decode([sample[self.entry]])[0]}]
 
-    def stack(self, items: Sequence[np.ndarray]) -> np.ndarray:
-        return padded(items)
+    def html(self, sample: Sample) -> str:
+        return html.escape(self.tokens.decode([sample[self.entry]])[0])
 
-    def html(self, item: np.ndarray) -> str:
-        return html.escape(self.tokens.decode([item])[0])
-
-    def facts(self) -> dict[str, Any]:
-        return {"max_length": self.max_length}
+    def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
+        return (a[self.entry] != b[self.entry]).any(1)
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

@@ -1,0 +1,215 @@
+"""What goes into a run and what comes out of it: a type for each input, target and output, without torch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from lab.allow import locate
+from lab.errors import UserError
+from lab.records import validation_error
+
+Sample = dict[str, np.ndarray]  # batch entry -> the array of one sample
+Arrays = dict[str, np.ndarray]  # batch entry -> an array with a row for each sample
+Row = dict[str, Any]  # column -> a plain value
+
+
+class TooLargeError(UserError):
+    """More than a server takes."""
+
+
+class Feature(ABC):
+    """The type of one input, target or output, such as an image or a class label.
+
+    A subclass is a frozen dataclass of plain values. They are stored in a run's `data.json` and in exported files, and
+    are all that is needed to read and to show: a feature imports no torch. The same class describes what a net takes
+    and what it makes: a classifier takes an `Image`, a generator makes one.
+
+    A feature makes one or more entries of a batch; `entries` names them. A sample is an array for each entry, without
+    the batch dimension. In a batch shorter arrays are padded with zeros, so a net has to know the padding: by a mask
+    (token 0), or by an entry with the lengths.
+
+    As an input, a feature is read from an item that a user names: a file's path, a line of text (`find`, `read`), or
+    the content of a request (`decode`, `from_json`). As an output, it is shown as columns of a table (`rows`), a file
+    (`file`), or HTML (`html`). A subclass defines the methods that its use needs; the others say what is missing.
+    """
+
+    fact_names: ClassVar[tuple[str, ...]] = ()  # attributes that fill the arguments of nets and tasks by name
+    item: ClassVar[str] = "value"  # what people call an item
+    column: ClassVar[str] = ""  # the heading of items in a table; "": the feature's name
+    content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
+    in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
+    accept: ClassVar[str] = ""  # the files that a page's form takes, such as image/*; "": it is typed
+
+    @property
+    @abstractmethod
+    def entries(self) -> tuple[str, ...]:
+        """The names of the batch's entries."""
+
+    def facts(self) -> dict[str, Any]:
+        """The values that fill arguments of nets and tasks, such as `num_classes`."""
+        return {name: getattr(self, name) for name in self.fact_names}
+
+    # as an input
+
+    def find(self, source: str) -> Iterable[str]:
+        """The items that `input=SOURCE` stands for.
+
+        Raises:
+            UserError: there are none.
+        """
+        raise UserError(f"error: input: {type(self).__name__} cannot be read from files.")
+
+    def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
+        """The samples of the readable items, and for each item the error, or ""."""
+        samples, errors = [], []
+        for item in items:
+            try:
+                samples.append(self.decode(item.encode(errors="surrogateescape"), np.inf))
+                errors.append("")
+            except UserError as error:
+                errors.append(str(error))
+        return samples, errors
+
+    def decode(self, content: bytes, max_megapixels: float) -> Sample:
+        """The sample in the bytes of a request.
+
+        Raises:
+            TooLargeError: it is larger than `max_megapixels`.
+            UserError: it is not readable.
+        """
+        raise UserError(f"{type(self).__name__} cannot be read from a request.")
+
+    def from_json(self, value: Any) -> bytes:
+        """The content of an item in JSON, for `decode`.
+
+        Raises:
+            ValueError: it is another type, or not encoded as expected.
+        """
+        if not isinstance(value, str):
+            raise ValueError("expected a text")
+        return value.encode()
+
+    def example(self) -> Sample:
+        """A sample of the largest size, which an exported model takes.
+
+        Raises:
+            UserError: it cannot be an input.
+        """
+        raise UserError(f"error: {type(self).__name__} has no example, and cannot be the input of an exported model.")
+
+    def mirrored(self, arrays: Arrays) -> Arrays | None:
+        """The samples of a batch, left and right exchanged; None: they have no mirror image."""
+        return None
+
+    def explainer(self) -> Any:
+        """The module with the methods that attribute a prediction to this input; None: there is none yet."""
+        return None
+
+    # as an output
+
+    def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
+        """The answers in a sample, the best first, as plain values; the first column of each has the feature's name.
+
+        Args:
+            name: of the feature, such as "class".
+            sample: this output's entries.
+            inputs: the entries of the item that it belongs to, such as the size of the picture before it was scaled.
+            top_k: the most answers.
+        """
+        return []
+
+    def file(self, sample: Sample) -> tuple[str, bytes] | None:
+        """The suffix and the content of an output's file, such as (".png", …); None: it is in the table."""
+        return None
+
+    def html(self, sample: Sample) -> str:
+        """A sample as the net gets it, or makes it."""
+        return ""
+
+    def caption(self, sample: Sample) -> str:
+        """A target in a few words, such as the name of a class; "": it takes more."""
+        return ""
+
+    def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
+        """How good outputs are for targets of the same feature; none: they cannot be compared one by one."""
+        return {}
+
+    # how an exported file is compared with the checkpoint
+
+    tolerance: ClassVar[float] = 0.0  # the share of the samples that may differ
+
+    def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
+        """(N,) the largest difference of each sample's numbers."""
+        each = [abs(a[name].astype(np.float64) - b[name]).reshape(len(a[name]), -1).max(1) for name in self.entries]
+        return np.max(each, 0)
+
+    def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
+        """(N,) whether the samples' answers are different."""
+        return ~(self.difference(a, b) <= 1e-4)  # of nan neither is true
+
+
+def stack(samples: Sequence[Sample]) -> Arrays:
+    """A batch; the end of a shorter array is filled with zeros."""
+    return {name: _stacked([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    shape = np.max([array.shape for array in arrays], 0)
+    out = np.zeros((len(arrays), *shape), arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[tuple(map(slice, array.shape))] = array
+    return out
+
+
+def sample_of(arrays: Arrays, i: int, names: Iterable[str]) -> Sample:
+    """The entries of these names, of sample i."""
+    return {name: arrays[name][i] for name in names}
+
+
+def padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:
+    """With zeros at the end of each dimension but the first, up to `shape`, whose names stand for any size."""
+    more = [most - size if isinstance(most, int) else 0 for size, most in zip(array.shape[1:], shape[1:], strict=True)]
+    return np.pad(array, [(0, 0), *((0, n) for n in more)]) if any(more) else array
+
+
+def pack(features: Mapping[str, Feature]) -> dict[str, Any]:
+    """Features as plain values, for `unpack`."""
+    return {
+        name: {"_target_": f"{type(feature).__module__}.{type(feature).__qualname__}"} | asdict(feature)  # type: ignore[call-overload]
+        for name, feature in features.items()
+    }
+
+
+def unpack(content: Any) -> dict[str, Feature]:
+    """The features in plain values that somebody stored.
+
+    Raises:
+        ValueError: they name what is not a feature, or what may not be called; or a value is missing or wrong.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("features should be a mapping")
+    return {str(name): _unpacked(name, values) for name, values in content.items()}
+
+
+def _unpacked(name: str, values: Any) -> Feature:
+    where = f"features.{name}"
+    if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
+        raise ValueError(f"{where} should name a class with _target_")
+    try:
+        kind: Any = locate(values["_target_"])
+    except ImportError as error:
+        raise ValueError(f"{where}: {values['_target_'][:100]}: {' '.join(str(error).split())}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Feature) and is_dataclass(kind)):
+        raise ValueError(f"{where}: {values['_target_']} is not a feature")
+    given, known = values.keys() - {"_target_"}, {field.name for field in fields(kind)}
+    if given != known:
+        different = " and ".join(sorted(given ^ known))
+        raise ValueError(f"{where}: {different}: {kind.__name__} has {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(kind).validate_python({key: values[key] for key in known}, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{where}.{validation_error(error)}") from error

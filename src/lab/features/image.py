@@ -1,0 +1,141 @@
+import base64
+import codecs
+import glob
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from PIL import UnidentifiedImageError
+from pydantic import FiniteFloat, PositiveFloat
+
+from lab.errors import UserError
+from lab.features.base import Arrays, Feature, Sample, TooLargeError
+from lab.features.files import files_below, refuse_wide
+from lab.features.read_image import num_pixels, read_image, read_images, suffixes
+from lab.types import Count
+
+BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Image(Feature):
+    """A picture of any format that PIL reads, cropped to its centre square: (C, `image_size`, `image_size`) uint8.
+
+    As an output, the same, or floats in [0, 1].
+
+    Args:
+        mean: of each channel over the training split, in [0, 1]; the net gets (image - mean) / std. None: the net gets
+            the image in [0, 1].
+        std: the standard deviations.
+    """
+
+    num_channels: Count
+    image_size: Count
+    mean: list[FiniteFloat] | None = None
+    std: list[PositiveFloat] | None = None
+    entry: str = "image"
+
+    fact_names = ("num_channels", "image_size")
+    item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
+
+    def __post_init__(self) -> None:
+        if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
+            raise ValueError(f"mean and std are not of {self.num_channels} channels")
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    def example(self) -> Sample:
+        return {self.entry: np.ones((self.num_channels, self.image_size, self.image_size), np.uint8)}
+
+    def mirrored(self, arrays: Arrays) -> Arrays:
+        return arrays | {self.entry: np.ascontiguousarray(arrays[self.entry][..., ::-1])}
+
+    def explainer(self) -> Any:
+        return import_module("lab.explain.images")
+
+    def find(self, source: str) -> list[str]:
+        """A file, the images in a folder, a glob's files, or `-`: paths on standard input, a line each."""
+        if source == "-":
+            content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+            refuse_wide(content[:4], "error: input=-: it")
+            lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+            paths = [line for line in lines if line.strip()]
+        elif Path(source).is_dir():
+            endings = suffixes()
+            files = files_below(Path(source))
+            paths = sorted(str(path) for path in files if path.suffix.lower() in endings and path.is_file())
+        elif Path(source).is_file():
+            paths = [source]
+        else:
+            paths = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
+        if not paths and Path(source).is_dir():
+            raise UserError(f"error: input={source}: it is a folder without images.")
+        if not paths and source == "-":
+            raise UserError("error: input=-: standard input has no paths, one a line.")
+        if not paths:
+            raise UserError(f"error: input={source}: there is no such file or folder.")
+        return paths
+
+    def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
+        images, errors = read_images(items, self.num_channels, self.image_size)
+        return [{self.entry: image} for image in images], errors
+
+    def decode(self, content: bytes, max_megapixels: float) -> Sample:
+        file = io.BytesIO(content)
+        too_large = (
+            f"The image has more than {max_megapixels} megapixels (of 16 or 32 bits, a third); send a smaller one."
+        )
+        try:
+            if num_pixels(file) > 1e6 * max_megapixels:
+                raise TooLargeError(too_large)
+            return {self.entry: read_image(file, self.num_channels, self.image_size)}
+        except TooLargeError:
+            raise
+        except UserError as error:
+            if isinstance(error.__cause__, BOMB):
+                raise TooLargeError(too_large) from error
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                raise UserError("It is no image, or none of a known format.") from error
+            raise UserError(f"The image can't be read: {error.__cause__}.") from error
+
+    def from_json(self, value: Any) -> bytes:
+        """Decode base64: with line breaks, in the URL alphabet, without padding, or as a data URL."""
+        text = super().from_json(value).decode()
+        text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
+        padded = text + "=" * (-len(text) % 4)
+        return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)
+
+    def file(self, sample: Sample) -> tuple[str, bytes]:
+        return ".png", png(pixels(sample[self.entry]))
+
+    def html(self, sample: Sample) -> str:
+        return picture(pixels(sample[self.entry]), "the image as the net sees it")
+
+
+def pixels(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) uint8, or floats in [0, 1] -> (H, W, C) uint8."""
+    if image.dtype != np.uint8:
+        image = (255 * image.clip(0, 1)).round().astype(np.uint8)
+    return image.transpose(1, 2, 0)
+
+
+def png(level: np.ndarray) -> bytes:
+    """(H, W, C) uint8 as a PNG file."""
+    with io.BytesIO() as file:
+        PIL.Image.fromarray(level if level.shape[2] == 3 else level[..., 0]).save(file, "PNG")
+        return file.getvalue()
+
+
+def picture(level: np.ndarray, alt: str) -> str:
+    """(H, W, C) uint8 in HTML."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png(level)).decode()}" alt="{alt}">'

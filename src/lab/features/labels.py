@@ -1,0 +1,55 @@
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.errors import UserError
+from lab.features.base import Arrays, Feature, Row, Sample
+
+
+@dataclass(frozen=True)
+class ClassLabel(Feature):
+    """One of several classes. As an input or a target, its number; as an output, the (C,) probabilities of all."""
+
+    class_names: list[str]
+    entry: str = "label"
+
+    fact_names = ("num_classes", "class_names")
+    item, column, in_json = "class", "class", "<the name of a class>"
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise ValueError("class_names are empty")
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def decode(self, content: bytes, max_megapixels: float) -> Sample:
+        name = content.decode(errors="replace").strip()
+        if name not in self.class_names:
+            raise UserError(f"{name[:100]} is not a class; the classes are {', '.join(self.class_names[:20])}.")
+        return {self.entry: np.array(self.class_names.index(name))}
+
+    def example(self) -> Sample:
+        return {self.entry: np.array(0)}
+
+    def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
+        probability = sample[self.entry]
+        order = np.argsort(-probability, kind="stable")[:top_k]
+        return [{name: self.class_names[i], "probability": round(float(probability[i]), 4)} for i in order]
+
+    def caption(self, sample: Sample) -> str:
+        return self.class_names[int(sample[self.entry])]
+
+    def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
+        (probability,), (label,) = output.values(), target.values()
+        return {"acc": float((probability.argmax(-1) == label).mean())}
+
+    def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
+        """Whether the first class is another, or a probability differs by more than 1e-4."""
+        first = a[self.entry].argmax(-1) != b[self.entry].argmax(-1)
+        return first | super().differs(a, b)
