@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from lab import build, metrics, run, test
 from lab.check import wrong_calls
@@ -299,7 +299,7 @@ def test_metrics_get_facts_the_same_way(node, expected):
 )
 def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems, compose):
     cfg = compose("experiment=digits")
-    with OmegaConf.open_dict(cfg):
+    with open_dict(cfg):
         cfg[key] = node
     assert list(wrong_calls(cfg, ("data", key))) == problems
 
