@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, asked: Predictor, top_k: int, folder: Path | None) -> None:
         self.asked, self.top_k, self.folder = asked, top_k, folder
         alone = len(asked.inputs) == 1
-        self.headings = {name: alone and feature.column or name for name, feature in asked.inputs.items()}
+        self.headings = {name: (alone and feature.column) or name for name, feature in asked.inputs.items()}
         example = asked.example()
         (answer,) = asked.answers([example], [0])
         self.files = [name for name, each in asked.outputs.items() if each.file(of(each, answer)) is not None]
