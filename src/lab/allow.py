@@ -1,6 +1,6 @@
 """What a config may call. A `_target_` is judged by its name, before anything is imported; then by who defines it.
 
-Only this file imports or calls what a config names. Nothing heavy is imported here.
+Only this file imports what a config names; it and `lab.build` call it. Nothing heavy is imported here.
 """
 
 import inspect
@@ -45,6 +45,7 @@ CLASSES = {
 }
 GROUPS = {  # where in a config lab's own may stand
     "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.nets.": ("net",), "lab.tasks.": ("task",),
+    "lab.features.": ("data", "task"),
     "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
@@ -93,16 +94,25 @@ def instantiate(node: Any, **given: Any) -> Any:
     Raises:
         UserError: a line for each thing that may not.
     """
+    refuse(given, refuse_calls(node), strict=True)
+    return hydra_instantiate(node, **given)
+
+
+def refuse_calls(node: Any) -> str:
+    """Refuse a config, or a part of one, that names what may not be called or is not there; return its key.
+
+    Raises:
+        UserError: a line for each problem.
+    """
     at = str(node._get_full_key(None)) if OmegaConf.is_config(node) else ""
     refuse(node, at, strict=True)
-    refuse(given, at, strict=True)
     for key, name, shown in _leaves(at, node, strict=True):
         if key.endswith("_target_"):
             try:
                 locate(name)
             except ImportError as error:
                 fail([f"{key}{shown}: {one_line(error)}"])
-    return hydra_instantiate(node, **given)
+    return at
 
 
 def read_config(folder: Path) -> DictConfig:

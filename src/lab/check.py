@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUse
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
+from lab.data.facts import stated_by
 from lab.display import in_utf8
 from lab.refusals import refusals
 from lab.secrets import redacted
@@ -103,7 +104,7 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
 
 def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Iterator[str]:
     """Whatever in a config, or in these groups of it, does not fit the signatures of the classes that it names."""
-    facts: set[str] = set()
+    stated: set[str] = set()
     for key, target, node in _calls(cfg):
         if groups is not None and key.partition(".")[0] not in groups:
             continue
@@ -112,8 +113,10 @@ def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Itera
         except ImportError as error:
             yield f"{key}._target_={target}: {one_line(error)}"
             continue
-        facts |= set(getattr(getattr(function, "Facts", None), "__dataclass_fields__", ()))
-        yield from wrong_arguments(key, function, node, facts)
+        if key == "data":
+            stated |= set(stated_by(getattr(function, "features", {})))
+        is_filled = key.partition(".")[0] in ("net", "task")
+        yield from wrong_arguments(key, function, node, stated if is_filled else ())
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -163,7 +166,7 @@ def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
 
 
 def wrong_arguments(key: str, function: Callable[..., Any], node: Any, facts: Collection[str] = ()) -> Iterator[str]:
-    """What of a call's arguments does not fit its signature; `facts` are given to it otherwise."""
+    """What of a call's arguments does not fit its signature; `facts` may fill those that it leaves out."""
     takes, takes_any = parameters(function)
     given = {name: value for name, value in node.items() if not (name.startswith("_") and name.endswith("_"))}
     dot, colon = (f"{key}.", f"{key}: ") if key else ("", "")

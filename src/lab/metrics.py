@@ -3,8 +3,6 @@
 import inspect
 import warnings
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -12,12 +10,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lab.allow import instantiate, locate
+from lab.allow import locate
+from lab.build import build
 from lab.config import fail, one_line
+from lab.data.facts import Facts
 
 
-def added_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
-    """Build the metrics of a config by name; an argument that a fact of the data answers is given.
+def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]:
+    """Build the metrics of a config by name; an argument that is not set is filled with the fact of its name.
 
     Raises:
         UserError: a metric can't be built, or the task takes none.
@@ -29,12 +29,11 @@ def added_metrics(cfg: DictConfig, facts: Any) -> Iterator[tuple[str, Metric]]:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             fail([f"task.metrics.{name}={node}: expected a class with its arguments, {{_target_: torchmetrics.NAME}}"])
         try:
-            known = inspect.signature(locate(node._target_)).parameters
+            locate(node._target_)
         except ImportError as error:
             fail([f"task.metrics.{name}: {one_line(error)}"])
-        given = {key: value for key, value in asdict(facts).items() if key in known and key not in node}
         try:
-            metric = instantiate(node, **given)
+            metric = build(node, facts, none_is_unset=True)
         except InstantiationException as error:
             fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
         if not isinstance(metric, Metric):

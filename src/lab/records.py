@@ -69,7 +69,7 @@ class Sweep(_Record):
 
 
 class Facts(_Record):
-    """The rest is each data's own: see `lab.run.read_facts`."""
+    """`lab.data.facts.Facts` reads the rest."""
 
     fingerprint: str
 

@@ -14,6 +14,7 @@ from lab import checkpoints
 from lab.allow import read_config
 from lab.config import fail, overrides, recomposed, words_of
 from lab.data.base import Data
+from lab.data.facts import Facts, stored_facts
 from lab.display import command, say
 from lab.ending import ENDS, check_limits, ends, why_ended
 from lab.errors import UserError
@@ -133,11 +134,15 @@ def position(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path
     return path, content["last"]["batches_that_stepped"]
 
 
-def inherited(cfg: DictConfig, folder: Path | None) -> dict[str, Any]:
-    """The facts of the run whose weights are gone on from, or started from."""
+def inherited(cfg: DictConfig, folder: Path | None) -> Facts | None:
+    """The facts of the run that this run resumes, or whose weights it starts from.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     source = folder if folder and has_begun(folder) else Path(cfg.finetune or cfg.warm_start or "")
-    path = (source if source.is_dir() else source.parent) / FACTS
-    return read_json(path) if path.is_file() and source != Path() else {}
+    source = source if source.is_dir() else source.parent
+    return stored_facts(source) if source != Path() and (source / FACTS).is_file() else None
 
 
 def start_from(cfg: DictConfig, task: LightningModule) -> None:

@@ -3,9 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
-from pydantic import TypeAdapter, ValidationError
 
 from lab import checkpoints, external, seconds
-from lab.allow import instantiate, locate, read_config
+from lab.allow import instantiate, read_config
+from lab.build import build
 from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside
 from lab.callbacks.early import Early
@@ -39,10 +38,11 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import parameters, wrong_calls
+from lab.check import wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
+from lab.data.facts import Facts, stored_facts
 from lab.display import say
 from lab.ending import ends
 from lab.errors import Pruned, RunError, UserError
@@ -62,7 +62,6 @@ from lab.folder import (
 from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics import added_metrics
 from lab.paths import keep_root
-from lab.records import validation_error
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -95,7 +94,7 @@ def settle(cfg: DictConfig) -> None:
     torch.set_num_threads(min(cores, torch.get_num_threads()))  # torch would take the whole machine's, and crawl
 
 
-def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None, is_checked: bool = False) -> Data:
+def read_data(cfg: DictConfig, inherited: Facts | None = None, is_checked: bool = False) -> Data:
     """The data of a config, read and split.
 
     Args:
@@ -104,7 +103,7 @@ def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None, is_check
         is_checked: another process of the run, or the run before it was resumed, could read every file.
     """
     data = build_data(cfg)
-    data.inherited, data.is_checked = inherited or {}, is_checked
+    data.inherited, data.is_checked = inherited, is_checked
     with seconds.announced("Reading the data"):
         data.prepare_data()
         data.setup("fit")
@@ -113,22 +112,31 @@ def read_data(cfg: DictConfig, inherited: dict[str, Any] | None = None, is_check
 
 def build_data(cfg: DictConfig) -> Data:
     """The data of a config, not read yet."""
-    data: Data = _instantiate("data", cfg.data, {"cv": cfg.cv, "fold": cfg.fold})
+    given = {"cv": cfg.cv, "fold": cfg.fold}
+    fail_of_given("data", cfg.data, given)
+    data: Data = build(cfg.data, given=given)
     return data
 
 
-def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
-    """The task of a config around its net; what they need to know of the data they are given by name."""
-    net = _instantiate("net", cfg.net, asdict(facts))
+def build_task(cfg: DictConfig, facts: Facts) -> LightningModule:
+    """The task of a config around its net; both are filled with the facts of the data that they require."""
+    given: dict[str, Any] = {"optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
+    fail_of_given("task", cfg.task, ("net", *given))
+    net = build(cfg.net, facts)
     if cfg.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
-    parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
-    task = OmegaConf.masked_copy(cfg.task, [key for key in cfg.task if key != "metrics"])
     if metrics := dict(added_metrics(cfg, facts)):
-        parts["metrics"] = metrics
-    return _instantiate("task", task, asdict(facts) | parts)
+        given["metrics"] = metrics
+    task: LightningModule = build(cfg.task, facts, given | {"net": net})
+    return task
+
+
+def fail_of_given(key: str, node: DictConfig, given: Collection[str]) -> None:
+    """Refuse a node of the config that has arguments which it gets from elsewhere."""
+    if problems := [f"{key}.{name}: leave it out; {name}=… sets it." for name in given if name in node]:
+        fail(problems)
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
@@ -185,25 +193,6 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
         yield callback
 
 
-def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None) -> Any:
-    """Build what a node names; arguments it takes and the node leaves out come from `given`."""
-    takes, _ = parameters(locate(node["_target_"]))
-    wrong = {name: value for name, value in (given or {}).items() if isinstance(value, int) and name in takes}
-    if problems := [
-        f"{key}.{n}={node[n]}: the data has {v}; leave it out." for n, v in wrong.items() if node.get(n, v) != v
-    ]:
-        fail(problems)
-    filled = {name: value for name, value in (given or {}).items() if name in takes and name not in node}
-    try:
-        return instantiate(node, **filled, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
-            fail([f"{key}: {error.__cause__}"])
-        raise
-
-
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     """Make a folder a run's: what is known of its data, its stamp, and last its config.
 
@@ -213,7 +202,7 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     cfg.run = None
     keep_root(cfg)
     try:
-        write_json(folder / FACTS, asdict(data.facts))
+        write_json(folder / FACTS, data.facts.plain())
         write_text(folder / DATA_REPORT, data.report.full())
         write_json(folder / STAMP, stamp(folder, overrides()) | {"data": data.facts.fingerprint})
         write_config(folder, cfg)  # last: a folder that has it is a run
@@ -308,19 +297,17 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
     return cfg, data, task.eval()
 
 
-def read_facts(data: Data, folder: Path) -> Any:
+def read_facts(data: Data, folder: Path) -> Facts:
     """What a run knows of its data.
 
     Raises:
-        UserError: its file is damaged.
+        UserError: its file is damaged, or describes other data.
     """
-    content = read_json(folder / FACTS, *(field.name for field in fields(data.Facts)))
-    try:
-        TypeAdapter(data.Facts).validate_python(content, strict=False)
-        return data.Facts(**content)
-    except (ValueError, TypeError) as error:  # pydantic's is the former
-        reason = validation_error(error) if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"error: {folder / FACTS} is damaged: {reason}.") from error
+    found, features = stored_facts(folder), type(data).features
+    if {name: type(feature) for name, feature in found.features.items()} != features:
+        expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in features.items())
+        raise UserError(f"error: {folder / FACTS} is damaged: the features of {type(data).__name__} are {expected}.")
+    return found
 
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:

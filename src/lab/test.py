@@ -1,12 +1,13 @@
 """`lab test`: the test metrics of a finished run, again, from its folder alone."""
 
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
 from lab import config, run
 from lab.data.base import Data
+from lab.data.facts import Facts
 from lab.display import say
 from lab.launch import processes
 from lab.summary import table
@@ -28,15 +29,22 @@ def read(data: Data, folder: str) -> None:
     """Read the data of the run in `folder`, and compare it with what the run was trained on.
 
     Raises:
-        UserError: its classes are others.
+        UserError: a fact that the net was built with is another, such as the classes.
     """
     data.prepare_data()
     data.setup("test")
-    found, facts = asdict(data.found), asdict(data.facts)
-    if found.get("class_names") != facts.get("class_names"):  # not all data has classes
-        config.fail([f"data: its classes are no longer those that {folder} was trained on."])
-    if found["fingerprint"] != facts["fingerprint"]:
+    if problems := list(changes(data.facts, data.found, folder)):
+        config.fail(problems)
+    if data.found.fingerprint != data.facts.fingerprint:
         say(
             f"warning: the data has changed since {folder} was trained; these results are for different data",
             file=sys.stderr,
         )
+
+
+def changes(before: Facts, now: Facts, folder: str) -> Iterator[str]:
+    """Yield a line for each feature whose facts are no longer those of the run in `folder`."""
+    for name, feature in before.features.items():
+        was, found = feature.facts(), now.features[name].facts()
+        if different := [fact for fact in was if found[fact] != was[fact]]:
+            yield f"data: {name}: {', '.join(different)} differ from those that {folder} was trained with."

@@ -153,7 +153,8 @@ class Outputs(Callback):
         index = torch.cat([index for index, *_ in self.outputs])[: len(feature)].tolist()
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
         batch = data.splits["test"].__getitems__(index)
-        names = [printable(data.facts.class_names[i]) for i in batch["label"].tolist()] if "label" in batch else None
+        label = data.facts.features.get("label")
+        names = [printable(label.class_names[i]) for i in batch["label"].tolist()] if label else None
         image = batch["image"].float() / 255 if "image" in batch else None
         with forgiven(self.folder):
             for board in self.boards:

@@ -13,12 +13,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lab.data.buckets import BucketSampler, buckets
+from lab.data.facts import Facts
 from lab.data.report import DataReport
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
-from lab.inputs.base import Inputs
+from lab.features.base import Feature
 
 Batch = dict[str, Tensor]
+"""The samples of a step by entry, such as `image`; each entry is a tensor with a row for each sample.
+
+* `index` (B,) int64 is always there: the position of each sample in its split. Evaluation, augmentation and predictions
+  rely on it.
+* A `Feature` names its entries. A batch may have others, such as a reference that only a metric takes.
+* Where samples differ in length, the shorter ones are padded with zeros to the longest of the batch. Padding must be
+  recognisable: token 0 is padding, other features have an entry with the lengths, labels are -1.
+* There are no lists, and nothing is collated: such a batch can be sharded, exported and written down.
+"""
 
 
 class Batches(Dataset[Batch]):
@@ -101,7 +111,27 @@ class EpochSampler(DistributedSampler[Batch]):
 
 
 class Data(L.LightningDataModule):
-    """Three splits and how they are batched. A subclass defines `read` and `inputs`.
+    """Three splits and how they are batched.
+
+    A subclass declares `features` and defines `read`. It passes the arguments that it does not know on to this class,
+    by `**kwargs`. The rest of the contract:
+
+    * `features` names the inputs and targets and their types, known before anything is read. `read` returns `Facts`
+      with a feature of exactly these types for each. A feature with an entry in a batch has the same number of rows as
+      `index`.
+    * `read` is called once for each process, and gives the same in each. It may rely on `prepare_data`, which may
+      download. What is learned from the training split and belongs to the weights, such as a tokenizer, it takes from
+      `known(name)` where that is not None. Samples that are missing or damaged raise UserError. Whatever it finds,
+      leaves out or doubts goes into `report`.
+    * `draw` splits what no file splits. It makes cross-validation possible: a `read` that does not call it refuses
+      `cv=`. `names` may have a name for each sample of a split, such as its path, which reports show.
+    * A split is a `Batches`, and each of its batches is a `Batch`. Where it has `length`, batches group samples of
+      similar length; `tokens_per_batch` then may replace `batch_size`.
+    * `on_after_batch_transfer` makes what the net gets: it casts, normalises and augments on the device. It also works
+      without a trainer, and for a batch that has the inputs' entries alone, as in predictions and exported files; it
+      then must not augment.
+    * An argument `root` is where files are; it may be relative, and a run's config has it absolute.
+    * `show` and `figures` may show samples.
 
     The order of an epoch is a function of `seed` and the epoch alone. With several processes the training samples
     are dealt out disjointly; those that fill no batch are left out of that epoch. Each evaluation sample is seen by
@@ -119,7 +149,7 @@ class Data(L.LightningDataModule):
         fold: the one that is the test split.
     """
 
-    Facts: ClassVar[type]  # a dataclass of plain values; its fields fill the arguments of nets and tasks
+    features: ClassVar[dict[str, type[Feature]]]  # by the name that people see, such as "image"; inputs and targets
     tokens_per_batch: int | None = None  # padding included; in place of `batch_size`, where samples differ in length
 
     def __init__(
@@ -139,21 +169,31 @@ class Data(L.LightningDataModule):
         self.batch_size, self.num_workers, self.worker_timeout = batch_size, num_workers, worker_timeout
         self.tiny, self.seed = tiny, seed
         self.splits: dict[str, Batches] = {}
-        self.facts: Any = None  # a `Facts`, known after `setup`, or restored with a run
-        self.inherited: dict[str, Any] = {}  # facts of the run whose weights are gone on from
+        self.facts: Any = None  # the run's `Facts`, known after `setup`, or restored with a run
+        self.inherited: Facts | None = None  # of the run that this run resumes, or whose weights it starts from
         self.found: Any = None  # the `Facts` that reading gave
         self.report = DataReport()
         self.is_checked = False  # a process of this run has found every file readable
         self.position = 0, 0  # the epoch that training starts in, and how many of its batches are done
 
     @abstractmethod
-    def read(self) -> tuple[dict[str, Batches], Any]:
-        """The splits "train", "val" and "test", and the facts; what is found and left out goes into `report`."""
+    def read(self) -> tuple[dict[str, Batches], Facts]:
+        """The splits "train", "val" and "test", and the facts.
 
-    @property
-    @abstractmethod
-    def inputs(self) -> Inputs:
-        """How a user's own items are read; they are in a batch under the name of its `item`."""
+        Raises:
+            UserError: files are missing or damaged, or a split is empty.
+        """
+
+    def known(self, name: str) -> Any:
+        """The feature of this name that belongs to the weights, which `read` uses; None: there are no weights yet.
+
+        A run's own facts come first, then those of the run whose weights it starts from, then what is found.
+        """
+        for facts in (self.facts, self.inherited):
+            feature = facts.features.get(name) if facts else None
+            if isinstance(feature, self.features[name]):
+                return feature
+        return None
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits and stage != "predict":
@@ -162,7 +202,7 @@ class Data(L.LightningDataModule):
             self.report.samples = self.report.samples or {name: len(split) for name, split in self.splits.items()}
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
-            self.facts = self.facts or self.found  # a run's own, where it was restored: its weights fit those
+            self.facts = self.facts or self.found
 
     def initialize(self, net: nn.Module) -> None:
         """Set those of a new net's weights that begin with what the training split says; most nets have none."""

@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.features.files import files_below, is_hidden, visible
 from lab.data.report import DataReport
 from lab.data.split import by_split, split_of, split_words
 from lab.errors import UserError
+from lab.features.files import files_below, is_hidden, visible
 
 NAMED = 8  # folders in an error
 

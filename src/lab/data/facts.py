@@ -1,12 +1,17 @@
 """What a run knows of its data: it is stored in `data.json`, and it fills the arguments of nets and tasks."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from lab.errors import UserError
 from lab.features.base import Feature, pack, unpack
+from lab.folder import FACTS, read_json
 from lab.records import validation_error
 
 
@@ -24,30 +29,26 @@ class Facts:
     num_samples: dict[str, int]
     fingerprint: str
 
-    def arguments(self, feature: str | None = None) -> dict[str, Any]:
+    def arguments(self, first: Collection[str] = ()) -> "Arguments":
         """The facts by the names under which they fill arguments.
 
-        A fact has its own name where all features that state it agree, and always that of its feature before it:
-        `num_classes` and `label_num_classes`.
-
         Args:
-            feature: whose facts come first, in a node of the config that has the feature's name.
+            first: features whose facts come before those of the others, the most important one first.
         """
-        every = {f"{name}_{fact}": value for name, one in self.features.items() for fact, value in one.facts().items()}
-        agreed = {fact: next(iter(each.values())) for fact, each in self._by_fact().items() if _same(each.values())}
-        own = self.features[feature].facts() if feature in self.features else {}
-        return every | agreed | own
+        stated: dict[str, dict[str, Any]] = defaultdict(dict)
+        for name, facts in self._facts.items():
+            for fact, value in facts.items():
+                for argument in names_of(name, fact):
+                    stated[argument][name] = value
+        agreed = {name: next(iter(each.values())) for name, each in stated.items() if _same(each.values())}
+        own: dict[str, Any] = {}
+        for name in first:
+            own = self._facts.get(name, {}) | own
+        return Arguments(agreed | own, {name: each for name, each in stated.items() if name not in agreed | own})
 
-    def ambiguous(self) -> dict[str, dict[str, Any]]:
-        """The facts that several features state with different values: fact -> feature -> value."""
-        return {fact: each for fact, each in self._by_fact().items() if not _same(each.values())}
-
-    def _by_fact(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = defaultdict(dict)
-        for name, feature in self.features.items():
-            for fact, value in feature.facts().items():
-                found[fact][name] = value
-        return found
+    @cached_property
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        return {name: feature.facts() for name, feature in self.features.items()}
 
     def plain(self) -> dict[str, Any]:
         """Plain values, for `of_plain`."""
@@ -55,18 +56,61 @@ class Facts:
         return {"features": features, "num_samples": self.num_samples, "fingerprint": self.fingerprint}
 
     @classmethod
-    def of_plain(cls, content: dict[str, Any]) -> Self:
+    def of_plain(cls, content: Mapping[str, Any]) -> Self:
         """The facts in plain values that somebody stored.
 
         Raises:
             ValueError: a value is missing or wrong.
         """
+        if missing := [key for key in ("features", "num_samples", "fingerprint") if key not in content]:
+            raise ValueError(f"{missing[0]} is missing")
         try:
-            num_samples = TypeAdapter(dict[str, int]).validate_python(content["num_samples"])
-            fingerprint = TypeAdapter(str).validate_python(content["fingerprint"])
+            num_samples = NUM_SAMPLES.validate_python(content["num_samples"], strict=True)
+            fingerprint = TEXT.validate_python(content["fingerprint"], strict=True)
         except ValidationError as error:
-            raise ValueError(validation_error(error)) from error
+            raise ValueError(f"num_samples or fingerprint: {validation_error(error)}") from error
         return cls(unpack(content["features"]), num_samples, fingerprint)
+
+
+NUM_SAMPLES, TEXT = TypeAdapter(dict[str, int]), TypeAdapter(str)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What facts give by the name of an argument.
+
+    Args:
+        values: a fact has its own name where all features that state it agree, and always that of its feature before
+            it: `num_classes` and `label_num_classes`.
+        ambiguous: the names that stand for different values: name -> feature -> value.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    ambiguous: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def names_of(feature: str, fact: str) -> tuple[str, str]:
+    """The arguments that a fact of a feature may fill."""
+    return fact, f"{feature}_{fact}"
+
+
+def stated_by(features: Mapping[str, type[Feature]]) -> Iterator[str]:
+    """Yield the arguments that the facts of features may fill, known before the data is read."""
+    for name, feature in features.items():
+        for fact in feature.fact_names:
+            yield from names_of(name, fact)
+
+
+def stored_facts(folder: Path) -> Facts:
+    """The facts of the run in a folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return Facts.of_plain(read_json(folder / FACTS))
+    except ValueError as error:
+        raise UserError(f"error: {folder / FACTS} is damaged: {error}.") from error
 
 
 def _same(values: Any) -> bool:

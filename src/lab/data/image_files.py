@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from lab import seconds
 from lab.data.base import Batch, Batches, as_it_is
-from lab.features.read_image import NUM_THREADS, read_image
 from lab.data.report import digest
 from lab.errors import UserError
+from lab.features.read_image import NUM_THREADS, read_image
 
 
 class ImageFiles(Batches):

@@ -13,9 +13,9 @@ from lab.data.base import Batches
 from lab.data.class_folders import ClassFiles, read_class_folders, relative
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData
-from lab.features.read_image import suffixes
 from lab.data.split import groups_of
 from lab.errors import UserError
+from lab.features.read_image import suffixes
 from lab.folder import expanded
 from lab.types import Share
 

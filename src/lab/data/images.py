@@ -4,16 +4,15 @@ import gzip
 import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import FiniteFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from pydantic import PositiveInt
+from torch import Tensor, nn
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as TF
 
@@ -21,35 +20,21 @@ from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
+from lab.data.facts import Facts
 from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
 from lab.display import in_utf8
 from lab.errors import UserError
+from lab.features.base import Feature
+from lab.features.image import Image
+from lab.features.labels import ClassLabel
 from lab.folder import atomic_write, expanded
-from lab.inputs.images import Images
-from lab.types import Count, Share
+from lab.nets.airbench import Airbench
+from lab.types import Share
 
+NUM_FOR_PATCHES = 1000  # training images whose patches are whitened
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    num_classes: Count
-    class_names: list[str]
-    num_channels: Count
-    image_size: Count  # pixels of the height and of the width
-    mean: list[FiniteFloat]  # of each channel over the training split, in [0, 1]
-    std: list[PositiveFloat]
-    patch_covariance: list[list[FiniteFloat]]  # (4C, 4C), of normalised 2×2 patches, around zero
-    num_samples: dict[str, int]  # in each split
-    fingerprint: str  # SHA-256 of all samples and labels
-
-    def __post_init__(self) -> None:
-        if len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
-        if {len(self.mean), len(self.std), len(self.patch_covariance) / 4} != {self.num_channels}:
-            raise ValueError(f"mean, std and patch_covariance are not of {self.num_channels} channels")
 
 
 class ImageData(Data):
@@ -59,7 +44,7 @@ class ImageData(Data):
     training split's mean and standard deviation.
     """
 
-    Facts = ImageFacts
+    features: ClassVar[dict[str, type[Feature]]] = {"image": Image, "label": ClassLabel}
     num_for_statistics = 1_000_000  # training images whose mean and standard deviation are taken
     cache = False  # decode all files at the start, and keep them
 
@@ -71,7 +56,7 @@ class ImageData(Data):
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         """The splits, and the names of the classes."""
 
-    def read(self) -> tuple[dict[str, Batches], ImageFacts]:
+    def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, folders = self.read_splits()
         class_names = list(map(in_utf8, folders))
         refuse_one_class(class_names)
@@ -84,14 +69,8 @@ class ImageData(Data):
         self.report.describe(contents, self.names)
         self.report.count_classes(labels, class_names)
         image, mean, std = _statistics(splits["train"], self.num_for_statistics)
-        facts = ImageFacts(
-            num_classes=len(class_names),
-            class_names=class_names,
-            num_channels=image.shape[1],
-            image_size=image.shape[2],
-            mean=mean,
-            std=std,
-            patch_covariance=_patch_covariance(image, mean, std),
+        facts = Facts(
+            {"image": Image(image.shape[1], image.shape[2], mean, std), "label": ClassLabel(class_names)},
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=fingerprint(contents, labels, class_names),
         )
@@ -99,17 +78,22 @@ class ImageData(Data):
             splits = {name: _decoded(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
         return splits, facts
 
-    @property
-    def inputs(self) -> Images:
-        return Images(self.facts.num_channels, self.facts.image_size)
+    def initialize(self, net: nn.Module) -> None:
+        for module in net.modules():
+            if isinstance(module, Airbench):
+                module.whiten_patches(_some(self.splits["train"], NUM_FOR_PATCHES), *self._mean_and_std())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         image = batch["image"].float()  # 0 to 255
         if self.augment and self.trainer is not None and self.trainer.training:
             image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
-        mean = _pixel_levels(tuple(self.facts.mean), image.device)
-        std = _pixel_levels(tuple(self.facts.std), image.device)
-        return batch | {"image": (image - mean).div_(std)}
+        mean, std = self._mean_and_std()
+        return batch | {"image": (image - _pixel_levels(mean, image.device)).div_(_pixel_levels(std, image.device))}
+
+    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Those of each channel, in [0, 1]."""
+        image = self.facts.features["image"]
+        return tuple(image.mean or [0.0] * image.num_channels), tuple(image.std or [1.0] * image.num_channels)
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
         from lab.figures.images import images  # matplotlib takes half a second
@@ -120,8 +104,8 @@ class ImageData(Data):
         from lab.figures.images import images
 
         image = batch["image"].float().cpu()
-        mean, std = (torch.tensor(share)[:, None, None] for share in (self.facts.mean, self.facts.std))
-        names = [self.facts.class_names[i] for i in batch["label"].tolist()]
+        mean, std = (torch.tensor(share)[:, None, None] for share in self._mean_and_std())
+        names = [self.facts.features["label"].class_names[i] for i in batch["label"].tolist()]
         return {"samples": images(image * std + mean, names, "training samples as the net sees them")}
 
 
@@ -269,15 +253,6 @@ def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], 
 def _some(split: Batches, num_samples: int) -> Tensor:
     """At most so many images of a split, at equal distances."""
     return split.__getitems__(list(range(0, len(split), -(-len(split) // num_samples))))["image"]
-
-
-def _patch_covariance(image: Tensor, mean: list[float], std: list[float], num_images: int = 1000) -> list[list[float]]:
-    """E[p pᵀ] over the 2×2 patches p of some (N, C, H, W) images, normalised; flattened as a convolution's weights."""
-    level = image[:: -(-len(image) // num_images)].double() / 255
-    level = (level - level.new_tensor(mean)[:, None, None]) / level.new_tensor(std)[:, None, None]
-    corners = [level[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
-    patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
-    return (patches @ patches.T / patches.shape[1]).tolist()
 
 
 def _contents(split: Batches) -> list[bytes]:

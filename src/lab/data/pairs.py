@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
-from lab.features.files import TABLES, visible
 from lab.data.split import SPLITS, split_of
 from lab.data.table import read_table, read_text
 from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
 from lab.errors import UserError
+from lab.features.files import TABLES, visible
 
 
 class Pairs(TranslationData):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import unknown
-from lab.features.files import TABLES, refuse_wide
 from lab.errors import UserError
+from lab.features.files import TABLES, refuse_wide
 
 
 class BadRowError(ValueError):

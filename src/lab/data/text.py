@@ -2,9 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -12,33 +12,20 @@ from torch import Tensor, nn
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
+from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
-from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.display import in_utf8
 from lab.errors import UserError
+from lab.features.base import Feature
+from lab.features.labels import ClassLabel
+from lab.features.text import Text
+from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.figures.table import table
-from lab.inputs import texts as inputs
 from lab.nets.ngrams import NGramLinear
-from lab.types import Count, Fraction, Share
+from lab.types import Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    num_classes: Count
-    class_names: list[str]
-    vocab_size: Count
-    max_length: Count  # tokens of the longest text that there may be
-    tokenizer: str  # its JSON
-    encoder_config: str | None  # the JSON of the pretrained encoder's whose tokenizer it is
-    num_samples: dict[str, int]  # in each split
-    fingerprint: str  # SHA-256 of all texts and labels
-
-    def __post_init__(self) -> None:
-        if len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
 
 
 @dataclass
@@ -120,7 +107,7 @@ class TextData(Data):
             Hugging Face's hub.
     """
 
-    Facts = TextFacts
+    features: ClassVar[dict[str, type[Feature]]] = {"text": Text, "label": ClassLabel}
 
     def __init__(
         self,
@@ -142,7 +129,7 @@ class TextData(Data):
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         """The splits, and the names of the classes."""
 
-    def read(self) -> tuple[dict[str, Batches], TextFacts]:
+    def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
         refuse_one_class(class_names)
         class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
@@ -151,25 +138,13 @@ class TextData(Data):
                 raise UserError(f"data: {name} has no samples.")
         contents = {name: [digest(text.encode()) for text in split.text] for name, split in splits.items()}
         labels = {name: split.label.tolist() for name, split in splits.items()}
-        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
-        if "tokenizer" in own:
-            content, encoder = truncated(own["tokenizer"], self.max_length), own.get("encoder_config")
-        elif self.tokenizer:
-            content, encoder = pretrained(self.tokenizer, self.max_length), encoder_config(self.tokenizer)
-        else:
-            encoder = None
-            content = train(splits["train"].text, self.tokens, self.vocab_size, self.min_count, self.max_length)
-        tokens = Tokens(content)
-        facts = TextFacts(
-            num_classes=len(class_names),
-            class_names=class_names,
-            vocab_size=tokens.vocab_size,
-            max_length=self.max_length,
-            tokenizer=content,
-            encoder_config=encoder,
+        text = self._text(splits["train"].text)
+        facts = Facts(
+            {"text": text, "label": ClassLabel(class_names)},
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=fingerprint(contents, labels, class_names),
         )
+        tokens = text.tokens
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         encoded = {name: _encoded(split, tokens) for name, split in splits.items()}
         self.report.describe(contents, self.names)
@@ -182,9 +157,14 @@ class TextData(Data):
         self.report.warn_of_words(splits["train"].text, None if self.tokenizer else self.tokens)
         return dict(encoded), facts
 
-    @property
-    def inputs(self) -> inputs.Texts:
-        return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
+    def _text(self, train_texts: Sequence[str]) -> Text:
+        known: Text | None = self.known("text")
+        if known:
+            return Text(truncated(known.tokenizer, self.max_length), self.max_length, known.encoder_config)
+        if self.tokenizer:
+            content = pretrained(self.tokenizer, self.max_length)
+            return Text(content, self.max_length, encoder_config(self.tokenizer))
+        return Text(train(train_texts, self.tokens, self.vocab_size, self.min_count, self.max_length), self.max_length)
 
     def initialize(self, net: nn.Module) -> None:
         split = self.splits["train"]
@@ -196,19 +176,21 @@ class TextData(Data):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if not (self.word_dropout and self.trainer is not None and self.trainer.training):
             return batch
-        random = uniform(self.seed, self.trainer.current_epoch, batch["index"], self.facts.max_length + 1)
+        random = uniform(
+            self.seed, self.trainer.current_epoch, batch["index"], self.facts.features["text"].max_length + 1
+        )
         return batch | {"token": self._drop(batch["token"], random)}
 
     @cached_property
     def _drop(self) -> "WordDropout":
-        return WordDropout(self.inputs.tokens, self.word_dropout)
+        return WordDropout(self.facts.features["text"].tokens, self.word_dropout)
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> str:
-        texts = self.inputs.tokens.decode(batch["token"].tolist())
+        texts = self.facts.features["text"].tokens.decode(batch["token"].tolist())
         return table(["text", ""], zip(texts, captions, strict=True), title)
 
     def figures(self, batch: Batch) -> dict[str, Any]:
-        names = [self.facts.class_names[i] for i in batch["label"].tolist()]
+        names = [self.facts.features["label"].class_names[i] for i in batch["label"].tolist()]
         return {"samples": self.show(batch, names, "training samples as the net sees them")}
 
 

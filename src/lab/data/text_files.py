@@ -11,11 +11,11 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.class_folders import read_class_folders
-from lab.features.files import TABLES, visible
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
 from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.errors import UserError
+from lab.features.files import TABLES, visible
 from lab.folder import expanded
 from lab.types import Share
 

@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,27 +11,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lab.data.base import Batches, Data
+from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
-from lab.features.tokens import START, Kind, Tokens, train, truncated
 from lab.errors import UserError
-from lab.inputs import texts as inputs
-from lab.types import Count, Share
+from lab.features.base import Feature
+from lab.features.text import Text
+from lab.features.tokens import START, Kind, Tokens, train, truncated
+from lab.types import Share
 
 Pair = tuple[str, str]  # a text, and its translation
-
-
-@dataclass(frozen=True)
-class TranslationFacts:
-    vocab_size: Count  # of the source
-    target_vocab_size: Count
-    shared_vocabulary: bool
-    max_length: Count  # tokens of the longest target in the training split
-    max_characters: int  # of the longest one elsewhere
-    tokenizer: str  # the source's, its JSON
-    target_tokenizer: str
-    num_samples: dict[str, int]  # in each split
-    fingerprint: str  # SHA-256 of all pairs
 
 
 class TranslationData(Data):
@@ -53,7 +41,7 @@ class TranslationData(Data):
         test_fraction: the same, of those that test.
     """
 
-    Facts = TranslationFacts
+    features: ClassVar[dict[str, type[Feature]]] = {"text": Text, "target": Text}
 
     def __init__(
         self,
@@ -76,7 +64,7 @@ class TranslationData(Data):
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
         """The pairs of "train", and of "val" and "test" where these are not to be drawn from them."""
 
-    def read(self) -> tuple[dict[str, Batches], TranslationFacts]:
+    def read(self) -> tuple[dict[str, Batches], Facts]:
         pairs = self._drawn(self.read_pairs())
         for name, split in pairs.items():
             if not split:
@@ -86,14 +74,15 @@ class TranslationData(Data):
         }
         source, target = map(Tokens, self._tokenizers(pairs["train"]))
         splits = {name: _encoded(split, source, target) for name, split in pairs.items()}
-        facts = TranslationFacts(
-            vocab_size=source.vocab_size,
-            target_vocab_size=target.vocab_size,
-            shared_vocabulary=self.shared_vocabulary,
-            max_length=int(splits["train"].sequences["target"].length.max()) - 1,
-            max_characters=max(len(target) for name in ("val", "test") for _, target in pairs[name]),
-            tokenizer=source.tokenizer.to_str(),
-            target_tokenizer=target.tokenizer.to_str(),
+        if self.facts:  # the net was built for it
+            longest = self.facts.features["target"].max_length
+        else:
+            longest = int(splits["train"].sequences["target"].length.max()) - 1
+        facts = Facts(
+            {
+                "text": Text(source.tokenizer.to_str(), self.max_length),
+                "target": Text(target.tokenizer.to_str(), longest, entry="target"),
+            },
             num_samples={name: len(split) for name, split in pairs.items()},
             fingerprint=fingerprint(contents),
         )
@@ -104,10 +93,6 @@ class TranslationData(Data):
         self.report.warn_of_empty({name: [min(pair, key=len) for pair in split] for name, split in pairs.items()})
         self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
         return dict(splits), facts
-
-    @property
-    def inputs(self) -> inputs.Texts:
-        return inputs.Texts(self.facts.tokenizer, self.max_length)
 
     def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
         """With the splits that are missing; `names` of all samples are their sources."""
@@ -123,9 +108,9 @@ class TranslationData(Data):
         return pairs
 
     def _tokenizers(self, pairs: Sequence[Pair]) -> tuple[str, str]:
-        own = asdict(self.facts) if self.facts else self.inherited  # a run's: its weights fit them
-        if "target_tokenizer" in own:
-            return truncated(own["tokenizer"], self.max_length), truncated(own["target_tokenizer"], self.max_length)
+        source, target = self.known("text"), self.known("target")
+        if source and target:
+            return truncated(source.tokenizer, self.max_length), truncated(target.tokenizer, self.max_length)
         texts = [list(side) for side in zip(*pairs, strict=True)]
         how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
         if self.shared_vocabulary:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -194,15 +194,20 @@ def unpack(content: Any) -> dict[str, Feature]:
 
 
 def _unpacked(name: str, values: Any) -> Feature:
+    where = f"features.{name}"
     if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
-        raise ValueError(f"features.{name} should name a class with _target_")
+        raise ValueError(f"{where} should name a class with _target_")
     try:
-        kind = locate(values["_target_"])
+        kind: Any = locate(values["_target_"])
     except ImportError as error:
-        raise ValueError(f"features.{name}: {values['_target_']}: {error}") from error
+        raise ValueError(f"{where}: {values['_target_'][:100]}: {' '.join(str(error).split())}") from error
     if not (isinstance(kind, type) and issubclass(kind, Feature) and is_dataclass(kind)):
-        raise ValueError(f"features.{name}: {values['_target_']} is not a feature")
+        raise ValueError(f"{where}: {values['_target_']} is not a feature")
+    given, known = values.keys() - {"_target_"}, {field.name for field in fields(kind)}
+    if given != known:
+        different = " and ".join(sorted(given ^ known))
+        raise ValueError(f"{where}: {different}: {kind.__name__} has {', '.join(sorted(known))}")
     try:
-        return TypeAdapter(kind).validate_python({key: value for key, value in values.items() if key != "_target_"})
+        return TypeAdapter(kind).validate_python({key: values[key] for key in known}, strict=True)
     except ValidationError as error:
-        raise ValueError(f"features.{name}: {validation_error(error)}") from error
+        raise ValueError(f"{where}.{validation_error(error)}") from error

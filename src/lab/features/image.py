@@ -15,10 +15,10 @@ import PIL.Image
 from PIL import UnidentifiedImageError
 from pydantic import FiniteFloat, PositiveFloat
 
-from lab.features.files import files_below, refuse_wide
-from lab.features.read_image import num_pixels, read_image, read_images, suffixes
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
+from lab.features.files import files_below, refuse_wide
+from lab.features.read_image import num_pixels, read_image, read_images, suffixes
 from lab.types import Count
 
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
@@ -31,7 +31,8 @@ class Image(Feature):
     As an output, the same, or floats in [0, 1].
 
     Args:
-        mean: of each channel over the training split, in [0, 1]; the net gets (image - mean) / std.
+        mean: of each channel over the training split, in [0, 1]; the net gets (image - mean) / std. None: the net gets
+            the image in [0, 1].
         std: the standard deviations.
     """
 

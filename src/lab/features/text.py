@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lab.features.files import TABLES, refuse_wide
-from lab.features.tokens import Tokens
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
+from lab.features.files import TABLES, refuse_wide
+from lab.features.tokens import Tokens
 from lab.types import Count
 
 NO_TEXT = "it is not UTF-8"

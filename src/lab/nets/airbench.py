@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -9,11 +11,11 @@ from lab.types import Widths
 class Airbench(nn.Module):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
-    A fixed first layer whitens 2×2 patches (section 3.2); convolutions start as the identity (3.3); batch norm learns
-    biases and no scales (3.4; the optimizer gives them a higher rate, see `lab.optim.BiasSGD`).
+    A fixed first layer whitens 2×2 patches (section 3.2), see `whiten_patches`; convolutions start as the identity
+    (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate, see
+    `lab.optim.BiasSGD`).
 
     Args:
-        patch_covariance: (4C, 4C), of the training images' 2×2 patches; known to the data.
         widths: channels of the three stages, each of two convolutions, the first of which halves the image.
     """
 
@@ -22,7 +24,6 @@ class Airbench(nn.Module):
         num_channels: PositiveInt,
         image_size: PositiveInt,
         num_classes: PositiveInt,
-        patch_covariance: list[list[float]],
         widths: Widths = (64, 256, 256),
     ) -> None:
         super().__init__()
@@ -31,20 +32,40 @@ class Airbench(nn.Module):
             raise ValueError(f"Airbench needs images of 9 pixels or more, got {image_size}")
         num_patches = 8 * num_channels
         whiten = nn.Conv2d(num_channels, num_patches, 2)
-        whiten.weight = nn.Parameter(whitening_filters(patch_covariance), requires_grad=False)
+        whiten.weight.requires_grad = False
         nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
         self.whiten = nn.Sequential(whiten, nn.GELU())
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)))
         self.head = nn.Sequential(nn.MaxPool2d(side), nn.Flatten(), nn.Linear(widths[-1], num_classes, bias=False))
+
+    @torch.no_grad()
+    def whiten_patches(self, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the first layer's weights.
+
+        Args:
+            image: (N, C, H, W) uint8 training images.
+            mean: of each channel, in [0, 1]; the net gets (image - mean) / std.
+            std: the standard deviations.
+        """
+        self.whiten[0].weight.copy_(whitening_filters(patch_covariance(image, mean, std)))  # type: ignore[operator]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, num_classes) logits."""
         return self.head(self.stages(self.whiten(image))) / 9  # section 3.1
 
 
-def whitening_filters(patch_covariance: list[list[float]]) -> Tensor:
+def patch_covariance(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(4C, 4C): E[p pᵀ] over the 2×2 patches p of (N, C, H, W) images, normalised; flattened as filters are."""
+    level = image.double() / 255
+    level = (level - level.new_tensor(mean)[:, None, None]) / level.new_tensor(std)[:, None, None]
+    corners = [level[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
+    patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
+    return patches @ patches.T / patches.shape[1]
+
+
+def whitening_filters(covariance: Tensor) -> Tensor:
     """(8C, C, 2, 2): the eigenvectors of the patches, each over the root of its eigenvalue, then their negatives."""
-    values, vectors = torch.linalg.eigh(torch.tensor(patch_covariance, dtype=torch.float64))
+    values, vectors = torch.linalg.eigh(covariance)
     filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)  # the largest first
     filters = filters.view(len(filters), -1, 2, 2).float()
     return torch.cat([filters, -filters])

@@ -25,7 +25,7 @@ class Seq2Seq(nn.Module):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        text_vocab_size: PositiveInt,
         target_vocab_size: PositiveInt,
         cell: Literal["gru", "lstm"],
         shared_vocabulary: bool = False,
@@ -36,7 +36,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         if width % 2:
             raise ValueError(f"width={width} is odd: half of it reads in each direction")
-        self.embed = nn.Embedding(vocab_size, width)
+        self.embed = nn.Embedding(text_vocab_size, width)
         self.target_embed = self.embed if shared_vocabulary else nn.Embedding(target_vocab_size, width)
         for embed in (self.embed, self.target_embed):
             nn.init.normal_(embed.weight, std=width**-0.5)

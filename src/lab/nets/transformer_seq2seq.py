@@ -22,7 +22,7 @@ class TransformerSeq2Seq(nn.Module):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        text_vocab_size: PositiveInt,
         target_vocab_size: PositiveInt,
         shared_vocabulary: bool = False,
         width: PositiveInt = 128,
@@ -31,7 +31,7 @@ class TransformerSeq2Seq(nn.Module):
         dropout: Fraction = 0.1,
     ) -> None:
         super().__init__()
-        self.embed = Embed(vocab_size, width, dropout)
+        self.embed = Embed(text_vocab_size, width, dropout)
         self.target_embed = self.embed if shared_vocabulary else Embed(target_vocab_size, width, dropout)
         self.encoder = Encoder(width, num_layers, num_heads, dropout)
         self.blocks: Any = nn.ModuleList(DecoderBlock(width, num_heads, dropout) for _ in range(num_layers))

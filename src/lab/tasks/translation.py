@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
@@ -28,8 +28,7 @@ class Translation(Task):
     validation and a beam search's at test, sacreBLEU's BLEU and chrF, 0 to 100.
 
     Args:
-        max_length: tokens of the longest translation.
-        max_characters: of the longest reference.
+        target_max_length: tokens of the longest translation.
         label_smoothing: share of a token's probability spread over all of them (Szegedy et al. 2016), in training.
         beam_size: beginnings that the search at test goes on with.
         length_penalty: the larger, the longer its translations (Wu et al. 2016).
@@ -37,10 +36,9 @@ class Translation(Task):
 
     def __init__(
         self,
-        tokenizer: str,
+        text_tokenizer: str,
         target_tokenizer: str,
-        max_length: PositiveInt,
-        max_characters: NonNegativeInt,
+        target_max_length: PositiveInt,
         label_smoothing: Fraction = 0.1,
         beam_size: PositiveInt = 4,
         length_penalty: NonNegativeFloat = 0.6,
@@ -48,12 +46,12 @@ class Translation(Task):
     ) -> None:
         if not find_spec("sacrebleu"):
             raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
-        self.tokens, self.target_tokens = Tokens(tokenizer), Tokens(target_tokenizer)
+        self.tokens, self.target_tokens = Tokens(text_tokenizer), Tokens(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
         metrics = {"train": of_tokens, "val": everything, "test": everything}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in metrics.items()}, **kwargs)
-        self.max_length, self.max_characters, self.label_smoothing = max_length, max_characters, label_smoothing
+        self.max_length, self.label_smoothing = target_max_length, label_smoothing
         self.beam_size, self.length_penalty = beam_size, length_penalty
 
     def size(self, batch: dict[str, Tensor]) -> Tensor:
@@ -70,7 +68,7 @@ class Translation(Task):
         if not self.training:
             translation = self.translate(batch["token"], self.beam_size if metrics is self.deferred["test"] else 1)
             reference = batch["reference"]
-            seen += (F.pad(reference, (0, self.max_characters - reference.shape[1])), translation)  # to be put together
+            seen += (F.pad(reference, (0, -reference.shape[1] % 4096)), translation)  # to be put together
         metrics.update(*seen)
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(flat, which, ignore_index=PAD, label_smoothing=smoothing)
