@@ -154,7 +154,7 @@ class Outputs(Callback):
         data: Data = trainer.datamodule  # type: ignore[attr-defined]
         batch = data.splits["test"].__getitems__(index)
         label = data.facts.features.get("label")
-        names = [printable(label.class_names[i]) for i in batch["label"].tolist()] if label else None
+        names = [printable(label.choices[i]) for i in batch["label"].tolist()] if label else None
         image = batch["image"].float() / 255 if "image" in batch else None
         with forgiven(self.folder):
             for board in self.boards:

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.data.base import Samples
 from lab.errors import UserError
-from lab.outputs.base import Outputs
+from lab.features.base import Feature
 
 MOST_DEFERRED = 2**20  # numbers, such as logits
 
@@ -77,7 +77,7 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
-        self.inputs = list(inspect.signature(net.forward).parameters)
+        self.arguments = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
@@ -99,7 +99,7 @@ class Task(L.LightningModule):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """What the net makes of a batch."""
-        return self.net(**{name: batch[name] for name in self.inputs if name in batch})
+        return self.net(**{name: batch[name] for name in self.arguments if name in batch})
 
     def size(self, batch: dict[str, Tensor]) -> Any:
         """Of how many losses that of a batch is the mean: a sample has one."""
@@ -132,9 +132,17 @@ class Task(L.LightningModule):
         return {}
 
     @property
-    def outputs(self) -> Outputs | None:
-        """How the answers of `predict_step` are read, where they are no probabilities of classes."""
-        return None
+    def inputs(self) -> Sequence[str]:
+        """The entries of a batch that `predict_step` reads; with `index`, what it draws depends on the sample."""
+        return self.arguments
+
+    @property
+    def outputs(self) -> dict[str, Feature]:
+        """What `predict_step` gives, by the name that people see; none: there is nothing to predict.
+
+        `predict_step(batch, batch_idx)` returns a dict with the entries of all of them, a row for each sample.
+        """
+        return {}
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

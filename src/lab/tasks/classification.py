@@ -9,6 +9,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lab.data.base import Samples
+from lab.features.base import Feature
+from lab.features.labels import ClassLabel
 from lab.metrics import refuse_unfit
 from lab.tasks.base import Deferred, Task
 from lab.types import Fraction
@@ -93,6 +95,10 @@ class Classification(Task):
 
         return classification(logits.float().softmax(-1), label, self.class_names, samples)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """(B, num_classes) probabilities."""
-        return self(batch).float().softmax(-1)
+    @property
+    def outputs(self) -> dict[str, Feature]:
+        return {"class": ClassLabel(self.class_names, entry="class")}
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """`class` (B, num_classes), probabilities."""
+        return {"class": self(batch).float().softmax(-1)}
