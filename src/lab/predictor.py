@@ -182,6 +182,16 @@ def inputs_of(features: Mapping[str, Feature], entries: Iterable[str]) -> dict[s
     return {name: feature for name, feature in features.items() if taken & set(feature.entries)}
 
 
+def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
+    """The entries of the target that an output is scored against, the feature with the same facts; none: no score."""
+    if type(output).scores is Feature.scores:
+        return []
+    for feature in features.values():
+        if type(feature) is type(output) and feature.facts() == output.facts():
+            return list(feature.entries)
+    return []
+
+
 def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature]) -> str:
     """Why predictions are not attributed to the inputs, in a sentence; "": they are."""
     if len(outputs) != 1 or not next(iter(outputs.values())).choices:

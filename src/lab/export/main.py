@@ -25,7 +25,7 @@ from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
 from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
-from lab.predictor import Predictor, of
+from lab.predictor import Predictor, of, scored
 from lab.test import read
 
 BATCH_SIZES = (1, 2, 7, 64)
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
     checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
-    if cfg.int8 and not any(scored(data, feature) for feature in checkpoint.outputs.values()):
+    if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     read(data, cfg.run)
     reports, size = {}, program.example(task, data)
@@ -129,7 +129,7 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
         batch = _batch(data, "test", range(start, min(start + 64, length)))
         entries = {name: batch[name] for name in size}
         parts.append((_checked(checkpoint, entries), answer(_padded(entries, size))))
-        targets.append({name: batch[name] for each in outputs.values() for name in scored(data, each)})
+        targets.append({name: batch[name] for each in outputs.values() for name in scored(data.facts.features, each)})
     right, given = (_concatenated(each) for each in zip(*parts, strict=True))
     compared["test split"] = _compared(right, given, outputs)
     return {
@@ -161,24 +161,13 @@ def _compared(a: Arrays, b: Arrays, outputs: dict[str, Feature]) -> dict[str, di
     }
 
 
-def scored(data: Data, output: Feature) -> list[str]:
-    """The entries of the target that an output is scored against: the feature with the same facts; none: there is none.
-
-    Whether there is a score is asked of two samples: the output's example is no probability, but has the shape.
-    """
-    for feature in data.facts.features.values():
-        if type(feature) is type(output) and feature.facts() == output.facts() and output.choices:
-            return list(feature.entries)
-    return []
-
-
 def _scores(
     right: Arrays, given: Arrays, target: Arrays, outputs: dict[str, Feature], data: Data
 ) -> dict[str, dict[str, float]]:
     """`test_acc` and the like: of the checkpoint, and of the file. With several outputs, `test_<output>_acc`."""
     found: dict[str, dict[str, float]] = {}
     for name, feature in outputs.items():
-        entries = scored(data, feature)
+        entries = scored(data.facts.features, feature)
         if not entries:
             continue
         prefix = f"test_{name}_" if len(outputs) > 1 else "test_"

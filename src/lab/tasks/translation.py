@@ -10,10 +10,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from lab.data.base import Samples
-from lab.features.tokens import PAD, START, Tokens
 from lab.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
+from lab.features.tokens import PAD, START, Tokens
 from lab.tasks.base import Deferred, Task
 from lab.tasks.search import beam_search, greedy
 from lab.types import Fraction
