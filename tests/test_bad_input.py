@@ -319,8 +319,8 @@ ROWS = {
     "int8 of letters": Row("export run=run int8=8", "int8=8: it is true or false", finished()),
     "export nowhere": Row("export run=run output=x/y.onnx", "output=x/y.onnx: ", finished()),
     "export suffix": Row("export run=run output=y.pt2", "output=y.pt2: the name of this format's files", finished()),
-    "typed classes": Row(f"{TRAIN} +net.num_classes=3", "net.num_classes=3: the data has 10"),
-    "typed channels": Row(f"{TRAIN} +net.num_channels=3", "net.num_channels=3: the data has 1"),
+    "typed classes": Row(f"{TRAIN} +net.num_classes=3", "net.num_classes: the data states it (10); leave it out."),
+    "typed channels": Row(f"{TRAIN} +net.num_channels=3", "net.num_channels: the data states it (1); leave it out."),
     # checkpoints
     "finetune nothing": Row(f"{TRAIN} finetune=nowhere", "finetune=nowhere"),
     "finetune empty": Row(f"{TRAIN} finetune=run", "run/best.ckpt is damaged", finished(empty, "best.ckpt")),

@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from dataclasses import asdict
 from io import BytesIO
 
 import numpy as np
@@ -18,14 +17,16 @@ from lab import allow, run
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.base import shard
+from lab.data.facts import Facts
 from lab.data.images import ImageData
-from lab.features.read_image import read_image
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
+from lab.features.labels import ClassLabel
+from lab.features.read_image import read_image
 
 DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
-CLASSES = [name for name, kind in DATA.items() if "num_classes" in kind.Facts.__dataclass_fields__]
+CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]
 
 
 def read(compose, name, *more):
@@ -59,26 +60,26 @@ def test_batches_are_dicts_of_as_many_samples(data):
 
 
 def test_labels_are_indices_of_classes(classes):
-    assert len(classes.facts.class_names) == classes.facts.num_classes
+    assert len(classes.facts.features["label"].class_names) == classes.facts.features["label"].num_classes
     for loader in (classes.train_dataloader(), classes.val_dataloader(), classes.test_dataloader()):
         batch = next(iter(loader))
         assert batch["label"].dtype == torch.int64
-        assert 0 <= batch["label"].min() <= batch["label"].max() < classes.facts.num_classes
+        assert 0 <= batch["label"].min() <= batch["label"].max() < classes.facts.features["label"].num_classes
 
 
 def test_images_travel_as_uint8(images):
-    facts = images.facts
+    image = images.facts.features["image"]
     for loader in (images.train_dataloader(), images.val_dataloader(), images.test_dataloader()):
         batch = next(iter(loader))
         assert batch["image"].dtype == torch.uint8
-        assert batch["image"].shape[1:] == (facts.num_channels, facts.image_size, facts.image_size)
+        assert batch["image"].shape[1:] == (image.num_channels, image.image_size, image.image_size)
 
 
 def test_splits_are_stratified(classes):
     labels = {name: torch.cat([b["label"] for b in epoch(loader)]) for name, loader in _all_loaders(classes).items()}
     assert {name: len(label) for name, label in labels.items()} == classes.facts.num_samples
     for label in labels.values():
-        counts = label.bincount(minlength=classes.facts.num_classes)
+        counts = label.bincount(minlength=classes.facts.features["label"].num_classes)
         assert counts.min() > 0
         assert counts.max() <= 1.5 * counts.min() + 2
 
@@ -145,12 +146,37 @@ def test_an_epoch_that_a_run_goes_on_in_begins_where_it_stopped(data, monkeypatc
 def test_normalised_to_zero_mean_and_unit_deviation(images):
     image = torch.cat([images.on_after_batch_transfer(b)["image"] for b in _all_loaders(images)["train"]])
     assert image.dtype == torch.float32
-    torch.testing.assert_close(image.mean((0, 2, 3)), torch.zeros(images.facts.num_channels), atol=2e-3, rtol=0)
-    torch.testing.assert_close(image.std((0, 2, 3)), torch.ones(images.facts.num_channels), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        image.mean((0, 2, 3)), torch.zeros(images.facts.features["image"].num_channels), atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        image.std((0, 2, 3)), torch.ones(images.facts.features["image"].num_channels), atol=2e-3, rtol=0
+    )
 
 
 def test_facts_are_plain_values(data):
-    assert type(data.facts)(**json.loads(json.dumps(asdict(data.facts)))) == data.facts
+    assert Facts.of_plain(json.loads(json.dumps(data.facts.plain()))) == data.facts
+
+
+def test_features_describe_the_batches(data):
+    """Each has its entries in a batch, without the batch's dimension as `example` has them, or with a smaller size."""
+    assert {name: type(feature) for name, feature in data.facts.features.items()} == data.features
+    entries = [entry for feature in data.facts.features.values() for entry in feature.entries]
+    assert len(set(entries)) == len(entries)
+    batch = next(iter(data.test_dataloader()))
+    for feature in data.facts.features.values():
+        for entry, example in feature.example().items():
+            assert entry in feature.entries
+            assert batch[entry].numpy().dtype == example.dtype
+            assert batch[entry].ndim == example.ndim + 1
+
+
+def test_a_batch_of_the_inputs_alone_becomes_what_the_net_gets(data):
+    """As it comes out of a file, in predictions and exported models."""
+    name, feature = next(iter(data.facts.features.items()))
+    sample = feature.example()
+    batch = {entry: torch.from_numpy(array)[None] for entry, array in sample.items()}
+    assert data.on_after_batch_transfer(batch).keys() == batch.keys(), name
 
 
 def test_one_example_is_a_row_of_the_batch(data):
@@ -401,7 +427,7 @@ class TestImageFolder:
     def test_classes_are_the_folders(self, compose, tmp_path):
         self.fill(tmp_path / "x", "cab")
         data = self.data(compose, tmp_path / "x")
-        assert data.facts.class_names == ["a", "b", "c"]
+        assert data.facts.features["label"].class_names == ["a", "b", "c"]
         assert data.facts.num_samples == {"train": 6, "val": 3, "test": 3}
 
     def test_folders_that_are_splits_are_the_splits(self, compose, tmp_path):

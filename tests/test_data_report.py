@@ -11,12 +11,12 @@ from PIL import Image
 from lab import cli, config, paths, resume, run
 from lab import test as lab_test
 from lab.data import image_folder
-from lab.features.files import files_below
-from lab.features.read_image import read_image
 from lab.data.report import DataReport
 from lab.data.split import grouped_split, split_of
 from lab.errors import UserError
-from lab.inputs.images import Images
+from lab.features.files import files_below
+from lab.features.image import Image as ImageFeature
+from lab.features.read_image import read_image
 from lab.tasks.classification import ClassAccuracy, OfEachClass
 
 PIXELS = np.random.default_rng(0)
@@ -56,11 +56,11 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
     for hidden in (".ipynb_checkpoints/x.png", "Training/.cache/y.png", "Training/a/.dot.png", "__MACOSX/a/z.png"):
         picture(tmp_path / hidden)
     data = images(compose, tmp_path)
-    assert data.facts.class_names == ["a", "b"]
+    assert data.facts.features["label"].class_names == ["a", "b"]
     assert data.facts.num_samples == {"train": 8, "val": 4, "test": 6}
     assert data.names["val"] == ["Valid/a/0.PNG", "Valid/a/1.PNG", "Valid/b/0.PNG", "Valid/b/1.PNG"]
     assert "Training/a/.dot.png" in data.report.full()
-    found = Images(3, 8).find(str(tmp_path))
+    found = ImageFeature(3, 8).find(str(tmp_path))
     assert len(found) == 18
     picture(tmp_path / "dev/a/0.png")
     with pytest.raises(UserError, match="has Valid and dev, which are both val"):
@@ -89,7 +89,7 @@ def test_a_layout_that_is_none_of_ours_is_refused(compose, tmp_path, folders, sa
 
 def test_classes_may_be_named_like_splits_in_part(compose, tmp_path):
     pictures(tmp_path, ["train_station", "bus stop"])
-    assert images(compose, tmp_path).facts.class_names == ["bus stop", "train_station"]
+    assert images(compose, tmp_path).facts.features["label"].class_names == ["bus stop", "train_station"]
 
 
 @pytest.mark.parametrize("name", ["@eaDir", "lost+found", "__pycache__", "$RECYCLE.BIN", "Thumbs.db", ".DS_Store"])
@@ -99,7 +99,7 @@ def test_what_a_system_makes_is_no_sample(compose, tmp_path, name):
     picture(tmp_path / "a" / name / "deeper" / "x.png")
     data = images(compose, tmp_path)
     assert sum(data.facts.num_samples.values()) == 8
-    assert data.facts.class_names == ["a", "b"]
+    assert data.facts.features["label"].class_names == ["a", "b"]
     assert f"a/{name}" in data.report.full()
     assert "2 hidden files and folders" in data.report.short()
 
@@ -107,7 +107,7 @@ def test_what_a_system_makes_is_no_sample(compose, tmp_path, name):
 def test_two_spellings_of_a_name_in_unicode_are_one_class(compose, tmp_path):
     pictures(tmp_path / "train", ["caf\u00e9", "b"])
     pictures(tmp_path / "test", ["cafe\u0301", "b"])
-    assert images(compose, tmp_path).facts.class_names == ["b", "caf\u00e9"]
+    assert images(compose, tmp_path).facts.features["label"].class_names == ["b", "caf\u00e9"]
 
 
 def test_names_that_look_the_same_are_warned_of():
@@ -155,8 +155,8 @@ def test_links_to_folders_are_read_alike_in_training_and_prediction(compose, tmp
     pictures(tmp_path / "x")
     (tmp_path / "x/c").symlink_to(tmp_path / "elsewhere/c")
     (tmp_path / "x/a/loop").symlink_to(tmp_path / "x/a")
-    assert images(compose, tmp_path / "x").facts.class_names == ["a", "b", "c"]
-    assert len(Images(3, 8).find(str(tmp_path / "x"))) == 12 == len(list(files_below(tmp_path / "x")))
+    assert images(compose, tmp_path / "x").facts.features["label"].class_names == ["a", "b", "c"]
+    assert len(ImageFeature(3, 8).find(str(tmp_path / "x"))) == 12 == len(list(files_below(tmp_path / "x")))
 
 
 def test_val_may_lack_a_class_that_train_has(compose, tmp_path):

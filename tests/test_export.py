@@ -71,9 +71,11 @@ def test_the_file_holds_what_it_takes_to_use_it(folder):
     exports(folder, "format=torch_export")
     asked, (_, data, task) = model.of_onnx(folder / "model.onnx"), run.load(folder)
     assert asked.class_names == list(map(str, range(10)))
-    assert (asked.inputs.num_channels, asked.inputs.image_size) == (1, data.facts.image_size)
+    assert (asked.inputs.num_channels, asked.inputs.image_size) == (1, data.facts.features["image"].image_size)
     image = np.random.default_rng(0).integers(0, 256, (3, *asked.inputs.example.shape[1:]), np.uint8)
-    normal = (torch.from_numpy(image) / 255 - data.facts.mean[0]) / data.facts.std[0]
+    normal = (torch.from_numpy(image) / 255 - data.facts.features["image"].mean[0]) / data.facts.features["image"].std[
+        0
+    ]
     right = task({"image": normal}).softmax(-1).detach().numpy()
     assert asked.answer(image) == pytest.approx(right, abs=1e-5)
     inside = {model.METADATA: ""}
@@ -144,7 +146,12 @@ def test_a_broken_export_is_refused_and_what_was_there_stays(broken, name, said,
 
 def test_of_a_compiled_net_the_net_itself_is_exported(folder):
     _, data, task = run.load(folder)
-    image = torch.randint(0, 256, (5, 1, data.facts.image_size, data.facts.image_size), dtype=torch.uint8)
+    image = torch.randint(
+        0,
+        256,
+        (5, 1, data.facts.features["image"].image_size, data.facts.features["image"].image_size),
+        dtype=torch.uint8,
+    )
     right = exported.program(task, data).module()(image)
     task.net.compile(backend=lambda graph, inputs: pytest.fail("it was compiled"))
     assert exported.program(task, data).module()(image).equal(right)

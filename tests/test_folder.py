@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from copy import deepcopy
 from types import SimpleNamespace
@@ -343,26 +344,47 @@ def test_a_progress_bar_is_refused_in_a_line(kind, compose):
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("key", "value", "problem"),
     [
-        ({"num_classes": -1}, "num_classes: "),
-        ({"num_classes": 10**9}, "num_classes: "),
-        ({"num_classes": 9}, "10 class_names for 9 classes"),
-        ({"image_size": "8"}, "can't be built|image_size: "),
-        ({"mean": []}, "mean, std and patch_covariance are not of 1 channels"),
-        ({"mean": ["x"]}, "mean.0: "),
-        ({"std": [0]}, "std.0: "),
-        ({"more": 1}, "unexpected keyword argument"),
-        ({"class_names": 3}, "class_names: "),
-        ({"num_samples": None}, "num_samples: "),
+        ("features/label/class_names", [], "features.label.*class_names are empty"),
+        ("features/label/class_names", 3, "features.label.class_names: "),
+        ("features/label/class_names/0", None, "features.label.class_names.0: "),
+        ("features/label/class_names/9", {"_target_": "evil.call"}, "features.label.class_names.9: "),
+        ("features/label/class_names", ..., "features.label: class_names: ClassLabel has class_names, entry"),
+        ("features/image/image_size", "8", "features.image.image_size: "),
+        ("features/image/image_size", -1, "features.image.image_size: "),
+        ("features/image/num_channels", 10**9, "features.image.num_channels: "),
+        ("features/image/num_channels", 3, "mean and std are not of 3 channels"),
+        ("features/image/mean", [], "mean and std are not of 1 channels"),
+        ("features/image/mean", ..., "features.image: mean: Image has entry, image_size, mean, num_channels, std"),
+        ("features/image/mean/0", "x", "features.image.mean.0: "),
+        ("features/image/std/0", 0, "features.image.std.0: "),
+        ("features/image/more", 1, "features.image: more: Image has "),
+        ("features/image/_target_", "evil.call", "features.image: evil.call: not among what a config may call"),
+        ("features/image/_target_", "os.system", "features.image: os.system: not among what a config may call"),
+        ("features/image/_target_", "lab.features.image.Imagee", "Did you mean Image?"),
+        ("features/image/_target_", "lab.features.image.png", "lab.features.image.png is not a feature"),
+        ("features/image/_target_", "lab.nets.mlp.MLP", "lab.nets.mlp.MLP is not a feature"),
+        ("features/image/_target_", "lab.features.base.Feature", "lab.features.base.Feature is not a feature"),
+        ("features/image/_target_", ["x"], "features.image should name a class with _target_"),
+        ("features/image", 3, "features.image should name a class with _target_"),
+        ("features/image", ..., "the features of Digits are image: Image, label: ClassLabel"),
+        ("features", [], "features should be a mapping"),
+        ("features", {}, "the features of Digits are image: Image, label: ClassLabel"),
+        ("features", ..., "features is missing"),
+        ("num_samples", None, "num_samples or fingerprint: "),
+        ("num_samples/train", "3", "num_samples or fingerprint: train: "),
+        ("num_samples", ..., "num_samples is missing"),
+        ("fingerprint", 3, "fingerprint: "),
     ],
 )
-def test_facts_that_no_data_has_are_refused(change, problem, finished, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "run")
-    facts = json.loads((folder / "data.json").read_text())
-    (folder / "data.json").write_text(json.dumps(facts | change))
-    with pytest.raises(UserError, match=problem):
-        run.load(folder)
+def test_facts_that_no_data_has_are_refused(key, value, problem, finished, loaded, tmp_path):
+    content = json.loads((finished / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(changed(content, key, value)))
+    with pytest.raises(UserError, match=rf"data.json is damaged: .*{problem}") as error:
+        run.read_facts(loaded[1], tmp_path)
+    assert one_line(str(error.value))
+    assert "evil" not in sys.modules
 
 
 @pytest.mark.parametrize(

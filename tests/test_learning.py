@@ -61,11 +61,11 @@ def test_what_is_reported_is_what_the_best_weights_answer(trained):
     assert checkpoint["epoch"] < 2, "the last epoch is the best: nothing is shown"
     net = MLP(num_channels=1, image_size=32, num_classes=10, batch_norm=True).eval()
     net.load_state_dict({name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()})
-    facts, splits = json.loads((folder / "data.json").read_text()), _splits(folder)
+    image, splits = json.loads((folder / "data.json").read_text())["features"]["image"], _splits(folder)
     values = {}
     for split in ("val", "test"):
         with torch.no_grad():
-            logits = net((splits[split]["image"] / 255 - facts["mean"][0]) / facts["std"][0])
+            logits = net((splits[split]["image"] / 255 - image["mean"][0]) / image["std"][0])
         values[f"{split}/loss"] = F.cross_entropy(logits, splits[split]["label"]).item()
         values[f"{split}/acc"] = (logits.argmax(1) == splits[split]["label"]).float().mean().item()
     results = json.loads((folder / "results.json").read_text())

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from lab.inputs.images import Images
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,7 +21,6 @@ from lab.explain.group import Group
 from lab.figures import classification as figures
 from lab.figures import page
 from lab.figures.images import images
-from lab.inputs.images import Images
 
 NASTY = ["caf\udce9", "\ud83d", "a\x1b[2J\tb\0", r"$x$ and $y^{$\$5", "_two\nlines"]
 

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from lab import run
-from lab.nets.airbench import Airbench, identity_convolution, whitening_filters
+from lab.nets.airbench import Airbench, identity_convolution
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
@@ -20,8 +20,8 @@ from lab.nets.torchvision import TorchvisionNet
 
 NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
 FACTS = {
-    "num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist(),
-    "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,
+    "num_channels": 3, "image_size": 32, "num_classes": 5, "vocab_size": 20, "max_length": 12, "text_vocab_size": 20,
+    "target_vocab_size": 5,
 }  # fmt: skip
 
 
@@ -132,8 +132,10 @@ class TestAirbench:
         data = run.read_data(compose("experiment=digits", "data=cifar10", "data.tiny=true", "data.augment=null"))
         train = data.splits["train"]
         image = data.on_after_batch_transfer(train.__getitems__(range(len(train))))["image"]
+        net = Airbench(3, 32, 10, widths=[8, 8, 8])
+        data.initialize(net)
         with torch.no_grad():
-            out = F.conv2d(image, whitening_filters(data.facts.patch_covariance)).transpose(0, 1).flatten(1)
+            out = F.conv2d(image, net.whiten[0].weight).transpose(0, 1).flatten(1)
         assert out[12:].equal(-out[:12])
         torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
 
@@ -144,7 +146,7 @@ class TestAirbench:
         assert not out[:, 3:].isclose(image[:, :1]).all()
 
     def test_what_is_frozen(self):
-        net = Airbench(3, 32, 10, torch.eye(12).tolist(), widths=[8, 8, 8])
+        net = Airbench(3, 32, 10, widths=[8, 8, 8])
         frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         norms = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
         assert frozen == norms | {"whiten.0.weight"}

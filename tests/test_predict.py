@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
+from lab.inputs.images import Images
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from lab import config, model, predict, train
 from lab.errors import RunError, UserError
 from lab.export import main as export
-from lab.inputs.images import Images
 
 
 @pytest.fixture(scope="module")

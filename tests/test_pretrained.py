@@ -61,7 +61,7 @@ def test_it_is_frozen_or_fine_tuned_and_asked_without_its_weights(trained, bert,
     task.train()
     task.net(torch.tensor([[7, 9, 8]]))
     assert task.net.encoder.training is not frozen
-    tokens = data.inputs.tokens
+    tokens = data.facts.features["text"].tokens
     first, *_, unknown, end = tokens.pieces(tokens.encode(["dog ☺"])[0])
     assert (first, unknown, end) == ("[CLS]", "□", "⏎")
     assert tokens.decode(tokens.encode(["dog face"])) == ["dog face"]

@@ -265,15 +265,15 @@ def test_changed_data_is_noticed(trained, tmp_path, capsys):
     )
     lab_test.main(compose_verb("test", [f"run={folder}"]))
     assert "changed" not in capsys.readouterr().err
-    mean = json.loads((folder / "data.json").read_text())["mean"]
+    mean = json.loads((folder / "data.json").read_text())["features"]["image"]["mean"]
     (tmp_path / "images/a/0.png").unlink()
     lab_test.main(compose_verb("test", [f"run={folder}"]))
     assert "warning: the data has changed" in capsys.readouterr().err
     _, data, _ = run.load(folder)
     data.setup("test")
-    assert data.facts.mean == mean, "the weights were trained with another mean"
+    assert data.facts.features["image"].mean == mean, "the weights were trained with another mean"
     shutil.copytree(tmp_path / "images/a", tmp_path / "images/d")
-    with pytest.raises(UserError, match="its classes are no longer those"):
+    with pytest.raises(UserError, match="data: label: num_classes, class_names differ from those"):
         lab_test.main(compose_verb("test", [f"run={folder}"]))
 
 
@@ -291,7 +291,7 @@ def twelve(tmp_path):
 
 def test_twelve_pictures_in_five_modes_train(trained, twelve):
     folder = trained("experiment=image_folder", f"data.root={twelve}", "trainer.max_epochs=1")
-    assert json.loads((folder / "data.json").read_text())["class_names"] == ["a", "b", "c"]
+    assert json.loads((folder / "data.json").read_text())["features"]["label"]["class_names"] == ["a", "b", "c"]
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
 
 

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 import zipfile
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -15,17 +14,14 @@ from omegaconf import OmegaConf
 from lab import cli, config, folder, predict, run, secrets, train
 from lab.check import check
 from lab.data import tiny
+from lab.data.facts import Facts
 from lab.data.report import DataReport
 from lab.errors import UserError
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
 
 
-@dataclass
-class Facts:
-    fingerprint: str = ""
-
-
+FACTS = Facts({}, {}, "")
 KEYS = (
     "data.root", "monitor.metric", "trainer.accelerator", "trainer.precision", "trainer.max_time", "finetune", "seed",
     "warm_start", "matmul_precision", "early_stopping", "not_finite", "logger.name", "+logger.version", "name",
@@ -177,7 +173,7 @@ def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}/my pics'")
     folder = tmp_path / "r"
     folder.mkdir()
-    run.create(cfg, SimpleNamespace(facts=Facts(), report=DataReport()), folder)
+    run.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), folder)
     assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
     assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
 
@@ -216,6 +212,6 @@ def test_a_relative_reference_is_found_from_anywhere(compose, value, prefix, mon
     monkeypatch.chdir(tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}'")
     (tmp_path / "r").mkdir()
-    run.create(cfg, SimpleNamespace(facts=Facts(), report=DataReport()), tmp_path / "r")
+    run.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), tmp_path / "r")
     root = f"{tmp_path}/" * prefix + "${oc.env:CANARY}"
     assert f"root: {root}\n" in (tmp_path / "r/config.yaml").read_text()

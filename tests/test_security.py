@@ -30,8 +30,8 @@ from lab import test as lab_test
 from lab.check import check
 from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.features.read_image import read_image, suffixes
 from lab.errors import UserError
+from lab.features.read_image import read_image, suffixes
 
 QUICK = (*PLAIN, "net=mlp", "debug=two_batches")
 SRC = CONF.parent / "src" / "lab"
@@ -243,16 +243,28 @@ def test_a_run_folders_yaml_makes_no_objects(finished, tmp_path):
     assert not canary.exists()
 
 
-@pytest.mark.parametrize(
-    "value", [{"_target_": "evil.call"}, [{"_target_": "evil.call"}], "${oc.env:EVIL_NAME}"], ids=str
-)
-def test_a_run_folders_facts_are_not_trusted(value, finished, tmp_path, evil):
+@pytest.mark.parametrize("value", [{"_target_": "evil.call"}, [{"_target_": "evil.call"}]], ids=str)
+@pytest.mark.parametrize("feature", ["label", "image"])
+def test_a_run_folders_facts_are_not_trusted(value, feature, finished, tmp_path, evil):
     shutil.copytree(finished, tmp_path / "run")
     facts = json.loads((finished / "data.json").read_text())
-    (tmp_path / "run" / "data.json").write_text(json.dumps(facts | {"class_names": [value] * 10}))
-    with pytest.raises(UserError) as error:
+    if feature == "label":
+        facts["features"]["label"]["class_names"] = [value] * 10
+    else:
+        facts["features"]["image"] = value
+    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"data\.json is damaged") as error:
         run.load(tmp_path / "run")
     refused(error)
+
+
+def test_a_class_name_is_not_resolved(finished, tmp_path, evil):
+    shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((finished / "data.json").read_text())
+    facts["features"]["label"]["class_names"] = names = ["${oc.env:EVIL_NAME}"] * 10
+    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    _, _, task = run.load(tmp_path / "run")
+    assert task.class_names == names
 
 
 def test_a_run_folders_words_are_no_flags(lab, finished, tmp_path, evil):

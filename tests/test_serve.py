@@ -18,13 +18,13 @@ import httpx
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
+from lab.inputs.images import Images
 from PIL import Image
 
 from lab import config, model, predict, train
-from lab.features.read_image import read_image
 from lab.errors import UserError
 from lab.export import main as export
-from lab.inputs.images import Images
+from lab.features.read_image import read_image
 from lab.serve import main as serve
 from lab.serve.server import MAX_REQUESTS, PAGE, build
 

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import numpy as np
 import pytest
+from lab.inputs.images import Images
 from PIL import Image
 
 from lab import config, model
-from lab.features import read_image
 from lab.errors import UserError
-from lab.inputs.images import Images
+from lab.features import read_image
 from lab.serve import limits, server
 from lab.serve.limits import ByteBudget, Server
 from lab.serve.main import listening

@@ -173,7 +173,8 @@ def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_be
 
 
 def test_linear_logits_start_at_what_all_texts_say(names):
-    own, expected = (NGramLinear(names.facts.vocab_size, names.facts.num_classes, 2, 1000, 0.0) for _ in range(2))
+    sizes = names.facts.features["text"].vocab_size, names.facts.features["label"].num_classes
+    own, expected = (NGramLinear(*sizes, 2, 1000, 0.0) for _ in range(2))
     names.initialize(own)
     everything = names.splits["train"].__getitems__(list(range(len(names.splits["train"]))))
     expected.start_at_naive_bayes([(everything["token"], everything["label"])])

@@ -13,18 +13,18 @@ import pytest
 import torch
 from conftest import LAB
 from fastapi.testclient import TestClient
+from lab.inputs.texts import Texts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from lab import config, model, predict, train
-from lab.features import tokens
-from lab.features.tokens import END, UNKNOWN
 from lab.errors import RunError, UserError
 from lab.explain import main as explain
 from lab.explain import texts
 from lab.export import main as export
+from lab.features import tokens
+from lab.features.tokens import END, UNKNOWN
 from lab.inputs.base import pack, unpack
-from lab.inputs.texts import Texts
 from lab.nets.recurrent import Recurrent
 from lab.serve.server import build
 

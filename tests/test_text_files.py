@@ -37,7 +37,7 @@ def test_a_table_of_any_kind(compose, tmp_path, suffix):
     facts = [read(compose, write(tmp_path / f"x.{kind}")).facts for kind in ("csv", suffix)]
     assert facts[0] == facts[1]
     assert facts[0].num_samples == {"train": 28, "val": 6, "test": 6}
-    assert facts[0].class_names == ["a", "b"]
+    assert facts[0].features["label"].class_names == ["a", "b"]
 
 
 def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
@@ -57,7 +57,7 @@ def test_the_vocabulary_is_the_training_split_s(compose, tmp_path):
     rows = [(f"seen seen {part}", label, part) for part in ("train", "val", "test") for label in "ab" for _ in range(3)]
     path = write(tmp_path / "x.csv", rows, ("text", "label", "split"))
     data = read(compose, path, "data.split=split", "data.min_count=1")
-    vocabulary = json.loads(data.facts.tokenizer)["model"]["vocab"]
+    vocabulary = json.loads(data.facts.features["text"].tokenizer)["model"]["vocab"]
     assert {"seen", "train"} <= set(vocabulary)
     assert not {"val", "test"} & set(vocabulary)
 

@@ -7,20 +7,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_names import NASTY, shown
 
-from lab.features import tokens
 from lab.display import printable, printable_lines
 from lab.explain import texts as explain_texts
 from lab.explain.group import Group
+from lab.features import tokens
+from lab.features.text import Text
 from lab.figures.attention import attention
-from lab.inputs.texts import Texts
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_an_explanation_of_a_text_shows_a_name_as_it_is(name, tmp_path):
     folder = tmp_path / "explain"
     folder.mkdir()
-    inputs = Texts(tokens.train(["a b"], "characters", 20, 1, 9), 9)
-    (row,), _ = inputs.read(["ab"])
+    inputs = Text(tokens.train(["a b"], "characters", 20, 1, 9), 9)
+    row = inputs.read(["ab"])[0][0]["token"]
     group = Group("texts", name, ["ab"], [row], torch.tensor([0]), torch.tensor([0.5]))
     path = explain_texts.draw(inputs, group, {"a": [torch.zeros(len(row))]}, [name], folder)
     assert f"<h1>{html.escape(printable(name))}</h1>" in path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from lab.data.report import DataReport
 from lab.data.split import groups_of
 from lab.data.translation import related
 from lab.errors import UserError
-from lab.inputs.texts import Texts
+from lab.features.text import Text
 
 
 def texts(compose, root, *more):
@@ -42,7 +42,7 @@ def test_a_class_of_texts_never_vanishes(compose, tmp_path, suffix, said):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{i}.{end}").write_text(f"{name} {i}")
     if said is None:
-        assert texts(compose, tmp_path, "data=text_folder").facts.class_names == ["a", "b"]
+        assert texts(compose, tmp_path, "data=text_folder").facts.features["label"].class_names == ["a", "b"]
     else:
         with pytest.raises(UserError, match=said):
             texts(compose, tmp_path, "data=text_folder")
@@ -150,7 +150,7 @@ def test_numbers_of_json_are_classes_by_their_value(compose, tmp_path, label, na
     lines = [f'{{"text": "text {i}", "label": {label if i % 4 else name}}}\n' for i in range(20)]
     lines += [f'{{"text": "text {i}", "label": "b"}}\n' for i in range(20)]
     (tmp_path / "x.jsonl").write_text("".join(lines))
-    assert texts(compose, tmp_path / "x.jsonl").facts.class_names == sorted([name, "b"])
+    assert texts(compose, tmp_path / "x.jsonl").facts.features["label"].class_names == sorted([name, "b"])
 
 
 def test_a_table_without_a_header(compose, tmp_path):
@@ -192,13 +192,13 @@ def test_a_table_that_can_be_misread_is_refused(compose, tmp_path, name, content
 def test_a_wide_file_is_not_predicted(tmp_path, encoding):
     (tmp_path / "x.txt").write_bytes("good\nbad\n".encode(encoding))
     with pytest.raises(UserError, match="input=.*x.txt: it is UTF-16 or UTF-32"):
-        Texts("", 8).find(str(tmp_path / "x.txt"))
+        Text("", 8).find(str(tmp_path / "x.txt"))
 
 
 def test_labels_lose_their_spaces_and_rare_classes_stay_in_train(compose, tmp_path):
     rows = [(text, label + " " * (i % 3 == 0)) for i, (text, label) in enumerate(ROWS)]
     data = texts(compose, table(tmp_path / "x.csv", [*rows, ("once", "rare one"), ("x", "two"), ("y", "two")]))
-    assert data.facts.class_names == ["a", "b", "rare one", "two"]
+    assert data.facts.features["label"].class_names == ["a", "b", "rare one", "two"]
     classes = data.report.classes
     assert (classes["train"]["rare one"], classes["train"]["two"]) == (1, 2)
     assert "test has no sample of rare one, two" in data.report.short()

@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models
 
 from lab import run
-from lab.features import tokens
 from lab.data.text import Ragged, WordDropout, emoji_names
+from lab.features import tokens
 
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]
 
@@ -121,14 +121,14 @@ def test_words_are_dropped_in_training_alone_whatever_the_batch(compose):
 def test_an_inherited_tokenizer_cuts_where_the_data_says(compose):
     first = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.tokens=words"))
     second = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.max_length=3"))
-    second.inherited = {"tokenizer": first.facts.tokenizer}
+    second.inherited = first.facts
     second.splits, second.facts = {}, None
     second.setup()
     second.trainer = SimpleNamespace(training=True, current_epoch=0)
     token = second.splits["train"].__getitems__(range(200))["token"]
     assert token.shape[1] == 3 < first.splits["train"].length.max()
     assert second.on_after_batch_transfer({"token": token, "index": torch.arange(200)})["token"].shape == token.shape
-    assert second.facts.vocab_size == first.facts.vocab_size
+    assert second.facts.features["text"].vocab_size == first.facts.features["text"].vocab_size
 
 
 def test_padding_is_what_a_loop_would_fill_in():

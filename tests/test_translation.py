@@ -14,8 +14,8 @@ from torch import nn
 
 from lab import config, model, predict, run, test, train
 from lab.data.buckets import buckets
+from lab.data.facts import stored_facts
 from lab.data.pairs import Pairs
-from lab.features.tokens import Tokens
 from lab.data.translation import EmojiTranslations, related
 from lab.errors import RunError, UserError
 from lab.export import main as export
@@ -261,7 +261,7 @@ def test_drawn_splits_share_no_source_and_no_target(tmp_path):
 def test_each_target_begins_and_ends_and_each_source_ends():
     data = EmojiTranslations("en", "de", **SMALL, tiny=True)
     data.setup()
-    source, target = Tokens(data.facts.tokenizer), Tokens(data.facts.target_tokenizer)
+    source, target = (data.facts.features[name].tokens for name in ("text", "target"))
     seen = 0
     for batch in data.val_dataloader():
         for name, start in (("token", []), ("target", [START])):
@@ -271,10 +271,10 @@ def test_each_target_begins_and_ends_and_each_source_ends():
         names = [data.names["val"][i] for i in batch["index"].tolist()]
         words = [text.split() for text in source.decode(batch["token"].tolist())]
         assert all(len(w) >= len(name.split()) for w, name in zip(words, names, strict=True))
-        assert batch["target"].shape[1] - 1 <= data.facts.max_length
+        assert batch["target"].shape[1] - 1 <= data.facts.features["target"].max_length
         seen += len(names)
     assert seen == data.facts.num_samples["val"]
-    assert target.vocab_size == data.facts.target_vocab_size != source.vocab_size
+    assert target.vocab_size != source.vocab_size
 
 
 @pytest.mark.parametrize("tokens_per_batch", [None, 400])
@@ -434,12 +434,14 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
 
 def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to(exported):
     words = ["experiment=translate_emoji", "data.tiny=true", "data.max_length=4"]
-    facts = json.loads((exported / "data.json").read_text())
+    facts = stored_facts(exported)
     data = run.read_data(config.compose("train", words), facts)
-    assert data.facts.vocab_size == facts["vocab_size"]
+    for name, feature in facts.features.items():
+        assert data.facts.features[name].vocab_size == feature.vocab_size
     token = data.splits["train"].__getitems__(list(range(20)))["token"]
     assert token.shape[1] == 4
-    assert data.inputs.read(["one two three four five"])[0].shape == (1, 4)
+    (sample,), _ = data.facts.features["text"].read(["one two three four five"])
+    assert sample["token"].shape == (4,)
 
 
 def test_a_translator_in_eight_bits_is_refused(learned):

@@ -1,5 +1,6 @@
 """What goes into a run and what comes out of it: a type for each input, target and output, without torch."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -208,6 +209,6 @@ def _unpacked(name: str, values: Any) -> Feature:
         different = " and ".join(sorted(given ^ known))
         raise ValueError(f"{where}: {different}: {kind.__name__} has {', '.join(sorted(known))}")
     try:
-        return TypeAdapter(kind).validate_python({key: values[key] for key in known}, strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps({key: values[key] for key in known}), strict=True)
     except ValidationError as error:
         raise ValueError(f"{where}.{validation_error(error)}") from error
