@@ -1,5 +1,8 @@
 """The errors that are shown without a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lab.display import printable
 
 
@@ -32,3 +35,14 @@ class Pruned(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(PRUNED)
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turns an OSError into a RunError that begins with `what`. A closed pipe is left to `cli`, which ends silently."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"error: {what}: {error.strerror or error}.") from error

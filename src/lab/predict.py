@@ -4,56 +4,64 @@ This module imports nothing heavy: predicting with an exported model does not lo
 """
 
 import csv
+import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lab import config, model
+from lab import config, items, predictor
+from lab.answers import Answer, Answers
 from lab.display import csv_cell, printable, say
-from lab.errors import RunError
-from lab.secrets import redacted
+from lab.errors import RunError, blaming
+from lab.features.base import Row
+from lab.items import Item
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
-FORMATS = (".csv", ".jsonl", ".parquet")
-
-Row = dict[str, Any]
 
 
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
+    asked = predictor.of_config(cfg)
     if cfg.flip:
-        asked = model.mirrored(asked)
+        asked = predictor.mirrored(asked)
+    output, to_file = str(cfg.output), cfg.output != "-"
     talk = cfg.input == "-" and sys.stdin.isatty()
     with blaming(f"input={cfg.input}: it could not be read"):
-        items = asked.inputs.find(str(cfg.input))
-    batches = as_they_come(items) if cfg.input == "-" else in_batches(items)
+        found = items.find(asked.inputs, str(cfg.input))
+    batches = as_they_come(found) if cfg.input == "-" else in_batches(found)
     batches = blamed(batches, f"input={cfg.input}: it could not be read")
-    shown: list[Row] = []
+    answers = Answers(asked, cfg.top_k, Path(output).with_suffix("") if to_file else None)
+    if answers.files:
+        check_folder(Path(output).with_suffix(""), str(cfg.input))
+    shown: list[Answer] = []
     num = bad = 0
-    with writing(str(cfg.output)) as write:
-        for rows in answers(asked, batches, cfg.top_k, len(items) if isinstance(items, Sequence) else None):
-            write(rows)
-            num, bad = num + len(rows), bad + sum(bool(row["error"]) for row in rows)
-            shown += rows[: NUM_SHOWN - len(shown)]
-            if talk and cfg.output != "-":
-                say(*map(said, rows))
-    if cfg.output != "-" and not talk:
-        show(shown, asked.inputs.column, num - bad, num - len(shown), cfg.output)
+    total = len(found) if isinstance(found, Sequence) else None
+    with writing(output) as write, tqdm(total=total, desc="Predicting", leave=False, disable=None) as bar:
+        for batch in answers.of(batches):
+            write(batch)
+            num, bad = num + len(batch), bad + sum(bool(answer.row["error"]) for answer in batch)
+            shown += batch[: NUM_SHOWN - len(shown)]
+            if talk and to_file:
+                say(*(answer.shown for answer in batch))
+            bar.update(len(batch))
+    if to_file and not talk:
+        show(shown, num - bad, num - len(shown), output)
+    if answers.files and num > bad:
+        say(f"{' and '.join(answers.files)}: files in {Path(output).with_suffix('')}")
     if bad:
-        where = f"{cfg.output} says why, under error" if cfg.output != "-" else "their lines are empty"
+        where = f"{output} says why, under error" if to_file else "their lines are empty"
         raise RunError(f"error: input: {bad} of {num} could not be read; {where}.")
 
 
@@ -69,8 +77,8 @@ def check(cfg: DictConfig) -> None:
         problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
     if not isinstance(cfg.flip, bool):
         problems.append(f"flip={cfg.flip}: it is true or false.")
-    if cfg.output != "-" and output.suffix not in FORMATS:
-        problems.append(f"output={output}: its name is to end in {', '.join(FORMATS)}; or it is -, standard output.")
+    if cfg.output != "-" and output.suffix not in KINDS:
+        problems.append(f"output={output}: its name is to end in {', '.join(KINDS)}; or it is -, standard output.")
     if output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
         problems.append(f"output={output}: it is the input, which would be lost.")
     if not output.absolute().parent.is_dir():
@@ -81,47 +89,42 @@ def check(cfg: DictConfig) -> None:
         config.fail(problems)
 
 
-@contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Turns an OSError into a RunError that begins with `what`. A closed pipe is left to `cli`, which ends silently."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RunError(f"error: {what}: {error.strerror or error}.") from error
+def check_folder(folder: Path, source: str) -> None:
+    """Raises UserError where files that are written into `folder` could replace those of the input."""
+    if source != "-" and folder.absolute() in (Path(source).absolute(), *Path(source).absolute().parents):
+        config.fail([f"output: its files are written to {folder}, which has the input; choose another name."])
 
 
-def blamed(batches: Iterable[list[str]], what: str) -> Iterator[list[str]]:
+def blamed(batches: Iterable[list[Item]], what: str) -> Iterator[list[Item]]:
     with blaming(what):
         yield from batches
 
 
-def in_batches(items: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(items)
+def in_batches(found: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(found)
     while batch := list(islice(rest, BATCH_SIZE)):
         yield batch
 
 
-def as_they_come(items: Iterable[str]) -> Iterator[list[str]]:
+def as_they_come(found: Iterable[Item]) -> Iterator[list[Item]]:
     """What has come is a batch; nothing waits for what is still to come."""
-    waiting: Queue[str | BaseException | None] = Queue(BATCH_SIZE)
+    waiting: Queue[Item | BaseException | None] = Queue(BATCH_SIZE)
 
     def read() -> None:
         try:
-            for item in items:
+            for item in found:
                 waiting.put(item)
             waiting.put(None)
         except BaseException as error:  # for the thread that asks
             waiting.put(error)
 
     Thread(target=read, daemon=True).start()
-    batch: list[str] = []
+    batch: list[Item] = []
     while True:
         item = waiting.get()
-        if isinstance(item, str):
+        if isinstance(item, Item):
             batch.append(item)
-        if batch and (waiting.empty() or len(batch) == BATCH_SIZE or not isinstance(item, str)):
+        if batch and (waiting.empty() or len(batch) == BATCH_SIZE or not isinstance(item, Item)):
             yield batch
             batch = []
         if isinstance(item, BaseException):
@@ -130,79 +133,104 @@ def as_they_come(items: Iterable[str]) -> Iterator[list[str]]:
             return
 
 
-def answers(asked: model.Model, batches: Iterable[list[str]], top_k: int, total: int | None) -> Iterator[list[Row]]:
-    """A row for each item, as they come: what the model says, the best first, or what is wrong with the item."""
-    columns = flat(asked.say(asked.answer(asked.inputs.example)[0], top_k))
-    with tqdm(total=total, desc="Predicting", leave=False, disable=None) as bar:
-        for batch in batches:
-            array, errors = asked.inputs.read(batch)
-            given = iter(asked.answer(array) if len(array) else ())
-            found = [{} if error else flat(asked.say(next(given), top_k)) for error in errors]
-            yield [
-                {asked.inputs.column: redacted(item)}
-                | dict.fromkeys(columns)
-                | row
-                | {"error": error and redacted(error)}
-                for item, row, error in zip(batch, found, errors, strict=True)
-            ]
-            bar.update(len(batch))
-
-
-def flat(said: model.Said) -> Row:
-    """What is said, in one row: class, probability, class_2 and so on."""
-    return {
-        f"{name}_{rank}" if rank > 1 else name: value for rank, one in enumerate(said, 1) for name, value in one.items()
-    }
-
-
 @contextmanager
-def writing(output: str) -> Iterator[Callable[[Sequence[Row]], None]]:
-    """A function that writes rows to `output`. Only its errors, and those of opening and closing, are the output's."""
+def writing(output: str) -> Iterator[Callable[[Sequence[Answer]], None]]:
+    """A function that writes answers to `output`. Only its errors, and those of opening and closing, are the output's.
+
+    They are CSV, JSON lines or Parquet by the name; for `-`, a line each.
+    """
 
     def of_output(function: Callable[..., Any], *arguments: Any) -> Any:
         with blaming(f"output={output}: it could not be written"):
             return function(*arguments)
 
-    write, close = of_output(opened, output)
+    kind = Lines if output == "-" else KINDS[Path(output).suffix]
+    opened = of_output(kind, output)
     try:
-        yield partial(of_output, write)
+        yield lambda answers: of_output(opened.write, answers)
     finally:
-        of_output(close)
+        of_output(opened.close)
 
 
-def opened(output: str) -> tuple[Callable[[Sequence[Row]], None], Callable[[], None]]:
-    """Functions that write rows and that close: CSV, JSON lines or Parquet by the name; for `-`, a line an answer."""
-    if output == "-":
-        return lambda rows: say(*map(best, rows)), sys.stdout.flush
-    if output.endswith(".parquet"):
-        held: list[Row] = []
-        return held.extend, lambda: write_parquet(held, output)
-    file = open(output, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    table, is_empty = csv.writer(file), True
+class Lines:
+    """The best answer of each item on standard output."""
 
-    def write(rows: Sequence[Row]) -> None:
-        nonlocal is_empty
-        if output.endswith(".jsonl"):
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    def __init__(self, output: str) -> None: ...
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        say(*(answer.best for answer in answers))
+
+    def close(self) -> None:
+        sys.stdout.flush()
+
+
+class JsonLines:
+    def __init__(self, output: str) -> None:
+        self.file = opened(output)
+        self.close = self.file.close
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        self.file.writelines(json.dumps(answer.row) + "\n" for answer in answers)
+
+
+class Table:
+    """CSV. Columns that the first answers lack are added at the end: the header is written again, the rows are not."""
+
+    def __init__(self, output: str) -> None:
+        self.output, self.file = output, opened(output)
+        self.table, self.columns = csv.writer(self.file), dict[str, None]()
+        self.num_columns = self.start = 0  # of the header that is written, and the place where it ends
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            self.columns |= dict.fromkeys(answer.row)
+        if not self.num_columns:
+            self.num_columns = len(self.columns)
+            self.table.writerow(map(csv_cell, self.columns))
+            self.start = self.file.tell() if self.file.seekable() else 0
+        self.table.writerows([cell(answer.row.get(name)) for name in self.columns] for answer in answers)
+
+    def close(self) -> None:
+        self.file.close()
+        if not (self.start and len(self.columns) > self.num_columns):
             return
-        if is_empty:
-            table.writerow(map(csv_cell, rows[0]))
-            is_empty = False
-        table.writerows(map(cell, row.values()) for row in rows)
+        whole = Path(f"{self.output}.whole")
+        with open(self.output, "rb") as rows, open(whole, "wb") as file:
+            header = io.StringIO(newline="")
+            csv.writer(header).writerow(map(csv_cell, self.columns))
+            file.write(header.getvalue().encode(errors="surrogateescape"))
+            rows.seek(self.start)
+            shutil.copyfileobj(rows, file)
+        whole.replace(self.output)
 
-    return write, file.close
+
+class Parquet:
+    """All rows at once, at the end."""
+
+    def __init__(self, output: str) -> None:
+        self.output, self.rows = output, list[Row]()
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        self.rows += [answer.row for answer in answers]
+
+    def close(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = dict.fromkeys(name for row in self.rows for name in row)
+        encodable = [{k: utf8(v) if isinstance(v, str) else v for k, v in (columns | row).items()} for row in self.rows]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(encodable), self.output)
+
+
+KINDS: dict[str, Callable[[str], Any]] = {".csv": Table, ".jsonl": JsonLines, ".parquet": Parquet}
+
+
+def opened(output: str) -> TextIO:
+    return open(output, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def cell(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else csv_cell(value) if isinstance(value, str) else value
-
-
-def write_parquet(rows: Sequence[Row], output: str) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    encodable = [{name: utf8(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(encodable), output)
 
 
 def utf8(text: str) -> str:
@@ -210,26 +238,12 @@ def utf8(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def show(rows: Sequence[Row], column: str, num: int, num_more: int, output: str) -> None:
-    width = min(60, max(len(printable(row[column])) for row in rows))
-    for row in rows:
-        say(f"{shortened(printable(row[column]), width):<{width}}  {said(row)}")
+def show(answers: Sequence[Answer], num: int, num_more: int, output: str) -> None:
+    width = min(60, max(len(printable(answer.item)) for answer in answers))
+    for answer in answers:
+        say(f"{shortened(printable(answer.item), width):<{width}}  {answer.shown}")
     more = f" ({num_more} more than shown)" if num_more else ""
     say("", f"{num} predictions in {output}{more}")
-
-
-def said(row: Row) -> str:
-    """The best answer, and how sure it is, where that is known."""
-    if row["error"]:
-        return "not readable"
-    answer = best(row)
-    return f"{row['probability']:.4f}  {answer}" if "probability" in row else answer
-
-
-def best(row: Row) -> str:
-    """The answer of a row; none where the item could not be read."""
-    _, answer, *_ = row.values()
-    return "" if row["error"] else str(answer)
 
 
 def shortened(text: str, most: int) -> str:

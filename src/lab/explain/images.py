@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lab.explain.group import Group
 from lab.explain.overlay import Row, figure, overlay
 from lab.explain.scores import NUM_POINTS, Method
+from lab.features.image import Image as Picture
+from lab.features.image import picture
 from lab.figures.page import save
-from lab.inputs.images import Images, picture
 
 
 def integrated_gradients(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
@@ -76,11 +77,11 @@ def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
     return [module for module, size in seen if size == sizes[-1]][-1] if sizes else None
 
 
-def methods(inputs: Images) -> dict[str, Method]:
+def methods(feature: Picture) -> dict[str, Method]:
     return METHODS
 
 
-def blank(inputs: Images) -> float:
+def blank(feature: Picture) -> float:
     """What a pixel is where it is taken away."""
     return 0.0
 
@@ -92,26 +93,26 @@ def left_out(net: nn.Module, image: Tensor) -> dict[str, str]:
     return {}
 
 
-def html(inputs: Images, item: np.ndarray, attribution: Tensor) -> str:
+def html(feature: Picture, item: np.ndarray, attribution: Tensor) -> str:
     """A (C, H, W) image under its (H, W) attribution."""
     pixels = 255 * overlay(torch.from_numpy(item), attribution)
     return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the answer")
 
 
 def draw(
-    inputs: Images, group: Group, maps: dict[str, Sequence[Tensor]], class_names: Sequence[str], folder: Path
+    feature: Picture, group: Group, maps: dict[str, Sequence[Tensor]], choices: Sequence[str], folder: Path
 ) -> Path:
     """A PNG, and the same in TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter  # a second, which lab serve need not wait for
 
     rows = []
     for i, item in enumerate(group.items):
-        said, share = class_names[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
+        said, share = choices[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
         row = Row(torch.from_numpy(item), [values[i] for values in maps.values()], said, share)
         if group.label is None:
             row.more += f"\n{Path(group.samples[i]).name}"
         elif group.label[i] != group.target[i]:
-            row.more += f"\nbut is {class_names[int(group.label[i])]}"
+            row.more += f"\nbut is {choices[int(group.label[i])]}"
         rows.append(row)
     path = folder / f"{group.name}.png"
     columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]

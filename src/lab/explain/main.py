@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +18,11 @@ from lab.data.base import Data
 from lab.display import in_utf8, say
 from lab.errors import UserError
 from lab.explain.group import Group
+from lab.features.base import Feature
 from lab.folder import write_json
+from lab.predictor import explainer, inputs_of, scored, unexplained
 from lab.secrets import redacted
-from lab.tasks.classification import Classification
+from lab.tasks.base import Task
 from lab.test import read
 
 FOLDER = "explain"  # in the run's
@@ -49,49 +50,47 @@ def main(cfg: DictConfig) -> None:
         config.fail(problems)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
-    if not isinstance(task, Classification):
-        raise UserError(f"error: run={cfg.run}: it is no classifier; explain shows what such a run looks at.")
-    try:
-        kind: Any = import_module(f"lab.explain.{data.inputs.kind}")
-    except ImportError as error:
-        if error.name == f"lab.explain.{data.inputs.kind}":
-            config.fail([f"explain: there is no {error.name}, which shows {data.inputs.kind}. Write one."])
-        if (error.name or "").partition(".")[0] != "captum":
-            raise
-        config.fail([f"explain: {error}. pip install 'lab[explain]'"])
+    inputs = inputs_of(data.facts.features, task.inputs)
+    if why := unexplained(inputs, task.outputs):
+        raise UserError(f"error: run={cfg.run}: {why}")
+    ((feature,), (output,)) = inputs.values(), task.outputs.values()
+    kind = explainer(feature)
     from lab.explain import scores
 
     task.net = copy.deepcopy(task.net)  # a copy is not compiled, so that its layers can be looked into
     task.to(run.evaluation_trainer(saved, cfg.trainer).strategy.root_device)
-    groups = own_items(cfg, data, task) if cfg.input is not None else of_test_split(cfg, data, task)
+    net = Explained(task, data, feature)
+    groups = own_items(cfg, net) if cfg.input is not None else of_test_split(cfg, net, output)
     samples = [
-        (prepared(item[None], data, task), target[None].to(task.device))
+        (net.prepared(item[None]), target[None].to(task.device))
         for group in groups
         for item, target in zip(group.items, group.target, strict=True)
     ]
-    methods = chosen(cfg.methods, kind.methods(data.inputs), kind.left_out(task.net, samples[0][0]), data.inputs.kind)
+    methods = chosen(cfg.methods, kind.methods(feature), kind.left_out(task.net, samples[0][0]), feature.item)
     folder = Path(cfg.run) / FOLDER
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} can't be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, task, samples, data.inputs.entry, kind.blank(data.inputs), cfg.seed)
+    maps, report = scores.explain(methods, task, samples, net.entry, kind.blank(feature), cfg.seed)
     for group in groups:
         own = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
-        path = kind.draw(data.inputs, group, own, task.class_names, folder)
-        report.setdefault("samples", []).append(listed(group, path, task.class_names))
+        path = kind.draw(feature, group, own, output.choices, folder)
+        report.setdefault("samples", []).append(listed(group, path, output.choices))
         say(path)
     write_json(folder / "report.json", report)
     say(*table(report).split("\n"))
 
 
-def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str], kind: str) -> dict[str, Any]:
+def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str], item: str) -> dict[str, Any]:
     """The methods asked for that say something of the net; the others are named.
 
     Raises:
         UserError: there are none.
     """
-    why = {name: left_out.get(name, f"it is not for {kind}") for name in names if name in left_out or name not in known}
+    why = {
+        name: left_out.get(name, f"it is not for {item}s") for name in names if name in left_out or name not in known
+    }
     if len(why) == len(names):
         config.fail([f"methods: no {' and no '.join(names)} here: {why[names[0]]}; choose another"])
     for name, reason in why.items():
@@ -99,40 +98,56 @@ def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str]
     return {name: known[name] for name in names if name not in why}
 
 
-def prepared(items: np.ndarray, data: Data, task: Classification) -> Tensor:
-    """(B, …) as the net gets them."""
-    batch = {data.inputs.entry: torch.from_numpy(items).to(task.device)}
-    return data.on_after_batch_transfer(batch)[data.inputs.entry]
+class Explained:
+    """A task's net as a function of its one input.
+
+    Args:
+        task: in eval mode.
+        data: which prepares a batch.
+        feature: the input.
+    """
+
+    def __init__(self, task: Task, data: Data, feature: Feature) -> None:
+        self.task, self.data, self.feature, self.entry = task, data, feature, feature.entries[0]
+
+    def prepared(self, items: np.ndarray) -> Tensor:
+        """(B, …) as the net gets them."""
+        batch = {self.entry: torch.from_numpy(items), "index": torch.zeros(len(items), dtype=torch.int64)}
+        batch = {name: values.to(self.task.device) for name, values in batch.items()}
+        return self.data.on_after_batch_transfer(batch)[self.entry]
+
+    @torch.no_grad()
+    def answers(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(B,) probabilities of the (B,) most probable choices."""
+        probability, target = self.task({self.entry: self.prepared(items)}).softmax(-1).cpu().max(-1)
+        return probability, target
 
 
-@torch.no_grad()
-def answers(items: np.ndarray, data: Data, task: Classification) -> tuple[Tensor, Tensor]:
-    """(B,) probabilities of the (B,) most probable classes."""
-    probability, target = task({data.inputs.entry: prepared(items, data, task)}).softmax(-1).cpu().max(-1)
-    return probability, target
-
-
-def own_items(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:
-    """What a user gives."""
-    names = list(data.inputs.find(str(cfg.input)))
+def own_items(cfg: DictConfig, net: Explained) -> list[Group]:
+    """The items that a user gives."""
+    names = list(net.feature.find(str(cfg.input)))
     shown = names[:MOST]
-    found = [data.inputs.read([name]) for name in shown]  # each in its own size
+    found = [net.feature.read([name]) for name in shown]  # each in its own size
     if errors := [error for _, (error,) in found if error]:
         raise UserError(f"error: input={cfg.input}: {errors[0]}")
-    items = [item for (item,), _ in found]
-    probability, target = map(torch.cat, zip(*(answers(item[None], data, task) for item in items), strict=True))
-    title = f"{len(shown)} of {len(names)} {data.inputs.kind} in {cfg.input}" if len(names) > 1 else str(cfg.input)
+    items = [sample[net.entry] for (sample,), _ in found]
+    probability, target = map(torch.cat, zip(*(net.answers(item[None]) for item in items), strict=True))
+    title = f"{len(shown)} of {len(names)} {net.feature.item}s in {cfg.input}" if len(names) > 1 else str(cfg.input)
     samples = [redacted(name) for name in shown]
     return [Group("inputs", redacted(title), samples, items, target, probability)]
 
 
-def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Group]:
+def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Group]:
     """The most confident mistakes, and the most confident right answer of each class."""
+    data = net.data
+    (true, *_) = [*scored(data.facts.features, output), None]
+    if true is None:
+        raise UserError(f"error: run={cfg.run}: its data has no labels of these answers; give items: input=PATH.")
     read(data, cfg.run)
     split, outputs = data.splits["test"], []
     for batch in data.test_dataloader():
-        probability, target = answers(batch[data.inputs.entry].cpu().numpy(), data, task)
-        outputs.append((batch["index"].cpu(), batch["label"].cpu(), target, probability))
+        probability, target = net.answers(batch[net.entry].cpu().numpy())
+        outputs.append((batch["index"].cpu(), batch[true].cpu(), target, probability))
     index, label, target, probability = (torch.cat(column) for column in zip(*outputs, strict=True))
     order = probability.argsort(descending=True, stable=True)
     wrong = [i for i in order.tolist() if label[i] != target[i]]
@@ -140,20 +155,20 @@ def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Gro
     for i in order.tolist():
         if label[i] == target[i]:
             best.setdefault(int(label[i]), i)
-    missed = label[wrong].bincount(minlength=len(task.class_names))
+    missed = label[wrong].bincount(minlength=len(output.choices))
     shown = sorted(sorted(best, key=lambda c: -missed[c])[:MOST])  # of many classes, those that are missed most
 
     def group(name: str, title: str, rows: Sequence[int]) -> Group:
         names = data.names.get("test") or list(map(str, range(len(index))))
         places = index[rows].tolist()
-        items = [split.__getitems__([i])[data.inputs.entry][0].cpu().numpy() for i in places]
+        items = [split.__getitems__([i])[net.entry][0].cpu().numpy() for i in places]
         return Group(
             name, title, [redacted(names[i]) for i in places], items, target[rows], probability[rows], label[rows]
         )
 
     few = wrong[: cfg.num_mistakes]
-    mistakes = f"The {len(few)} surest of {len(wrong)} mistakes in {len(label)} {data.inputs.kind}"
-    right = f"The surest right answer of each class ({len(shown)} of {len(task.class_names)})"
+    mistakes = f"The {len(few)} surest of {len(wrong)} mistakes in {len(label)} {net.feature.item}s"
+    right = f"The surest right answer of each class ({len(shown)} of {len(output.choices)})"
     groups = [group("mistakes", mistakes, few)] if few else []
     groups += [group("right", right, [best[c] for c in shown])] if shown else []
     if not groups:
@@ -161,10 +176,10 @@ def of_test_split(cfg: DictConfig, data: Data, task: Classification) -> list[Gro
     return groups
 
 
-def listed(group: Group, path: Path, class_names: Sequence[str]) -> dict[str, Any]:
+def listed(group: Group, path: Path, choices: Sequence[str]) -> dict[str, Any]:
     """A group for `report.json`."""
-    labels = {"label": [class_names[i] for i in group.label.tolist()]} if group.label is not None else {}
-    prediction = [class_names[i] for i in group.target.tolist()]
+    labels = {"label": [choices[i] for i in group.label.tolist()]} if group.label is not None else {}
+    prediction = [choices[i] for i in group.target.tolist()]
     return {"picture": path.name, "sample": list(map(in_utf8, group.samples)), "prediction": prediction} | labels
 
 

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.tasks.classification import Classification
+from lab.tasks.base import Task
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Samples = Sequence[tuple[Tensor, Tensor]]  # of each (1, …) the input, and (1,) the class to explain
@@ -90,7 +90,7 @@ def deletion_insertion(
 
 
 def explain(
-    methods: dict[str, Method], task: Classification, samples: Samples, entry: str, blank: float, seed: int
+    methods: dict[str, Method], task: Task, samples: Samples, entry: str, blank: float, seed: int
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
     """The attributions of each method, and a report: its sanity check, its areas of deletion and insertion.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lab.display import drawn, printable, printable_lines
 from lab.explain.group import Group
 from lab.explain.scores import NUM_POINTS, Method
-from lab.inputs.texts import Texts
+from lab.features.text import Text
 from lab.nets.ngrams import NGramEmbedding
 
 LINE = 100  # characters
@@ -61,19 +61,19 @@ def occlusion(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Te
     return torch.stack(found)
 
 
-def methods(inputs: Texts) -> dict[str, Method]:
+def methods(feature: Text) -> dict[str, Method]:
     """Padding, and what begins and ends a text, stays."""
-    special = torch.tensor(sorted(inputs.tokens.special))
+    special = torch.tensor(sorted(feature.tokens.special))
 
     def blank(token: Tensor) -> Tensor:
-        return token.where(torch.isin(token, special.to(token.device)), inputs.tokens.unknown)
+        return token.where(torch.isin(token, special.to(token.device)), feature.tokens.unknown)
 
     return {method.__name__: partial(method, blank) for method in (integrated_gradients, occlusion)}
 
 
-def blank(inputs: Texts) -> int:
+def blank(feature: Text) -> int:
     """What a token is where it is taken away."""
-    return inputs.tokens.unknown
+    return feature.tokens.unknown
 
 
 def left_out(net: nn.Module, token: Tensor) -> dict[str, str]:
@@ -81,11 +81,11 @@ def left_out(net: nn.Module, token: Tensor) -> dict[str, str]:
     return {}
 
 
-def html(inputs: Texts, item: np.ndarray, attribution: Tensor) -> str:
+def html(feature: Text, item: np.ndarray, attribution: Tensor) -> str:
     """(T,) token ids, coloured by their (T,) attribution; full colour is the strongest."""
     share = (attribution.float().cpu() / attribution.abs().max().clamp(min=1e-30).cpu()).tolist()
-    pieces = zip(inputs.tokens.pieces(item), share, strict=True)
-    gap = " " if '"Whitespace"' in inputs.tokenizer else ""
+    pieces = zip(feature.tokens.pieces(item), share, strict=True)
+    gap = " " if '"Whitespace"' in feature.tokenizer else ""
     return gap.join(
         f'<span style="background: rgba({FOR if s > 0 else AGAINST}, {0.8 * abs(s):.2f})">'
         f"{escaped.escape(printable_lines(text))}</span>"
@@ -93,19 +93,17 @@ def html(inputs: Texts, item: np.ndarray, attribution: Tensor) -> str:
     )
 
 
-def draw(
-    inputs: Texts, group: Group, maps: dict[str, Sequence[Tensor]], class_names: Sequence[str], folder: Path
-) -> Path:
+def draw(feature: Text, group: Group, maps: dict[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
     """A page of coloured texts; the first method's in TensorBoard too."""
     from torch.utils.tensorboard import SummaryWriter
 
     parts, heads = [], []
     for i, item in enumerate(group.items):
-        said = f"{class_names[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
+        said = f"{choices[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
         if group.label is not None and group.label[i] != group.target[i]:
-            said += f", but is {class_names[int(group.label[i])]}"
+            said += f", but is {choices[int(group.label[i])]}"
         rows = "".join(
-            f"<tr><th>{name.replace('_', ' ')}</th><td>{html(inputs, item, values[i])}</td></tr>"
+            f"<tr><th>{name.replace('_', ' ')}</th><td>{html(feature, item, values[i])}</td></tr>"
             for name, values in maps.items()
         )
         parts.append(f"<h2>{escaped.escape(printable(said))}</h2><table>{rows}</table>")
@@ -117,7 +115,7 @@ rgba({AGAINST}, .6)">against it</span></p>'
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     path.write_text(f"{head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
     first = next(iter(maps.values()))
-    coloured_rows = [(inputs.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)]
+    coloured_rows = [(feature.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)]
     with SummaryWriter(str(folder.parent)) as writer, warnings.catch_warnings(action="ignore"):  # of letters it lacks
         writer.add_figure(f"{folder.name}/{group.name}", coloured(group.title, heads, coloured_rows))
     return path

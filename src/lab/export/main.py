@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,18 +17,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from lab import config, model, run
+from lab import config, predictor, run
 from lab.data.base import Data
 from lab.display import say
 from lab.errors import RunError, UserError
 from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
+from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
-from lab.inputs.base import padded
+from lab.predictor import Predictor, of, scored
 from lab.test import read
 
-TOLERANCE = 1e-4  # of a probability
-SHARE = 0.02  # of answers that may be others, where they are texts: of two that are as likely, rounding chooses
 BATCH_SIZES = (1, 2, 7, 64)
 NUM_IN_BATCHES = 64  # test samples that are answered in batches of each of these sizes
 NUM_FOR_CALIBRATION = 512  # training samples
@@ -41,20 +40,20 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
-    checkpoint = model.of_run(cfg.run, OmegaConf.create(FLOAT32)).answer
-    if cfg.int8 and task.outputs:
-        raise UserError("error: int8: it is for classifiers.")
+    checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
+    if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
+        raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     read(data, cfg.run)
-    reports = {}
+    reports, size = {}, program.example(task, data)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)
-        reports[output.name] = prove(path, cfg.format, checkpoint, task, data)
+        reports[output.name] = prove(path, cfg.format, checkpoint, size, data)
         if cfg.int8:
             quantised = path.with_name(f"{path.stem}_int8.onnx")
-            program.quantise(path, some(data, "train", NUM_FOR_CALIBRATION), quantised)
+            program.quantise(path, some(data, "train", NUM_FOR_CALIBRATION, size), quantised)
             name, answer = quantised.name, chosen.read(quantised)
-            reports[name] = report(quantised, "onnx, int8", checkpoint, answer, task, data)
+            reports[name] = report(quantised, "onnx, int8", checkpoint, answer, size, data)
         for name in reports:
             os.replace(path.with_name(name), output.with_name(name))
     beside = output.with_name(REPORT)
@@ -107,72 +106,100 @@ def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
         raise RunError(f"error: export: {path.name} could not be made ({_reason(error)}).") from error
 
 
-def report(path: Path, kind: str, checkpoint: Answer, answer: Answer, task: Any, data: Data) -> dict[str, Any]:
+def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: Arrays, data: Data) -> dict[str, Any]:
     """How a file's answers differ from the checkpoint's: for all of the test split, in several batch sizes; and when.
 
     Args:
         path: the file.
         kind: its format.
         checkpoint: what is to be matched.
-        answer: what the file says, of items of the size that it takes.
-        task: whose answers they are.
+        answer: what the file makes of the inputs' entries.
+        size: entries of samples of the size that the file takes.
         data: whose test split is answered.
     """
-    size, split = data.inputs.example.shape, data.splits["test"]
-    first = some(data, "test", NUM_IN_BATCHES)
-    first = first[np.arange(NUM_IN_BATCHES) % len(first)]
-    right = checkpoint(first)
-    differences = {f"batches of {n}": _difference(right, _in_batches(answer, first, n), task) for n in BATCH_SIZES}
-    parts, labels = [], []
-    for start in tqdm(range(0, len(split), 64), "Comparing", leave=False, disable=None):
-        batch = split.__getitems__(list(range(start, min(start + 64, len(split)))))
-        items = batch[data.inputs.entry].numpy()
-        parts.append((checkpoint(items), answer(padded(items, size))))
-        if not task.outputs:
-            labels.append(batch["label"].numpy())
-    right, given = map(np.concatenate, zip(*parts, strict=True))
-
-    def accuracy(probability: np.ndarray) -> float:
-        return float((probability.argmax(-1) == np.concatenate(labels)).mean())
-
+    outputs = checkpoint.outputs
+    first = some(data, "test", NUM_IN_BATCHES, size)
+    num = len(next(iter(first.values())))
+    first = {name: array[np.arange(NUM_IN_BATCHES) % num] for name, array in first.items()}
+    right = _checked(checkpoint, first)
+    compared = {f"batches of {n}": _compared(right, _in_batches(answer, first, n), outputs) for n in BATCH_SIZES}
+    parts, targets = [], []
+    length = len(data.splits["test"])
+    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
+        batch = _batch(data, "test", range(start, min(start + 64, length)))
+        entries = {name: batch[name] for name in size}
+        parts.append((_checked(checkpoint, entries), answer(_padded(entries, size))))
+        targets.append({name: batch[name] for each in outputs.values() for name in scored(data.facts.features, each)})
+    right, given = (_concatenated(each) for each in zip(*parts, strict=True))
+    compared["test split"] = _compared(right, given, outputs)
     return {
         "format": kind,
         "bytes": path.stat().st_size,
         "torch": torch.__version__,
-        "max_difference": differences | {"test split": _difference(right, given, task)},
-        "num_samples": len(right),
-        "same_answer": int((~_others(right, given, task)).sum()),
-        "test_acc": {"checkpoint": accuracy(right), "exported": accuracy(given)} if labels else None,
+        "max_difference": {name: max(each["difference"].values()) for name, each in compared.items()},
+        "differing": {name: each["differing"] for name, each in compared.items()},
+        "num_samples": length,
+        "same_answer": int((~np.any([each.differs(right, given) for each in outputs.values()], 0)).sum()),
+        **_scores(right, given, _concatenated(targets), outputs, data),
         "milliseconds": {
-            f"batch of {n}": {"eager": _milliseconds(checkpoint, items), "exported": _milliseconds(answer, items)}
-            for n, items in ((1, first[:1]), (64, first))
+            f"batch of {n}": {
+                "eager": _milliseconds(checkpoint.predict, _with_index(entries)),
+                "exported": _milliseconds(answer, entries),
+            }
+            for n in (1, 64)
+            for entries in [{name: array[:n] for name, array in first.items()}]
         },
         "num_threads": torch.get_num_threads(),
     }
 
 
-def prove(path: Path, kind: str, checkpoint: Answer, task: Any, data: Data) -> dict[str, Any]:
+def _compared(a: Arrays, b: Arrays, outputs: dict[str, Feature]) -> dict[str, dict[str, float]]:
+    """By output the largest difference, and the share of the samples whose answers differ."""
+    return {
+        "difference": {name: float(np.max(each.difference(a, b))) for name, each in outputs.items()},
+        "differing": {name: float(each.differs(a, b).mean()) for name, each in outputs.items()},
+    }
+
+
+def _scores(
+    right: Arrays, given: Arrays, target: Arrays, outputs: dict[str, Feature], data: Data
+) -> dict[str, dict[str, float]]:
+    """`test_acc` and the like: of the checkpoint, and of the file. With several outputs, `test_<output>_acc`."""
+    found: dict[str, dict[str, float]] = {}
+    for name, feature in outputs.items():
+        entries = scored(data.facts.features, feature)
+        if not entries:
+            continue
+        prefix = f"test_{name}_" if len(outputs) > 1 else "test_"
+        for which, made in (("checkpoint", right), ("exported", given)):
+            scores = feature.scores(of(feature, made), {entry: target[entry] for entry in entries})
+            for score, value in scores.items():
+                found.setdefault(prefix + score, {})[which] = value
+    return found
+
+
+def prove(path: Path, kind: str, checkpoint: Predictor, size: Arrays, data: Data) -> dict[str, Any]:
     """The report on a file that answers as the checkpoint does.
 
     Raises:
         RunError: it does not.
     """
     try:
-        made = report(path, kind, checkpoint, FORMATS[kind].read(path), task, data)
+        made = report(path, kind, checkpoint, FORMATS[kind].read(path), size, data)
     except Exception as error:  # of any kind: it can't be opened, or not asked
         raise RunError(f"error: export: {path.name} is refused: it gives no answer ({_reason(error)}).") from error
-    differences, num = made["max_difference"].values(), made["num_samples"]
-    others, most = num - made["same_answer"], SHARE if task.outputs else TOLERANCE
-    if all(difference <= most for difference in differences) and (not others or task.outputs):  # of a nan nothing is
+    most = {name: feature.tolerance for name, feature in checkpoint.outputs.items()}
+    if all(share <= most[name] for each in made["differing"].values() for name, share in each.items()):
         return made | {"tolerance": most}
-    worst = np.max(list(differences))
-    if task.outputs:
-        differs = f"{worst:.0%} of the answers in one comparison are others (at most {most:.0%} may be)"
-    else:
-        differs = f"A probability differs by {worst:.2g} (at most {most:g} may be)"
+    name, share = max(
+        ((name, share) for each in made["differing"].values() for name, share in each.items()),
+        key=lambda pair: pair[1] - most[pair[0]],
+    )
     raise RunError(
-        f"error: export: {path.name} is refused: it does not answer as the checkpoint does. {differs}, the answers to"
-        f" {others} of {num} test samples. Nothing was written."
+        f"error: export: {path.name} is refused: it does not answer as the checkpoint does. In one comparison"
+        f" {share:.0%} of the answers ({name}) differ (at most {most[name]:.0%} may), by up to"
+        f" {np.max(list(made['max_difference'].values())):.2g}: {made['num_samples'] - made['same_answer']} of"
+        f" {made['num_samples']} test samples. Nothing was written."
     )
 
 
@@ -180,52 +207,59 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def some(data: Data, name: str, num: int) -> np.ndarray:
-    """At most so many items of a split, at equal distances, in the size that an exported model takes."""
-    split = data.splits[name]
-    batch = split.__getitems__(list(range(0, len(split), -(-len(split) // num))))
-    return padded(batch[data.inputs.entry].numpy(), data.inputs.example.shape)
+def some(data: Data, name: str, num: int, size: Arrays) -> Arrays:
+    """The inputs' entries of at most so many samples of a split, at equal distances, in the size that a file takes."""
+    length = len(data.splits[name])
+    batch = _batch(data, name, range(0, length, -(-length // num)))
+    return _padded({entry: batch[entry] for entry in size}, size)
 
 
-def _in_batches(answer: Answer, items: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([answer(items[start : start + size]) for start in range(0, len(items), size)])
+def _batch(data: Data, name: str, index: range) -> Arrays:
+    return {entry: values.cpu().numpy() for entry, values in data.splits[name].__getitems__(list(index)).items()}
 
 
-def _difference(a: np.ndarray, b: np.ndarray, task: Any) -> float:
-    """The largest, of a probability; of outputs the share that are others."""
-    return float(_others(a, b, task).mean()) if task.outputs else float(abs(a - b).max())
+def _padded(entries: Arrays, size: Arrays) -> Arrays:
+    return {name: padded(array, size[name].shape) for name, array in entries.items()}
 
 
-def _others(a: np.ndarray, b: np.ndarray, task: Any) -> np.ndarray:
-    """(B,) whether they have different classes first, or are different outputs."""
-    if task.outputs:
-        return ~np.isclose(a, b, rtol=0, atol=TOLERANCE).reshape(len(a), -1).all(1)
-    different: np.ndarray = a.argmax(-1) != b.argmax(-1)
-    return different
+def _checked(checkpoint: Predictor, entries: Arrays) -> Arrays:
+    return checkpoint.predict(_with_index(entries))
 
 
-def _milliseconds(answer: Answer, items: np.ndarray, num: int = 15) -> float:
+def _with_index(entries: Arrays) -> Arrays:
+    """With zeros where the file has no such input."""
+    return {"index": np.zeros(len(next(iter(entries.values()))), np.int64)} | entries
+
+
+def _in_batches(answer: Answer, entries: Arrays, size: int) -> Arrays:
+    starts = range(0, len(next(iter(entries.values()))), size)
+    return _concatenated([answer({k: array[i : i + size] for k, array in entries.items()}) for i in starts])
+
+
+def _concatenated(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _milliseconds(answer: Answer, entries: Arrays, num: int = 15) -> float:
     """The median time of an answer."""
     seconds = []
     for _ in range(num + 2):
         start = time.perf_counter()
-        answer(items)
+        answer(entries)
         seconds.append(time.perf_counter() - start)
     return 1000 * median(seconds[2:])
 
 
 def shown(name: str, report: dict[str, Any]) -> str:
-    acc, num = report["test_acc"], report["num_samples"]
     lines = {
         name: f"{report['format']}, {report['bytes'] / 2**20:.2f} MiB",
-        "same answer": f"{report['same_answer']} of {num} test samples",
+        "same answer": f"{report['same_answer']} of {report['num_samples']} test samples",
+        "difference": f"{max(report['max_difference'].values()):.2g} at most"
+        f" (batches of {', '.join(map(str, BATCH_SIZES))}, the test split)",
     }
-    if acc:
-        lines |= {
-            "difference": f"{max(report['max_difference'].values()):.2g} at most, of a probability"
-            f" (batches of {', '.join(map(str, BATCH_SIZES))}, the test split)",
-            "test/acc": f"{acc['exported']:.4f}, the checkpoint's {acc['checkpoint']:.4f}",
-        }
+    for key, score in report.items():
+        if key.startswith("test_"):
+            lines[key.replace("_", "/", 1)] = f"{score['exported']:.4f}, the checkpoint's {score['checkpoint']:.4f}"
     for size, times in report["milliseconds"].items():
         lines[size] = f"{times['exported']:.2f} ms, eager {times['eager']:.2f} ms"
     width = max(12, *map(len, lines))

@@ -1,7 +1,7 @@
 """A trained task and its preprocessing as one module, and the files that this becomes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lab import model
+from lab import predictor
 from lab.data.base import Data
-from lab.inputs.base import pack
+from lab.features.base import Arrays, Feature, pack, stack
+from lab.predictor import inputs_of
 from lab.tasks.base import Task
 
-Answer = Callable[[np.ndarray], np.ndarray]  # (B, …) items -> (B, num_classes) probabilities, or (B, …) outputs
+Answer = Callable[[Arrays], Arrays]  # the inputs' entries -> the outputs'
 
 NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # what stands before and behind the net
 
 
 class Exported(nn.Module):
-    """All that stands between an item and the answer.
+    """All that stands between the entries of the inputs and those of the outputs.
 
     Args:
-        task: in eval mode; it may answer with the mean over an image and its mirror image.
+        task: in eval mode.
         data: which prepares a batch, as for the task.
     """
 
@@ -34,36 +35,55 @@ class Exported(nn.Module):
         self.task, self.data = task.eval(), data
         task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
 
-    def forward(self, item: Tensor) -> Tensor:
-        """(B, …) items, such as uint8 images -> (B, num_classes) probabilities, or (B, …) what the task puts out."""
-        batch = self.data.on_after_batch_transfer({self.data.inputs.entry: item})
-        return self.task.predict_step(batch, 0)
+    def forward(self, **entries: Tensor) -> dict[str, Tensor]:
+        """(B, …) entries of the inputs, such as uint8 images -> (B, …) entries of the outputs."""
+        first = next(iter(entries.values()))
+        index = torch.zeros(first.shape[:1], dtype=torch.int64, device=first.device)
+        made = self.task.predict_step(self.data.on_after_batch_transfer({"index": index} | entries), 0)
+        return {name: made[name] for name in entries_of(self.task.outputs)}
+
+
+def entries_of(features: Mapping[str, Feature]) -> list[str]:
+    return [entry for feature in features.values() for entry in feature.entries]
+
+
+def example(task: Task, data: Data) -> Arrays:
+    """Two samples of the largest size; with `index` where what is drawn depends on it."""
+    inputs = inputs_of(data.facts.features, task.inputs)
+    sample = {name: array for feature in inputs.values() for name, array in feature.example().items()}
+    drawn = {"index": np.arange(2)} if "index" in task.inputs else {}
+    return (stack([sample] * 2) if sample else {}) | drawn
 
 
 def program(task: Task, data: Data) -> ExportedProgram:
     """The module as a graph, for batches of any size."""
-    item, module = torch.from_numpy(data.inputs.example), Exported(task, data)
+    entries, module = (
+        {name: torch.from_numpy(array) for name, array in example(task, data).items()},
+        Exported(task, data),
+    )
+    batch = Dim("batch")
     with torch.no_grad():
-        module(item)  # what is computed once is computed now, not in the graph
-        return torch.export.export(module, (item,), dynamic_shapes={"item": {0: Dim("batch")}})
+        module(**entries)  # what is computed once is computed now, not in the graph
+        sizes = {"entries": {name: {0: batch} for name in entries}}
+        return torch.export.export(module, (), entries, dynamic_shapes=sizes)
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
     """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
-    said = {"outputs": pack(task.outputs)} if task.outputs else {"class_names": data.facts.class_names}
-    return {model.METADATA: json.dumps({"inputs": pack(data.inputs)} | said)}
+    inputs = inputs_of(data.facts.features, task.inputs)
+    return {predictor.METADATA: json.dumps({"inputs": pack(inputs), "outputs": pack(task.outputs)})}
 
 
 def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
-    answer = task.outputs.entry if task.outputs else "probabilities"
-    made = torch.onnx.export(graph, dynamo=True, verbose=False, input_names=[data.inputs.entry], output_names=[answer])
+    names = {"input_names": [*example(task, data)], "output_names": entries_of(task.outputs)}
+    made = torch.onnx.export(graph, dynamo=True, verbose=False, **names)
     assert made is not None
     made.model.metadata_props.update(metadata(task, data))
     made.save(path, external_data=False)
 
 
 def read_onnx(path: Path) -> Answer:
-    return model.of_onnx(path, torch.get_num_threads()).answer
+    return predictor.of_onnx(path, torch.get_num_threads()).predict
 
 
 def write_torch_export(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
@@ -84,10 +104,11 @@ def read_aoti(path: Path) -> Answer:
     return _of_module(torch._inductor.aoti_load_package(str(path)))
 
 
-def _of_module(module: Callable[[Tensor], Tensor]) -> Answer:
+def _of_module(module: Callable[..., dict[str, Tensor]]) -> Answer:
     @torch.inference_mode()
-    def answer(items: np.ndarray) -> np.ndarray:
-        return module(torch.from_numpy(items)).numpy()
+    def answer(arrays: Arrays) -> Arrays:
+        made = module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {name: values.numpy() for name, values in made.items()}
 
     return answer
 
@@ -107,27 +128,28 @@ FORMATS = {
 }
 
 
-def quantise(source: Path, items: np.ndarray, target: Path) -> None:
+def quantise(source: Path, arrays: Arrays, target: Path) -> None:
     """An ONNX file's weights and activations as 8-bit integers (quantise and dequantise nodes, ranges by min and max).
 
     Args:
         source: the file.
-        items: (N, …), from which the ranges of the activations are taken.
+        arrays: (N, …) entries of the inputs, from which the ranges of the activations are taken.
         target: what is written.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     made = onnx.load(source)
-    entry = made.graph.input[0].name
+    names = [entry.name for entry in made.graph.input]
 
     class Items(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches: Iterator[Any] = iter(np.array_split(items, -(-len(items) // 64)))
+            num = len(arrays[names[0]])
+            self.batches: Iterator[Any] = iter(range(0, num, 64))
 
         def get_next(self) -> Any:
-            batch = next(self.batches, None)
-            return None if batch is None else {entry: batch}
+            start = next(self.batches, None)
+            return None if start is None else {name: arrays[name][start : start + 64] for name in names}
 
     left_out = [node.name for node in made.graph.node if node.op_type in NOT_QUANTISED]
     quantize_static(

@@ -43,7 +43,8 @@ class Feature(ABC):
     column: ClassVar[str] = ""  # the heading of items in a table; "": the feature's name
     content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
     in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
-    accept: ClassVar[str] = ""  # the files that a page's form takes, such as image/*; "": it is typed
+    accept: ClassVar[str] = ""  # the files that an item is, such as image/*; "": it is typed
+    explainer: ClassVar[str] = ""  # the module that attributes predictions to it, such as lab.explain.images
 
     @property
     @abstractmethod
@@ -106,11 +107,12 @@ class Feature(ABC):
         """The samples of a batch, left and right exchanged; None: they have no mirror image."""
         return None
 
-    def explainer(self) -> Any:
-        """The module with the methods that attribute a prediction to this input; None: there is none yet."""
-        return None
-
     # as an output
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """The answers that it chooses from: the net has a logit for each, the output a probability; none: no choice."""
+        return ()
 
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
         """The answers in a sample, the best first, as plain values; the first column of each has the feature's name.
@@ -161,8 +163,8 @@ def stack(samples: Sequence[Sample]) -> Arrays:
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     shape = np.max([array.shape for array in arrays], 0)
     out = np.zeros((len(arrays), *shape), arrays[0].dtype)
-    for row, array in zip(out, arrays, strict=True):
-        row[tuple(map(slice, array.shape))] = array
+    for i, array in enumerate(arrays):
+        out[i, *map(slice, array.shape)] = array
     return out
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class Image(Feature):
 
     fact_names = ("num_channels", "image_size")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
+    explainer = "lab.explain.images"
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
@@ -59,9 +59,6 @@ class Image(Feature):
 
     def mirrored(self, arrays: Arrays) -> Arrays:
         return arrays | {self.entry: np.ascontiguousarray(arrays[self.entry][..., ::-1])}
-
-    def explainer(self) -> Any:
-        return import_module("lab.explain.images")
 
     def find(self, source: str) -> list[str]:
         """A file, the images in a folder, a glob's files, or `-`: paths on standard input, a line each."""

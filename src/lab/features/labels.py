@@ -28,6 +28,10 @@ class ClassLabel(Feature):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def choices(self) -> list[str]:
+        return self.class_names
+
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         name = content.decode(errors="replace").strip()
         if name not in self.class_names:

@@ -3,10 +3,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -37,6 +36,7 @@ class Text(Feature):
 
     fact_names = ("vocab_size", "max_length", "tokenizer", "encoder_config")
     item, column, content_types = "text", "text", "text/"
+    explainer = "lab.explain.texts"
     tolerance = 0.02  # two translations may be as likely, and rounding chooses
 
     @property
@@ -53,9 +53,6 @@ class Text(Feature):
 
     def example(self) -> Sample:
         return {self.entry: np.full(self.max_length, self.tokens.unknown, np.int64)}
-
-    def explainer(self) -> Any:
-        return import_module("lab.explain.texts")
 
     def find(self, source: str) -> Iterator[str]:
         """The lines of a file; or `-`: of standard input, as they come."""
@@ -96,6 +93,11 @@ class Text(Feature):
 
     def html(self, sample: Sample) -> str:
         return html.escape(self.tokens.decode([sample[self.entry]])[0])
+
+    def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
+        """(N,) the share of the tokens that are others."""
+        share: np.ndarray = (a[self.entry] != b[self.entry]).mean(1)
+        return share
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
         return (a[self.entry] != b[self.entry]).any(1)

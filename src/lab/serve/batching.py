@@ -5,28 +5,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import numpy as np
+from lab.features.base import Sample
 
 
 class Batcher:
     """Answers items in batches of up to `max_batch`.
 
     A batch waits up to `max_wait` seconds for more items, but only while some are being decoded: `coming` counts them.
+
+    Args:
+        model: samples -> an answer for each.
+        max_batch: the most samples in a call.
+        max_wait: seconds.
     """
 
-    def __init__(
-        self,
-        stack: Callable[[Sequence[np.ndarray]], np.ndarray],
-        model: Callable[[np.ndarray], np.ndarray],
-        max_batch: int,
-        max_wait: float,
-    ) -> None:
-        self.stack, self.model, self.max_batch, self.max_wait = stack, model, max_batch, max_wait
+    def __init__(self, model: Callable[[Sequence[Sample]], Sequence[Sample]], max_batch: int, max_wait: float) -> None:
+        self.model, self.max_batch, self.max_wait = model, max_batch, max_wait
         self.coming = 0
-        self.waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[Sample, asyncio.Future[Sample]]] = asyncio.Queue()
         self.thread = ThreadPoolExecutor(1)
 
-    async def answer(self, item: np.ndarray) -> np.ndarray:
+    async def answer(self, item: Sample) -> Sample:
         future = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait((item, future))
         return await future
@@ -41,7 +40,7 @@ class Batcher:
             if not batch:
                 continue
             try:
-                items = self.stack([item for item, _ in batch])
+                items = [item for item, _ in batch]
                 answers = await loop.run_in_executor(self.thread, self.model, items)
             except Exception as error:
                 for _, future in batch:
@@ -52,7 +51,7 @@ class Batcher:
                 if not future.done():
                     future.set_result(answer)
 
-    async def _next(self) -> list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]:
+    async def _next(self) -> list[tuple[Sample, "asyncio.Future[Sample]"]]:
         batch = [await self.waiting.get()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.max_wait):

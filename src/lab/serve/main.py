@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab import config, model
+from lab import config, predictor
 from lab.display import say
 from lab.errors import UserError
 
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     with listening(
         str(cfg.host), cfg.port
     ) as listener:  # before the model is loaded, so that a taken port is reported at once
-        asked = model.of_run(cfg.run, cfg.trainer) if cfg.run else model.of_onnx(Path(cfg.model))
+        asked = predictor.of_config(cfg)
         run(cfg, asked, listener)
 
 
@@ -78,7 +78,7 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(cfg: DictConfig, asked: model.Model, listener: socket.socket) -> None:
+def run(cfg: DictConfig, asked: predictor.Predictor, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer the requests that were received before."""
     from lab.serve.limits import QUEUE, Server
     from lab.serve.server import build

@@ -1,30 +1,28 @@
 """The web application of `lab serve`. All answers are JSON except the page; every error is a sentence."""
 
 import asyncio
-import json
+import base64
 import math
+import mimetypes
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from omegaconf import DictConfig
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from lab.errors import UserError
+from lab.features.base import Feature, Row, Sample, TooLargeError
 from lab.features.read_image import NUM_THREADS
-from lab.inputs.base import Inputs, TooLargeError
-from lab.model import Model, Said
+from lab.predictor import Predictor, of, prefixed
 from lab.serve.batching import Batcher
+from lab.serve.form import Content, Form, too_long
 from lab.serve.limits import Body, ByteBudget, Clock, DrainBody
 
 MAX_REQUESTS = 256  # that are received or answered at a time; more get an error
@@ -43,65 +41,73 @@ POLICY = (
 class Service:
     """Answers requests within the limits of the config."""
 
-    def __init__(self, cfg: DictConfig, asked: Model) -> None:
-        self.cfg, self.asked = cfg, asked
-        self.batcher = Batcher(asked.inputs.stack, asked.answer, cfg.max_batch, cfg.max_wait_ms / 1000)
+    def __init__(self, cfg: DictConfig, asked: Predictor) -> None:
+        self.cfg, self.asked, self.form = cfg, asked, Form(asked.inputs)
+        self.batcher = Batcher(
+            lambda samples: asked.answers(samples, [0] * len(samples)), cfg.max_batch, cfg.max_wait_ms / 1000
+        )
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
         self.num_requests, self.max_bytes = 0, int(1e6 * cfg.max_body_mb)
         self.clock, self.budget = Clock(), ByteBudget(HELD)
 
     async def predict(self, request: Request) -> dict[str, Any]:
-        async with self._item(request) as item:
-            top = self._say(await self.batcher.answer(item))
-        return top[0] | {"top": top}
+        async with self._sample(request) as sample:
+            answer = await self.batcher.answer(sample)
+            rows = self.asked.rows(answer, sample, self.cfg.top_k)
+            files = await self._in(self.decoding, self._files, answer)
+        top = rows if len(rows) > 1 else next(iter(rows.values()))
+        return _firsts(rows) | files | {"top": top}
 
     async def explain(self, request: Request) -> dict[str, Any]:
-        """The answer, the item as the net sees it, and its explanation, as HTML; or why there is no explanation."""
-        async with self._item(request) as item:
-            given = await self.batcher.answer(item)
-            answer = {self.asked.inputs.item: self.asked.inputs.html(item)} | self._say(given)[0]
-            if why := self._unexplained():
-                return answer | {"explanation": None, "why": why}
-            assert self.asked.explain is not None
-            explanation = await self._in(self.explaining, self.asked.explain, item, given)
-        return answer | {"explanation": explanation, "why": None}
+        """The answer; inputs and outputs as HTML; what the answer came from, as HTML, or why that is not known."""
+        async with self._sample(request) as sample:
+            answer = await self.batcher.answer(sample)
+            explanation, why = None, self.asked.unexplained or None
+            if self.asked.explain:
+                try:
+                    explanation = await self._in(self.explaining, self.asked.explain, sample)
+                except UserError as error:  # a package is missing
+                    why = str(error).removeprefix("error: ")
+            shown = await self._in(self.decoding, self._shown, sample, answer)
+        first = _firsts(self.asked.rows(answer, sample, self.cfg.top_k))
+        return shown["inputs"] | first | shown | {"explanation": explanation, "why": why}
 
-    def _say(self, given: np.ndarray) -> Said:
-        return self.asked.say(given, self.cfg.top_k)
+    def _files(self, answer: Sample) -> dict[str, str]:
+        """The outputs that are files, as data URLs."""
+        files = {name: feature.file(of(feature, answer)) for name, feature in self.asked.outputs.items()}
+        return {name: data_url(*file) for name, file in files.items() if file is not None}
 
-    def _unexplained(self) -> str | None:
-        if not self.asked.class_names:
-            return "Only the answers of a classifier are explained."
-        if self.cfg.model:
-            return "An exported model has no gradients: lab serve run=FOLDER explains its answers."
-        if not find_spec(f"lab.explain.{self.asked.inputs.kind}"):
-            return f"There is no lab.explain.{self.asked.inputs.kind}, which shows {self.asked.inputs.kind}."
-        return None if find_spec("captum") else "It takes captum: pip install 'lab[explain]'"
+    def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
+        """HTML of the inputs as the net sees them, and of the outputs."""
+        return {
+            "inputs": {name: each.html(of(each, sample)) for name, each in self.asked.inputs.items()},
+            "outputs": {name: each.html(of(each, answer)) for name, each in self.asked.outputs.items()},
+        }
 
     @asynccontextmanager
-    async def _item(self, request: Request) -> AsyncIterator[np.ndarray]:
-        """Receives the item of a request, then limits the time for its answer."""
+    async def _sample(self, request: Request) -> AsyncIterator[Sample]:
+        """Receives the items of a request, then limits the time for their answer."""
         if self.num_requests >= MAX_REQUESTS:
             raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
         self.num_requests += 1
         try:
-            item = await self._received(request)
+            sample = await self._received(request)
             async with self.clock.limit(self.cfg.timeout_s):
-                yield item
+                yield sample
         except TimeoutError as error:
             raise HTTPException(503, f"There was no answer within {self.cfg.timeout_s} s; ask again later.") from error
         finally:
             self.num_requests -= 1
 
-    async def _received(self, request: Request) -> np.ndarray:
-        kind = kind_of(request, self.asked.inputs, self.max_bytes)
+    async def _received(self, request: Request) -> Sample:
+        kind = self.form.kind_of(request, self.max_bytes)
         async with self.clock.limit(math.inf), self.budget.body() as counted:
             body = await self._body(request, counted)
-            content = await content_of(request, kind, body, self.asked.inputs)
+            contents = await self.form.contents_of(request, kind, body)
             self.batcher.coming += 1
             try:
                 async with self.clock.limit(self.cfg.timeout_s):
-                    return await self._in(self.decoding, self._decode, content)
+                    return await self._in(self.decoding, self._decode, contents)
             finally:
                 self.batcher.coming -= 1
 
@@ -127,27 +133,51 @@ class Service:
             counted.close = None
         return bytes(body)
 
-    def _decode(self, content: bytes | str) -> np.ndarray:
-        inputs = self.asked.inputs
-        try:
-            content = inputs.of_json(content) if isinstance(content, str) else content
-        except ValueError as error:
-            raise HTTPException(422, f'"{inputs.item}" is not {inputs.in_json}: {error}.') from error
-        try:
-            return inputs.decode(content, self.cfg.max_megapixels)
-        except TooLargeError as error:
-            raise HTTPException(413, str(error)) from error
-        except UserError as error:
-            raise HTTPException(400, str(error)) from error
+    def _decode(self, contents: dict[str, Content]) -> Sample:
+        sample: Sample = {}
+        for name, content in contents.items():
+            try:
+                sample |= self.form.decode(name, content, self.cfg.max_megapixels)
+            except UserError as error:
+                text = f"{name}: {error}" if len(contents) > 1 else str(error)
+                raise HTTPException(413 if isinstance(error, TooLargeError) else 400, text) from error
+        return sample
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
-def build(cfg: DictConfig, asked: Model, name: str, hosts: Collection[str] | None) -> FastAPI:
+def _firsts(rows: dict[str, list[Row]]) -> Row:
+    """The best row of each output, in one."""
+    return {key: value for each in prefixed(rows).values() for row in each[:1] for key, value in row.items()}
+
+
+def data_url(suffix: str, content: bytes) -> str:
+    kind = mimetypes.types_map.get(suffix, "application/octet-stream")
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def health(asked: Predictor) -> dict[str, Any]:
+    """What is served: its inputs and outputs; those of one input also without its name."""
+    inputs = {
+        name: {"item": each.item, "accept": each.accept, "choices": [*each.choices]} | _small(each)
+        for name, each in asked.inputs.items()
+    }
+    outputs = {name: {"choices": [*each.choices]} | _small(each) for name, each in asked.outputs.items()}
+    (first, *others), (answer, *more) = inputs, outputs.values()
+    alone = {} if others else {"takes": first} | _small(asked.inputs[first])
+    return alone | {"classes": [] if more else answer["choices"], "inputs": inputs, "outputs": outputs}
+
+
+def _small(feature: Feature) -> dict[str, Any]:
+    """The facts of a feature that are short: no tokenizer."""
+    return {name: value for name, value in feature.facts().items() if isinstance(value, int | float)}
+
+
+def build(cfg: DictConfig, asked: Predictor, name: str, hosts: Collection[str] | None) -> FastAPI:
     """The application. It answers only requests to `hosts`; None allows any host."""
     service = Service(cfg, asked)
-    facts = {"takes": asked.inputs.item} | asked.inputs.facts() | {"classes": asked.class_names}
+    facts = health(asked)
 
     async def allowed(request: Request) -> None:
         """Against DNS rebinding: a web site whose name resolves to this machine still sends its own name."""
@@ -195,66 +225,3 @@ async def error_response(request: Request, error: Exception) -> Response:
     else:
         code, text = error.status_code, error.detail
     return JSONResponse({"error": text}, code, getattr(error, "headers", None))
-
-
-def kind_of(request: Request, inputs: Inputs, max_bytes: int) -> str:
-    """The content type of a request; raises HTTPException if its head shows that the body can't be used."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not (kind.startswith(inputs.content_types) or kind in ("multipart/form-data", "application/json")):
-        raise HTTPException(415, f"The content type is {kind or 'missing'}; send {takes(inputs)}.")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_long(max_bytes)
-    return kind
-
-
-async def content_of(request: Request, kind: str, body: bytes, inputs: Inputs) -> bytes | str:
-    """The item's bytes, or its text if the body is JSON."""
-    if not body:
-        raise HTTPException(400, f"The body is empty; send {takes(inputs)}.")
-    content: bytes | str = body
-    if kind == "multipart/form-data":
-        content = await _of_form(request, body)
-    elif kind == "application/json":
-        content = _of_json(body, inputs)
-    if not content:
-        raise HTTPException(400, f"The {inputs.item} is empty: it has no bytes.")
-    return content
-
-
-def takes(inputs: Inputs) -> str:
-    return (
-        f'a multipart form with the {inputs.item} as "file", a body of type {inputs.content_types}…, or JSON'
-        f' {{"{inputs.item}": "{inputs.in_json}"}}'
-    )
-
-
-def too_long(max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send less.")
-
-
-async def _of_form(request: Request, body: bytes) -> bytes:
-    async def stream() -> AsyncIterator[bytes]:
-        yield body
-
-    try:
-        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=10).parse()  # type: ignore
-    except (MultiPartException, KeyError, ValueError) as error:  # KeyError: no boundary
-        reason = getattr(error, "message", "it is no multipart/form-data with a boundary").rstrip(".")
-        raise HTTPException(400, f"The form can't be read: {reason}.") from error
-    file = form.get("file")
-    content = await file.read() if isinstance(file, UploadFile) else None
-    await form.close()
-    if content is None:
-        raise HTTPException(422, 'The form has no file named "file".')
-    return content
-
-
-def _of_json(body: bytes, inputs: Inputs) -> str:
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"The body is no JSON: {error}.") from error
-    if not (isinstance(content, dict) and isinstance(content.get(inputs.item), str)):
-        example = f'{{"{inputs.item}": "{inputs.in_json}"}}'
-        raise HTTPException(422, f'The JSON has no text "{inputs.item}"; send {example}.')
-    return content[inputs.item]

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from lab import draws
 from lab.data.base import Batch, Samples
 from lab.errors import UserError
-from lab.outputs.base import Outputs
+from lab.features.base import Feature
 
 Stage = Literal["train", "val", "test"]
 MOST_BUFFERED = 2**20  # numbers, such as logits
@@ -137,7 +137,7 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
-        self.inputs = list(inspect.signature(net.forward).parameters)
+        self.arguments = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # of a stage so far: the loss and its parts, each multiplied by its size and summed; and the sizes' sum
@@ -160,7 +160,7 @@ class Task(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """What the net makes of a batch."""
-        return self.net(**{name: batch[name] for name in self.inputs if name in batch})
+        return self.net(**{name: batch[name] for name in self.arguments if name in batch})
 
     def size(self, batch: Batch) -> Any:
         """The number of terms that the batch's loss is the mean of."""
@@ -207,9 +207,17 @@ class Task(L.LightningModule):
         return self._step(batch, "test").outputs
 
     @property
-    def outputs(self) -> Outputs | None:
-        """How the answers of `predict_step` are read, where they are no probabilities of classes."""
-        return None
+    def inputs(self) -> Sequence[str]:
+        """The entries of a batch that `predict_step` reads; with `index`, what it draws depends on the sample."""
+        return self.arguments
+
+    @property
+    def outputs(self) -> dict[str, Feature]:
+        """What `predict_step` gives, by the name that people see; none: there is nothing to predict.
+
+        `predict_step(batch, batch_idx)` returns a dict with the entries of all of them, a row for each sample.
+        """
+        return {}
 
     def on_train_epoch_end(self) -> None:
         self._log("train")

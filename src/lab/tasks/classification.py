@@ -9,6 +9,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lab.data.base import Batch, Samples
+from lab.features.base import Feature
+from lab.features.labels import ClassLabel
 from lab.metrics.added import refuse_unfit
 from lab.tasks.base import Stage, Step, Task
 from lab.types import Fraction
@@ -68,7 +70,7 @@ class Classification(Task):
         self.class_names = class_names
         self.label_smoothing, self.test_time_flip = label_smoothing, test_time_flip
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         logits = super().forward(batch)
         if self.training or not self.test_time_flip:
             return logits
@@ -97,6 +99,10 @@ class Classification(Task):
 
         return classification(preds.float().softmax(-1), target, self.class_names, samples)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """(B, num_classes) probabilities."""
-        return self(batch).float().softmax(-1)
+    @property
+    def outputs(self) -> dict[str, Feature]:
+        return {"class": ClassLabel(self.class_names, entry="class")}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """`class` (B, num_classes), probabilities."""
+        return {"class": self(batch).float().softmax(-1)}

@@ -10,9 +10,10 @@ from torchmetrics import MetricCollection
 
 from lab.data.base import Batch, Samples
 from lab.errors import UserError
+from lab.features.base import Feature
+from lab.features.text import Text
 from lab.features.tokens import PAD, START, Tokens
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
-from lab.outputs import texts as outputs
 from lab.tasks.base import Stage, Step, Task
 from lab.tasks.search import beam_search, greedy
 from lab.types import Fraction
@@ -117,12 +118,17 @@ class Translation(Task):
         return weights.float().cpu()
 
     @property
-    def outputs(self) -> outputs.Texts:
-        return outputs.Texts(self.target_tokens.tokenizer.to_str())
+    def inputs(self) -> list[str]:
+        return ["token"]
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """(B, max_length) target."""
-        return self.translate(batch["token"], self.beam_size)
+    @property
+    def outputs(self) -> dict[str, Feature]:
+        tokenizer = self.target_tokens.tokenizer.to_str()
+        return {"translation": Text(tokenizer, self.max_length, entry="translation")}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """`translation` (B, max_length)."""
+        return {"translation": self.translate(batch["token"], self.beam_size)}
 
 
 def _written(reference: Tensor) -> list[str]:
