@@ -349,7 +349,7 @@ def test_a_progress_bar_is_refused_in_a_line(kind, compose):
         ({"num_classes": 10**9}, "num_classes: "),
         ({"num_classes": 9}, "10 class_names for 9 classes"),
         ({"image_size": "8"}, "can't be built|image_size: "),
-        ({"mean": []}, "mean, std and patch_covariance are not of 1 channels"),
+        ({"mean": []}, "mean and std are not of 1 channels"),
         ({"mean": ["x"]}, "mean.0: "),
         ({"std": [0]}, "std.0: "),
         ({"more": 1}, "unexpected keyword argument"),

@@ -6,13 +6,13 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import options, takes
+from conftest import Rows, options, takes
 from hydra.utils import instantiate
 from torch import nn
 from torchvision import models
 
-from lab import run
-from lab.nets.airbench import Airbench, identity_convolution, whitening_filters
+from lab import train
+from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
@@ -20,8 +20,7 @@ from lab.nets.torchvision import TorchvisionNet
 
 NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
 FACTS = {
-    "num_channels": 3, "image_size": 32, "num_classes": 5, "patch_covariance": torch.eye(12).tolist(),
-    "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,
+    "num_channels": 3, "image_size": 32, "num_classes": 5, "vocab_size": 20, "max_length": 12, "target_vocab_size": 5,
 }  # fmt: skip
 
 
@@ -129,13 +128,28 @@ def test_cnn_is_the_seeds():
 
 class TestAirbench:
     def test_its_first_layer_whitens_patches(self, compose):
-        data = run.read_data(compose("experiment=digits", "data=cifar10", "data.tiny=true", "data.augment=null"))
-        train = data.splits["train"]
-        image = data.on_after_batch_transfer(train.__getitems__(range(len(train))))["image"]
+        words = ("experiment=digits", "data=cifar10", "net=airbench", "net.widths=[8,8,8]", "data.tiny=true")
+        data, task = train.parts(compose(*words, "data.augment={flip: true, crop: 2}"), None)
+        split = data.splits["train"]
+        image = data.on_after_batch_transfer(split.__getitems__(range(len(split))))["image"]
         with torch.no_grad():
-            out = F.conv2d(image, whitening_filters(data.facts.patch_covariance)).transpose(0, 1).flatten(1)
+            out = F.conv2d(image, task.net.whiten[0].weight).transpose(0, 1).flatten(1)
         assert out[12:].equal(-out[:12])
         torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("num_images", "seen"), [(3, [0, 3, 6]), (4, [0, 2, 4, 6]), (7, range(7)), (1000, range(7))]
+    )
+    def test_the_covariance_is_that_of_images_at_equal_distances(self, num_images, seen):
+        image = torch.rand(7, 2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        patches = F.unfold(image[list(seen)], 2).transpose(0, 1).flatten(1)
+        expected = patches @ patches.T / (len(seen) * 4 * 5)
+        torch.testing.assert_close(patch_covariance(Rows(image=image), num_images), expected)
+
+    def test_the_images_are_taken_in_several_parts(self):
+        image = torch.rand(230, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        patches = F.unfold(image, 2).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(patch_covariance(Rows(image=image)), patches @ patches.T / (230 * 4))
 
     def test_its_convolutions_start_as_the_identity(self):
         image = torch.rand(2, 3, 8, 8)
@@ -144,7 +158,7 @@ class TestAirbench:
         assert not out[:, 3:].isclose(image[:, :1]).all()
 
     def test_what_is_frozen(self):
-        net = Airbench(3, 32, 10, torch.eye(12).tolist(), widths=[8, 8, 8])
+        net = Airbench(3, 32, 10, widths=[8, 8, 8])
         frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         norms = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
         assert frozen == norms | {"whiten.0.weight"}
@@ -152,7 +166,7 @@ class TestAirbench:
 
     def test_too_small(self):
         with pytest.raises(ValueError, match="9 pixels or more, got 8"):
-            Airbench(3, 8, 10, torch.eye(12).tolist())
+            Airbench(3, 8, 10)
 
 
 @pytest.mark.parametrize(("net", "smallest"), [(FastCNN, 5), (ResNet9, 7)])

@@ -42,7 +42,7 @@ from lab.callbacks.timer import Timer
 from lab.check import parameters, wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
-from lab.data.base import Data
+from lab.data.base import Data, TrainingSplit
 from lab.display import say
 from lab.ending import ends
 from lab.errors import Pruned, RunError, UserError
@@ -61,6 +61,7 @@ from lab.folder import (
 )
 from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics import added_metrics
+from lab.nets.base import InitFromData
 from lab.paths import keep_root
 from lab.records import validation_error
 from lab.secrets import redacted
@@ -129,6 +130,13 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
     if metrics := dict(added_metrics(cfg, facts)):
         parts["metrics"] = metrics
     return _instantiate("task", task, asdict(facts) | parts)
+
+
+def init_from_data(task: LightningModule, data: Data) -> None:
+    """Set those weights of a new task that depend on the training split."""
+    for module in task.modules():
+        if isinstance(module, InitFromData):
+            module.init_from(TrainingSplit(data))
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:

@@ -41,15 +41,14 @@ class ImageFacts:
     image_size: Count  # pixels of the height and of the width
     mean: list[FiniteFloat]  # of each channel over the training split, in [0, 1]
     std: list[PositiveFloat]
-    patch_covariance: list[list[FiniteFloat]]  # (4C, 4C), of normalised 2×2 patches, around zero
     num_samples: dict[str, int]  # in each split
     fingerprint: str  # SHA-256 of all samples and labels
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
-        if {len(self.mean), len(self.std), len(self.patch_covariance) / 4} != {self.num_channels}:
-            raise ValueError(f"mean, std and patch_covariance are not of {self.num_channels} channels")
+        if {len(self.mean), len(self.std)} != {self.num_channels}:
+            raise ValueError(f"mean and std are not of {self.num_channels} channels")
 
 
 class ImageData(Data):
@@ -83,7 +82,8 @@ class ImageData(Data):
         labels = {name: _labels(split).tolist() for name, split in splits.items()}
         self.report.describe(contents, self.names)
         self.report.count_classes(labels, class_names)
-        image, mean, std = _statistics(splits["train"], self.num_for_statistics)
+        image = _some(splits["train"], self.num_for_statistics)
+        mean, std = _statistics(image)
         facts = ImageFacts(
             num_classes=len(class_names),
             class_names=class_names,
@@ -91,7 +91,6 @@ class ImageData(Data):
             image_size=image.shape[2],
             mean=mean,
             std=std,
-            patch_covariance=_patch_covariance(image, mean, std),
             num_samples={name: len(split) for name, split in splits.items()},
             fingerprint=fingerprint(contents, labels, class_names),
         )
@@ -104,11 +103,12 @@ class ImageData(Data):
         return Images(self.facts.num_channels, self.facts.image_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        image = batch["image"].float()  # 0 to 255
+        image = batch["image"]  # 0 to 255
+        image = image if image.is_floating_point() else image.float()
         if self.augment and self.trainer is not None and self.trainer.training:
             image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
-        mean = _pixel_levels(tuple(self.facts.mean), image.device)
-        std = _pixel_levels(tuple(self.facts.std), image.device)
+        mean = _pixel_levels(tuple(self.facts.mean), image.dtype, image.device)
+        std = _pixel_levels(tuple(self.facts.std), image.dtype, image.device)
         return batch | {"image": (image - mean).div_(std)}
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
@@ -250,34 +250,24 @@ def _in_memory(dataset: Any, name: str) -> Tensors:
 
 
 @cache
-def _pixel_levels(share: tuple[float, ...], device: torch.device) -> Tensor:
+def _pixel_levels(share: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Shares of white, one for each channel -> (C, 1, 1) levels of 0 to 255; kept, for a copy to a GPU is a wait."""
-    return 255 * torch.tensor(share, device=device)[:, None, None]
+    return 255 * torch.tensor(share, dtype=dtype, device=device)[:, None, None]
 
 
-def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
-    """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
-    image = _some(split, num_samples)
+def _statistics(image: Tensor) -> tuple[list[float], list[float]]:
+    """The mean and standard deviation of each channel of (N, C, H, W) images, in [0, 1]."""
     level = torch.linspace(0, 1, 256, dtype=torch.float64)
     share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
     share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
     mean = share @ level
     std = (share @ level**2 - mean**2).sqrt().clamp(min=1e-3)  # one tone everywhere is no reason to divide by zero
-    return image, mean.tolist(), std.tolist()
+    return mean.tolist(), std.tolist()
 
 
 def _some(split: Batches, num_samples: int) -> Tensor:
     """At most so many images of a split, at equal distances."""
     return split.__getitems__(list(range(0, len(split), -(-len(split) // num_samples))))["image"]
-
-
-def _patch_covariance(image: Tensor, mean: list[float], std: list[float], num_images: int = 1000) -> list[list[float]]:
-    """E[p pᵀ] over the 2×2 patches p of some (N, C, H, W) images, normalised; flattened as a convolution's weights."""
-    level = image[:: -(-len(image) // num_images)].double() / 255
-    level = (level - level.new_tensor(mean)[:, None, None]) / level.new_tensor(std)[:, None, None]
-    corners = [level[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
-    patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
-    return (patches @ patches.T / patches.shape[1]).tolist()
 
 
 def _contents(split: Batches) -> list[bytes]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
@@ -19,7 +19,6 @@ from lab.display import in_utf8
 from lab.errors import UserError
 from lab.figures.table import table
 from lab.inputs import texts as inputs
-from lab.nets.ngrams import NGramLinear
 from lab.types import Count, Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
@@ -185,13 +184,6 @@ class TextData(Data):
     @property
     def inputs(self) -> inputs.Texts:
         return inputs.Texts(self.facts.tokenizer, self.facts.max_length)
-
-    def initialize(self, net: nn.Module) -> None:
-        split = self.splits["train"]
-        for module in net.modules():
-            if isinstance(module, NGramLinear):
-                some = (split.__getitems__(index.tolist()) for index in torch.arange(len(split)).split(1000))
-                module.start_at_naive_bayes((batch["token"], batch["label"]) for batch in some)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if not (self.word_dropout and self.trainer is not None and self.trainer.training):

@@ -3,17 +3,17 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.nets.base import InitFromData, TrainingSamples
 from lab.types import Widths
 
 
-class Airbench(nn.Module):
+class Airbench(nn.Module, InitFromData):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
-    A fixed first layer whitens 2×2 patches (section 3.2); convolutions start as the identity (3.3); batch norm learns
+    A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity (3.3); batch norm learns
     biases and no scales (3.4; the optimizer gives them a higher rate, see `lab.optim.BiasSGD`).
 
     Args:
-        patch_covariance: (4C, 4C), of the training images' 2×2 patches; known to the data.
         widths: channels of the three stages, each of two convolutions, the first of which halves the image.
     """
 
@@ -22,7 +22,6 @@ class Airbench(nn.Module):
         num_channels: PositiveInt,
         image_size: PositiveInt,
         num_classes: PositiveInt,
-        patch_covariance: list[list[float]],
         widths: Widths = (64, 256, 256),
     ) -> None:
         super().__init__()
@@ -31,7 +30,7 @@ class Airbench(nn.Module):
             raise ValueError(f"Airbench needs images of 9 pixels or more, got {image_size}")
         num_patches = 8 * num_channels
         whiten = nn.Conv2d(num_channels, num_patches, 2)
-        whiten.weight = nn.Parameter(whitening_filters(patch_covariance), requires_grad=False)
+        whiten.weight.requires_grad = False
         nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
         self.whiten = nn.Sequential(whiten, nn.GELU())
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)))
@@ -41,10 +40,26 @@ class Airbench(nn.Module):
         """(B, C, H, W) image -> (B, num_classes) logits."""
         return self.head(self.stages(self.whiten(image))) / 9  # section 3.1
 
+    @torch.no_grad()
+    def init_from(self, samples: TrainingSamples) -> None:
+        self.whiten[0].weight.copy_(whitening_filters(patch_covariance(samples)))
 
-def whitening_filters(patch_covariance: list[list[float]]) -> Tensor:
+
+def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
+    """(4C, 4C) float64 E[p pᵀ] over the 2×2 patches p of some images at equal distances; p as a convolution's weights."""
+    total, num_patches = torch.zeros((), dtype=torch.float64), 0
+    samples = samples.double()
+    for index in torch.arange(0, len(samples), -(-len(samples) // num_images)).split(100):
+        image = samples[index]["image"]
+        corners = [image[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
+        patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
+        total, num_patches = total + patches @ patches.T, num_patches + patches.shape[1]
+    return total / num_patches
+
+
+def whitening_filters(covariance: Tensor) -> Tensor:
     """(8C, C, 2, 2): the eigenvectors of the patches, each over the root of its eigenvalue, then their negatives."""
-    values, vectors = torch.linalg.eigh(torch.tensor(patch_covariance, dtype=torch.float64))
+    values, vectors = torch.linalg.eigh(covariance)
     filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)  # the largest first
     filters = filters.view(len(filters), -1, 2, 2).float()
     return torch.cat([filters, -filters])
