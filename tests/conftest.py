@@ -121,6 +121,22 @@ class Losses(L.Callback):
         self.values.append(outputs["loss"].item())
 
 
+class Rows:
+    """Training samples in memory, as a net's `init_from` takes them."""
+
+    def __init__(self, **entries: torch.Tensor) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(next(iter(self.entries.values())))
+
+    def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: values[index] for name, values in self.entries.items()}
+
+    def double(self) -> "Rows":
+        return self
+
+
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
     cfg.trainer.max_steps = num
     data, task = train.parts(cfg, None)

@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import fitting, options
+from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import run
-from lab.nets.airbench import Airbench, identity_convolution
+from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
@@ -64,15 +63,22 @@ def test_cnn_is_the_seeds():
 
 class TestAirbench:
     def test_its_first_layer_whitens_patches(self, compose):
-        data = run.read_data(compose("experiment=digits", "data=cifar10", "data.tiny=true", "data.augment=null"))
-        train = data.splits["train"]
-        image = data.on_after_batch_transfer(train.__getitems__(range(len(train))))["image"]
-        net = Airbench(3, 32, 10, widths=[8, 8, 8])
-        data.initialize(net)
-        with torch.no_grad():
-            out = F.conv2d(image, net.whiten[0].weight).transpose(0, 1).flatten(1)
         assert out[12:].equal(-out[:12])
         torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("num_images", "seen"), [(3, [0, 3, 6]), (4, [0, 2, 4, 6]), (7, range(7)), (1000, range(7))]
+    )
+    def test_the_covariance_is_that_of_images_at_equal_distances(self, num_images, seen):
+        image = torch.rand(7, 2, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        patches = F.unfold(image[list(seen)], 2).transpose(0, 1).flatten(1)
+        expected = patches @ patches.T / (len(seen) * 4 * 5)
+        torch.testing.assert_close(patch_covariance(Rows(image=image), num_images), expected)
+
+    def test_the_images_are_taken_in_several_parts(self):
+        image = torch.rand(230, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        patches = F.unfold(image, 2).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(patch_covariance(Rows(image=image)), patches @ patches.T / (230 * 4))
 
     def test_its_convolutions_start_as_the_identity(self):
         image = torch.rand(2, 3, 8, 8)
@@ -89,7 +95,7 @@ class TestAirbench:
 
     def test_too_small(self):
         with pytest.raises(ValueError, match="9 pixels or more, got 8"):
-            Airbench(3, 8, 10, torch.eye(12).tolist())
+            Airbench(3, 8, 10)
 
 
 @pytest.mark.parametrize(("net", "smallest"), [(FastCNN, 5), (ResNet9, 7)])

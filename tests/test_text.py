@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import Rows
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 
 from lab import config, run, test, train
@@ -175,7 +176,8 @@ def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_be
 def test_linear_logits_start_at_what_all_texts_say(names):
     sizes = names.facts.features["text"].vocab_size, names.facts.features["label"].num_classes
     own, expected = (NGramLinear(*sizes, 2, 1000, 0.0) for _ in range(2))
-    names.initialize(own)
-    everything = names.splits["train"].__getitems__(list(range(len(names.splits["train"]))))
-    expected.start_at_naive_bayes([(everything["token"], everything["label"])])
+    run.init_from_data(own, names)
+    split = names.splits["train"]
+    assert len(split) > 1000, "the count is in several parts"
+    expected.init_from(Rows(**split.__getitems__(list(range(len(split))))))
     assert own.embedding.weight.equal(expected.embedding.weight)

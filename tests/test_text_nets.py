@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import Rows
 from torch import nn
 
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
@@ -41,8 +42,8 @@ def linear(ngrams=2):
     """That has seen three texts, two of class 0: in rows of 10 tokens and 50 n-grams."""
     net = NGramLinear(10, 2, ngrams, num_buckets=50, dropout=0.5).eval()
     assert not net.embedding.weight.any()
-    texts = [(torch.tensor([[5, 6, 5], [5, 7, 0]]), torch.tensor([0, 1])), (torch.tensor([[8, 0]]), torch.tensor([0]))]
-    net.start_at_naive_bayes(texts)
+    token, label = torch.tensor([[5, 6, 5], [5, 7, 0], [8, 0, 0]]), torch.tensor([0, 1, 0])
+    net.init_from(Rows(token=token, label=label))
     return net
 
 

@@ -42,7 +42,7 @@ from lab.callbacks.timer import Timer
 from lab.check import wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
-from lab.data.base import Data
+from lab.data.base import Data, TrainingSplit
 from lab.data.facts import Facts, stored_facts
 from lab.display import say
 from lab.ending import ends
@@ -62,6 +62,7 @@ from lab.folder import (
 )
 from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics.added import added_metrics
+from lab.nets.base import InitFromData
 from lab.paths import keep_root
 from lab.secrets import redacted
 from lab.stamp import stamp
@@ -139,6 +140,13 @@ def fail_of_given(key: str, node: DictConfig, given: Collection[str]) -> None:
     """Refuse a node of the config that has arguments which it gets from elsewhere."""
     if problems := [f"{key}.{name}: leave it out; {name}=… sets it." for name in given if name in node]:
         fail(problems)
+
+
+def init_from_data(task: LightningModule, data: Data) -> None:
+    """Set those weights of a new task that depend on the training split."""
+    for module in task.modules():
+        if isinstance(module, InitFromData):
+            module.init_from(TrainingSplit(data))
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lab.data.buckets import BucketSampler, buckets
@@ -89,6 +89,25 @@ class Samples:
     def show(self, which: Tensor, captions: Sequence[str], title: str) -> Any:
         """A figure of some, each with its caption, or a text in Markdown."""
         return self.data.show(self[which], captions, title)
+
+
+class TrainingSplit:
+    """The training split of data that has been read, for `lab.nets.base.InitFromData`."""
+
+    def __init__(self, data: "Data", is_double: bool = False) -> None:
+        self.data, self.split, self.is_double = data, data.splits["train"], is_double
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        batch = {name: values.cpu() for name, values in self.split.__getitems__(index.tolist()).items()}
+        if self.is_double:  # bytes are levels
+            batch = {name: x.double() if x.dtype == torch.uint8 else x for name, x in batch.items()}
+        return self.data.on_after_batch_transfer(batch)
+
+    def double(self) -> "TrainingSplit":
+        return TrainingSplit(self.data, is_double=True)
 
 
 class EpochSampler(DistributedSampler[Batch]):
@@ -203,9 +222,6 @@ class Data(L.LightningDataModule):
             if self.cv is not None and "test" not in self.names:
                 raise UserError(f"cv: {type(self).__name__} has no folds; its `read` is to `draw` its splits.")
             self.facts = self.facts or self.found
-
-    def initialize(self, net: nn.Module) -> None:
-        """Set those of a new net's weights that begin with what the training split says; most nets have none."""
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """What a net gets of a batch, made on its device."""

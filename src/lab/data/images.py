@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as TF
 
@@ -30,10 +30,8 @@ from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.folder import atomic_write, expanded
-from lab.nets.airbench import Airbench
 from lab.types import Share
 
-NUM_FOR_PATCHES = 1000  # training images whose patches are whitened
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 
 
@@ -68,7 +66,8 @@ class ImageData(Data):
         labels = {name: _labels(split).tolist() for name, split in splits.items()}
         self.report.describe(contents, self.names)
         self.report.count_classes(labels, class_names)
-        image, mean, std = _statistics(splits["train"], self.num_for_statistics)
+        image = _some(splits["train"], self.num_for_statistics)
+        mean, std = _statistics(image)
         facts = Facts(
             {"image": Image(image.shape[1], image.shape[2], mean, std), "label": ClassLabel(class_names)},
             num_samples={name: len(split) for name, split in splits.items()},
@@ -78,17 +77,14 @@ class ImageData(Data):
             splits = {name: _decoded(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
         return splits, facts
 
-    def initialize(self, net: nn.Module) -> None:
-        for module in net.modules():
-            if isinstance(module, Airbench):
-                module.whiten_patches(_some(self.splits["train"], NUM_FOR_PATCHES), *self._mean_and_std())
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        image = batch["image"].float()  # 0 to 255
+        image = batch["image"]  # 0 to 255
+        image = image if image.is_floating_point() else image.float()
         if self.augment and self.trainer is not None and self.trainer.training:
             image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
         mean, std = self._mean_and_std()
-        return batch | {"image": (image - _pixel_levels(mean, image.device)).div_(_pixel_levels(std, image.device))}
+        mean, std = (_pixel_levels(share, image.dtype, image.device) for share in (mean, std))
+        return batch | {"image": (image - mean).div_(std)}
 
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Those of each channel, in [0, 1]."""
@@ -234,20 +230,19 @@ def _in_memory(dataset: Any, name: str) -> Tensors:
 
 
 @cache
-def _pixel_levels(share: tuple[float, ...], device: torch.device) -> Tensor:
+def _pixel_levels(share: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Shares of white, one for each channel -> (C, 1, 1) levels of 0 to 255; kept, for a copy to a GPU is a wait."""
-    return 255 * torch.tensor(share, device=device)[:, None, None]
+    return 255 * torch.tensor(share, dtype=dtype, device=device)[:, None, None]
 
 
-def _statistics(split: Batches, num_samples: int) -> tuple[Tensor, list[float], list[float]]:
-    """Some images of a split, and the mean and standard deviation of each channel over them, in [0, 1]."""
-    image = _some(split, num_samples)
+def _statistics(image: Tensor) -> tuple[list[float], list[float]]:
+    """The mean and standard deviation of each channel of (N, C, H, W) images, in [0, 1]."""
     level = torch.linspace(0, 1, 256, dtype=torch.float64)
     share = torch.stack([image[:, c].flatten().bincount(minlength=256) for c in range(image.shape[1])]).double()
     share = share / share.sum(1, keepdim=True)  # (C, 256) of the pixels at each level
     mean = share @ level
     std = (share @ level**2 - mean**2).sqrt().clamp(min=1e-3)  # one tone everywhere is no reason to divide by zero
-    return image, mean.tolist(), std.tolist()
+    return mean.tolist(), std.tolist()
 
 
 def _some(split: Batches, num_samples: int) -> Tensor:

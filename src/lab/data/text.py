@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.data.augment import uniform
 from lab.data.base import Batch, Batches, Data
@@ -22,7 +22,6 @@ from lab.features.labels import ClassLabel
 from lab.features.text import Text
 from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
 from lab.figures.table import table
-from lab.nets.ngrams import NGramLinear
 from lab.types import Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
@@ -165,13 +164,6 @@ class TextData(Data):
             content = pretrained(self.tokenizer, self.max_length)
             return Text(content, self.max_length, encoder_config(self.tokenizer))
         return Text(train(train_texts, self.tokens, self.vocab_size, self.min_count, self.max_length), self.max_length)
-
-    def initialize(self, net: nn.Module) -> None:
-        split = self.splits["train"]
-        for module in net.modules():
-            if isinstance(module, NGramLinear):
-                some = (split.__getitems__(index.tolist()) for index in torch.arange(len(split)).split(1000))
-                module.start_at_naive_bayes((batch["token"], batch["label"]) for batch in some)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if not (self.word_dropout and self.trainer is not None and self.trainer.training):

@@ -1,17 +1,16 @@
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.nets.base import InitFromData, TrainingSamples
 from lab.types import Widths
 
 
-class Airbench(nn.Module):
+class Airbench(nn.Module, InitFromData):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
-    A fixed first layer whitens 2×2 patches (section 3.2), see `whiten_patches`; convolutions start as the identity
+    A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity
     (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate, see
     `lab.optim.BiasSGD`).
 
@@ -38,29 +37,25 @@ class Airbench(nn.Module):
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)))
         self.head = nn.Sequential(nn.MaxPool2d(side), nn.Flatten(), nn.Linear(widths[-1], num_classes, bias=False))
 
-    @torch.no_grad()
-    def whiten_patches(self, image: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the first layer's weights.
-
-        Args:
-            image: (N, C, H, W) uint8 training images.
-            mean: of each channel, in [0, 1]; the net gets (image - mean) / std.
-            std: the standard deviations.
-        """
-        self.whiten[0].weight.copy_(whitening_filters(patch_covariance(image, mean, std)))  # type: ignore[operator]
-
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, num_classes) logits."""
         return self.head(self.stages(self.whiten(image))) / 9  # section 3.1
 
+    @torch.no_grad()
+    def init_from(self, samples: TrainingSamples) -> None:
+        self.whiten[0].weight.copy_(whitening_filters(patch_covariance(samples)))
 
-def patch_covariance(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(4C, 4C): E[p pᵀ] over the 2×2 patches p of (N, C, H, W) images, normalised; flattened as filters are."""
-    level = image.double() / 255
-    level = (level - level.new_tensor(mean)[:, None, None]) / level.new_tensor(std)[:, None, None]
-    corners = [level[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
-    patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
-    return patches @ patches.T / patches.shape[1]
+
+def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
+    """(4C, 4C) float64 E[p pᵀ] over the 2×2 patches p, as a convolution's weights, of images at equal distances."""
+    total, num_patches = torch.zeros((), dtype=torch.float64), 0
+    samples = samples.double()
+    for index in torch.arange(0, len(samples), -(-len(samples) // num_images)).split(100):
+        image = samples[index]["image"]
+        corners = [image[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]
+        patches = torch.stack(corners, 2).flatten(1, 2).transpose(0, 1).flatten(1)  # (4C, patches of all images)
+        total, num_patches = total + patches @ patches.T, num_patches + patches.shape[1]
+    return total / num_patches
 
 
 def whitening_filters(covariance: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lab.nets.base import InitFromData, TrainingSamples
 
 
 class NGramEmbedding(nn.Embedding):
@@ -32,7 +34,7 @@ class NGramEmbedding(nn.Embedding):
             yield self.vocab_size + code % self.num_buckets
 
 
-class NGramLinear(nn.Module):
+class NGramLinear(nn.Module, InitFromData):
     """Logits linear in the n-grams of a text: the sum of what each says, over the root of the number of tokens.
 
     What one says is said as often as it occurs. All say nothing to begin with, or what naive Bayes would.
@@ -53,17 +55,19 @@ class NGramLinear(nn.Module):
         return (self.dropout(self.embedding(token)) * inside).sum(1) / inside.sum(1).sqrt()
 
     @torch.no_grad()
-    def start_at_naive_bayes(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Weights become log P(n-gram | class), less the mean over classes (Wang & Manning 2012).
+    def init_from(self, samples: TrainingSamples) -> None:
+        """Set the weights to log P(n-gram | class), less the mean over classes (Wang & Manning 2012).
 
         An n-gram counts once in a text here. One that is in no text says nothing, however rare a class is.
 
         Args:
-            batches: (B, T) token and (B,) label of all texts.
+            samples: batches have (B, T) `token` and (B,) `label`.
         """
         num_rows, num_classes = self.embedding.weight.shape
         count = torch.zeros(num_classes * num_rows, dtype=torch.float64)  # exact, whatever the order
-        for token, label in batches:
+        for index in torch.arange(len(samples)).split(1000):
+            batch = samples[index]
+            token, label = batch["token"], batch["label"]
             rows = torch.stack([token, *self.embedding.rows(token)])
             text = torch.arange(len(token)).unsqueeze(1)
             once = (text * num_rows + rows)[:, token != 0].unique()

@@ -62,7 +62,7 @@ def build(cfg: DictConfig, data: Data) -> Any:
     """The task of a config, with the weights that its seed draws."""
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task: Any = run.build_task(cfg, data.facts)
-    data.initialize(task.net)
+    run.init_from_data(task, data)
     return task
 
 
