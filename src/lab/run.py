@@ -61,8 +61,10 @@ from lab.folder import (
 )
 from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics import added_metrics
+from lab.optimizers import factories
 from lab.paths import keep_root
 from lab.records import validation_error
+from lab.refusals import check_optimizers
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -124,11 +126,13 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
-    parts = {"net": net, "optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
+    parts = {"net": net, "optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     task = OmegaConf.masked_copy(cfg.task, [key for key in cfg.task if key != "metrics"])
     if metrics := dict(added_metrics(cfg, facts)):
         parts["metrics"] = metrics
-    return _instantiate("task", task, asdict(facts) | parts)
+    built: LightningModule = _instantiate("task", task, asdict(facts) | parts)
+    check_optimizers(cfg, built)
+    return built
 
 
 def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:

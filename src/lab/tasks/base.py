@@ -3,7 +3,7 @@
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lab.data.base import Samples
 from lab.errors import UserError
+from lab.optimizers import NamedOptimizers, build_optimizer, build_schedule
 from lab.outputs.base import Outputs
 
 MOST_DEFERRED = 2**20  # numbers, such as logits
@@ -63,22 +64,24 @@ class Task(L.LightningModule):
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
-        optimizer: named parameters -> optimizer.
-        scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length.
+        optimizer: named parameters -> optimizer; or such a factory for each name of `parameters_of`.
+        scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length. Or
+            such a factory for each name.
         metrics: what to report beside the loss, for "train", "val" and "test".
     """
 
     def __init__(
         self,
         net: nn.Module,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler],
+        optimizer: Callable[..., Optimizer] | dict[str, Callable[..., Optimizer]],
+        scheduler: Callable[..., LRScheduler] | dict[str, Callable[..., LRScheduler]],
         metrics: dict[str, MetricCollection],
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
         self.inputs = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
+        self.step_losses: dict[str, Tensor] = {}  # of the latest step, by the names of several optimizers
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
@@ -145,16 +148,43 @@ class Task(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log("test")
 
+    def parameters_of(self) -> dict[str, Iterable[tuple[str, nn.Parameter]]]:
+        """The (name, parameter) pairs of each optimizer, by the optimizer's name; most tasks have one, without a name.
+
+        Each parameter that is trained belongs to one optimizer. Where there are several, the config's `optimizer` and
+        `scheduler` are one `_target_` for all or a mapping of these names, and each step gives a loss for each name.
+        """
+        return {"": ((name, p) for name, p in self.named_parameters() if p.requires_grad)}
+
+    def build_optimizer(self) -> Optimizer:
+        """A fresh optimizer of all parameters: several are one, with one state."""
+        return build_optimizer(self.optimizer, self.parameters_of(), self)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate the loss; where there are several optimizers, each one's own by its own parameters alone.
+
+        All gradients are taken at the same weights, before any optimizer steps. `trainer.gradient_clip_val` clips the
+        gradient of all parameters together, not each optimizer's.
+        """
+        optimizer = self.trainer.optimizers[0]
+        if not isinstance(optimizer, NamedOptimizers):
+            return super().backward(loss, *args, **kwargs)
+        losses, self.step_losses = self.step_losses, {}  # which would keep the graph
+        optimizer.backward(losses, (1.0 if self.weight is None else self.weight) / self.trainer.accumulate_grad_batches)
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        optimizer = self.build_optimizer()
         if self.optimizer_state is not None:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
-        length = {}
-        if "total_steps" in inspect.signature(self.scheduler).parameters:
-            length["total_steps"] = steps = max(1, self.trainer.estimated_stepping_batches)  # 0: it is only tested
-            if steps == float("inf"):
-                raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
-        return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
+        schedule = build_schedule(self.scheduler, optimizer, self.parameters_of().keys(), self._total_steps)
+        name = {"name": "lr"} if isinstance(optimizer, NamedOptimizers) else {}  # of curves: lr/generator
+        return [optimizer], [{"scheduler": schedule, "interval": "step"} | name]
+
+    def _total_steps(self) -> int:
+        steps = max(1, self.trainer.estimated_stepping_batches)  # 0: it is only tested
+        if steps == float("inf"):
+            raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
+        return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """An epoch's sums so far, each process's own, so that its metrics are whole where a run goes on in it."""
@@ -171,8 +201,9 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for schedule in checkpoint["lr_schedulers"]:  # its length is that of the run, which may have changed
-            schedule.pop("total_steps", None)
-            schedule.pop("_schedule_phases", None)
+            for state in (schedule, *schedule.get("parts", {}).values()):
+                state.pop("total_steps", None)
+                state.pop("_schedule_phases", None)
         every = checkpoint["epoch_so_far"]
         if len(every) != self.trainer.world_size:
             return
