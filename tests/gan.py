@@ -24,8 +24,10 @@ class Generator(nn.Module):
 
 
 class Gan(Task):
-    """Args:
-    noise: else the generator starts from the negative of the image, which needs no random numbers.
+    """A generator and a discriminator.
+
+    Args:
+        noise: else the generator starts from the negative of the image, which needs no random numbers.
     """
 
     def __init__(self, net: nn.Module, image_size: int, noise: bool = True, **kwargs: Any) -> None:

@@ -34,6 +34,10 @@ class NamedOptimizers(Joined):
         for name, part in parts.items():
             for number, group in enumerate(part.param_groups, 1):
                 group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
+        groups = [group for part in parts.values() for group in part.param_groups]
+        if not all("param_names" in group for group in groups):
+            for group in groups:  # torch takes names of all parameters or of none
+                group.pop("param_names", None)
         super().__init__(list(parts.values()), {})
 
     def backward(self, losses: Mapping[str, Tensor], scale: Any) -> None:
@@ -103,9 +107,14 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
     """
     pairs = {key: [(name, p) for name, p in named if p.requires_grad] for key, named in parameters.items()}
     count = Counter(id(p) for own in pairs.values() for _, p in own)
-    if wrong := [(name, count[id(p)]) for name, p in module.named_parameters() if p.requires_grad != count[id(p)]]:
-        kind = type(module).__name__
-        fail([f"{kind}.parameters_of: {name} has {num} optimizers, not 1; freeze what has none" for name, num in wrong])
+    if wrong := [name for name, p in module.named_parameters() if count[id(p)] != p.requires_grad]:
+        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        fail(
+            [
+                f"{type(module).__name__}.parameters_of: expected each trained parameter once, but {some}"
+                f" {'are' if len(wrong) > 1 else 'is'} given to no optimizer or to several; freeze what is not trained"
+            ]
+        )
     chosen = by_name("optimizer", given, pairs)
     parts: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
     return NamedOptimizers(parts) if len(parts) > 1 else next(iter(parts.values()))
