@@ -63,6 +63,12 @@ def test_cnn_is_the_seeds():
 
 class TestAirbench:
     def test_its_first_layer_whitens_patches(self, compose):
+        words = ("experiment=digits", "data=cifar10", "net=airbench", "net.widths=[8,8,8]", "data.tiny=true")
+        data, task = train.parts(compose(*words, "data.augment={flip: true, crop: 2}"), None)
+        split = data.splits["train"]
+        image = data.on_after_batch_transfer(split.__getitems__(range(len(split))))["image"]
+        with torch.no_grad():
+            out = F.conv2d(image, task.net.whiten[0].weight).transpose(0, 1).flatten(1)
         assert out[12:].equal(-out[:12])
         torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
 

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -19,6 +20,7 @@ from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
 from lab.data.facts import stated_by
 from lab.display import in_utf8
+from lab.optimizers import build_schedule, by_key
 from lab.refusals import refusals
 from lab.secrets import redacted
 from lab.types import Fraction
@@ -79,6 +81,8 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
         UserError: a line for each problem.
     """
     refuse(cfg)
+    if problems := list(_unnamed(cfg)):
+        fail(problems)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_calls(cfg)
     if writes:
@@ -214,21 +218,34 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
         yield f"{key}={folder}: {there} is not a folder that can be written to"
 
 
+def _unnamed(cfg: DictConfig) -> Iterator[str]:
+    """The optimizers and schedules that name no class."""
+    for group in ("optimizer", "scheduler"):
+        found = by_key(group, cfg[group]) or {group: None}
+        for key, node in found.items():
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                yield f"{key}: expected an object with a _target_, or a mapping of names to such objects"
+
+
 def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
     yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     yield "callbacks", lambda: [instantiate(callback) for callback in cfg.callbacks.values()]
 
-    def optimizer() -> torch.optim.Optimizer:
+    def optimizer(node: DictConfig) -> torch.optim.Optimizer:
         net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-        return instantiate(cfg.optimizer)(net.named_parameters())
+        return instantiate(node)(net.named_parameters())
 
-    def scheduler() -> Any:
-        partial = instantiate(cfg.scheduler)
-        length = {"total_steps": 100} if "total_steps" in inspect.signature(partial).parameters else {}
-        return partial(optimizer(), **length)
+    def scheduler(node: DictConfig, name: str) -> Any:
+        own = optimizers.get(name.replace("scheduler", "optimizer", 1), next(iter(optimizers.values())))
+        return build_schedule(instantiate(node), optimizer(own), [""], lambda: 100)
 
-    yield "scheduler" if not list(_refused("optimizer", optimizer)) else "optimizer", scheduler
+    optimizers = by_key("optimizer", cfg.optimizer)
+    builds = {key: partial(optimizer, node) for key, node in optimizers.items()}
+    if refused := {key: build for key, build in builds.items() if list(_refused(key, build))}:
+        yield from refused.items()
+    else:
+        yield from ((key, partial(scheduler, node, key)) for key, node in by_key("scheduler", cfg.scheduler).items())
 
 
 def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:

@@ -203,12 +203,16 @@ def _kind(value: Any) -> Any:
 
 def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
     """Raises UserError where a checkpoint's optimizer is not of the same parameters as the task's."""
-    weights = ((name, p) for name, p in task.named_parameters() if p.requires_grad)
-    own, theirs = task.optimizer(weights).state_dict(), content["optimizer_states"][0]
-    sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (own, theirs)]
-    names = {i for group in own["param_groups"] for i in group["params"]}
-    if sizes[0] != sizes[1] or not theirs["state"].keys() <= names:
-        raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes[1]} parameters.")
+    own, theirs = task.build_optimizer().state_dict(), content["optimizer_states"][0]
+    indices = {i for group in own["param_groups"] for i in group["params"]}
+    if group_sizes(own) != group_sizes(theirs) or not theirs["state"].keys() <= indices:
+        sizes = ", ".join(f"{num} in {name}" if name else str(num) for name, num in group_sizes(theirs))
+        raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes} parameters.")
+
+
+def group_sizes(optimizer_state: dict[str, Any]) -> list[tuple[str | None, int]]:
+    """The name and the number of parameters of each group of an optimizer."""
+    return [(group.get("name"), len(group["params"])) for group in optimizer_state["param_groups"]]
 
 
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:

@@ -1,18 +1,61 @@
 """The optimizers and schedules that torch does not have."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch.nn import Parameter
-from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from lab.errors import UserError
 from lab.types import Fraction
 
 
-class MuonAdamW(Optimizer):
+class Joined(Optimizer):
+    """Several optimizers as one: one list of parameter groups, one state, one step.
+
+    Args:
+        parts: the optimizers; no two have a parameter in common.
+        defaults: as torch's.
+    """
+
+    def __init__(self, parts: Sequence[Optimizer], defaults: dict[str, Any]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], defaults)
+        for part in parts:
+            if isinstance(part, LBFGS):
+                raise UserError(
+                    "error: optimizer: LBFGS evaluates the loss again in its step; it cannot be one of several."
+                )
+            self.state.update(part.state)
+        self._share()
+
+    def _share(self) -> None:
+        """Give each part the common state and its own groups of the common list."""
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
+            if isinstance(part, Joined):
+                part._share()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+class MuonAdamW(Joined):
     """Muon for the hidden weight matrices, AdamW for everything it must not touch, as one optimizer.
 
     Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest
@@ -34,32 +77,11 @@ class MuonAdamW(Optimizer):
         groups: dict[bool, list[tuple[str, Parameter]]] = {True: [], False: []}
         for name, p in named:
             groups[name in hidden].append((name, p))
-        self._parts: list[Optimizer] = [
+        parts = [
             Muon(groups[True], lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
             AdamW(groups[False], lr, weight_decay=weight_decay),
         ]
-        super().__init__([group for part in self._parts for group in part.param_groups], {"lr": lr})
-        self._share()
-
-    def _share(self) -> None:
-        """One state and one list of groups, seen by this optimizer and, each its own, by its two parts."""
-        groups = iter(self.param_groups)
-        for part in self._parts:
-            part.param_groups, part.state = [next(groups)], self.state
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self._parts:
-            part.step()
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
+        super().__init__(parts, {"lr": lr})
 
 
 class BiasSGD(SGD):

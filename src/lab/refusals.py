@@ -10,13 +10,20 @@ from omegaconf import DictConfig
 
 from lab import external
 from lab.allow import instantiate, locate
+from lab.config import fail
 from lab.data.base import Data
 from lab.errors import UserError
+from lab.optimizers import by_key, by_name
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CONVERTED = re.compile(r"64|(64|16|bf16)-true|transformer-engine.*")  # the net, but not the batches and the metrics
 POSITIVE = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # Lightning divides by them
-MIXED = ("bf16-mixed", "16-mixed", "bf16", "16")
+SCALED = ("16-mixed", "16")
+MIXED = ("bf16-mixed", "bf16", *SCALED)
+# Strategies under which a process has all weights, and whose gradients may come from several losses
+PLAIN = re.compile(
+    r"auto|ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_false)?|DDPStrategy|SingleDeviceStrategy"
+)
 # Lightning's callbacks whose whole state is in a checkpoint, or that have none: a run with them resumes bit by bit
 RESUMABLE = (
     "Callback", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "LambdaCallback", "LearningRateMonitor",
@@ -31,7 +38,12 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
         yield "trainer.fast_dev_run: it keeps no checkpoint; debug=two_batches goes through every stage"
     if trainer.get("enable_checkpointing") is False:
         yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
-    if trainer.get("gradient_clip_val") and str(trainer.precision) in MIXED and cfg.optimizer.get("fused"):
+    optimizers = by_key("optimizer", cfg.optimizer).values()
+    if len(optimizers) > 1:
+        yield from several(cfg)
+    elif (
+        trainer.get("gradient_clip_val") and str(trainer.precision) in MIXED and any(o.get("fused") for o in optimizers)
+    ):
         yield "trainer.gradient_clip_val: not with mixed precision and a fused optimizer; optimizer.fused=false"
     if CONVERTED.fullmatch(str(trainer.precision)):
         yield f"trainer.precision={trainer.precision}: not supported; take one of {', '.join(PRECISIONS)}"
@@ -52,6 +64,30 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
         elif kind is not None and kind.__name__ not in RESUMABLE:
             said = f"a run with {kind.__name__} cannot be resumed exactly: its state is not in a checkpoint"
             yield f"callbacks.{name}: {said}"
+
+
+def several(cfg: DictConfig) -> Iterator[str]:
+    """A line for each setting that is refused with several optimizers."""
+    trainer = cfg.trainer
+    strategy = trainer.get("strategy", "auto")
+    options = strategy if isinstance(strategy, DictConfig) else {"_target_": str(strategy)}
+    name = options["_target_"].rpartition(".")[2]
+    reason = "it works with one loss, and each of several optimizers has its own"
+    if str(trainer.precision) in SCALED:
+        yield f"trainer.precision={trainer.precision}: {reason}; take bf16-mixed or 32-true"
+    if not PLAIN.fullmatch(name) or options.get("find_unused_parameters") or options.get("static_graph"):
+        yield f"trainer.strategy={name}: {reason}; take auto or ddp"
+
+
+def check_optimizers(cfg: DictConfig, task: Any) -> None:
+    """Raises UserError where the config's optimizers and schedules are not those that the task needs."""
+    names = task.parameters_of().keys()
+    by_name("optimizer", task.optimizer, names)
+    by_name("scheduler", task.scheduler, names)
+    if len(names) > 1:
+        if problems := list(several(cfg)):
+            fail(problems)
+        task.build_optimizer()
 
 
 def _of_lightning(node: Any) -> type | None:

@@ -178,7 +178,10 @@ def _optimizer_state(checkpoint: dict[str, Any], task: Any, source: str) -> Any:
     hint = f"{command(f'finetune={source}')} needs only the weights."
     if not (states := checkpoint.get("optimizer_states")):
         fail([f"warm_start={source}: it has no optimizer state. {hint}"])
-    own = task.optimizer(task.named_parameters()).state_dict()
-    if own["param_groups"][0].keys() - states[0]["param_groups"][0].keys():  # a schedule adds some
+    own, theirs = task.build_optimizer().state_dict(), states[0]
+    if checkpoints.group_sizes(own) != checkpoints.group_sizes(theirs) or any(
+        one.keys() - other.keys()  # a schedule adds some
+        for one, other in zip(own["param_groups"], theirs["param_groups"], strict=True)
+    ):
         fail([f"warm_start={source}: it was trained with another optimizer. {hint}"])
     return states[0]["state"]

@@ -63,7 +63,9 @@ from lab.folder import (
 from lab.loggers import Metrics, forgiving, unexpanded
 from lab.metrics.added import added_metrics
 from lab.nets.base import InitFromData
+from lab.optimizers import factories
 from lab.paths import keep_root
+from lab.refusals import check_optimizers
 from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
@@ -122,7 +124,7 @@ def build_data(cfg: DictConfig) -> Data:
 
 def build_task(cfg: DictConfig, facts: Facts) -> LightningModule:
     """The task of a config around its net; both are filled with the facts of the data that they require."""
-    given: dict[str, Any] = {"optimizer": instantiate(cfg.optimizer), "scheduler": instantiate(cfg.scheduler)}
+    given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     given["seed"] = cfg.seed
     fail_of_given("task", cfg.task, ("net", *given))
     net = build(cfg.net, facts)
@@ -133,6 +135,7 @@ def build_task(cfg: DictConfig, facts: Facts) -> LightningModule:
     if metrics := dict(added_metrics(cfg, facts)):
         given["metrics"] = metrics
     task: LightningModule = build(cfg.task, facts, given | {"net": net})
+    check_optimizers(cfg, task)
     return task
 
 

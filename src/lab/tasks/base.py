@@ -1,11 +1,11 @@
-"""What every task shares: one step for three stages, one optimizer, one schedule."""
+"""What every task shares: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
 
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from lab import draws
 from lab.data.base import Batch, Samples
 from lab.errors import UserError
 from lab.features.base import Feature
+from lab.optimizers import NamedOptimizers, build_optimizer, build_schedule
 
 Stage = Literal["train", "val", "test"]
 MOST_BUFFERED = 2**20  # numbers, such as logits
@@ -28,7 +29,8 @@ class Step:
     """What a task makes of a batch.
 
     Args:
-        loss: a scalar, the mean over the batch. It is what the optimizer minimises.
+        loss: a scalar, the mean over the batch. The optimizer minimises it; where a task has several, it is reported
+            only, and each optimizer minimises the part of its name.
         parts: further scalars, each a mean over the batch as the loss is, logged as `<stage>/loss/<name>`.
         outputs: tensors with a row for each sample. Metrics, predictions and figures take those that they name.
     """
@@ -119,8 +121,9 @@ class Task(L.LightningModule):
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
-        optimizer: named parameters -> optimizer.
-        scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length.
+        optimizer: named parameters -> optimizer; or such a factory for each name of `parameters_of`.
+        scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length. Or
+            such a factory for each name.
         metrics: what to report beside the loss, for "train", "val" and "test".
         seed: of what steps draw.
     """
@@ -130,15 +133,17 @@ class Task(L.LightningModule):
     def __init__(
         self,
         net: nn.Module,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler],
-        metrics: dict[str, MetricCollection],
+        optimizer: Callable[..., Optimizer] | dict[str, Callable[..., Optimizer]],
+        scheduler: Callable[..., LRScheduler] | dict[str, Callable[..., LRScheduler]],
+        metrics: dict[str, MetricCollection] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        metrics = {stage: (metrics or {}).get(stage) or MetricCollection({}) for stage in get_args(Stage)}
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.arguments = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
+        self.step_losses: dict[str, Tensor] = {}  # the parts of the latest one; several optimizers minimise them
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # of a stage so far: the loss and its parts, each multiplied by its size and summed; and the sizes' sum
         self.sums: dict[str, tuple[dict[str, Any], Any]] = {}
@@ -191,10 +196,11 @@ class Task(L.LightningModule):
         return f"{self.seed} {stage}{epoch} {name}"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train").loss
+        step = self._step(batch, "train")
+        loss, self.step_losses = step.loss, step.parts
         trainer: Any = self.trainer
-        every, step = trainer.log_every_n_steps, self.global_step
-        if every and (step == 0 or (step + 1) % every == 0):  # else loggers drop it, half a millisecond later
+        every, number = trainer.log_every_n_steps, self.global_step
+        if every and (number == 0 or (number + 1) % every == 0):  # else loggers drop it, half a millisecond later
             self.log("loss", loss.detach(), prog_bar=True)
         return loss if self.weight is None else loss * self.weight
 
@@ -228,16 +234,43 @@ class Task(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log("test")
 
+    def parameters_of(self) -> dict[str, Iterable[tuple[str, nn.Parameter]]]:
+        """The (name, parameter) pairs of each optimizer, by the optimizer's name; most tasks have one, without a name.
+
+        Each parameter that is trained belongs to one optimizer. Where there are several, the config's `optimizer` and
+        `scheduler` are one `_target_` for all or a mapping of these names, and each step gives a loss for each name.
+        """
+        return {"": ((name, p) for name, p in self.named_parameters() if p.requires_grad)}
+
+    def build_optimizer(self) -> Optimizer:
+        """A fresh optimizer of all parameters: several are one, with one state."""
+        return build_optimizer(self.optimizer, self.parameters_of(), self)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate the loss; where there are several optimizers, each one's own by its own parameters alone.
+
+        All gradients are taken at the same weights, before any optimizer steps. `trainer.gradient_clip_val` clips the
+        gradient of all parameters together, not each optimizer's.
+        """
+        optimizer = self.trainer.optimizers[0]
+        if not isinstance(optimizer, NamedOptimizers):
+            return super().backward(loss, *args, **kwargs)
+        losses, self.step_losses = self.step_losses, {}  # which would keep the graph
+        optimizer.backward(losses, (1.0 if self.weight is None else self.weight) / self.trainer.accumulate_grad_batches)
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        optimizer = self.build_optimizer()
         if self.optimizer_state is not None:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
-        length = {}
-        if "total_steps" in inspect.signature(self.scheduler).parameters:
-            length["total_steps"] = steps = max(1, self.trainer.estimated_stepping_batches)  # 0: it is only tested
-            if steps == float("inf"):
-                raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
-        return [optimizer], [{"scheduler": self.scheduler(optimizer, **length), "interval": "step"}]
+        schedule = build_schedule(self.scheduler, optimizer, self.parameters_of().keys(), self._total_steps)
+        name = {"name": "lr"} if isinstance(optimizer, NamedOptimizers) else {}  # of curves: lr/generator
+        return [optimizer], [{"scheduler": schedule, "interval": "step"} | name]
+
+    def _total_steps(self) -> int:
+        steps = max(1, self.trainer.estimated_stepping_batches)  # 0: it is only tested
+        if steps == float("inf"):
+            raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
+        return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add an epoch's sums so far, of each process, so that a run can be resumed in the middle of the epoch."""
@@ -254,8 +287,9 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for schedule in checkpoint["lr_schedulers"]:  # its length is that of the run, which may have changed
-            schedule.pop("total_steps", None)
-            schedule.pop("_schedule_phases", None)
+            for state in (schedule, *schedule.get("parts", {}).values()):
+                state.pop("total_steps", None)
+                state.pop("_schedule_phases", None)
         every = checkpoint["epoch_so_far"]
         if len(every) != self.trainer.world_size:
             return

@@ -16,6 +16,7 @@ from lab import run, train
 from lab.allow import instantiate
 from lab.config import fail
 from lab.data.base import Data
+from lab.optimizers import by_key
 from lab.tune import memory
 
 Tell = Callable[[Any], None]
@@ -33,12 +34,13 @@ class Trial:
 def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): `tell` each batch's learning rate and loss.
 
-    Lightning gives all groups of an optimizer one rate; here each keeps its ratio to the first. The losses are those
-    of the steps: Lightning's are smoothed, from half of the first one on.
+    Lightning gives all groups of parameters one rate; here each keeps its ratio to the first, also those of several
+    optimizers. The losses are those of the steps: Lightning's are smoothed, from half of the first one on.
     """
     trainer, data, task = _parts(cfg, own, max_steps=own.lr.steps)
-    groups = task.optimizer((name, p) for name, p in task.named_parameters() if p.requires_grad).param_groups
+    groups = task.build_optimizer().param_groups
     scales = [group["lr"] / groups[0]["lr"] for group in groups]
+    told = next(iter(by_key("optimizer", cfg.optimizer).values())).lr / groups[0]["lr"]  # the config's first
     step = task.training_step
 
     def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
@@ -46,7 +48,7 @@ def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
         groups = trainer.optimizers[0].param_groups
         for group, scale in zip(groups, scales, strict=True):
             group["lr"] = groups[0]["lr"] * scale
-        tell((groups[0]["lr"], loss.item()))
+        tell((groups[0]["lr"] * told, loss.item()))
         return loss
 
     task.training_step = training_step

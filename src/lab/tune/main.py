@@ -17,6 +17,7 @@ from lab.config import fail, freeze, quiet
 from lab.display import say
 from lab.errors import RunError
 from lab.external import refuse_several
+from lab.optimizers import by_key
 from lab.stop import stop
 from lab.tune import curves, memory
 from lab.tune.finders import Trial, find_lr, try_size
@@ -83,8 +84,10 @@ def _settings(cfg: DictConfig) -> DictConfig:
         ]
     if cfg.run is not None:
         problems.append(f"run={cfg.run}: tune makes no run; remove run=")
-    if "lr" not in cfg.optimizer:
-        problems.append("optimizer.lr: this optimizer has no learning rate to tune")
+    problems += [
+        f"{key}.lr: this optimizer has no learning rate to tune"
+        for key, node in by_key("optimizer", cfg.optimizer).items() if "lr" not in node
+    ]  # fmt: skip
     if problems:
         fail(problems)
     return own
@@ -96,10 +99,14 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
         raise _too_large(cfg.data.batch_size)
     lrs, losses = curves.by_step(points)
     suggestion = curves.suggest(lrs, losses)
+    rates = {key: node.lr for key, node in by_key("optimizer", cfg.optimizer).items()}
+    first = next(iter(rates.values()))
     folder = run.unused(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
-    curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, cfg.optimizer.lr)
-    say(f"optimizer.lr={suggestion:.2g}  (between the loss's steepest fall and its minimum; now {cfg.optimizer.lr:g})")
+    curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, first)
+    for key, rate in rates.items():
+        found = suggestion * rate / first
+        say(f"{key}.lr={found:.2g}  (between the loss's steepest fall and its minimum; now {rate:g})")
     say(f"{folder}: lr.png, lr.csv")
 
 

@@ -1,0 +1,167 @@
+"""The optimizer and the schedule of a task, from the factories of its config: one of each, or one for each name."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lab.allow import instantiate
+from lab.config import fail, unknown
+from lab.optim import Joined
+
+T = TypeVar("T")
+NamedParameters = Iterable[tuple[str, Parameter]]
+
+
+class NamedOptimizers(Joined):
+    """The optimizers of a task that has several, such as those of a GAN's two nets, as one.
+
+    Their names become the names of their parameter groups, which tell the curves of the learning rates apart.
+
+    Args:
+        parts: the optimizers by name.
+    """
+
+    def __init__(self, parts: Mapping[str, Optimizer]) -> None:
+        self.parts = parts
+        for name, part in parts.items():
+            for number, group in enumerate(part.param_groups, 1):
+                group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
+        groups = [group for part in parts.values() for group in part.param_groups]
+        if not all("param_names" in group for group in groups):
+            for group in groups:  # torch takes names of all parameters or of none
+                group.pop("param_names", None)
+        super().__init__(list(parts.values()), {})
+
+    def backward(self, losses: Mapping[str, Tensor], scale: Any) -> None:
+        """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
+
+        Raises:
+            UserError: a part has no loss.
+        """
+        if missing := [name for name in self.parts if name not in losses]:
+            fail([f"step: its parts lack the loss of the optimizer {name}" for name in missing])
+        last = next(reversed(self.parts))
+        for name, part in self.parts.items():
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+
+
+class NamedSchedules(LRScheduler):
+    """A schedule for each of several optimizers, as one.
+
+    Args:
+        optimizer: what is scheduled.
+        parts: its parts' schedules by name.
+    """
+
+    def __init__(self, optimizer: NamedOptimizers, parts: Mapping[str, LRScheduler]) -> None:
+        if wrong := [name for name, part in parts.items() if isinstance(part, ReduceLROnPlateau)]:
+            fail([f"scheduler.{name}: ReduceLROnPlateau needs a metric in each step; take another" for name in wrong])
+        self.optimizer, self.parts = optimizer, parts  # no super().__init__: it would start a schedule of its own
+
+    def step(self, epoch: int | None = None) -> None:
+        for part in self.parts.values():
+            part.step()
+
+    def get_last_lr(self) -> list[Any]:
+        return [lr for part in self.parts.values() for lr in part.get_last_lr()]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict["parts"][name])
+
+
+def by_key(key: str, node: Any) -> dict[str, Any]:
+    """The objects that a config's `optimizer` or `scheduler` names, by their keys: one, or one for each name."""
+    if not isinstance(node, DictConfig) or "_target_" in node:
+        return {key: node}
+    return {f"{key}.{name}": node[name] for name in node}
+
+
+def factories(node: DictConfig) -> Any:
+    """What makes an optimizer, or a schedule, from a config's node; or one such factory for each name."""
+    return instantiate(node) if "_target_" in node else {str(name): instantiate(node[name]) for name in node}
+
+
+def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], module: nn.Module) -> Optimizer:
+    """Return one optimizer for the parameters of a module.
+
+    Args:
+        given: the factories of (name, parameter) pairs -> optimizer.
+        parameters: the pairs of each optimizer, by the optimizer's name.
+        module: whose parameters they are.
+
+    Raises:
+        UserError: the names are others, or a parameter that is trained belongs to no optimizer, or to several.
+    """
+    pairs = {key: [(name, p) for name, p in named if p.requires_grad] for key, named in parameters.items()}
+    count = Counter(id(p) for own in pairs.values() for _, p in own)
+    if wrong := [name for name, p in module.named_parameters() if count[id(p)] != p.requires_grad]:
+        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        fail(
+            [
+                f"{type(module).__name__}.parameters_of: expected each trained parameter once, but {some}"
+                f" {'are' if len(wrong) > 1 else 'is'} given to no optimizer or to several; freeze what is not trained"
+            ]
+        )
+    chosen = by_name("optimizer", given, pairs)
+    parts: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
+    return NamedOptimizers(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def build_schedule(
+    given: Any, optimizer: Optimizer, names: Collection[str], total_steps: Callable[[], int]
+) -> LRScheduler:
+    """Return one schedule for all parameters.
+
+    Args:
+        given: the factories of optimizer -> schedule.
+        optimizer: what `build_optimizer` returns.
+        names: of its parts.
+        total_steps: the length of the run, for the schedules that take it.
+
+    Raises:
+        UserError: the names are others.
+    """
+
+    def build(factory: Callable[..., LRScheduler], part: Optimizer) -> LRScheduler:
+        is_taken = "total_steps" in inspect.signature(factory).parameters
+        return factory(part, **({"total_steps": total_steps()} if is_taken else {}))
+
+    chosen = by_name("scheduler", given, names)
+    if not isinstance(optimizer, NamedOptimizers):
+        return build(next(iter(chosen.values())), optimizer)
+    return NamedSchedules(optimizer, {name: build(chosen[name], part) for name, part in optimizer.parts.items()})
+
+
+def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:
+    """What a config gives for each of a task's optimizers.
+
+    Args:
+        key: of the config, `optimizer` or `scheduler`.
+        given: the same for all, or a mapping.
+        names: of the task's optimizers; the only one of most tasks is named "".
+
+    Raises:
+        UserError: the mapping has other names.
+    """
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    if "" in names:
+        fail([f"{key}: the task has one {key}; expected a _target_, got the names {', '.join(given)}"])
+    problems = [f"{key}: {unknown('name', name, names)}" for name in given if name not in names]
+    problems += [f"{key}.{name}: the task needs it" for name in names if name not in given and not problems]
+    if problems:
+        fail(problems)
+    return given
