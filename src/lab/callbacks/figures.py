@@ -99,7 +99,7 @@ class Figures(Callback):
         self._end("test", trainer, task_of(module))
 
     def _collect(self, trainer: Trainer, task: Task, outputs: dict[str, Tensor], batch: Batch) -> None:
-        if not (self.draw and task.keeps):
+        if not self.draw or type(task).figures is Task.figures:
             return
         own = {name: outputs[name].detach().cpu() for name in task.keeps}
         for index, values in gathered(trainer, (batch["index"].cpu(), own)):
@@ -146,8 +146,9 @@ class Figures(Callback):
         feature, index = torch.cat(projector.features), torch.cat(projector.index).tolist()
         data = data_of(trainer)
         batch, class_names = data.splits["test"].__getitems__(index), asdict(data.facts).get("class_names")
-        is_classified = class_names and "label" in batch
-        names = [printable(class_names[i]) for i in batch["label"].tolist()] if is_classified else None
+        names = None
+        if class_names and "label" in batch:
+            names = [printable(class_names[i]) for i in batch["label"].tolist()]
         image = batch["image"].float() / 255 if "image" in batch else None
         with forgiven(self.folder):
             for board in self.boards:
