@@ -9,6 +9,7 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
+from lab import train
 from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9

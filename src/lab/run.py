@@ -379,5 +379,5 @@ def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
     names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr]
-    if cfg.monitor.metric not in names:
+    if cfg.monitor.metric not in names and not cfg.monitor.metric.startswith("val/loss/"):  # Guard checks the parts
         fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])

@@ -1,6 +1,5 @@
 """docs/extending.md is executed: its blocks become files, and its commands run."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -8,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CONF, LAB
+from conftest import CONF
 
 PAGE = CONF.parent / "docs/extending.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -99,7 +99,7 @@ class Figures(Callback):
         self._end("test", trainer, task_of(module))
 
     def _collect(self, trainer: Trainer, task: Task, outputs: dict[str, Tensor], batch: Batch) -> None:
-        if not (self.draw and task.keeps):
+        if not self.draw or type(task).figures is Task.figures:
             return
         own = {name: outputs[name].detach().cpu() for name in task.keeps}
         for index, values in gathered(trainer, (batch["index"].cpu(), own)):

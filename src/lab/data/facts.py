@@ -36,14 +36,14 @@ class Facts:
             first: features whose facts come before those of the others, the most important one first.
         """
         stated: dict[str, dict[str, Any]] = defaultdict(dict)
-        for name, facts in self._facts.items():
-            for fact, value in facts.items():
-                for argument in names_of(name, fact):
-                    stated[argument][name] = value
+        for name, feature in self.features.items():
+            for argument, fact in arguments_of(name, feature):
+                stated[argument][name] = self._facts[name][fact]
         agreed = {name: next(iter(each.values())) for name, each in stated.items() if _same(each.values())}
         own: dict[str, Any] = {}
         for name in first:
-            own = self._facts.get(name, {}) | own
+            if name in self.features:
+                own = {fact: self._facts[name][fact] for fact in self.features[name].fact_names} | own
         return Arguments(agreed | own, {name: each for name, each in stated.items() if name not in agreed | own})
 
     @cached_property
@@ -81,7 +81,7 @@ class Arguments:
 
     Args:
         values: a fact has its own name where all features that state it agree, and always that of its feature before
-            it: `num_classes` and `label_num_classes`.
+            it: `num_classes` and `label_num_classes`. A qualified fact has only the latter: `image_std`.
         ambiguous: the names that stand for different values: name -> feature -> value.
     """
 
@@ -89,16 +89,18 @@ class Arguments:
     ambiguous: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def names_of(feature: str, fact: str) -> tuple[str, str]:
-    """The arguments that a fact of a feature may fill."""
-    return fact, f"{feature}_{fact}"
+def arguments_of(name: str, feature: Feature | type[Feature]) -> Iterator[tuple[str, str]]:
+    """Yield the arguments that the facts of a feature may fill, each with its fact."""
+    for fact in feature.fact_names:
+        yield fact, fact
+    for fact in (*feature.fact_names, *feature.qualified_fact_names):
+        yield f"{name}_{fact}", fact
 
 
 def stated_by(features: Mapping[str, type[Feature]]) -> Iterator[str]:
     """Yield the arguments that the facts of features may fill, known before the data is read."""
     for name, feature in features.items():
-        for fact in feature.fact_names:
-            yield from names_of(name, fact)
+        yield from (argument for argument, _ in arguments_of(name, feature))
 
 
 def stored_facts(folder: Path) -> Facts:

@@ -38,7 +38,10 @@ class Feature(ABC):
     (`file`), or HTML (`html`). A subclass defines the methods that its use needs; the others say what is missing.
     """
 
-    fact_names: ClassVar[tuple[str, ...]] = ()  # attributes that fill the arguments of nets and tasks by name
+    # Attributes that fill the arguments of nets and tasks by name: `num_classes`, or `label_num_classes`
+    fact_names: ClassVar[tuple[str, ...]] = ()
+    # The same, only with the feature's name before them, for the bare name means other things too: `image_std`
+    qualified_fact_names: ClassVar[tuple[str, ...]] = ()
     item: ClassVar[str] = "value"  # what people call an item
     column: ClassVar[str] = ""  # the heading of items in a table; "": the feature's name
     content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
@@ -52,8 +55,8 @@ class Feature(ABC):
         """The names of the batch's entries."""
 
     def facts(self) -> dict[str, Any]:
-        """The values that fill arguments of nets and tasks, such as `num_classes`."""
-        return {name: getattr(self, name) for name in self.fact_names}
+        """The values of all facts by their bare names."""
+        return {name: getattr(self, name) for name in (*self.fact_names, *self.qualified_fact_names)}
 
     # as an input
 

@@ -43,6 +43,7 @@ class Image(Feature):
     entry: str = "image"
 
     fact_names = ("num_channels", "image_size")
+    qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
     explainer = "lab.explain.images"
 

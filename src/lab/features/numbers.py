@@ -12,12 +12,12 @@ from lab.features.base import Feature, Row, Sample
 
 @dataclass(frozen=True)
 class Numbers(Feature):
-    """A row of numbers, each with a name: (`num_numbers`,) float32. An item is their CSV, such as `1.5,20`."""
+    """A row of numbers, each with a name: (`size`,) float32. An item is their CSV, such as `1.5,20`."""
 
     names: list[str]
     entry: str = "numbers"
 
-    fact_names = ("num_numbers",)
+    qualified_fact_names = ("size", "names")
     item, column, content_types, in_json = "numbers", "numbers", "text/", "[<number>, …]"
 
     @property
@@ -25,7 +25,7 @@ class Numbers(Feature):
         return (self.entry,)
 
     @property
-    def num_numbers(self) -> int:
+    def size(self) -> int:
         return len(self.names)
 
     def find(self, source: str) -> Iterator[str]:

@@ -57,6 +57,8 @@ class MetricBuffer:
 
     def update(self, outputs: dict[str, Tensor]) -> None:
         """Keep a copy of what the metrics take: a CUDA graph writes the next outputs over these."""
+        if not len(self.metrics):
+            return
         if list(outputs) != self.offered:
             self.flush()
             metrics = self.metrics.values(copy_state=False)

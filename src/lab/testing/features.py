@@ -57,7 +57,7 @@ class FeatureContract:
 
     def test_facts_are_plain_values(self, feature: Feature) -> None:
         facts = feature.facts()
-        assert facts.keys() == set(feature.fact_names)
+        assert facts.keys() == {*feature.fact_names, *feature.qualified_fact_names}
         assert json.loads(json.dumps(facts)) == facts
 
     def test_samples_have_an_array_for_each_entry(self, feature: Feature) -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -77,7 +77,7 @@ class Boxes(Feature):
 class Rectangles(Data):
     """Pictures of one or two rectangles: `image` (B, 1, H, W), `original` (B, 2), `boxes` (B, 2, 4), `box_label`."""
 
-    features = {"image": Photo, "boxes": Boxes}
+    features: ClassVar = {"image": Photo, "boxes": Boxes}
 
     def __init__(self, num_pictures: PositiveInt = 160, image_size: PositiveInt = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -102,7 +102,9 @@ class Rectangles(Data):
 def _picture(random: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     image, boxes, label = np.zeros((1, size, size), np.uint8), np.zeros((2, 4), np.float32), np.full(2, -1)
     for i in range(random.integers(1, 3)):  # one in the left half, perhaps one in the right
-        (x0, y0), (w, h) = random.integers(0, 3, 2) + [i * size // 2, 0], random.integers(3, size // 2 - 2, 2)
+        x0, y0 = random.integers(0, 3, 2)
+        x0 += i * size // 2
+        w, h = random.integers(3, size // 2 - 2, 2)
         image[0, y0 : y0 + h, x0 : x0 + w] = 255
         boxes[i], label[i] = np.array([x0, y0, x0 + w, y0 + h]) / size, 0
     return {"image": image, "original": np.array([size, 2 * size], np.float32), "boxes": boxes, "box_label": label}
@@ -132,7 +134,8 @@ class MeanIoU(Metric):
         self.add_state("num", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, boxes: Tensor, true_boxes: Tensor, true_label: Tensor) -> None:
-        low, high = torch.maximum(boxes[..., :2], true_boxes[..., :2]), torch.minimum(boxes[..., 2:], true_boxes[..., 2:])
+        low = torch.maximum(boxes[..., :2], true_boxes[..., :2])
+        high = torch.minimum(boxes[..., 2:], true_boxes[..., 2:])
         both = (high - low).clamp(min=0).prod(-1)
         areas = ((b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1) for b in (boxes, true_boxes))
         iou = both / (sum(areas) - both).clamp(min=1e-6)

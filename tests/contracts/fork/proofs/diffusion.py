@@ -31,8 +31,6 @@ class Denoiser(nn.Module):
 class Diffusion(Task):
     """The mean squared error of the predicted noise. An answer is a picture of the class that is asked for."""
 
-    inputs = ("label", "index")
-
     def __init__(
         self, num_channels: int, image_size: int, image_mean: list[float], image_std: list[float],
         num_steps: PositiveInt = 10, every: PositiveInt = 1, **kwargs: Any,
@@ -41,6 +39,10 @@ class Diffusion(Task):
         self.shape, self.every, self.num_steps = (num_channels, image_size, image_size), every, num_steps
         self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (image_mean, image_std))
         self.level = (1 - torch.linspace(1e-4, 0.5, num_steps)).cumprod(0)  # (num_steps,) share of the image
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("label", "index")
 
     @property
     def outputs(self) -> dict[str, Feature]:

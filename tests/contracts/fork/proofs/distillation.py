@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch.nn.functional as F
+from lab.judge import Judge
 from pydantic import PositiveFloat
 
-from lab.judge import Judge
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
 from lab.types import Fraction

@@ -1,6 +1,6 @@
 """A classifier of two inputs: a digit, and the word that says whether to add five to it."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ WORDS = ("as it is", "five more")
 class DigitsAndWords(Data):
     """`image` (B, 1, 8, 8), `token` (B, T), `label` (B,), the digit, plus five modulo ten where the text says so."""
 
-    features = {"image": Image, "text": Text, "label": ClassLabel}
+    features: ClassVar = {"image": Image, "text": Text, "label": ClassLabel}
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         digits = Digits(image_size=8, val_fraction=0.2, test_fraction=0.2, batch_size=1, tiny=self.tiny)
@@ -38,7 +38,7 @@ class DigitsAndWords(Data):
             contents[name] = [digest(x.tobytes(), WORDS[i].encode()) for x, i in zip(image.numpy(), which, strict=True)]
         self.names = {name: list(map(str, range(len(split)))) for name, split in read.items()}
         self.report.describe(contents, self.names)
-        features = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
+        features: ClassVar = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
         return read, Facts(features, {name: len(split) for name, split in read.items()}, fingerprint(contents))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:

@@ -48,8 +48,6 @@ class Pair(nn.Module):
 class WGAN(Task):
     """Two losses, each of one optimizer: `generator` and `critic`; that of the critic has a gradient penalty."""
 
-    inputs = ("label", "index")
-
     def __init__(
         self, num_channels: int, image_size: int, image_mean: list[float], image_std: list[float],
         noise: PositiveInt = 8, penalty: NonNegativeFloat = 10.0, **kwargs: Any,
@@ -59,10 +57,14 @@ class WGAN(Task):
         self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (image_mean, image_std))
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("label", "index")
+
+    @property
     def outputs(self) -> dict[str, Feature]:
         return {"picture": Image(self.num_channels, self.image_size, entry="picture")}
 
-    def named_parameters_of(self) -> dict[str, Iterable[tuple[str, nn.Parameter]]]:
+    def parameters_of(self) -> dict[str, Iterable[tuple[str, nn.Parameter]]]:
         return {name: getattr(self.net, name).named_parameters() for name in ("generator", "critic")}
 
     def step(self, batch: Batch, stage: Stage) -> Step:
