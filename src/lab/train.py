@@ -77,7 +77,7 @@ def parts(cfg: DictConfig, folder: Path | None, is_checked: bool = False) -> tup
     check_lengths(cfg, data)
     if not resume.has_begun(folder):
         with seconds.announced("Initializing the net from the data"):
-            data.initialize(task.net)  # type: ignore[arg-type]
+            data.initialize(task.get_submodule("net"))
         resume.start_from(cfg, task)
     return data, task
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -233,11 +233,11 @@ def too_long(max_bytes: int) -> HTTPException:
 
 
 async def _of_form(request: Request, body: bytes) -> bytes:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
-        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=10).parse()  # type: ignore
+        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=10).parse()
     except (MultiPartException, KeyError, ValueError) as error:  # KeyError: no boundary
         reason = getattr(error, "message", "it is no multipart/form-data with a boundary").rstrip(".")
         raise HTTPException(400, f"The form can't be read: {reason}.") from error
