@@ -123,7 +123,7 @@ def import_heavy(name: str) -> ModuleType:
     """Import what a job runs, a third faster: torchmetrics loads all of SciPy's signal processing to patch one name."""
     gc.disable()  # there is nothing to collect in modules that are being loaded
     signal = ModuleType("scipy.signal")
-    signal.hamming = None  # type: ignore[attr-defined]
+    vars(signal)["hamming"] = None
     if "torchmetrics" not in sys.modules and sys.modules.setdefault("scipy.signal", signal) is signal:
         import torchmetrics  # noqa: F401
 

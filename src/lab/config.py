@@ -26,6 +26,7 @@ from lab.folder import (
     expanded,
     is_half_made,
     latest,
+    plain,
     read_config,
     read_json,
     refuse_links,
@@ -97,7 +98,7 @@ def overrides() -> list[str]:
     """What this job was given on the command line; its references to secrets are kept as references."""
     if not HydraConfig.initialized():
         return []
-    return list(map(str, OmegaConf.to_container(HydraConfig.get().overrides.task)))  # type: ignore[arg-type]
+    return list(map(str, plain(HydraConfig.get().overrides)["task"]))
 
 
 def with_the_runs_own(arguments: Sequence[str]) -> list[str]:

@@ -7,13 +7,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lab.errors import UserError
+from lab.folder import plain
 
 ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
 
 
 def ends(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that decide when training ends. A finished run trains again only if one of them changed."""
-    return {key: OmegaConf.to_container(OmegaConf.create({"x": OmegaConf.select(cfg, key)}))["x"] for key in ENDS}  # type: ignore[call-overload,index]
+    return plain(OmegaConf.create({key: OmegaConf.select(cfg, key) for key in ENDS}))
 
 
 def check_limits(end: dict[str, Any], content: dict[str, Any], folder: Path) -> None:

@@ -265,6 +265,15 @@ def _with(path: Path, content: Any, keys: Any) -> Any:
     return content
 
 
+def plain(cfg: Any) -> dict[str, Any]:
+    """A config as a dictionary; references as they stand."""
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def flat(cfg: Any) -> dict[str, Any]:
     """A config's dotted keys and their values; references as they stand."""
     from omegaconf import OmegaConf

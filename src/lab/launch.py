@@ -36,15 +36,18 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     environ, threads_before = dict(os.environ), torch.get_num_threads()
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)
-    alone = trainer.world_size == 1 or not isinstance(environment, LightningEnvironment)
     others: dict[socket.socket, subprocess.Popen[bytes]] = {}
     if LINE in os.environ:
         stay_on(trainer)
         line = socket.socket(fileno=int(os.environ.pop(LINE)))
         _watch({line: os.getppid()}, lambda pid: (None, "the main process"))
-    elif not alone and not environment.creates_processes_externally:  # type: ignore[union-attr]
+    elif (
+        trainer.world_size > 1
+        and isinstance(environment, LightningEnvironment)
+        and not environment.creates_processes_externally
+    ):
         stay_on(trainer)
-        _describe(trainer)
+        _describe(trainer, environment)
         others = dict(_start(rank, arguments) for rank in range(1, trainer.num_devices))
         _watch({line: process.pid for line, process in others.items()}, _ends(others))
     try:
@@ -67,9 +70,8 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
 _finished = threading.Event()
 
 
-def _describe(trainer: Trainer) -> None:
+def _describe(trainer: Trainer, environment: LightningEnvironment) -> None:
     """Tell Lightning, here and in the others, that the processes are there already, and which this is."""
-    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     os.environ.setdefault("MASTER_ADDR", environment.main_address)
     os.environ.setdefault("MASTER_PORT", str(environment.main_port))
     if num_threads() is None:

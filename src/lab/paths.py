@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.folder import expanded
+from lab.folder import expanded, plain
 
 PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", "data.root")
 
@@ -26,7 +26,7 @@ def expand(cfg: DictConfig) -> None:
 
 def keep_root(cfg: DictConfig) -> None:
     """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
-    root = OmegaConf.to_container(cfg.data, resolve=False).get("root")  # type: ignore[union-attr]
+    root = plain(cfg.data).get("root")
     if root and "${" not in root:  # a reference may be a secret
         cfg.data.root = str(expanded(cfg.data.root).absolute())
     elif root and not expanded(cfg.data.root).is_absolute():

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import MetricCollection
 
 from lab import checkpoints, external, seconds
 from lab.allow import instantiate, read_config
@@ -70,6 +71,7 @@ from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
 from lab.summary import stopped
+from lab.trainer import declared, only
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
@@ -186,8 +188,9 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
-    if trainer.profiler.dirpath is not None:  # type: ignore[attr-defined]
-        trainer.profiler.dirpath = folder / trainer.profiler.dirpath  # type: ignore[attr-defined]
+    profiler = declared(trainer).profiler
+    if profiler.dirpath is not None:
+        profiler.dirpath = folder / profiler.dirpath
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
@@ -251,7 +254,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     """Keep `results.json` true: whatever is put in the dict that this yields, the seconds, and how the run ended."""
     results: dict[str, Any] = {"status": "running"}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
-    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    timer = only(trainer, Timer)
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
@@ -268,7 +271,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     except SystemExit as error:  # asked for: see `Stop`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            say(*stopped(folder, error.code, can_resume=not trainer.overfit_batches))  # type: ignore[attr-defined]
+            say(*stopped(folder, error.code, can_resume=not declared(trainer).overfit_batches))
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -325,8 +328,7 @@ def read_facts(data: Data, folder: Path) -> Facts:
 
 def last_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the metrics of the latest validation, which may precede the resume."""
-    (last,) = (callback for callback in trainer.callbacks if isinstance(callback, Last))  # type: ignore[attr-defined]
-    return last.validated
+    return only(trainer, Last).validated
 
 
 def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path, metric: str) -> float:
@@ -358,13 +360,13 @@ def restore(task: LightningModule, folder: Path) -> None:
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
     """The validation metrics of the weights that a task has; no curve shows them again."""
-    loggers, callbacks = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]
-    kept = [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
-    trainer.loggers, trainer.callbacks = [], kept  # type: ignore[attr-defined]
+    own = declared(trainer)
+    loggers, callbacks = own.loggers, own.callbacks
+    own.loggers, own.callbacks = [], [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
     try:
         return dict(trainer.validate(task, data, verbose=False)[0])
     finally:
-        trainer.loggers, trainer.callbacks = loggers, callbacks  # type: ignore[attr-defined]
+        own.loggers, own.callbacks = loggers, callbacks
 
 
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
@@ -378,6 +380,8 @@ def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
 
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
-    names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr]
+    metrics = task.get_submodule("metrics.val_")
+    assert isinstance(metrics, MetricCollection)
+    names = {f"val/{name}" for name in ("loss", *metrics.keys())}
     if cfg.monitor.metric not in names and not cfg.monitor.metric.startswith("val/loss/"):  # Guard checks the parts
         fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])

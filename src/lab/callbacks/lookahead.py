@@ -50,4 +50,4 @@ class Lookahead(Callback):
 
 
 def _floats(task: LightningModule) -> dict[str, Tensor]:
-    return {name: value for name, value in task.net.state_dict().items() if value.is_floating_point()}  # type: ignore[union-attr]
+    return {name: value for name, value in task.get_submodule("net").state_dict().items() if value.is_floating_point()}

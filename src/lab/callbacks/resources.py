@@ -10,6 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from lab.trainer import declared
+
 
 class Resources(Callback):
     """Logs the gradient's norm, and for TensorBoard an epoch's speed and memory."""
@@ -24,7 +26,7 @@ class Resources(Callback):
         self.num_samples += len(batch["index"])
 
     def on_before_optimizer_step(self, trainer: Trainer, task: LightningModule, optimizer: Optimizer) -> None:
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = declared(trainer).log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             task.log("gradient_norm", get_total_norm(gradients))

@@ -18,6 +18,7 @@ from lab.data.report import DataReport
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 from lab.features.base import Feature
+from lab.trainer import declared
 
 Batch = dict[str, Tensor]
 """The samples of a step by entry, such as `image`; each entry is a tensor with a row for each sample.
@@ -275,7 +276,7 @@ class Data(L.LightningDataModule):
             cut = partial(buckets, dataset.length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
             batches = BucketSampler(cut, len(dataset), world_size, rank, self.seed, epoch, num_batches)
             # Lightning does this for a sampler alone
-            batches.fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            batches.fixed = self.trainer is not None and declared(self.trainer).overfit_batches > 0
             return self._loader(dataset, batch_sampler=batches)
         sampler = EpochSampler(dataset, world_size, rank, self.seed, epoch, num_batches * self.batch_size)
         drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm
@@ -316,7 +317,8 @@ class Data(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """The epoch that training is in, and how many of its batches are done."""
-        loop = self.trainer.fit_loop  # type: ignore[union-attr]
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
         epoch: Any = loop.epoch_progress.current
         done = loop.epoch_loop.batch_progress.current.completed if epoch.ready > epoch.processed else 0
         return {"epoch": epoch.processed, "batches": done}

@@ -1,7 +1,7 @@
 """Which files of a folder are read, and how; without torch, for the verbs that answer without it."""
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lab.errors import UserError
@@ -23,7 +23,7 @@ def visible(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
 
 
-def files_below(folder: Path, hidden: list[Path] | None = None, _above: Container[str] = ()) -> Iterator[Path]:
+def files_below(folder: Path, hidden: list[Path] | None = None, _above: Collection[str] = ()) -> Iterator[Path]:
     """Yield the files of a folder and its subfolders, in order. Links to folders are followed; hidden names are not.
 
     Args:
@@ -38,7 +38,7 @@ def files_below(folder: Path, hidden: list[Path] | None = None, _above: Containe
             if hidden is not None:
                 hidden.append(path)
         elif path.is_dir():
-            yield from files_below(path, hidden, {*_above, real})  # type: ignore[misc]
+            yield from files_below(path, hidden, {*_above, real})
         else:
             yield path
 

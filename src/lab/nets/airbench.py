@@ -32,7 +32,7 @@ class Airbench(nn.Module, InitFromData):
         num_patches = 8 * num_channels
         whiten = nn.Conv2d(num_channels, num_patches, 2)
         whiten.weight.requires_grad = False
-        nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
+        whiten.bias = nn.Parameter(torch.zeros(num_patches))
         self.whiten = nn.Sequential(whiten, nn.GELU())
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip([num_patches, *widths], widths, strict=False)))
         self.head = nn.Sequential(nn.MaxPool2d(side), nn.Flatten(), nn.Linear(widths[-1], num_classes, bias=False))

@@ -48,7 +48,9 @@ def _fit_first_convolution(model: nn.Module, num_channels: int) -> None:
     path, old = next((path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if old.in_channels == num_channels:
         return
-    new = nn.Conv2d(num_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    padding = old.padding if isinstance(old.padding, str) else _pair(old.padding)
+    size, stride = _pair(old.kernel_size), _pair(old.stride)
+    new = nn.Conv2d(num_channels, old.out_channels, size, stride, padding, bias=old.bias is not None)
     if num_channels == 1:
         new.weight.data.copy_(old.weight.data.sum(1, keepdim=True))
     if old.bias is not None and new.bias is not None:
@@ -56,9 +58,14 @@ def _fit_first_convolution(model: nn.Module, num_channels: int) -> None:
     model.set_submodule(path, new)
 
 
+def _pair(sides: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sides
+    return height, width
+
+
 def _fit_head(model: nn.Module, num_classes: int) -> None:
     path, old = [(path, m) for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     if isinstance(old, nn.Linear):
         model.set_submodule(path, nn.Linear(old.in_features, num_classes))
     else:  # squeezenet ends in a convolution
-        model.set_submodule(path, nn.Conv2d(old.in_channels, num_classes, old.kernel_size))  # type: ignore[arg-type]
+        model.set_submodule(path, nn.Conv2d(old.in_channels, num_classes, _pair(old.kernel_size)))

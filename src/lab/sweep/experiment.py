@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from lab.config import compose, is_group
 from lab.display import command, say
-from lab.folder import STAMP, read_json
+from lab.folder import STAMP, plain, read_json
 from lab.keys import key_of
 from lab.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
@@ -74,7 +74,7 @@ def _words(choices: dict[str, Any]) -> list[str]:
 
 
 def _plain(words: Sequence[str]) -> dict[str, Any]:
-    return OmegaConf.to_container(compose("train", words), resolve=False)  # type: ignore[return-value]
+    return plain(compose("train", words))
 
 
 def _lost(old: dict[str, Any], new: dict[str, Any], top: str = "") -> Iterator[tuple[str, str]]:

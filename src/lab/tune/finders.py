@@ -17,6 +17,7 @@ from lab.allow import instantiate
 from lab.config import fail
 from lab.data.base import Data
 from lab.optimizers import by_key
+from lab.trainer import declared
 from lab.tune import memory
 
 Tell = Callable[[Any], None]
@@ -74,7 +75,7 @@ def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
         data.batch_size = num_samples
     clock = Clock()
-    trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+    declared(trainer).callbacks.append(clock)
     trainer.fit(task, data)
     fastest = min(end - begin for begin, end in pairwise(clock.done))  # others may use the machine too
     tell(Trial(data.batch_size, data.batch_size / fastest, memory.peak(trainer.strategy.root_device)))
