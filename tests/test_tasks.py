@@ -1,8 +1,7 @@
-"""The conformance suite for tasks: one step, three stages, an optimizer and a schedule by config."""
+"""The contract of every task; then one step, three stages, an optimizer and a schedule by config."""
 
 import copy
 import json
-import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from lab.callbacks.lookahead import Lookahead
 from lab.callbacks.step_seed import StepSeed
 from lab.errors import UserError
 from lab.optim import BiasSGD, MuonAdamW, triangle, warmup_cosine
+from lab.testing import TaskContract
 
 QUICK = PLAIN
 
@@ -34,34 +34,15 @@ def build(cfg):
     return run.build_task(cfg, data.facts), batch
 
 
-@pytest.fixture(params=options("task"))
-def built(request, compose):
-    return build(compose(fitting(f"task={request.param}"), f"task={request.param}", "data.tiny=true"))
+class TestEveryTask(TaskContract):
+    @pytest.fixture(params=options("task"))
+    def overrides(self, request):
+        return [fitting(f"task={request.param}"), f"task={request.param}", "data.tiny=true"]
 
 
 @pytest.fixture
 def classifier(compose):
     return build(compose(*QUICK, "net=mlp"))
-
-
-def test_a_step_is_differentiable_in_every_parameter(built):
-    task, batch = built
-    loss = task._step(batch, "train").loss
-    assert loss.ndim == 0
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert not [name for name, p in task.named_parameters() if p.grad is None or not p.grad.any()]
-
-
-def test_the_first_loss_is_that_of_a_guess(built):
-    task, batch = built
-    guess = math.log(task(batch).shape[-1])
-    assert task.eval()._step(batch, "val").loss.item() == pytest.approx(guess, abs=0.3)
-
-
-def test_checkpoints_hold_the_nets_weights_and_nothing_else(built):
-    task, _ = built
-    assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
 
 
 def test_metrics_agree_with_sklearn(classifier):

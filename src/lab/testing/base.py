@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import lightning as L
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -44,18 +44,26 @@ class Contract:
 
 def compose(*overrides: str) -> DictConfig:
     """The config of a training run on the CPU without figures."""
-    config.quiet()
-    return config.compose("train", ["trainer=cpu", "trainer.enable_progress_bar=false", "figures=false", *overrides])
+    return copy.deepcopy(_composed(overrides))
 
 
 def read(overrides: Sequence[str]) -> Data:
     """The data of a config, which are read once. A test may change the attributes, but not the samples."""
-    return copy.copy(_read(tuple(overrides)))
+    cfg = compose(*overrides)
+    what = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["data", "cv", "fold"]), resolve=False)
+    if (what, cfg.seed) not in _data:
+        _data[what, cfg.seed] = run.read_data(cfg)
+    return copy.copy(_data[what, cfg.seed])
 
 
-@lru_cache(maxsize=64)
-def _read(overrides: tuple[str, ...]) -> Data:
-    return run.read_data(compose(*overrides))
+@lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    config.quiet()
+    quick = ["trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
+    return config.compose("train", [*quick, *overrides])
+
+
+_data: dict[tuple[str, int], Data] = {}  # by config and seed
 
 
 def build(cfg: DictConfig, data: Data) -> Any:
