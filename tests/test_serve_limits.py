@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import numpy as np
 import pytest
-from lab.inputs.images import Images
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
+from lab.predictor import Predictor
 from PIL import Image
 
-from lab import config, model
+from lab import config
 from lab.errors import UserError
 from lab.features import read_image
 from lab.serve import limits, server
@@ -44,11 +46,11 @@ def grey(level=7):
 
 
 def build(*overrides, seconds=0.0):
-    def answer(images):
+    def predict(arrays):
         time.sleep(seconds)
-        return np.tile(np.float32([0.75, 0.25]), (len(images), 1))
+        return {"class": np.tile(np.float32([0.75, 0.25]), (len(arrays["image"]), 1))}
 
-    asked = model.answering(Images(1, 4), answer, None, ["a", "b"])
+    asked = Predictor({"image": Picture(1, 4)}, {"class": ClassLabel(["a", "b"], entry="class")}, predict)
     return server.build(config.compose("serve", list(overrides)), asked, "x", {"localhost"})
 
 
