@@ -14,9 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
-from lab.features.image import Image as Picture
-from lab.features.labels import ClassLabel
-from lab.predictor import Predictor
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -24,6 +21,9 @@ from lab import config, predict, predictor, train
 from lab.answers import Answer
 from lab.errors import RunError, UserError
 from lab.export import main as export
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
+from lab.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ import httpx
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
-from lab.features.image import Image as Picture
-from lab.features.labels import ClassLabel
-from lab.predictor import Predictor
 from PIL import Image
 
 from lab import config, predict, train
 from lab.errors import UserError
 from lab.export import main as export
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
+from lab.predictor import Predictor
 from lab.serve import main as serve
 from lab.serve.server import MAX_REQUESTS, PAGE, build
 
@@ -363,7 +363,9 @@ async def asked_at_once(slow, pictures, *overrides):
     app = build(
         config.compose("serve", list(overrides)),
         Predictor(
-            {"image": Picture(1, 4)}, {"class": ClassLabel(["a", "b"], entry="class")}, lambda x: {"class": slow(x["image"])}
+            {"image": Picture(1, 4)},
+            {"class": ClassLabel(["a", "b"], entry="class")},
+            lambda x: {"class": slow(x["image"])},
         ),
         "slow",
         {"localhost"},
