@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +11,16 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from lab import predictor
 from lab.config import compose as compose_verb
 from lab.data import tiny
 from lab.errors import UserError
 from lab.explain import images, scores
 from lab.explain import main as explain
 from lab.explain.overlay import Row, figure, overlay
+from lab.features.labels import ClassLabel
+from lab.features.numbers import Numbers
+from lab.tasks.classification import Classification
 
 QUICK = (
     "experiment=digits",
@@ -310,7 +313,7 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
     [
         ("captum", UserError, r"pip install 'lab\[explain\]'"),
         ("captum.attr", UserError, r"pip install 'lab\[explain\]'"),
-        ("lab.explain.images", UserError, "there is no lab.explain.images"),
+        ("lab.explain.images", ImportError, "No module"),
         ("scipy", ImportError, "No module"),
         (None, ImportError, "No module"),
     ],
@@ -319,12 +322,28 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
     def missing(_):
         raise ImportError(f"No module named {name}", name=name)
 
-    monkeypatch.setattr(explain, "import_module", missing)
+    monkeypatch.setattr(predictor, "import_module", missing)
     with pytest.raises(kind, match=said):
         explained(mlp)
 
 
-def test_a_run_of_another_kind_is_refused(mlp, monkeypatch):
-    monkeypatch.setattr(explain, "Classification", SimpleNamespace)
-    with pytest.raises(UserError, match="it is no classifier"):
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("outputs", {}, "Only the answers of a classifier are explained."),
+        (
+            "outputs",
+            {"a": ClassLabel(["x"]), "b": ClassLabel(["y"])},
+            "Only the answers of a classifier are explained.",
+        ),
+        ("outputs", {"a": Numbers(["x"])}, "Only the answers of a classifier are explained."),
+        ("inputs", ["image", "label"], "Only answers to one input are explained; here are 2: image, label."),
+        ("inputs", ["label"], "There is no method yet that explains answers to class inputs."),
+        ("inputs", ["index"], "Only answers to one input are explained; here are 0."),
+    ],
+)
+def test_what_is_not_explained_is_refused_in_a_sentence(part, value, said, mlp, monkeypatch):
+    monkeypatch.setattr(Classification, part, value, raising=False)
+    with pytest.raises(UserError) as error:
         explained(mlp)
+    assert str(error.value) == f"error: run={mlp}: {said}"

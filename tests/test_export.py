@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import PLAIN, options, takes
 
-from lab import config, model, run, train
+from lab import config, predictor, run, train
 from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.export import program as exported
+from lab.features.base import unpack
+from lab.features.labels import ClassLabel
 
 SMALL = {
     "mlp": ["net.widths=[8]", "net.batch_norm=true"],
@@ -58,7 +60,9 @@ def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsy
     reports = exports(folder)
     assert list(reports) == ["model.pt2", "model.onnx"], "each file has its report"
     for name, report in reports.items():
-        assert max(report["max_difference"].values()) <= report["tolerance"] == 1e-4
+        assert max(report["max_difference"].values()) <= 1e-4
+        assert report["tolerance"] == {"class": 0}
+        assert {share for each in report["differing"].values() for share in each.values()} == {0}
         assert set(report["max_difference"]) == {*(f"batches of {n}" for n in (1, 2, 7, 64)), "test split"}
         assert report["same_answer"] == report["num_samples"] == 40
         assert report["test_acc"]["exported"] == report["test_acc"]["checkpoint"]
@@ -69,31 +73,32 @@ def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsy
 
 def test_the_file_holds_what_it_takes_to_use_it(folder):
     exports(folder, "format=torch_export")
-    asked, (_, data, task) = model.of_onnx(folder / "model.onnx"), run.load(folder)
-    assert asked.class_names == list(map(str, range(10)))
-    assert (asked.inputs.num_channels, asked.inputs.image_size) == (1, data.facts.features["image"].image_size)
-    image = np.random.default_rng(0).integers(0, 256, (3, *asked.inputs.example.shape[1:]), np.uint8)
-    normal = (torch.from_numpy(image) / 255 - data.facts.features["image"].mean[0]) / data.facts.features["image"].std[
-        0
-    ]
+    asked, (_, data, task) = predictor.of_onnx(folder / "model.onnx"), run.load(folder)
+    assert asked.outputs == task.outputs == {"class": ClassLabel(list(map(str, range(10))), entry="class")}
+    assert asked.inputs == {"image": data.facts.features["image"]}
+    feature = asked.inputs["image"]
+    image = np.random.default_rng(0).integers(0, 256, (3, 1, feature.image_size, feature.image_size), np.uint8)
+    normal = (torch.from_numpy(image) / 255 - feature.mean[0]) / feature.std[0]
     right = task({"image": normal}).softmax(-1).detach().numpy()
-    assert asked.answer(image) == pytest.approx(right, abs=1e-5)
-    inside = {model.METADATA: ""}
+    assert asked.predict({"image": image})["class"] == pytest.approx(right, abs=1e-5)
+    inside = {predictor.METADATA: ""}
     program = torch.export.load(folder / "model.pt2", extra_files=inside)
-    assert json.loads(inside[model.METADATA])["class_names"] == asked.class_names
-    assert program.module()(torch.from_numpy(image)).detach().numpy() == pytest.approx(right, abs=1e-5)
+    about = json.loads(inside[predictor.METADATA])
+    assert (unpack(about["inputs"]), unpack(about["outputs"])) == (asked.inputs, asked.outputs)
+    answer = program.module()(image=torch.from_numpy(image))["class"]
+    assert answer.detach().numpy() == pytest.approx(right, abs=1e-5)
 
 
 def unnormalised(monkeypatch):
-    def forward(module, item):
-        return module.task({"image": item.float() / 255}).softmax(-1)
+    def forward(module, **entries):
+        return {"class": module.task({"image": entries["image"].float() / 255}).softmax(-1)}
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
 
 
 def logits(monkeypatch):
-    def forward(module, item):
-        return module.task(module.data.on_after_batch_transfer({"image": item}))
+    def forward(module, **entries):
+        return {"class": module.task(module.data.on_after_batch_transfer(entries))}
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
 
@@ -120,7 +125,8 @@ def changed(value):
 
 def fixed_batch(monkeypatch):
     def program(task, data):
-        return torch.export.export(exported.Exported(task, data), (torch.from_numpy(data.inputs.example),))
+        entries = {name: torch.from_numpy(array) for name, array in exported.example(task, data).items()}
+        return torch.export.export(exported.Exported(task, data), (), entries)
 
     monkeypatch.setattr(exported, "program", program)
 
@@ -131,7 +137,7 @@ def fixed_batch(monkeypatch):
         (unnormalised, "model.onnx", "is refused: it does not answer as the checkpoint does"),
         (logits, "new.onnx", "is refused: it does not answer as the checkpoint does"),
         (changed(2.0), "model.onnx", "is refused: it does not answer as the checkpoint does"),
-        (changed(np.nan), "model.onnx", "is refused: .* differs by nan"),
+        (changed(np.nan), "model.onnx", "is refused: .* differ .*by up to nan"),
         (fixed_batch, "new.onnx", "is refused: it gives no answer"),
     ],
     ids=["normalisation", "softmax", "weight", "nan", "batch size"],
@@ -152,9 +158,9 @@ def test_of_a_compiled_net_the_net_itself_is_exported(folder):
         (5, 1, data.facts.features["image"].image_size, data.facts.features["image"].image_size),
         dtype=torch.uint8,
     )
-    right = exported.program(task, data).module()(image)
+    right = exported.program(task, data).module()(image=image)["class"]
     task.net.compile(backend=lambda graph, inputs: pytest.fail("it was compiled"))
-    assert exported.program(task, data).module()(image).equal(right)
+    assert exported.program(task, data).module()(image=image)["class"].equal(right)
 
 
 def test_int8_is_smaller_and_its_accuracy_is_measured(trained):
@@ -166,7 +172,7 @@ def test_int8_is_smaller_and_its_accuracy_is_measured(trained):
     assert small["test_acc"]["exported"] >= large["test_acc"]["exported"] - 0.1
     assert 1e-4 < small["max_difference"]["test split"] < 0.2, "it is quantised, and not broken"
     assert "tolerance" not in small, "it is measured, not proven"
-    assert model.of_onnx(folder / "model_int8.onnx").class_names == list(map(str, range(10)))
+    assert predictor.of_onnx(folder / "model_int8.onnx").outputs["class"].class_names == list(map(str, range(10)))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="AOTInductor compiles C++")
@@ -174,7 +180,8 @@ def test_machine_code_answers_as_the_checkpoint_and_says_its_classes(folder):
     report = exports(folder, "format=aoti")["model_aoti.pt2"]
     assert max(report["max_difference"].values()) <= 1e-4
     about = torch._inductor.aoti_load_package(str(folder / "model_aoti.pt2")).get_metadata()
-    assert json.loads(about[model.METADATA])["class_names"] == list(map(str, range(10)))
+    outputs = unpack(json.loads(about[predictor.METADATA])["outputs"])
+    assert outputs["class"].class_names == list(map(str, range(10)))
 
 
 def test_what_an_export_takes_is_said_in_a_line(folder, monkeypatch):

@@ -14,13 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
-from lab.inputs.images import Images
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lab import config, model, predict, train
+from lab import config, predict, predictor, train
+from lab.answers import Answer
 from lab.errors import RunError, UserError
 from lab.export import main as export
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
+from lab.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,12 @@ def digits(tmp_path):
         picture = Image.fromarray((image * 15).astype("uint8")).convert("RGB" if i % 2 else "L")
         picture.resize((40, 40)).save(folder / ("deep" if i > 9 else "") / f"{i:02d}_{label}.png")
     return folder
+
+
+def classifier(answer, names):
+    """One of 4 × 4 images, whose answers are those of a function of arrays."""
+    outputs = {"class": ClassLabel(names, entry="class")}
+    return Predictor({"image": Picture(1, 4)}, outputs, lambda arrays: {"class": answer(arrays["image"])})
 
 
 def table(path):
@@ -92,7 +101,7 @@ import sys
 from lab import cli
 sys.argv = ["lab", "predict", "model={folder}/model.onnx", "input={digits}"]
 cli.main()
-heavy = {{"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib", "pydantic"}} & set(sys.modules)
+heavy = {{"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -109,8 +118,8 @@ def test_a_mirror_image_is_asked_too():
 
     image = np.zeros((2, 1, 4, 4), np.uint8)
     image[0, ..., :2] = 255
-    both = model.mirrored(model.answering(Images(1, 4), left, None, ["left", "right"])).answer(image)
-    assert both.tolist() == [[0.5, 0.5], [0, 1]]
+    both = predictor.mirrored(classifier(left, ["left", "right"])).predict({"image": image})
+    assert both["class"].tolist() == [[0.5, 0.5], [0, 1]]
 
 
 def test_what_can_not_be_read_is_said_and_the_others_are_answered(lab, folder, digits, tmp_path):
@@ -216,11 +225,12 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
 def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_path, capsys):
     output = str(tmp_path / "out.csv")
     row = {"path": f"{name}.png", "class": name, "probability": 0.5, "error": ""}
+    answer = Answer(f"{name}.png", row, name, f"0.5000  {name}")
     with predict.writing(output) as write:
-        write([row])
-    predict.show([row], "path", 1, 0, output)
+        write([answer])
+    predict.show([answer], 1, 0, output)
     with predict.writing("-") as write:
-        write([row])
+        write([answer])
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) == 4
     assert not {"\x1b", "\u202e", "\t"} & set(shown)
@@ -235,13 +245,13 @@ def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_
 )
 def test_a_list_of_another_system(content, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-    assert Images(1, 4).find("-") == ["a.png", "b c.png"]
+    assert Picture(1, 4).find("-") == ["a.png", "b c.png"]
 
 
 def test_a_list_in_utf_16_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("a.png".encode("utf-16"))))
     with pytest.raises(UserError, match="input=-: it is UTF-16"):
-        Images(1, 4).find("-")
+        Picture(1, 4).find("-")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +266,7 @@ def test_a_list_in_utf_16_is_refused(monkeypatch):
 )
 def test_base64_in_its_forms(wrap):
     content = bytes(range(256)) + b"x"
-    assert Images(1, 4).of_json(wrap(base64.b64encode(content).decode())) == content
+    assert Picture(1, 4).from_json(wrap(base64.b64encode(content).decode())) == content
 
 
 def failing(error):
@@ -293,9 +303,10 @@ def fake(monkeypatch, tmp_path):
     """A model that needs no file."""
 
     def fake(find=lambda *_: ["a.png", "b.png"], answer=lambda x: np.tile(np.float32([0.75, 0.25]), (len(x), 1))):
-        monkeypatch.setattr(model, "of_onnx", lambda _: model.answering(Images(1, 4), answer, None, ["a", "b"]))
-        monkeypatch.setattr(Images, "find", find)
-        monkeypatch.setattr(Images, "read", lambda _, items: (np.zeros((len(items), 1, 4, 4)), [""] * len(items)))
+        monkeypatch.setattr(predictor, "of_onnx", lambda _: classifier(answer, ["a", "b"]))
+        monkeypatch.setattr(Picture, "find", find)
+        black = {"image": np.zeros((1, 4, 4), np.uint8)}
+        monkeypatch.setattr(Picture, "read", lambda _, items: ([black] * len(items), [""] * len(items)))
         monkeypatch.chdir(tmp_path)
 
     def ask(*overrides):

@@ -18,13 +18,15 @@ import httpx
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
-from lab.inputs.images import Images
 from PIL import Image
 
-from lab import config, model, predict, train
+from lab import config, predict, train
 from lab.errors import UserError
 from lab.export import main as export
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
+from lab.predictor import Predictor
 from lab.serve import main as serve
 from lab.serve.server import MAX_REQUESTS, PAGE, build
 
@@ -360,7 +362,11 @@ async def asked_at_once(slow, pictures, *overrides):
     """Status codes and errors, through the application itself."""
     app = build(
         config.compose("serve", list(overrides)),
-        model.answering(Images(1, 4), slow, None, ["a", "b"]),
+        Predictor(
+            {"image": Picture(1, 4)},
+            {"class": ClassLabel(["a", "b"], entry="class")},
+            lambda x: {"class": slow(x["image"])},
+        ),
         "slow",
         {"localhost"},
     )

@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import numpy as np
 import pytest
-from lab.inputs.images import Images
 from PIL import Image
 
-from lab import config, model
+from lab import config
 from lab.errors import UserError
 from lab.features import read_image
+from lab.features.image import Image as Picture
+from lab.features.labels import ClassLabel
+from lab.predictor import Predictor
 from lab.serve import limits, server
 from lab.serve.limits import ByteBudget, Server
 from lab.serve.main import listening
@@ -43,12 +45,17 @@ def grey(level=7):
     return file.getvalue()
 
 
-def build(*overrides, seconds=0.0):
-    def answer(images):
-        time.sleep(seconds)
-        return np.tile(np.float32([0.75, 0.25]), (len(images), 1))
+def decoded(content):
+    """The image in a request of at most two megapixels."""
+    return Picture(1, 4).decode(content, 2)["image"]
 
-    asked = model.answering(Images(1, 4), answer, None, ["a", "b"])
+
+def build(*overrides, seconds=0.0):
+    def predict(arrays):
+        time.sleep(seconds)
+        return {"class": np.tile(np.float32([0.75, 0.25]), (len(arrays["image"]), 1))}
+
+    asked = Predictor({"image": Picture(1, 4)}, {"class": ClassLabel(["a", "b"], entry="class")}, predict)
     return server.build(config.compose("serve", list(overrides)), asked, "x", {"localhost"})
 
 
@@ -402,7 +409,7 @@ LARGE = {
 def test_a_large_picture_is_refused_by_its_header(name, monkeypatch):
     monkeypatch.setattr(read_image, "_eight_bits", lambda _: 1 / 0)  # which would decode it
     try:
-        said = str(Images(1, 4).decode(LARGE[name], 2))
+        said = str(decoded(LARGE[name]))
     except UserError as error:
         said = f"{type(error).__name__}: {error}"
     assert said.startswith("TooLargeError: The image has more than 2 megapixels"), said
@@ -412,7 +419,7 @@ def test_what_is_within_the_limit_is_answered():
     icons = [icon(saved(Image.new("L", (16, 16), 9), "PNG")), saved(Image.new("RGB", (32, 32), (9, 9, 9)), "ICO")]
     deep = saved(Image.new("I;16", (700, 700), 99), "TIFF")
     for content, level in ((icons[0], 9), (icons[1], 9), (deep, 255), (grey(9), 9), (tiled(16, 16), 0)):
-        assert (Images(1, 4).decode(content, 2) == level).all()
+        assert (decoded(content) == level).all()
 
 
 def fits():
@@ -436,19 +443,19 @@ def test_a_format_that_decodes_more_than_its_header_says_is_not_taken_over_a_net
     content = made()
     assert read_image.read_image(io.BytesIO(content), 1, 4).shape == (1, 4, 4)
     with pytest.raises(UserError, match="no image, or none of a known format"):
-        Images(1, 4).decode(content, 2)
+        decoded(content)
 
 
 @pytest.mark.parametrize("kind", sorted(set(read_image.BOUNDED) - {"MPO"}))
 def test_formats_of_known_size_are_taken(kind):
-    assert (Images(1, 4).decode(saved(Image.new("RGB", (16, 16), (9, 9, 9)), kind), 2) == 9).all()
+    assert (decoded(saved(Image.new("RGB", (16, 16), (9, 9, 9)), kind)) == 9).all()
 
 
 def test_a_jpeg_of_another_size_than_its_header_says_is_not_decoded():
     jpeg = saved(Image.new("L", (64, 64)), "JPEG2000")
     at = jpeg.index(b"ihdr") + 4
     with pytest.raises(UserError, match="can't be read"):
-        Images(1, 4).decode(jpeg[:at] + struct.pack(">II", 16, 16) + jpeg[at + 8 :], 2)
+        decoded(jpeg[:at] + struct.pack(">II", 16, 16) + jpeg[at + 8 :])
 
 
 def test_deep_pictures_are_scaled_row_by_row():

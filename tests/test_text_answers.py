@@ -13,18 +13,18 @@ import pytest
 import torch
 from conftest import LAB
 from fastapi.testclient import TestClient
-from lab.inputs.texts import Texts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab import config, model, predict, train
+from lab import config, predict, predictor, train
 from lab.errors import RunError, UserError
 from lab.explain import main as explain
 from lab.explain import texts
 from lab.export import main as export
 from lab.features import tokens
+from lab.features.base import pack, unpack
+from lab.features.text import Text
 from lab.features.tokens import END, UNKNOWN
-from lab.inputs.base import pack, unpack
 from lab.nets.recurrent import Recurrent
 from lab.serve.server import build
 
@@ -61,6 +61,17 @@ def lines(tmp_path):
     return path
 
 
+def answers_alone(folder):
+    """The exported file, and its answer for each text in a batch of its own."""
+    asked = predictor.of_onnx(folder / "model.onnx")
+    samples, _ = asked.inputs["text"].read(TEXTS)
+    return asked, [asked.answers([sample], [0])[0] for sample in samples]
+
+
+def class_names(folder):
+    return predictor.of_onnx(folder / "model.onnx").outputs["class"].class_names
+
+
 def test_every_line_of_a_file_is_answered_by_a_run_and_its_export_alike(folder, lines, tmp_path):
     tables = []
     for which in (f"run={folder}", f"model={folder}/model.onnx"):
@@ -71,17 +82,19 @@ def test_every_line_of_a_file_is_answered_by_a_run_and_its_export_alike(folder, 
     rows = list(csv.DictReader(io.StringIO(tables[0].decode(errors="surrogateescape"))))
     assert [row["text"] for row in rows if not row["error"]] == TEXTS
     assert [row["error"] for row in rows if row["error"]] == ["it is not UTF-8"]
-    alone = model.of_onnx(folder / "model.onnx")
-    said = [alone.say(alone.answer(alone.inputs.read([text])[0])[0], 1)[0]["class"] for text in TEXTS]
+    alone, answers = answers_alone(folder)
+    said = [alone.rows(answer, {}, 1)["class"][0]["class"] for answer in answers]
     assert [row["class"] for row in rows if not row["error"]] == said
     assert len(set(said)) > 1, "a mix-up would not be seen"
 
 
 def test_a_text_is_answered_alike_alone_and_among_others(folder, lines, tmp_path):
-    asked_of = model.of_onnx(folder / "model.onnx")
-    together, _ = asked_of.inputs.read(TEXTS)
-    alone = [asked_of.answer(asked_of.inputs.read([text])[0])[0] for text in TEXTS]
-    assert np.stack(alone) == pytest.approx(asked_of.answer(together), abs=1e-6)
+    asked, alone = answers_alone(folder)
+    samples, _ = asked.inputs["text"].read(TEXTS)
+    together = asked.answers(samples, range(len(samples)))
+    assert np.stack([answer["class"] for answer in alone]) == pytest.approx(
+        np.stack([answer["class"] for answer in together]), abs=1e-6
+    )
 
 
 def test_standard_input_is_a_stream_and_so_is_standard_output(folder, tmp_path, monkeypatch, capsys):
@@ -91,7 +104,7 @@ def test_standard_input_is_a_stream_and_so_is_standard_output(folder, tmp_path, 
         predict.main(config.compose("predict", [f"model={folder}/model.onnx", "input=-", "output=-"]))
     answers = capsys.readouterr().out.splitlines()
     assert len(answers) == 3
-    assert set(answers) <= set(model.of_onnx(folder / "model.onnx").class_names)
+    assert set(answers) <= set(class_names(folder))
 
 
 def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
@@ -100,7 +113,7 @@ def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
         asked(tmp_path, of_model, f"input={tmp_path}")
     with pytest.raises(UserError, match="there is no such file"):
         asked(tmp_path, of_model, "input=nowhere.txt")
-    with pytest.raises(UserError, match="texts have no mirror image"):
+    with pytest.raises(UserError, match="text inputs have no mirror image"):
         asked(tmp_path, of_model, f"input={tmp_path}", "flip=true")
     (tmp_path / "empty").touch()
     with pytest.raises(UserError, match="empty: it is empty; a text on each line"):
@@ -117,7 +130,7 @@ def test_a_line_is_answered_before_the_next_one_comes(folder):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         for text in ("dog face", "", "Hund"):
             process.stdin.write(f"{text}\n")
-            assert process.stdout.readline().strip() in model.of_onnx(folder / "model.onnx").class_names
+            assert process.stdout.readline().strip() in class_names(folder)
         process.send_signal(2)
         assert process.wait(30) == 130
 
@@ -132,13 +145,13 @@ def test_a_damaged_tokenizer_is_said_in_a_line(folder, tmp_path):
     import onnx
 
     made = onnx.load(folder / "model.onnx")
-    (entry,) = (entry for entry in made.metadata_props if entry.key == model.METADATA)
+    (entry,) = (entry for entry in made.metadata_props if entry.key == predictor.METADATA)
     about = json.loads(entry.value)
     for change in ({"tokenizer": "{}"}, {"max_length": "x"}):
-        entry.value = json.dumps(about | {"inputs": about["inputs"] | change})
+        entry.value = json.dumps(about | {"inputs": {"text": about["inputs"]["text"] | change}})
         onnx.save(made, tmp_path / "other.onnx")
         with pytest.raises(UserError, match=r"other.onnx: it is damaged"):
-            model.of_onnx(tmp_path / "other.onnx")
+            predictor.of_onnx(tmp_path / "other.onnx")
 
 
 def test_the_export_is_proven_on_texts_of_every_length(folder):
@@ -147,12 +160,12 @@ def test_the_export_is_proven_on_texts_of_every_length(folder):
     assert max(report["max_difference"].values()) <= 1e-4
 
 
-def test_inputs_travel_as_plain_values_and_unknown_kinds_are_refused(folder):
-    inputs = model.of_onnx(folder / "model.onnx").inputs
-    assert unpack("inputs", **json.loads(json.dumps(pack(inputs)))) == inputs
-    for kind in ("sounds", "base", "../texts", "__init__"):
-        with pytest.raises(ValueError, match="does not know"):
-            unpack("inputs", kind)
+def test_inputs_travel_as_plain_values_and_what_is_no_feature_is_refused(folder):
+    inputs = predictor.of_onnx(folder / "model.onnx").inputs
+    assert unpack(json.loads(json.dumps(pack(inputs)))) == inputs
+    for target in ("lab.features.sounds.Sound", "lab.features.base.Feature", "lab.data.tiny.image_folder", "os.system"):
+        with pytest.raises(ValueError, match="features.text: "):
+            unpack({"text": pack(inputs)["text"] | {"_target_": target}})
 
 
 class Sum(nn.Module):
@@ -169,7 +182,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_attributions_of_a_sum_are_its_parts(method):
     torch.manual_seed(0)
-    method = texts.methods(Texts(tokens.train(["a b <"], "characters", 9, 1, 9), 9))[method]
+    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))[method]
     net = Sum()
     token = torch.tensor([[4, 5, UNKNOWN, END, 0]])
     weight = net.embedding.weight.detach()
@@ -186,17 +199,17 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
     nn.init.normal_(net.head.weight)
     token = torch.tensor([[4, 5, 4, END, 0]])
     blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
-    method = texts.methods(Texts(tokens.train(["a b <"], "characters", 9, 1, 9), 9))["integrated_gradients"]
+    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))["integrated_gradients"]
     change = (net(token) - net(blank))[0, 2].item()
     assert method(net, token, torch.tensor([2])).sum().item() == pytest.approx(change, rel=0.05)
     assert abs(change - (net.linear(token) - net.linear(blank))[0, 2].item()) > 0.1 * abs(change), "all of it is linear"
 
 
 def test_a_text_is_no_html():
-    inputs = Texts(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
-    (row,), _ = inputs.read(["<b>"])
-    assert inputs.html(row) == "&lt;b&gt;"
-    shown = texts.html(inputs, row, torch.tensor([1.0, -0.5, 0.0, 0.0]))
+    feature = Text(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
+    (sample,), _ = feature.read(["<b>"])
+    assert feature.html(sample) == "&lt;b&gt;"
+    shown = texts.html(feature, sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))
     assert re.findall(r">([^<]*)<", shown) == ["&lt;", "", "b", "", "&gt;", "", "⏎"]
     assert re.findall(r"<(\w+)", shown) == ["span"] * 4
 
@@ -227,7 +240,7 @@ def test_galleries_are_tables_of_texts(folder):
 
 
 def test_a_server_takes_texts(folder):
-    of_run = model.of_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
+    of_run = predictor.of_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
     app = build(config.compose("serve", [f"run={folder}"]), of_run, "a run", {"testserver"})
     with TestClient(app) as client:
         assert client.get("/health").json()["takes"] == "text"
@@ -255,19 +268,19 @@ def test_a_server_takes_texts(folder):
 def test_a_table_is_no_list_of_texts(name, tmp_path):
     (tmp_path / name).write_text("text,label\ncat,1\n")
     with pytest.raises(UserError, match="it is a table; give a file with a text on each line"):
-        Texts("", 8).find(str(tmp_path / name))
+        Text("", 8).find(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
 def test_what_is_not_utf_8_is_refused_by_the_server_too(encoding):
     with pytest.raises(UserError, match="UTF-"):
-        Texts("", 8).decode("né, a text".encode(encoding), 1)
+        Text("", 8).decode("né, a text".encode(encoding), 1)
 
 
 @pytest.mark.parametrize("line", ["cat", "cat\n", "cat\r\n", "\ufeffcat", "\n", " cat \n", "a\rb\n"])
 def test_a_line_is_the_same_text_in_a_file_and_over_a_network(line, folder, tmp_path):
-    inputs = model.of_onnx(folder / "model.onnx").inputs
+    feature = predictor.of_onnx(folder / "model.onnx").inputs["text"]
     (tmp_path / "line.txt").write_bytes(line.encode())
-    items, errors = inputs.read(list(inputs.find(str(tmp_path / "line.txt"))))
+    (sample,), errors = feature.read(list(feature.find(str(tmp_path / "line.txt"))))
     assert errors == [""]
-    assert items.tolist() == inputs.stack([inputs.decode(inputs.of_json(line), 1)]).tolist()
+    assert sample["token"].tolist() == feature.decode(feature.from_json(line), 1)["token"].tolist()

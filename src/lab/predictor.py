@@ -197,7 +197,8 @@ def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature]) -
     if len(outputs) != 1 or not next(iter(outputs.values())).choices:
         return "Only the answers of a classifier are explained."
     if len(inputs) != 1:
-        return f"Only answers to one input are explained; here are {len(inputs)}: {', '.join(inputs)}."
+        names = f": {', '.join(inputs)}" if inputs else ""
+        return f"Only answers to one input are explained; here are {len(inputs)}{names}."
     (feature,) = inputs.values()
     return "" if feature.explainer else f"There is no method yet that explains answers to {feature.item} inputs."
 

@@ -1,0 +1,369 @@
+"""The verbs with inputs and outputs that no shipped task has: several, files, columns that depend on the item."""
+
+import base64
+import csv
+import io
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from torch import nn
+
+from lab import config, predict, predictor
+from lab.errors import RunError, UserError
+from lab.export import main as export
+from lab.export import program as exported
+from lab.features.base import Feature
+from lab.features.image import Image
+from lab.features.labels import ClassLabel
+from lab.features.numbers import Numbers
+from lab.features.text import Text
+from lab.features.tokens import train
+from lab.predictor import Predictor
+from lab.serve.server import build
+
+WORDS = Text(train(["dark light"], "words", 10, 1, 4), 4)
+IMAGE, SIZE = Image(1, 2), Numbers(["width", "height"], entry="size")
+SHADE = ClassLabel(["dark", "light"], entry="shade")
+MEAN = Numbers(["level"], entry="mean")
+PICTURE = Image(1, 2, entry="picture")
+
+
+@dataclass(frozen=True)
+class Points(Feature):
+    """(3,) shares of the width of the item; those below 0 are none."""
+
+    @property
+    def entries(self):
+        return ("points",)
+
+    def rows(self, name, sample, inputs, top_k):
+        return [{name: round(float(x * inputs["size"][0]), 1)} for x in sample["points"][:top_k] if x >= 0]
+
+
+def brightness(arrays):
+    return arrays["image"].astype(np.float32).mean((1, 2, 3)) / 255
+
+
+def made(outputs):
+    """A function that makes the entries of these outputs from `image`, or from `index`."""
+
+    def run(arrays):
+        num = len(arrays["index"])
+        level = brightness(arrays) if "image" in arrays else arrays["index"].astype(np.float32) / 10
+        every = {
+            "shade": np.stack([1 - level, level], 1),
+            "mean": level[:, None],
+            "picture": np.broadcast_to(level[:, None, None, None], (num, 1, 2, 2)),
+            "points": np.stack([level, level / 2, level - 0.5], 1),
+        }
+        return {entry: every[entry] for feature in outputs.values() for entry in feature.entries}
+
+    return run
+
+
+def asks(inputs, outputs, **more):
+    return Predictor(inputs, outputs, made(outputs), **more)
+
+
+def png(level):
+    file = io.BytesIO()
+    PIL.Image.new("L", (4, 4), level).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path):
+    """`lab predict` with a predictor, in a folder with two pictures."""
+    (tmp_path / "in").mkdir()
+    for name, level in (("a", 255), ("b", 51)):
+        (tmp_path / f"in/{name}.png").write_bytes(png(level))
+    monkeypatch.chdir(tmp_path)
+
+    def ask(asked, source, *overrides, output="out.csv"):
+        monkeypatch.setattr(predictor, "of_onnx", lambda _: asked)
+        predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
+        if output == "out.csv":
+            return list(csv.DictReader((tmp_path / output).read_text().splitlines()))
+        return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()] if output != "-" else None
+
+    return ask
+
+
+TWO = {"image": IMAGE, "text": WORDS}
+
+
+def test_several_inputs_are_the_columns_of_a_table(ask, tmp_path):
+    (tmp_path / "in/table.csv").write_text("text,more,image\ndark,1,a.png\n,2,b.png\nlight,3,none.png\nlight,4,\n")
+    with pytest.raises(RunError, match="2 of 4 could not be read"):
+        ask(asks(TWO, {"shade": SHADE}), "in/table.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [*rows[0]] == ["image", "text", "shade", "probability", "shade_2", "probability_2", "error"]
+    assert [(row["image"], row["text"], row["shade"]) for row in rows[:2]] == [
+        ("in/a.png", "dark", "light"), ("in/b.png", "", "dark"),
+    ]  # fmt: skip
+    assert rows[2]["error"].startswith("image: ")
+    assert rows[3]["error"] == "it has no image"
+
+
+def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
+    lines = [
+        '{"image": "a.png", "size": [3, 4.5]}',
+        '{"image": "b.png", "size": "1,2"}',
+        '{"image": "a.png"}',
+        "{",
+        "7",
+    ]
+    lines += [
+        '{"image": "a.png", "size": ["x"]}',
+        '{"image": "a.png", "size": [1]}',
+        '{"image": 7, "size": [1, 2]}',
+        "",
+    ]
+    (tmp_path / "in/table.jsonl").write_text("\n".join(lines))
+    with pytest.raises(RunError, match="6 of 8 could not be read"):
+        ask(asks({"image": IMAGE, "size": SIZE}, {"shade": SHADE}), "in/table.jsonl", output="out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["shade"] for row in rows] == ["light", "dark", *[None] * 6]
+    said = [
+        "",
+        "",
+        "no size",
+        "not JSON",
+        "not a JSON object",
+        "list of numbers",
+        "expected 2",
+        "image is not <base64>",
+    ]
+    assert all(text in row["error"] for text, row in zip(said, rows, strict=True)), [row["error"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "image,words\na.png,x\n", "it has no column text; expected a column for each of image, text"),
+        ("t.csv", "image,text\n", "it has no rows"),
+        ("t.jsonl", "", "it has no rows"),
+        ("t.txt", "a.png", "image and text are read from a .csv or .jsonl table"),
+        ("t.csv", "image,text\n".encode("utf-16"), "it is UTF-16"),
+        ("none.csv", None, "there is no such file"),
+    ],
+)
+def test_a_table_that_lacks_an_input_is_refused(name, content, said, ask, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=said) as error:
+        ask(asks(TWO, {"shade": SHADE}), name)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_several_outputs_stand_side_by_side(ask, capsys):
+    rows = ask(asks({"image": IMAGE}, {"shade": SHADE, "mean": MEAN}), "in", "top_k=1")
+    assert rows[0] == {
+        "path": "in/a.png", "shade": "light", "shade_probability": "1.0000", "mean_level": "1.0000", "error": "",
+    }  # fmt: skip
+    assert "in/b.png  shade: 0.8000  dark, mean: level 0.2" in capsys.readouterr().out
+    ask(asks({"image": IMAGE}, {"shade": SHADE, "mean": MEAN}), "in", output="-")
+    assert capsys.readouterr().out == "shade: light, mean: level 1.0\nshade: dark, mean: level 0.2\n"
+
+
+def test_an_output_that_is_a_file_is_written_beside_the_table(ask, tmp_path, capsys):
+    rows = ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in")
+    assert [row["picture"] for row in rows] == ["out/000001.png", "out/000002.png"]
+    assert [PIL.Image.open(row["picture"]).getpixel((0, 0)) for row in rows] == [255, 51]
+    assert "picture: files in out" in capsys.readouterr().out
+    (row, _) = ask(asks({"image": IMAGE}, {"picture": PICTURE, "copy": PICTURE, "shade": SHADE}), "in", "top_k=1")
+    assert [*row.values()][1:4] == ["out/000001_picture.png", "out/000001_copy.png", "light"]
+    with pytest.raises(UserError, match="^error: output=-: picture is a file for each item; choose output="):
+        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="-")
+    with pytest.raises(UserError, match="its files are written to in, which has the input"):
+        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in/a.png", output="in.csv")
+    (tmp_path / "full.csv").touch()
+    (tmp_path / "full").touch()
+    with pytest.raises(RunError, match=r"^error: output=full/000001.png: it could not be written: "):
+        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="full.csv")
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+def test_columns_may_depend_on_the_item(output, ask, tmp_path):
+    """The width of each item scales its points, and a dark picture has two, a bright one three."""
+    lines = [f'{{"image": "b.png", "size": [{10 * i}, 1]}}' for i in range(1, 70)]
+    (tmp_path / "in/t.jsonl").write_text("\n".join([*lines, '{"image": "a.png", "size": [10, 1]}']))
+    dark = Predictor({"image": IMAGE, "size": SIZE}, {"at": Points()}, lambda x: made({"at": Points()})(as_dark(x)))
+    rows = ask(dark, "in/t.jsonl", output=output)
+    assert [float(rows[i][key]) for i in (0, 1, 69) for key in ("at", "at_2")] == [2, 1, 4, 2, 10, 5]
+    assert float(rows[69]["at_3"]) == 5
+    assert not rows[0].get("at_3")
+
+
+def as_dark(arrays):
+    """The example is dark too, so that the table begins without the third point."""
+    return arrays | {"image": np.where((arrays["image"] == 1).all((1, 2, 3), keepdims=True), 51, arrays["image"])}
+
+
+def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
+    (tmp_path / "lines").write_text("dark\n")
+    outputs = {"text": ClassLabel(["dark", "light"], entry="shade")}
+    (row,) = ask(Predictor({"text": WORDS}, outputs, made(outputs)), "lines")
+    assert (row["text"], row["predicted_text"], row["text_2"]) == ("dark", "dark", "light")
+
+
+def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
+    outputs = {"mean": MEAN}
+    drawn = Predictor({"image": IMAGE}, outputs, lambda x: made(outputs)({"index": x["index"]}))
+    rows = ask(drawn, "in")
+    assert [row["level"] for row in rows] == ["0.0000", "0.1000"]
+    with client(drawn) as asked:
+        assert [asked.post("/predict", files={"file": png(9)}).json()["level"] for _ in "ab"] == [0, 0]
+
+
+def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
+    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no input; ") as error:
+        ask(asks({}, {"picture": PICTURE}), "in")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_only_probabilities_have_a_mean_over_mirror_images():
+    for outputs in ({"picture": PICTURE}, {"shade": SHADE, "mean": MEAN}):
+        with pytest.raises(UserError, match="flip: it is for classes; (picture|mean) has no mean"):
+            predictor.mirrored(asks({"image": IMAGE}, outputs))
+    with pytest.raises(UserError, match="flip: size and text inputs have no mirror image"):
+        predictor.mirrored(asks({"size": SIZE, "text": WORDS}, {"shade": SHADE}))
+
+
+def client(asked):
+    return TestClient(build(config.compose("serve", ["model=x.onnx"]), asked, "x", {"testserver"}))
+
+
+def test_a_server_takes_several_inputs_and_gives_several_outputs():
+    outputs = {"shade": SHADE, "mean": MEAN, "picture": PICTURE}
+    asked = asks(TWO | {"size": SIZE}, outputs, unexplained="Nobody knows <why>.")
+    as_json = {"image": base64.b64encode(png(51)).decode(), "text": "dark", "size": [1, 2]}
+    with client(asked) as served:
+        health = served.get("/health").json()
+        assert {name: each["accept"] for name, each in health["inputs"].items()} == {
+            "image": "image/*", "text": "", "size": "",
+        }  # fmt: skip
+        assert [*health["outputs"]] == [*outputs]
+        by_json = served.post("/predict", json=as_json).json()
+        form = {"files": {"image": png(51)}, "data": {"text": "dark", "size": "1,2"}}
+        assert served.post("/predict", **form).json() == by_json
+        assert (by_json["shade"], by_json["shade_probability"], by_json["mean_level"]) == ("dark", 0.8, 0.2)
+        assert by_json["top"]["shade"][1] == {"shade": "light", "probability": 0.2}
+        kind, _, content = by_json["picture"].partition(",")
+        assert kind == "data:image/png;base64"
+        assert PIL.Image.open(io.BytesIO(base64.b64decode(content))).getpixel((0, 0)) == 51
+        explained = served.post("/explain", json=as_json | {"text": "<b>"}).json()
+        assert (explained["explanation"], explained["why"]) == (None, "Nobody knows <why>.")
+        assert explained["inputs"]["text"] == "&lt;unk&gt; &lt;unk&gt; &lt;unk&gt;"
+        assert explained["outputs"]["picture"].startswith("<img ")
+        bad = [
+            (422, 'no "size"', {"json": {k: v for k, v in as_json.items() if k != "size"}}),
+            (422, '"size" is not', {"json": as_json | {"size": "x"}}),
+            (400, "size: it has 1 numbers", {"json": as_json | {"size": [1]}}),
+            (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
+            (422, 'no part named "size"', {"files": {"image": png(9)}, "data": {"text": "x"}}),
+            (
+                415,
+                "a multipart form with image and text and size",
+                {"content": b"x", "headers": {"Content-Type": "image/png"}},
+            ),
+            (400, "Too many files", {"files": [("image", png(1))] * 4}),
+        ]
+        for status, said, request in bad:
+            response = served.post("/predict", **request)
+            assert (response.status_code, said in response.json()["error"]) == (status, True), response.text
+
+
+@pytest.mark.parametrize(("inputs", "request_"), [
+    ({"size": SIZE}, {"json": {"size": [1, 2]}}),
+    ({"size": SIZE}, {"content": b"1,2", "headers": {"Content-Type": "text/plain"}}),
+    ({"kind": SHADE}, {"json": {"kind": "light"}}),
+    ({"text": WORDS}, {"files": {"file": b"dark"}}),
+])  # fmt: skip
+def test_a_server_of_one_input_of_any_type(inputs, request_):
+    with client(asks(inputs, {"shade": SHADE}, unexplained="There is no method yet.")) as served:
+        assert served.post("/predict", **request_).json()["shade"] == "dark"
+        assert served.post("/explain", **request_).json()["why"] == "There is no method yet."
+        assert served.get("/health").json()["takes"] == next(iter(inputs))
+
+
+def test_a_missing_package_is_no_error_of_the_server():
+    def explain(_):
+        raise UserError("error: explain: No module named captum. pip install 'lab[explain]'")
+
+    with client(asks({"image": IMAGE}, {"shade": SHADE}, explain=explain)) as served:
+        answer = served.post("/explain", files={"file": png(9)})
+    assert (answer.status_code, answer.json()["explanation"]) == (200, None)
+    assert answer.json()["why"].endswith("pip install 'lab[explain]'")
+
+
+class Net(nn.Module):
+    def forward(self, image, size):
+        return image.mean((1, 2, 3)) + size.sum(1)
+
+
+class Both:
+    """A task of two inputs and two outputs, which draws."""
+
+    inputs = ("image", "size", "index")
+    outputs = {"shade": SHADE, "mean": MEAN}  # noqa: RUF012
+
+    def __init__(self):
+        self.net = Net()
+
+    def eval(self):
+        return self
+
+    def predict_step(self, batch, batch_idx):
+        level = self.net(batch["image"], batch["size"]) + batch["index"].float() / 100
+        return {"mean": level[:, None], "shade": torch.stack([-level, level], 1).softmax(-1), "more": level}
+
+
+def data_of(**features):
+    image = torch.arange(40 * 4, dtype=torch.uint8).view(40, 1, 2, 2)
+    batch = {"image": image, "size": torch.rand(40, 2), "label": (image.float().mean((1, 2, 3)) > 99).long()}
+
+    class Split:
+        def __len__(self):
+            return 40
+
+        def __getitems__(self, index):
+            return {name: values[index] for name, values in batch.items()} | {"index": torch.tensor(index)}
+
+    def prepared(batch):
+        return batch | {"image": batch["image"].float() / 255}
+
+    facts = SimpleNamespace(features=features)
+    return SimpleNamespace(facts=facts, on_after_batch_transfer=prepared, splits={"test": Split(), "train": Split()})
+
+
+def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
+    data, task = data_of(image=IMAGE, size=SIZE, label=ClassLabel(["dark", "light"])), Both()
+    path = tmp_path / "model.onnx"
+    exported.write_onnx(exported.program(task, data), task, data, path)
+    asked = predictor.of_onnx(path)
+    assert (asked.inputs, asked.outputs) == ({"image": IMAGE, "size": SIZE}, task.outputs)
+
+    def right(arrays):
+        batch = data.on_after_batch_transfer({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {name: task.predict_step(batch, 0)[name].numpy() for name in ("shade", "mean")}
+
+    checkpoint, size = Predictor(asked.inputs, asked.outputs, right), exported.example(task, data)
+    made = export.prove(path, "onnx", checkpoint, size, data)
+    assert made["tolerance"] == {"shade": 0, "mean": 0}
+    assert (made["same_answer"], made["num_samples"]) == (40, 40)
+    assert made["test_shade_acc"]["exported"] == made["test_shade_acc"]["checkpoint"] > 0.5
+    arrays = {name: array[:1] for name, array in size.items()} | {"index": np.array([50])}
+    assert asked.predict(arrays)["mean"][0, 0] == pytest.approx(right(arrays)["mean"][0, 0])
+
+    def other(arrays):
+        return right(arrays) | {"mean": right(arrays)["mean"] + (arrays["index"][:, None] > 37)}
+
+    with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
+        export.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
