@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Rows, options, takes
-from hydra.utils import instantiate
 from torch import nn
 from torchvision import models
 
-from lab import train
+from lab import check, run, train
+from lab.errors import UserError
+from lab.nets import flip
 from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
@@ -28,8 +29,7 @@ FACTS = {
 def net(request, compose):
     torch.manual_seed(0)
     node = compose("experiment=digits", f"net={request.param}").net
-    known = inspect.signature(instantiate(node, _partial_=True).func).parameters
-    return instantiate(node, **{name: value for name, value in FACTS.items() if name in known})
+    return run._instantiate("net", node, FACTS)
 
 
 def sequences():
@@ -61,7 +61,7 @@ def test_logits_have_a_column_for_each_class(net, batch):
 
 def test_nothing_is_frozen(net):
     frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
-    assert not frozen or isinstance(net, Airbench)  # see its own test
+    assert not frozen or any(isinstance(module, Airbench) for module in net.modules())  # see its own test
 
 
 def test_every_parameter_gets_a_gradient_and_moves(net, batch):
@@ -103,6 +103,67 @@ def test_weights_round_trip(net, batch, tmp_path):
 def test_nets_know_nothing_of_lightning_and_hydra(net):
     imports = inspect.getsource(inspect.getmodule(type(net)))
     assert not any(name in imports for name in ("lightning", "hydra", "omegaconf"))
+
+
+class Plain(nn.Linear):
+    def __init__(self):
+        super().__init__(12, 4)
+
+    def forward(self, image):
+        return super().forward(image.flatten(1))
+
+
+class TestFlip:
+    image = INPUTS["image"][:2, :, :2, :2]
+
+    def test_the_answer_is_the_mean_over_both_sides_outside_training(self):
+        net = flip.TestTimeFlip(Plain())
+        assert net.train()(self.image).equal(net.net(self.image))
+        assert net.eval()(self.image).equal((net.net(self.image) + net.net(self.image.flip(-1))) / 2)
+        assert not net(self.image).equal(net.net(self.image))
+
+    def test_a_net_that_overwrites_its_answers(self):
+        """As a CUDA graph does."""
+        plain, memory = Plain(), torch.empty(2, 4)
+        expected = (plain(self.image) + plain(self.image.flip(-1))) / 2
+        plain.register_forward_hook(lambda module, _, logits: memory.copy_(logits.detach()))
+        assert flip.TestTimeFlip(plain).eval()(self.image).equal(expected)
+
+    def test_two_sides_of_two_sides_are_two_sides(self):
+        once = flip.TestTimeFlip(Plain()).eval()
+        torch.testing.assert_close(flip.TestTimeFlip(once).eval()(self.image), once(self.image))
+
+    @pytest.mark.parametrize(("net", "takes"), [("lstm", "token"), ("transformer", "token"), ("seq2seq", "target")])
+    def test_nets_of_no_images_are_refused(self, net, takes, compose):
+        node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
+        with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
+            run._instantiate("net", node, FACTS)
+        assert len(str(error.value).splitlines()) == 1
+
+    @pytest.mark.parametrize("inner", ["mlp", "cnn", "resnet", "fast_cnn"])
+    def test_another_net_is_wrapped_or_the_wrapper_left_out(self, inner, compose):
+        words = ["experiment=fashion_mnist", "data.tiny=true"]
+        wrapped, plain = compose(*words, f"net@net.net={inner}").net, compose(*words, f"net={inner}").net
+        assert wrapped == {"_target_": "lab.nets.flip.TestTimeFlip", "net": plain}
+        assert type(run._instantiate("net", wrapped, FACTS).net) is type(run._instantiate("net", plain, FACTS))
+
+    @pytest.mark.parametrize(
+        ("word", "problem"),
+        [
+            ("net.net.widths=x", "net.net.widths=x: should be a valid"),
+            ("net.net.depth=3", "net.net: unknown argument depth"),
+            ("net.net._target_=lab.nets.flip.Flip", "net.net._target_=.*Did you mean"),
+        ],
+    )
+    def test_a_wrapped_nets_arguments_are_checked_as_any_nets(self, word, problem, compose):
+        cfg = compose("experiment=fashion_mnist_fast", "data.tiny=true", f"++{word}")
+        with pytest.raises(UserError, match=problem):
+            check.check(cfg)
+
+    def test_a_wrapped_net_is_given_no_fact_by_hand(self, compose):
+        cfg = compose("experiment=fashion_mnist_fast", "data.tiny=true", "+net.net.num_channels=2")
+        with pytest.raises(UserError, match="net.net.num_channels=2: the data has 3; leave it out"):
+            run._instantiate("net", cfg.net, FACTS)
 
 
 def test_flattened_sizes_are_the_seeds():

@@ -124,8 +124,6 @@ def of_run(folder: str, accelerator: Any) -> Model:
         """By integrated gradients."""
         kind = import_module(f"lab.explain.{inputs.kind}")  # captum is an extra
         method = kind.methods(inputs)["integrated_gradients"]
-        if task.test_time_flip:
-            method = import_module("lab.explain.scores").mirrored(method)
         net = copy.deepcopy(task.net)  # a copy is not compiled
         with precision.forward_context():
             target = torch.tensor([int(answer.argmax())], device=device)

@@ -54,6 +54,7 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
+    flat,
     read_json,
     write_config,
     write_json,
@@ -202,6 +203,8 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
     ]:
         fail(problems)
     filled = {name: value for name, value in (given or {}).items() if name in takes and name not in node}
+    nested = {name: child for name in node if _is_call(child := node._get_node(name))}
+    filled |= {str(name): _instantiate(f"{key}.{name}", child, given) for name, child in nested.items()}
     try:
         return instantiate(node, **filled, _convert_="all")
     except InstantiationException as error:
@@ -210,6 +213,10 @@ def _instantiate(key: str, node: DictConfig, given: dict[str, Any] | None = None
         if isinstance(error.__cause__, (ValueError, OSError)):  # what was asked for can't be had
             fail([f"{key}: {error.__cause__}"])
         raise
+
+
+def _is_call(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not node._is_none() and "_target_" in node and not node.get("_partial_")
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
@@ -304,8 +311,9 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
         cfg.data.root, cfg.data.tiny = str(root), False
     data = build_data(cfg)
     data.facts = read_facts(data, folder)
-    own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
-    assert isinstance(own, DictConfig)
+    own = cfg.copy()
+    for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
+        OmegaConf.update(own.net, key, None)
     try:
         task = build_task(own, data.facts)
     except InstantiationException as error:

@@ -10,8 +10,8 @@ from lab.types import Widths
 class Airbench(nn.Module, InitFromData):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
-    A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity (3.3); batch norm learns
-    biases and no scales (3.4; the optimizer gives them a higher rate, see `lab.optim.BiasSGD`).
+    A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity
+    (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate: `lab.optim.BiasSGD`).
 
     Args:
         widths: channels of the three stages, each of two convolutions, the first of which halves the image.
@@ -46,7 +46,7 @@ class Airbench(nn.Module, InitFromData):
 
 
 def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
-    """(4C, 4C) float64 E[p pᵀ] over the 2×2 patches p of some images at equal distances; p as a convolution's weights."""
+    """(4C, 4C) E[p pᵀ] over the 2×2 patches p of images at equal distances; flattened as a convolution's weights."""
     total, num_patches = torch.zeros((), dtype=torch.float64), 0
     samples = samples.double()
     for index in torch.arange(0, len(samples), -(-len(samples) // num_images)).split(100):
