@@ -20,6 +20,7 @@ from lab.explain import main as explain
 from lab.explain.overlay import Row, figure, overlay
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
+from lab.nets import flip
 from lab.tasks.classification import Classification
 
 QUICK = (
@@ -154,14 +155,16 @@ def test_the_right_ranking_beats_a_random_and_a_reversed_one(linear, image):
 
 
 def test_a_mirrored_answer_is_explained_by_both_of_its_halves(linear, image):
-    method = scores.mirrored(images.integrated_gradients)
+    class Plain(nn.Module):
+        def forward(self, image):
+            return linear(image)
 
-    class Twice(nn.Module):
-        def forward(self, x):
-            return (linear(x) + linear(x.flip(-1))) / 2
-
-    whole = images.integrated_gradients(Twice(), image, TARGET)
-    torch.testing.assert_close(method(linear, image, TARGET), whole, rtol=1e-4, atol=1e-5)
+    plain, both = Plain(), flip.TestTimeFlip(Plain()).eval()
+    for method in (images.METHODS["integrated_gradients"], images.METHODS["occlusion"]):
+        sides = [method(plain, side, TARGET) for side in (image, image.flip(-1))]
+        assert method(both, image, TARGET).equal((sides[0] + sides[1].flip(-1)) / 2)
+    whole = images.integrated_gradients(both, image, TARGET)
+    torch.testing.assert_close(images.METHODS["integrated_gradients"](both, image, TARGET), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_an_overlay_is_red_for_blue_against_and_grey_where_nothing_is():
@@ -233,13 +236,15 @@ def test_the_same_seed_gives_the_same_report(trained):
 
 
 def test_there_is_a_tiny_one_of_every_net():
-    assert set(TINY_NETS) == {net for net in options("net") if takes(net) == ["image"]}
+    images = {net for net in options("net") if takes(net) == ["image"]}
+    assert set(TINY_NETS) == {net for net in images if not net.endswith("_flip")}
 
 
 @pytest.mark.parametrize("net", TINY_NETS)
 def test_every_net_is_explained_in_its_own_memory_format(net, trained, capsys):
     size = ["data.image_size=32"] if net == "torchvision" else []
-    overrides = [f"net={net}", *TINY_NETS[net], *size, "channels_last=true", "task.test_time_flip=true"]
+    own = [word.replace("net.", "net.net.", 1) for word in TINY_NETS[net]]
+    overrides = ["net=resnet9_flip", f"net@net.net={net}", *own, *size, "channels_last=true"]
     report = explained(trained(*QUICK[:-1], "debug=two_batches", *overrides), "num_mistakes=2")
     expected = {"integrated_gradients", "occlusion", "random"} | ({"gradcam"} if net != "mlp" else set())
     assert set(report["methods"]) == expected

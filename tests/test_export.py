@@ -22,10 +22,15 @@ SMALL = {
     "cnn": ["net.hidden=8"],
     "resnet": ["net.widths=[4,8]"],
     "resnet9": ["net.widths=[4,4,8,8]"],
-    "fast_cnn": ["net.widths=[4,4,8,8]", "task.test_time_flip=true"],
+    "fast_cnn_flip": ["net.net.widths=[4,4,8,8]"],
     "airbench": ["net.widths=[8,8,8]"],
     "torchvision": ["net.name=squeezenet1_1"],
 }
+
+
+def test_there_is_a_small_one_of_every_net():
+    images = {net.removesuffix("_flip") for net in options("net") if takes(net) == ["image"]}
+    assert images == {net.removesuffix("_flip") for net in SMALL}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def inventory(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("net", [net for net in options("net") if takes(net) == ["image"]])
+@pytest.mark.parametrize("net", SMALL)
 def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsys):
     size = 32 if net == "torchvision" else 12
     folder = trained(*PLAIN, f"net={net}", *SMALL[net], "debug=two_batches", f"data.image_size={size}")

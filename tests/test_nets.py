@@ -9,7 +9,9 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import train
+from lab import check, train
+from lab.errors import UserError
+from lab.nets import flip
 from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
@@ -29,7 +31,7 @@ class TestEveryNet(NetContract):
 
     def test_nothing_is_frozen(self, net):
         frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
-        assert not frozen or isinstance(net, Airbench)  # see its own test
+        assert not frozen or any(isinstance(module, Airbench) for module in net.modules())  # see its own test
 
     def test_it_tells_all_samples_apart(self, net, batch, data):
         """By their logits of each class, or of each token that may come next."""
@@ -39,6 +41,71 @@ class TestEveryNet(NetContract):
             assert logits.shape[:-1] == batch["target"].shape
         else:
             assert logits.shape[1:] == (len(class_names(data)["label"]),)
+
+
+class Plain(nn.Linear):
+    def __init__(self):
+        super().__init__(12, 4)
+
+    def forward(self, image):
+        return super().forward(image.flatten(1))
+
+
+class TestFlip:
+    image = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    facts = Facts({"image": Image(3, 32), "label": ClassLabel(list("abcde"))}, {}, "")
+
+    def test_the_answer_is_the_mean_over_both_sides_outside_training(self):
+        net = flip.TestTimeFlip(Plain())
+        assert net.train()(self.image).equal(net.net(self.image))
+        assert net.eval()(self.image).equal((net.net(self.image) + net.net(self.image.flip(-1))) / 2)
+        assert not net(self.image).equal(net.net(self.image))
+
+    def test_a_net_that_overwrites_its_answers(self):
+        """As a CUDA graph does."""
+        plain, memory = Plain(), torch.empty(2, 4)
+        expected = (plain(self.image) + plain(self.image.flip(-1))) / 2
+        plain.register_forward_hook(lambda module, _, logits: memory.copy_(logits.detach()))
+        assert flip.TestTimeFlip(plain).eval()(self.image).equal(expected)
+
+    def test_two_sides_of_two_sides_are_two_sides(self):
+        once = flip.TestTimeFlip(Plain()).eval()
+        torch.testing.assert_close(flip.TestTimeFlip(once).eval()(self.image), once(self.image))
+
+    @pytest.mark.parametrize(("net", "takes"), [("lstm", "token"), ("transformer", "token"), ("seq2seq", "target")])
+    def test_nets_of_no_images_are_refused(self, net, takes, compose):
+        node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
+        sizes = {"num_classes": 5, "vocab_size": 20, "text_vocab_size": 20, "target_vocab_size": 20}
+        known = inspect.signature(allow.locate(node.net._target_)).parameters
+        node.net = node.net | {name: size for name, size in sizes.items() if name in known}
+        with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
+            build(node)
+        assert len(str(error.value).splitlines()) == 1
+
+    @pytest.mark.parametrize("inner", ["mlp", "cnn", "resnet", "fast_cnn"])
+    def test_another_net_is_wrapped_or_the_wrapper_left_out(self, inner, compose):
+        words = ["experiment=fashion_mnist", "data.tiny=true"]
+        wrapped, plain = compose(*words, f"net@net.net={inner}").net, compose(*words, f"net={inner}").net
+        assert wrapped == {"_target_": "lab.nets.flip.TestTimeFlip", "net": plain}
+        assert type(build(wrapped, self.facts).net) is type(build(plain, self.facts))
+
+    @pytest.mark.parametrize(
+        ("word", "problem"),
+        [
+            ("net.net.widths=x", "net.net.widths=x: should be a valid"),
+            ("net.net.depth=3", "net.net: unknown argument depth"),
+            ("net.net._target_=lab.nets.flip.Flip", "net.net._target_=.*Did you mean"),
+        ],
+    )
+    def test_a_wrapped_nets_arguments_are_checked_as_any_nets(self, word, problem, compose):
+        cfg = compose("experiment=fashion_mnist_fast", "data.tiny=true", f"++{word}")
+        with pytest.raises(UserError, match=problem):
+            check.check(cfg)
+
+    def test_a_wrapped_net_is_given_no_fact_by_hand(self, compose):
+        cfg = compose("experiment=fashion_mnist_fast", "data.tiny=true", "+net.net.num_channels=2")
+        with pytest.raises(UserError, match=r"net.net.num_channels: the data states it \(3\); leave it out"):
+            build(cfg.net, self.facts)
 
 
 def test_flattened_sizes_are_the_seeds():

@@ -71,15 +71,6 @@ def test_label_smoothing_is_for_training_alone(compose):
     assert task.eval()._step(batch, "val").loss.item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
 
 
-def test_test_time_flip_is_the_mean_of_both_sides_outside_training(classifier):
-    task, batch = classifier
-    task.test_time_flip = True
-    mirrored = batch | {"image": batch["image"].flip(-1)}
-    plain = [task.train()(one) for one in (batch, mirrored)]
-    assert not plain[0].equal(plain[1])
-    torch.testing.assert_close(task.eval()(batch), sum(plain) / 2)
-
-
 def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
     folder = trained(*QUICK, "net=mlp", "trainer.max_epochs=1", "data.batch_size=16")
     _, data, task = run.load(folder)

@@ -56,6 +56,7 @@ from lab.folder import (
     RESULTS,
     STAMP,
     check_finished,
+    flat,
     read_json,
     write_config,
     write_json,
@@ -301,8 +302,9 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
         cfg.data.root, cfg.data.tiny = str(root), False
     data = build_data(cfg)
     data.facts = read_facts(data, folder)
-    own = OmegaConf.merge(cfg, {"net": {"weights": None}} if "weights" in cfg.net else {})  # they are in the checkpoint
-    assert isinstance(own, DictConfig)
+    own = cfg.copy()
+    for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
+        OmegaConf.update(own.net, key, None)
     try:
         task = build_task(own, data.facts)
     except InstantiationException as error:

@@ -19,6 +19,7 @@ from lab.explain.scores import NUM_POINTS, Method
 from lab.features.image import Image as Picture
 from lab.features.image import picture
 from lab.figures.page import save
+from lab.nets.flip import TestTimeFlip
 
 
 def integrated_gradients(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
@@ -48,10 +49,21 @@ def occlusion(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     return found[:, 0]  # the same in each channel: the square covers all
 
 
+def of_both_sides(method: Method) -> Method:
+    """The same, and for a `TestTimeFlip` the mean over the image and its mirror image."""
+
+    def explain(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+        if not isinstance(net, TestTimeFlip):
+            return method(net, image, target)
+        return (explain(net.net, image, target) + explain(net.net, image.flip(-1), target).flip(-1)) / 2
+
+    return explain
+
+
 METHODS: dict[str, Method] = {
-    "integrated_gradients": integrated_gradients,
-    "gradcam": gradcam,
-    "occlusion": occlusion,
+    "integrated_gradients": of_both_sides(integrated_gradients),
+    "gradcam": of_both_sides(gradcam),
+    "occlusion": of_both_sides(occlusion),
 }
 
 

@@ -96,7 +96,7 @@ def explain(
 
     Args:
         methods: by name.
-        task: whose net is explained; where it answers with the mean over an image and its mirror image, so do they.
+        task: whose net is explained.
         samples: to explain.
         entry: of a batch, where the inputs stand.
         blank: what a position is where it is taken away.
@@ -105,8 +105,6 @@ def explain(
     maps: dict[str, list[Tensor]] = {}
     scores: dict[str, dict[str, float]] = {}
     for name, method in methods.items():
-        if task.test_time_flip:
-            method = mirrored(method)
         maps[name] = attribute(method, task.net, samples, name)
         scores[name] = sanity(method, task.net, samples, maps[name], seed)
     generator = torch.Generator().manual_seed(seed)
@@ -119,12 +117,3 @@ def explain(
         means = torch.tensor(areas).mean(0).tolist()
         scores[name] = scores.get(name, {}) | dict(zip(("deletion", "insertion"), means, strict=True))
     return maps, {"methods": scores, "num_samples": len(samples), "num_shuffled_nets": NUM_SHUFFLED, "seed": seed}
-
-
-def mirrored(method: Method) -> Method:
-    """The same for a net that is asked twice, as it stands and mirrored."""
-
-    def both(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-        return (method(net, image, target) + method(net, image.flip(-1), target).flip(-1)) / 2
-
-    return both

@@ -11,8 +11,7 @@ class Airbench(nn.Module, InitFromData):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
     A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity
-    (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate, see
-    `lab.optim.BiasSGD`).
+    (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate: `lab.optim.BiasSGD`).
 
     Args:
         widths: channels of the three stages, each of two convolutions, the first of which halves the image.

@@ -41,7 +41,6 @@ class Classification(Task):
 
     Args:
         label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
-        test_time_flip: outside training, answer with the mean logits of an image and its mirror image.
         metrics: more of them by name, for validation and test; each takes logits (`preds`) and labels (`target`), and
             gives one number.
     """
@@ -53,7 +52,6 @@ class Classification(Task):
         num_classes: PositiveInt,
         class_names: list[str],
         label_smoothing: Fraction = 0.0,
-        test_time_flip: bool = False,
         metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,14 +66,7 @@ class Classification(Task):
         stages = {"train": acc, "val": acc | f1 | more, "test": acc | f1 | each | more}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in stages.items()}, **kwargs)
         self.class_names = class_names
-        self.label_smoothing, self.test_time_flip = label_smoothing, test_time_flip
-
-    def forward(self, batch: Batch) -> Tensor:
-        logits = super().forward(batch)
-        if self.training or not self.test_time_flip:
-            return logits
-        logits = logits.clone()  # a CUDA graph writes the next ones over them
-        return (logits + super().forward(batch | {"image": batch["image"].flip(-1)})) / 2
+        self.label_smoothing = label_smoothing
 
     def step(self, batch: Batch, stage: Stage) -> Step:
         logits, label = self(batch), batch["label"]
