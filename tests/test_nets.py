@@ -1,6 +1,7 @@
 """The contract of every net, by its config; then what is particular to each."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import check, train
+from lab import allow, check, train
+from lab.build import build
+from lab.data.facts import Facts
 from lab.errors import UserError
+from lab.features.image import Image
+from lab.features.labels import ClassLabel
 from lab.nets import flip
 from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN

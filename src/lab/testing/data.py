@@ -1,7 +1,7 @@
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,9 +22,14 @@ STAGES = ("train", "val", "test")
 class DataContract(Contract):
     """What every data module does. The tiny version needs 13 training samples or more.
 
-    class TestMine(DataContract):
-        config = ["experiment=mine", "data.tiny=true"]
+        class TestMine(DataContract):
+            config = ["experiment=mine", "data.tiny=true"]
+
+    Args:
+        has_twins: the data has equal samples, which may be in two splits.
     """
+
+    has_twins: ClassVar[bool] = False
 
     @pytest.fixture
     def data(self, overrides: Sequence[str]) -> Data:
