@@ -55,13 +55,14 @@ def duration(seconds: float) -> str:
 
 
 def table(metrics: dict[str, float]) -> list[str]:
-    """One metric a line; those of the form a/b/c, one for each class, side by side below."""
-    single = {name: value for name, value in metrics.items() if name.count("/") < 2}
+    """One metric a line, the parts of a loss too; those of the form a/b/c, one for each class, side by side below."""
+    single = {name: value for name, value in metrics.items() if name.count("/") < 2 or name.split("/")[1] == "loss"}
     each = {printable(name.split("/", 2)[2]): value for name, value in metrics.items() if name not in single}
     width = min(WIDEST, max(map(len, each), default=0))
     cells = [f"{name[:width]:>{width}} {value:.3f}" for name, value in each.items()]
     num_columns = max(1, min(5, WIDTH // (width + 8)))
-    lines = [f"{name:<12} {value:.4f}" for name, value in sorted(single.items())]
+    longest = max([12, *map(len, single)])
+    lines = [f"{name:<{longest}} {value:.4f}" for name, value in sorted(single.items())]
     if each:
         lines.append("each class's accuracy")
     lines += ["  ".join(cells[i : i + num_columns]) for i in range(0, len(cells), num_columns)]

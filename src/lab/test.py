@@ -45,6 +45,5 @@ def read(data: Data, folder: str) -> None:
 def changes(before: Facts, now: Facts, folder: str) -> Iterator[str]:
     """Yield a line for each feature whose facts are no longer those of the run in `folder`."""
     for name, feature in before.features.items():
-        was, found = feature.facts(), now.features[name].facts()
-        if different := [fact for fact in was if found[fact] != was[fact]]:
+        if different := feature.changes(now.features[name]):
             yield f"data: {name}: {', '.join(different)} differ from those that {folder} was trained with."

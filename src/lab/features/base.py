@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -57,6 +57,11 @@ class Feature(ABC):
     def facts(self) -> dict[str, Any]:
         """The values of all facts by their bare names."""
         return {name: getattr(self, name) for name in (*self.fact_names, *self.qualified_fact_names)}
+
+    def changes(self, now: Self) -> list[str]:
+        """The facts that a net of this feature does not work without, and that `now` states differently."""
+        was, found = self.facts(), now.facts()
+        return [name for name in was if found[name] != was[name]]
 
     # as an input
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL.Image
@@ -54,6 +54,10 @@ class Image(Feature):
     @property
     def entries(self) -> tuple[str, ...]:
         return (self.entry,)
+
+    def changes(self, now: Self) -> list[str]:
+        """The statistics may change: a run keeps its own."""
+        return [name for name in super().changes(now) if name not in self.qualified_fact_names]
 
     def example(self) -> Sample:
         return {self.entry: np.ones((self.num_channels, self.image_size, self.image_size), np.uint8)}
