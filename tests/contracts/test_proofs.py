@@ -27,13 +27,6 @@ QUIET = ["trainer=cpu", "trainer.enable_progress_bar=false"]
 TEACHER = [
     "data.image_size=8", "data.batch_size=16", "data.tiny=true", "data.augment=null", "ema=null", "scheduler=constant",
 ]  # fmt: skip
-    "data.image_size=8",
-    "data.batch_size=16",
-    "data.tiny=true",
-    "data.augment=null",
-    "ema=null",
-    "scheduler=constant",
-]
 
 
 def words(name: str, folder: Path, *more: str) -> list[str]:
