@@ -11,7 +11,7 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from lab import build, metrics, run, test
+from lab import allow, build, metrics, run, test
 from lab.check import wrong_calls
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
@@ -240,6 +240,21 @@ class Classes(ClassLabel):
     @property
     def classes(self) -> int:
         return self.num_classes
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "fits"),
+    [
+        ("net", "lab.nets.cnn.CNN", True), ("net.tower", "lab.nets.cnn.CNN", True),
+        ("task.teacher", "lab.nets.cnn.CNN", True), ("task.nets[0]", "lab.nets.cnn.CNN", True),
+        ("task", "lab.nets.cnn.CNN", False), ("data.net", "lab.nets.cnn.CNN", False),
+        ("task.outputs.x", "lab.features.image.Image", True), ("task", "lab.features.image.Image", False),
+        ("net", "lab.features.image.Image", False), ("net.x", "lab.tasks.classification.Classification", False),
+    ],
+)  # fmt: skip
+def test_a_task_may_hold_nets(key, name, fits):
+    problem = allow._wrong(f"{key}._target_", name, f"={name}")
+    assert problem is None if fits else "belongs under" in problem
 
 
 def test_hydras_own_keys():
