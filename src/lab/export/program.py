@@ -44,6 +44,7 @@ class Exported(nn.Module):
 
 
 def entries_of(features: Mapping[str, Feature]) -> list[str]:
+    """In the order of the features."""
     return [entry for feature in features.values() for entry in feature.entries]
 
 
@@ -75,9 +76,16 @@ def metadata(task: Task, data: Data) -> dict[str, str]:
 
 
 def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
-    names = {"input_names": [*example(task, data)], "output_names": entries_of(task.outputs)}
-    made = torch.onnx.export(graph, dynamo=True, verbose=False, **names)
+    made = torch.onnx.export(graph, dynamo=True, verbose=False)
     assert made is not None
+    inside = made.model.graph
+    for node in inside.all_nodes():  # torch has named them, perhaps as an input or output is to be named
+        for value in node.outputs:
+            value.name = f"_{value.name}"
+    for value, name in zip(inside.inputs, example(task, data), strict=True):
+        value.name = name
+    for value, name in zip(inside.outputs, entries_of(task.outputs), strict=True):
+        value.name = name
     made.model.metadata_props.update(metadata(task, data))
     made.save(path, external_data=False)
 

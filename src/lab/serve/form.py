@@ -1,7 +1,7 @@
 """The inputs in the body of a request: raw, in a form, or in JSON. Every error is a sentence."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ class Form:
         return feature.decode(content, max_megapixels)
 
     async def _of_form(self, request: Request, body: bytes) -> dict[str, bytes]:
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncGenerator[bytes, None]:
             yield body
 
         most = len(self.inputs)
