@@ -9,26 +9,42 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from lab import build, metrics, run, test
+from lab import allow, build, metrics, run, test
 from lab.check import wrong_calls
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
 from lab.errors import UserError
+from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
-from lab.features.text import Text
-from lab.features.tokens import train
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
-WORDS = train(["a b c"], "words", 20, 1, 9)
-CHARACTERS = train(["a b c"], "characters", 20, 1, 9)
+WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))
+
+
+@dataclass(frozen=True)
+class Words(Feature):
+    """As texts are, which may be deleted."""
+
+    tokenizer: str
+    vocab_size: int
+    max_length: int
+    entry: str = "token"
+
+    fact_names = ("vocab_size", "max_length", "tokenizer")
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+
 IMAGES = Facts({"image": Image(3, 8, [0.5] * 3, [0.2] * 3), "label": ClassLabel(NAMES)}, {"train": 7}, "f")
-PAIRS = Facts({"text": Text(WORDS, 9), "target": Text(CHARACTERS, 5, entry="target")}, {"train": 7}, "f")
-SAME = Facts({"text": Text(WORDS, 9), "target": Text(WORDS, 9, entry="target")}, {"train": 7}, "f")
-FUSION = Facts(IMAGES.features | {"text": Text(WORDS, 9), "table": Numbers(["x", "y"])}, {"train": 7}, "f")
+PAIRS = Facts({"text": Words(WORDS, 7, 9), "target": Words(CHARACTERS, 8, 5, entry="target")}, {"train": 7}, "f")
+SAME = Facts({"text": Words(WORDS, 7, 9), "target": Words(WORDS, 7, 9, entry="target")}, {"train": 7}, "f")
+FUSION = Facts(IMAGES.features | {"text": Words(WORDS, 7, 9), "table": Numbers(["x", "y"])}, {"train": 7}, "f")
 TWO_CAMERAS = Facts({"left": Image(1, 8), "right": Image(3, 8, entry="right")}, {"train": 7}, "f")
 
 
@@ -242,6 +258,21 @@ class Classes(ClassLabel):
         return self.num_classes
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "fits"),
+    [
+        ("net", "lab.nets.cnn.CNN", True), ("net.tower", "lab.nets.cnn.CNN", True),
+        ("task.teacher", "lab.nets.cnn.CNN", True), ("task.nets[0]", "lab.nets.cnn.CNN", True),
+        ("task", "lab.nets.cnn.CNN", False), ("data.net", "lab.nets.cnn.CNN", False),
+        ("task.outputs.x", "lab.features.image.Image", True), ("task", "lab.features.image.Image", False),
+        ("net", "lab.features.image.Image", False), ("net.x", "lab.tasks.classification.Classification", False),
+    ],
+)  # fmt: skip
+def test_a_task_may_hold_nets(key, name, fits):
+    problem = allow._wrong(f"{key}._target_", name, f"={name}")
+    assert problem is None if fits else "belongs under" in problem
+
+
 def test_hydras_own_keys():
     made = built(target("Classifier", num_classes=1, _partial_=True) | {"image_size": 4}, None)
     assert plain(made(num_channels=2)) == {"num_channels": 2, "image_size": 4, "num_classes": 1}
@@ -299,7 +330,7 @@ def test_metrics_get_facts_the_same_way(node, expected):
 )
 def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems, compose):
     cfg = compose("experiment=digits")
-    with OmegaConf.open_dict(cfg):
+    with open_dict(cfg):
         cfg[key] = node
     assert list(wrong_calls(cfg, ("data", key))) == problems
 
@@ -322,10 +353,10 @@ def test_what_a_group_sets_is_not_set_again(key, problem, compose):
 
 
 class Pairs(Data):
-    features: ClassVar = {"text": Text, "target": Text}
+    features: ClassVar = {"text": Words, "target": Words}
 
 
-OTHER = Facts({"text": Text(CHARACTERS, 3), "label": ClassLabel(NAMES)}, {}, "")
+OTHER = Facts({"text": Words(CHARACTERS, 8, 3), "label": ClassLabel(NAMES)}, {}, "")
 
 
 @pytest.mark.parametrize(
@@ -365,7 +396,7 @@ def test_a_test_names_the_features_that_have_changed(now, different):
     assert list(test.changes(IMAGES, now, "logs/x")) == problems
 
 
-@pytest.mark.parametrize("facts", [IMAGES, PAIRS, SAME, FUSION, TWO_CAMERAS])
+@pytest.mark.parametrize("facts", [IMAGES, TWO_CAMERAS, replace(IMAGES, features={"row": Numbers(["x", "y"])})])
 def test_facts_are_plain_values_and_back(facts):
     plain = json.loads(json.dumps(facts.plain()))
     assert Facts.of_plain(plain) == facts

@@ -43,9 +43,9 @@ CLASSES = {
     r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
     r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
 }
-GROUPS = {  # where in a config lab's own may stand
-    "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.nets.": ("net",), "lab.tasks.": ("task",),
-    "lab.features.": ("data", "task"),
+GROUPS = {  # where in a config lab's own may stand; "task." is inside a task
+    "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.features.": ("data", "task."),
+    "lab.nets.": ("net", "task."), "lab.tasks.": ("task",),
     "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
@@ -141,8 +141,9 @@ def _wrong(key: str, value: Any, shown: str) -> str | None:
         return f"{key}{shown}: {REFUSED}"
     if last == "_target_":
         allowed = next((groups for own, groups in GROUPS.items() if value.startswith(own)), None)
-        group = key.split(".")[0]
-        if allowed and group != "_target_" and group not in allowed:
+        place = key.removesuffix("._target_")
+        fits = (place.startswith(at) if at.endswith(".") else place.split(".")[0] == at for at in allowed or ())
+        if allowed and place != "_target_" and not any(fits):
             return f"{key}{shown}: it belongs under {allowed[0]}"
     if last == "_args_":
         return f"{key}: arguments are given by name"

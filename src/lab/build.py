@@ -47,7 +47,7 @@ class _Builder:
             return [self.build(f"{key}[{i}]", child, path, {}) for i, child in enumerate(node)]
         if not isinstance(node, DictConfig):
             return node
-        names = [name for name in node if not _is_special(str(name))]
+        names: list[Any] = [name for name in node if not _is_special(str(name))]
         if "_target_" not in node:
             return {name: self.build(f"{key}.{name}", node[name], (name, *path), {}) for name in names}
         function = locate(node["_target_"])
