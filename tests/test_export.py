@@ -90,19 +90,19 @@ def test_the_file_holds_what_it_takes_to_use_it(folder):
     program = torch.export.load(folder / "model.pt2", extra_files=inside)
     about = json.loads(inside[predictor.METADATA])
     assert (unpack(about["inputs"]), unpack(about["outputs"])) == (asked.inputs, asked.outputs)
-    answer = program.module()(image=torch.from_numpy(image))["class"]
+    answer = program.module()({"image": torch.from_numpy(image)})["class"]
     assert answer.detach().numpy() == pytest.approx(right, abs=1e-5)
 
 
 def unnormalised(monkeypatch):
-    def forward(module, **entries):
+    def forward(module, entries):
         return {"class": module.task({"image": entries["image"].float() / 255}).softmax(-1)}
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
 
 
 def logits(monkeypatch):
-    def forward(module, **entries):
+    def forward(module, entries):
         return {"class": module.task(module.data.on_after_batch_transfer(entries))}
 
     monkeypatch.setattr(exported.Exported, "forward", forward)
@@ -131,7 +131,7 @@ def changed(value):
 def fixed_batch(monkeypatch):
     def program(task, data):
         entries = {name: torch.from_numpy(array) for name, array in exported.example(task, data).items()}
-        return torch.export.export(exported.Exported(task, data), (), entries)
+        return torch.export.export(exported.Exported(task, data), (entries,))
 
     monkeypatch.setattr(exported, "program", program)
 
@@ -163,9 +163,9 @@ def test_of_a_compiled_net_the_net_itself_is_exported(folder):
         (5, 1, data.facts.features["image"].image_size, data.facts.features["image"].image_size),
         dtype=torch.uint8,
     )
-    right = exported.program(task, data).module()(image=image)["class"]
+    right = exported.program(task, data).module()({"image": image})["class"]
     task.net.compile(backend=lambda graph, inputs: pytest.fail("it was compiled"))
-    assert exported.program(task, data).module()(image=image)["class"].equal(right)
+    assert exported.program(task, data).module()({"image": image})["class"].equal(right)
 
 
 def test_int8_is_smaller_and_its_accuracy_is_measured(trained):

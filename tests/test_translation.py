@@ -277,6 +277,20 @@ def test_each_target_begins_and_ends_and_each_source_ends():
     assert target.vocab_size != source.vocab_size
 
 
+def test_a_runs_own_texts_stay_whatever_its_data_becomes():
+    data = EmojiTranslations("en", "de", **SMALL, tiny=True)
+    data.setup()
+    target = replace(data.facts.features["target"], max_length=99)
+    own = replace(data.facts, features=data.facts.features | {"target": target})
+    for facts, inherited in ((own, None), (None, own)):
+        again = EmojiTranslations("de", "en", **SMALL, tiny=True)
+        again.facts, again.inherited = facts, inherited
+        again.setup()
+        for name, feature in again.found.features.items():
+            assert feature.tokenizer == own.features[name].tokenizer
+        assert (again.found.features["target"].max_length == 99) is (facts is not None)
+
+
 @pytest.mark.parametrize("tokens_per_batch", [None, 400])
 def test_batches_of_pairs_are_of_about_one_length_on_both_sides(tokens_per_batch):
     length = torch.randint(3, 13, (4000, 2), generator=torch.Generator().manual_seed(0))

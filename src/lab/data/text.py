@@ -158,8 +158,10 @@ class TextData(Data):
 
     def _text(self, train_texts: Sequence[str]) -> Text:
         known: Text | None = self.known("text")
-        if known:
+        if known and known.max_length != self.max_length:
             return Text(truncated(known.tokenizer, self.max_length), self.max_length, known.encoder_config)
+        if known:
+            return known
         if self.tokenizer:
             content = pretrained(self.tokenizer, self.max_length)
             return Text(content, self.max_length, encoder_config(self.tokenizer))

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,23 +73,19 @@ class TranslationData(Data):
         contents = {
             name: [digest(*(text.encode() for text in pair)) for pair in split] for name, split in pairs.items()
         }
-        source, target = map(Tokens, self._tokenizers(pairs["train"]))
-        splits = {name: _encoded(split, source, target) for name, split in pairs.items()}
-        if self.facts:  # the net was built for it
-            longest = self.facts.features["target"].max_length
-        else:
-            longest = int(splits["train"].sequences["target"].length.max()) - 1
+        text, target = self._texts(pairs["train"])
+        splits = {name: _encoded(split, text.tokens, target.tokens) for name, split in pairs.items()}
+        if not self.facts:  # the net is yet to be built
+            target = replace(target, max_length=int(splits["train"].sequences["target"].length.max()) - 1)
         facts = Facts(
-            {
-                "text": Text(source.tokenizer.to_str(), self.max_length),
-                "target": Text(target.tokenizer.to_str(), longest, entry="target"),
-            },
+            {"text": text, "target": target},
             num_samples={name: len(split) for name, split in pairs.items()},
             fingerprint=fingerprint(contents),
         )
         self.report.describe(contents, self.names)
         self.report.cut(
-            sum(_num_cut(pairs[name], texts, source, target) for name, texts in splits.items()), self.max_length
+            sum(_num_cut(pairs[name], texts, text.tokens, target.tokens) for name, texts in splits.items()),
+            self.max_length,
         )
         self.report.warn_of_empty({name: [min(pair, key=len) for pair in split] for name, split in pairs.items()})
         self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
@@ -107,10 +104,17 @@ class TranslationData(Data):
         self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
         return pairs
 
-    def _tokenizers(self, pairs: Sequence[Pair]) -> tuple[str, str]:
-        source, target = self.known("text"), self.known("target")
-        if source and target:
-            return truncated(source.tokenizer, self.max_length), truncated(target.tokenizer, self.max_length)
+    def _texts(self, pairs: Sequence[Pair]) -> tuple[Text, Text]:
+        text, target = self.known("text"), self.known("target")
+        if self.facts:
+            return text, target
+        if text and target:
+            contents = truncated(text.tokenizer, self.max_length), truncated(target.tokenizer, self.max_length)
+        else:
+            contents = self._trained(pairs)
+        return Text(contents[0], self.max_length), Text(contents[1], self.max_length, entry="target")
+
+    def _trained(self, pairs: Sequence[Pair]) -> tuple[str, str]:
         texts = [list(side) for side in zip(*pairs, strict=True)]
         how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
         if self.shared_vocabulary:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
         config.fail(problems)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
+    task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.inputs)
     if why := unexplained(inputs, task.outputs):
         raise UserError(f"error: run={cfg.run}: {why}")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lab.export.program import FORMATS, Answer, Format
 from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
 from lab.predictor import Predictor, of, scored
+from lab.tasks.base import Task
 from lab.test import read
 
 BATCH_SIZES = (1, 2, 7, 64)
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     read(data, cfg.run)
-    reports, size = {}, program.example(task, data)
+    reports, size = {}, program.example(cast(Task, task), data)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)

@@ -35,7 +35,7 @@ class Exported(nn.Module):
         self.task, self.data = task.eval(), data
         task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
 
-    def forward(self, **entries: Tensor) -> dict[str, Tensor]:
+    def forward(self, entries: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, …) entries of the inputs, such as uint8 images -> (B, …) entries of the outputs."""
         first = next(iter(entries.values()))
         index = torch.zeros(first.shape[:1], dtype=torch.int64, device=first.device)
@@ -44,6 +44,7 @@ class Exported(nn.Module):
 
 
 def entries_of(features: Mapping[str, Feature]) -> list[str]:
+    """In the order of the features."""
     return [entry for feature in features.values() for entry in feature.entries]
 
 
@@ -63,9 +64,9 @@ def program(task: Task, data: Data) -> ExportedProgram:
     )
     batch = Dim("batch")
     with torch.no_grad():
-        module(**entries)  # what is computed once is computed now, not in the graph
+        module(entries)  # what is computed once is computed now, not in the graph
         sizes = {"entries": {name: {0: batch} for name in entries}}
-        return torch.export.export(module, (), entries, dynamic_shapes=sizes)
+        return torch.export.export(module, (entries,), dynamic_shapes=sizes)
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
@@ -75,9 +76,16 @@ def metadata(task: Task, data: Data) -> dict[str, str]:
 
 
 def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
-    names = {"input_names": [*example(task, data)], "output_names": entries_of(task.outputs)}
-    made = torch.onnx.export(graph, dynamo=True, verbose=False, **names)
+    made = torch.onnx.export(graph, dynamo=True, verbose=False)
     assert made is not None
+    inside = made.model.graph
+    for node in inside.all_nodes():  # torch has named them, perhaps as an input or output is to be named
+        for value in node.outputs:
+            value.name = f"_{value.name}"
+    for value, name in zip(inside.inputs, example(task, data), strict=True):
+        value.name = name
+    for value, name in zip(inside.outputs, entries_of(task.outputs), strict=True):
+        value.name = name
     made.model.metadata_props.update(metadata(task, data))
     made.save(path, external_data=False)
 
@@ -107,7 +115,7 @@ def read_aoti(path: Path) -> Answer:
 def _of_module(module: Callable[..., dict[str, Tensor]]) -> Answer:
     @torch.inference_mode()
     def answer(arrays: Arrays) -> Arrays:
-        made = module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        made = module({name: torch.from_numpy(array) for name, array in arrays.items()})
         return {name: values.numpy() for name, values in made.items()}
 
     return answer

@@ -172,7 +172,8 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     shape = np.max([array.shape for array in arrays], 0)
     out = np.zeros((len(arrays), *shape), arrays[0].dtype)
     for i, array in enumerate(arrays):
-        out[i, *map(slice, array.shape)] = array
+        place: tuple[Any, ...] = (i, *map(slice, array.shape))
+        out[place] = array
     return out
 
 
