@@ -134,8 +134,13 @@ def test_the_parts_of_a_stopped_epoch_and_what_its_steps_draw_are_the_same(stopp
     lab_train(f"run={tmp_path}/whole", *words)
     stopped(6, signal.SIGTERM, f"run={tmp_path}/cut", *words)
     lab_train(f"run={tmp_path}/cut", *words)
-    assert same(*(outcome(tmp_path / name) for name in ("whole", "cut")))
-    _, rows = outcome(tmp_path / "cut")
+    outcomes = [outcome(tmp_path / name) for name in ("whole", "cut")]
+    for _, rows in outcomes:
+        for row in rows:
+            row.pop(
+                "skipped_steps"
+            )  # Lightning logs the last value again until the epoch ends; a resumed one forgets it
+    assert same(*outcomes)
     for name in ("train/loss", "train/loss/noise", "val/loss/ce"):
         assert len({float(row[name]) for row in rows if row[name]}) == 3, name
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
