@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 
-from lab import check, checkpoints, config, paths, run, train
+from lab import check, checkpoints, config, paths, resume, run, train
 from lab.errors import UserError
 from lab.judge import Judge
 from lab.tasks.classification import Classification
@@ -106,18 +107,21 @@ def test_a_teacher_may_move_and_the_run_be_resumed_from_anywhere(finished, tmp_p
     student("logs/teacher", "trainer.max_epochs=1", "run=student")
     assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
     monkeypatch.chdir(tmp_path / "elsewhere")
-    resumed("../student", "trainer.max_epochs=2")
+    cfg = config.compose("train", config.with_the_runs_own(["run=../student", "trainer.max_epochs=2"]))
+    merged, changes = resume.merge(cfg, Path("../student"))
+    assert merged.task.teacher == f"{tmp_path}/logs/teacher"
+    assert changes == {"trainer.max_epochs": 2}
     shutil.move(tmp_path / "logs/teacher", tmp_path / "elsewhere/moved")
-    resumed("../student", "trainer.max_epochs=3", "task.teacher=moved")
+    resumed("../student", "trainer.max_epochs=2", "++task.teacher=moved")
     assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
 
 
 class TestJudge:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def judge(self, finished):
         return Judge(finished / "teacher")
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def images(self):
         return torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -164,8 +168,8 @@ class TestJudge:
 
 
 def judged(teacher, *more):
-    cfg = config.compose("train", [*words(teacher), "experiment=digits", "data.tiny=true", "trainer=cpu", *more])
-    return cfg
+    config.quiet()
+    return config.compose("train", [*words(teacher), "experiment=digits", "data.tiny=true", "trainer=cpu", *more])
 
 
 @pytest.mark.parametrize(
@@ -191,14 +195,14 @@ def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teache
     [
         (["data.image_size=16"], "image_size 32 and not 16"),
         (["data=cifar10"], "num_channels 1 and not 3"),
-        (["data=emoji_languages", "net=lstm"], "inputs images and not texts"),
+        (["experiment=sentiment"], "inputs images and not texts"),
     ],
 )
-def test_a_teacher_of_other_inputs_is_refused(finished, words, differ, tmp_path):
+def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):
+    cfg = judged(finished / "teacher", *words)
     with pytest.raises(UserError, match=f"error: task.teacher=.*inputs are not those of this data: .*{differ}") as e:
-        student(finished / "teacher", *words, f"run={tmp_path}/run")
+        train.parts(cfg, None)
     assert len(str(e.value).splitlines()) == 1
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
