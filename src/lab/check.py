@@ -20,6 +20,7 @@ from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
 from lab.data.facts import stated_by
 from lab.display import in_utf8
+from lab.judge import wrong_judges
 from lab.optimizers import build_schedule, by_key
 from lab.refusals import refusals
 from lab.secrets import redacted
@@ -92,6 +93,7 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
         for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
     ]  # fmt: skip
     problems += refusals(cfg)
+    problems += wrong_judges(cfg, folder)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
         problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
     if cfg.fold is not None and not problems and cfg.fold >= (cfg.cv or 0):

@@ -32,7 +32,7 @@ from lab.folder import (
     refuse_links,
 )
 from lab.keys import key_of
-from lab.paths import expand
+from lab.paths import JUDGES, expand, kept_paths
 from lab.words import TEXTS, literals, override_word, value_of
 
 objects.install()
@@ -132,10 +132,9 @@ def words_of(folder: Path) -> list[str]:
     Raises:
         UserError: the stamp or the config is damaged.
     """
-    stamp, data = read_json(folder / STAMP), read_config(folder).data
+    stamp, cfg = read_json(folder / STAMP), read_config(folder)
     changes = {key: value for resumed in stamp["resumed"] for key, value in resumed["changes"].items()}
-    if root := (data._get_node("root")._value() if "root" in data else None):
-        changes["data.root"] = root  # absolute, from wherever the run began; a reference as it stands
+    changes |= kept_paths(cfg)  # absolute, from wherever the run began; references as they stand
     began = [old for old in stamp["overrides"] if not old.startswith("-")]  # never a flag, whoever wrote the file
     kept = [old for old in began if key_of(old) not in ("run", *changes)]
     return [*kept, *(f"++{override_word(key, value)}" for key, value in changes.items())]
@@ -159,7 +158,8 @@ def with_latest(arguments: Sequence[str]) -> list[str]:
     """
     log_dirs = [str(value_of(argument)) for argument in arguments if argument.startswith("log_dir=")]
     log_dir = expanded(log_dirs[-1] if log_dirs else "logs")
-    named = [a for a in arguments if key_of(a) in ("run", "finetune", "warm_start") and value_of(a) == "latest"]
+    keys = ("run", "finetune", "warm_start", *JUDGES)
+    named = [a for a in arguments if key_of(a) in keys and value_of(a) == "latest"]
     return [override_word(key_of(a), str(latest(log_dir))) if a in named else a for a in arguments]
 
 

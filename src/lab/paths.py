@@ -6,7 +6,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.folder import expanded, plain
 
-PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", "data.root")
+JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.judge`
+KEPT = ("data.root", *JUDGES)  # read again when a run is resumed or loaded
+PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", *KEPT)
 
 
 def expand(cfg: DictConfig) -> None:
@@ -25,9 +27,21 @@ def expand(cfg: DictConfig) -> None:
 
 
 def keep_root(cfg: DictConfig) -> None:
-    """Make the data's root absolute, so that a run finds its data from wherever it is loaded."""
-    root = plain(cfg.data).get("root")
-    if root and "${" not in root:  # a reference may be a secret
-        cfg.data.root = str(expanded(cfg.data.root).absolute())
-    elif root and not expanded(cfg.data.root).is_absolute():
-        cfg.data.root = f"{Path.cwd()}/{root}"
+    """Make the data's root and the judges' folders absolute, so that a run finds them from wherever it is loaded."""
+    for key, path in kept_paths(cfg).items():
+        if "${" not in path:  # a reference may be a secret
+            OmegaConf.update(cfg, key, str(expanded(path).absolute()))
+        elif not expanded(OmegaConf.select(cfg, key)).is_absolute():
+            OmegaConf.update(cfg, key, f"{Path.cwd()}/{path}")
+
+
+def kept_paths(cfg: DictConfig) -> dict[str, str]:
+    """The paths in a config that a run reads again, by key; references as they stand."""
+    found = {}
+    for key in KEPT:
+        group, _, name = key.partition(".")
+        node = cfg.get(group)
+        path = plain(node).get(name) if isinstance(node, DictConfig) else None
+        if path and isinstance(path, str):
+            found[key] = path
+    return found

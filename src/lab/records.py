@@ -34,6 +34,7 @@ class Stamp(_Record):
     packages: dict[str, str] = {}
     resumed: list[Change] = []
     data: str = ""
+    judges: dict[str, str] = {}
 
 
 class Seconds(_Record):

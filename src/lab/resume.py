@@ -20,13 +20,13 @@ from lab.ending import ENDS, check_limits, ends, why_ended
 from lab.errors import UserError
 from lab.folder import BEST, FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
 from lab.keys import key_of
-from lab.paths import keep_root
+from lab.paths import KEPT, keep_root
 from lab.started import slurm_job
 
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
-    "data.root", "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes",
+    "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *KEPT,
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
         each.run = each.sweep = each.launcher = None
         keep_root(each)
     was, now = flat(before), flat(cfg)
-    named = {key_of(text) for text in overrides()}
+    named = {key_of(text).rpartition("@")[2] for text in overrides()}  # a nested group, net@net.net, is at net.net
     changes = {
         key: now.get(key)
         for key in was | now

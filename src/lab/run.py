@@ -23,7 +23,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import MetricCollection
 
-from lab import checkpoints, external, seconds
+from lab import checkpoints, external, judge, seconds
 from lab.allow import instantiate, read_config
 from lab.build import build
 from lab.callbacks.accumulation import Accumulation
@@ -221,7 +221,8 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     try:
         write_json(folder / FACTS, data.facts.plain())
         write_text(folder / DATA_REPORT, data.report.full())
-        write_json(folder / STAMP, stamp(folder, overrides()) | {"data": data.facts.fingerprint})
+        inputs = {"data": data.facts.fingerprint, "judges": judge.fingerprints(cfg)}
+        write_json(folder / STAMP, stamp(folder, overrides()) | inputs)
         write_config(folder, cfg)  # last: a folder that has it is a run
     except OSError as error:
         raise RunError(
@@ -292,16 +293,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
         UserError: the folder is not that of a finished run, or its data has no root.
     """
     folder = Path(folder)
-    check_finished(folder)
-    cfg = read_config(folder)
-    for problem in wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler")):
-        raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
-    if root is not None:
-        if "root" not in cfg.data:
-            fail([f"data.root={root}: the data of {folder} is in no folder; leave it out."])
-        cfg.data.root, cfg.data.tiny = str(root), False
-    data = build_data(cfg)
-    data.facts = read_facts(data, folder)
+    cfg, data = load_data(folder, root)
     own = cfg.copy()
     for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
         OmegaConf.update(own.net, key, None)
@@ -312,7 +304,23 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
             f"error: {folder}: its net can't be built from {CONFIG} and {FACTS}: {one_line(error.__cause__ or error)}"
         ) from error
     restore(task, folder)
+    judge.bind(task, cfg, folder)
     return cfg, data, task.eval()
+
+
+def load_data(folder: Path, root: Any = None) -> tuple[DictConfig, Data]:
+    """Config and data of a finished run, as `load` gives them."""
+    check_finished(folder)
+    cfg = read_config(folder)
+    for problem in wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler")):
+        raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
+    if root is not None:
+        if "root" not in cfg.data:
+            fail([f"data.root={root}: the data of {folder} is in no folder; leave it out."])
+        cfg.data.root, cfg.data.tiny = str(root), False
+    data = build_data(cfg)
+    data.facts = read_facts(data, folder)
+    return cfg, data
 
 
 def read_facts(data: Data, folder: Path) -> Facts:

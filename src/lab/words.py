@@ -10,11 +10,13 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from lab.keys import key_of
+from lab.paths import JUDGES
 
 # Keys whose value is a text of the user's own: a path, or a name. A list or a dictionary is never meant.
 TEXTS = (
     "run", "model", "input", "output", "log_dir", "name", "finetune", "warm_start", "sweep.name", "logger.name",
     "data.root", "data.group", "data.text", "data.label", "data.split", "data.tokenizer", "data.source", "data.target",
+    *JUDGES,
 )  # fmt: skip
 # A column's name or its number
 NUMBERS_TOO = ("data.source", "data.target", "data.text", "data.label", "data.split", "data.group")

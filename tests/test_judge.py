@@ -1,0 +1,222 @@
+"""A finished run that teaches another: a task of a fork, defined here, learns the teacher's logits."""
+
+import copy
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_resume import lab_train, outcome, same, stopped  # noqa: F401
+
+from lab import check, checkpoints, config, paths, resume, run, train
+from lab.errors import UserError
+from lab.judge import Judge
+from lab.tasks.classification import Classification
+
+
+class Distillation(Classification):
+    def __init__(self, teacher: str | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.teacher = Judge(teacher) if teacher else None
+
+    def step(self, batch, metrics):
+        logits = self(batch)
+        metrics.update(logits.detach().clone(), batch["label"])
+        other = self.teacher.logits(batch)
+        return F.kl_div(logits.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+@pytest.fixture(autouse=True)
+def task(monkeypatch):
+    """The task's name is one that a config may call, as that of a file in a fork's `lab/tasks` is."""
+    module = ModuleType("lab.tasks.distillation")
+    module.Distillation = Distillation
+    monkeypatch.setattr(Distillation, "__module__", module.__name__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A teacher, with other images than `wide`, and a student of it; not to be changed."""
+    place = tmp_path_factory.mktemp("runs")
+    lab_train(f"run={place}/teacher", "trainer.max_epochs=2", "net.widths=[16]")
+    return place
+
+
+@pytest.fixture
+def teacher(finished, tmp_path):
+    return shutil.copytree(finished / "teacher", tmp_path / "teacher")
+
+
+def words(teacher):
+    return "task._target_=lab.tasks.distillation.Distillation", f"+task.teacher={teacher}", "monitor.metric=val/loss"
+
+
+MIN = "monitor.mode=min"
+
+
+def student(teacher, *more):
+    return lab_train(*words(teacher), MIN, *more)
+
+
+def resumed(folder, *more):
+    return train.main(config.compose("train", config.with_the_runs_own([f"run={folder}", *more])))
+
+
+def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path, stopped):  # noqa: F811
+    more = ("trainer.max_epochs=2", "ema=0.9")
+    student(teacher, *more, f"run={tmp_path}/whole")
+    stopped(5, 9, *words(teacher), MIN, *more, f"run={tmp_path}/cut")
+    resumed(tmp_path / "cut")
+    for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
+        assert same(part, other)
+    stamp = json.loads((tmp_path / "whole/stamp.json").read_text())
+    assert stamp["judges"] == {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}
+    assert (teacher / "best.ckpt").read_bytes()[-64:].decode() == stamp["judges"]["task.teacher"]
+    weights = checkpoints.read(tmp_path / "whole/best.ckpt")["state_dict"]
+    assert weights
+    assert all(name.startswith("net.") for name in weights)
+
+    _, data, task = run.load(tmp_path / "whole")
+    data.setup()
+    (batch,) = [data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(data.splits["test"]))))]
+    expected = task.step(batch, task.deferred["test"]).item()
+    assert json.loads((tmp_path / "whole/results.json").read_text())["test"]["test/loss"] == pytest.approx(expected)
+
+    (teacher / "best.ckpt").write_bytes((tmp_path / "whole/best.ckpt").read_bytes())  # another run's
+    _, _, again = run.load(tmp_path / "whole")
+    assert task(batch).equal(again(batch)), "the net answers without its teacher"
+    with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started") as error:
+        again.step(batch, again.deferred["test"])
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(UserError, match="task.teacher=.*other weights"):
+        resumed(tmp_path / "whole", "trainer.max_epochs=3")
+    shutil.move(teacher, tmp_path / "moved")
+    with pytest.raises(UserError, match="task.teacher: .*/teacher is not a finished run: there is no such folder"):
+        resumed(tmp_path / "whole", "trainer.max_epochs=3")
+
+
+def test_a_teacher_may_move_and_the_run_be_resumed_from_anywhere(finished, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(finished / "teacher", tmp_path / "logs/teacher")
+    monkeypatch.chdir(tmp_path)
+    student("logs/teacher", "trainer.max_epochs=1", "run=student")
+    assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cfg = config.compose("train", config.with_the_runs_own(["run=../student", "trainer.max_epochs=2"]))
+    merged, changes = resume.merge(cfg, Path("../student"))
+    assert merged.task.teacher == f"{tmp_path}/logs/teacher"
+    assert changes == {"trainer.max_epochs": 2}
+    shutil.move(tmp_path / "logs/teacher", tmp_path / "elsewhere/moved")
+    resumed("../student", "trainer.max_epochs=2", "++task.teacher=moved")
+    assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
+
+
+class TestJudge:
+    @pytest.fixture
+    def judge(self, finished):
+        return Judge(finished / "teacher")
+
+    @pytest.fixture
+    def images(self):
+        return torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def test_it_answers_as_its_run(self, judge, images, finished):
+        _, data, task = run.load(finished / "teacher")
+        batch = data.on_after_batch_transfer({"image": images})
+        assert judge.prepare({"image": images})["image"].equal(batch["image"])
+        assert judge.logits(batch).equal(task(batch))
+        assert judge(batch).equal(task.predict_step(batch, 0))
+        assert judge.facts == data.facts
+
+    def test_it_is_exact_within_mixed_precision(self, judge, images):
+        batch = judge.prepare({"image": images})
+        with torch.autocast("cpu", torch.bfloat16):
+            assert judge.logits(batch).equal(judge.logits(batch))
+            mixed = judge.logits({"image": batch["image"].double()})
+        assert mixed.dtype == torch.float32
+        assert mixed.equal(judge.logits(batch))
+
+    def test_gradients_reach_its_inputs_alone_even_if_a_validation_asks_first(self, finished, images):
+        judge = Judge(finished / "teacher")
+        with torch.inference_mode():
+            judge(judge.prepare({"image": images}))
+        image = judge.prepare({"image": images})["image"].clone().requires_grad_()
+        judge.logits({"image": image}).sum().backward()
+        assert image.grad.any()
+        assert not any(p.requires_grad or p.grad is not None for p in judge._loaded[1].parameters())
+        assert not judge._loaded[1].training
+
+    def test_loading_it_draws_nothing(self, finished, images):
+        torch.manual_seed(0)
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        judge = Judge(finished / "teacher")
+        judge.prepare({"image": images})
+        assert torch.rand(3).equal(expected)
+
+    def test_it_is_no_part_of_what_holds_it(self, judge):
+        holder = torch.nn.Linear(2, 2)
+        holder.judge = judge
+        assert list(holder.state_dict()) == ["weight", "bias"]
+        assert len(list(holder.train().modules())) == 1
+        assert copy.deepcopy(holder).judge is judge
+
+
+def judged(teacher, *more):
+    config.quiet()
+    return config.compose("train", [*words(teacher), "experiment=digits", "data.tiny=true", "trainer=cpu", *more])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda folder: shutil.rmtree(folder), "there is no such folder"),
+        (lambda folder: (folder / "best.ckpt").unlink(), "it has no best.ckpt"),
+        (lambda folder: (folder / "data.json").unlink(), "it has no data.json"),
+        (lambda folder: (folder / "best.ckpt").write_bytes(b""), "is damaged"),
+        (lambda folder: (folder / "results.json").write_text('{"status": "failed"}'), "its status is failed"),
+    ],
+)
+def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teacher, spoil, problem, tmp_path):
+    assert not check.check(judged(teacher, f"log_dir={tmp_path}"))
+    spoil(teacher)
+    with pytest.raises(UserError, match=f"error: task.teacher: .*{problem}") as error:
+        check.check(judged(teacher, f"log_dir={tmp_path}"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "differ"),
+    [
+        (["data.image_size=16"], "image_size 32 and not 16"),
+        (["data=cifar10"], "num_channels 1 and not 3"),
+        (["experiment=sentiment"], "inputs images and not texts"),
+    ],
+)
+def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):
+    cfg = judged(finished / "teacher", *words)
+    with pytest.raises(UserError, match=f"error: task.teacher=.*inputs are not those of this data: .*{differ}") as e:
+        train.parts(cfg, None)
+    assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("~/a", "{home}/a"), ("b/c", "{cwd}/b/c"), ("/d", "/d"), ("null", None)]
+)
+@pytest.mark.parametrize("key", ["judge", "teacher"])
+def test_the_path_is_kept_whole(key, value, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.chdir(tmp_path)
+    cfg = config.compose("train", ["experiment=digits", f"+task.{key}={value}"])
+    paths.keep_root(cfg)
+    assert cfg.task[key] == (expected and expected.format(home="/home/x", cwd=tmp_path))
+
+
+def test_the_latest_run_may_teach(finished):
+    (word,) = config.with_latest([f"log_dir={finished}", "task.teacher=latest"])[1:]
+    assert word == f"task.teacher={finished}/teacher"
