@@ -326,6 +326,22 @@ def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
     assert [rate for rate, _ in seen] == pytest.approx([discriminator for _, discriminator in rates])
 
 
+@pytest.mark.parametrize("damage", ["schedules", "names", "state"])
+def test_a_checkpoint_of_other_optimizers_is_refused(gan, damage, tmp_path):
+    _, task = train.parts(gan(), None)
+    optimizers, schedule = task.build_optimizer().state_dict(), {"parts": {"generator": {}, "discriminator": {}}}
+    content = {"optimizer_states": [optimizers], "lr_schedulers": [schedule]}
+    checkpoints.check_optimizer(content, task, tmp_path)
+    if damage == "schedules":
+        del schedule["parts"]["generator"]
+    elif damage == "names":
+        optimizers["param_groups"][0]["name"] = "encoder"
+    else:
+        optimizers["state"][99] = {}
+    with pytest.raises(UserError, match="its (schedules are not those|optimizer does not fit)"):
+        checkpoints.check_optimizer(content, task, tmp_path)
+
+
 def test_a_warm_start_takes_the_state_of_the_same_optimizers(gan, tmp_path):
     train.main(gan(f"run={tmp_path}/first"))
     warm = f"warm_start={tmp_path}/first"

@@ -39,7 +39,7 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import parameters, wrong_calls
+from lab.check import parameters, unnamed, wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data
@@ -292,7 +292,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Lightn
     folder = Path(folder)
     check_finished(folder)
     cfg = read_config(folder)
-    for problem in wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler")):
+    for problem in (*unnamed(cfg), *wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler"))):
         raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
     if root is not None:
         if "root" not in cfg.data:
