@@ -62,7 +62,7 @@ class Recorder(L.Callback):
 
 def record(lab, recorder, tmp_path, *arguments):
     result = lab(
-        "train", *arguments, *QUICK, "trainer=ddp_cpu",
+        "train", *QUICK, "trainer=ddp_cpu", *arguments,
         f"+callbacks.recorder={{_target_: recorder.Recorder, folder: '{tmp_path}'}}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -70,7 +70,7 @@ def record(lab, recorder, tmp_path, *arguments):
 
 
 def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, recorder, tmp_path):
-    result, ranks = record(lab, recorder, tmp_path)
+    result, ranks = record(lab, recorder, tmp_path, "figures=true")
     first, second = (ranks[name] for name in sorted(ranks))
     assert not set(first["train"]) & set(second["train"])
     assert len(first["train"]) == len(second["train"]) > 40
@@ -90,6 +90,12 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     quiet()
     _, data, task = run.load(folder)
     data.setup("test")
+    predictions = list(csv.DictReader((folder / "test_predictions.csv").read_text().splitlines()))
+    assert [row["sample"] for row in predictions] == list(data.names["test"]), "rows of both, in the samples' order"
+    labels = [data.facts.class_names[i] for i in data.splits["test"].tensors["label"].tolist()]
+    assert [row["label"] for row in predictions] == labels
+    confusion = (folder / "figures/test_classes.md").read_text()
+    assert sum(int(line.split("|")[-2]) for line in confusion.splitlines()[2:] if "|" in line) == 40
     again = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(task, data, verbose=False)[0]
     assert again.pop("test/loss") == pytest.approx(results["test"].pop("test/loss"), rel=1e-6)
     assert again == results["test"], "not exactly the metrics of one process"

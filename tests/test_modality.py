@@ -15,6 +15,7 @@ TEXTS = (
     "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
     "src/lab/tasks/{translation,search}.py",
     "src/lab/figures/attention.py",
+    "src/lab/metrics/translation.py",
     "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",
     "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
     "conf/task/translation.yaml",

@@ -13,7 +13,7 @@ from torchmetrics.wrappers import Running
 from lab import config, resume, run, train
 from lab.check import check
 from lab.errors import UserError
-from lab.metrics import added_metrics, refuse_unfit
+from lab.metrics.added import added_metrics, refuse_unfit
 from lab.runs.index import Run
 from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid

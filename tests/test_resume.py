@@ -24,6 +24,8 @@ from omegaconf import OmegaConf
 from lab import check, checkpoints, config, lock, run, train
 from lab.errors import UserError
 from lab.runs import main as runs_main
+from lab.tasks.base import Step
+from lab.tasks.classification import Classification
 
 NUM_BATCHES = 4
 QUICK = (
@@ -113,6 +115,43 @@ def test_a_stopped_run_ends_as_one_that_was_not(stopped, tmp_path, batch, number
     assert results[0]["best"] == results[1]["best"]
     assert results[0]["test"] == results[1]["test"]
     assert len(json.loads((tmp_path / "cut/stamp.json").read_text())["resumed"]) == 1
+
+
+def test_the_parts_of_a_stopped_epoch_and_what_its_steps_draw_are_the_same(stopped, tmp_path, monkeypatch):
+    step = Classification.step
+
+    def drawing(task, batch, stage):
+        whole, noise = step(task, batch, stage), task.normal(batch, stage, 10)
+        broken = (batch["index"] == 5).any() and stage == "train"  # one step of each epoch is left out
+        parts = {"noise": noise.square().mean(), "ce": whole.loss}
+        loss = torch.nn.functional.cross_entropy(whole.outputs["preds"] + noise, batch["label"])
+        return Step(
+            loss * torch.nan if broken else loss, parts, whole.outputs | {"preds": whole.outputs["preds"] + noise}
+        )
+
+    monkeypatch.setattr(Classification, "step", drawing)
+    words = ["not_finite=skip", "monitor.metric=val/loss/ce", "monitor.mode=min", "net.widths=[8]"]
+    lab_train(f"run={tmp_path}/whole", *words)
+    stopped(6, signal.SIGTERM, f"run={tmp_path}/cut", *words)
+    lab_train(f"run={tmp_path}/cut", *words)
+    outcomes = [outcome(tmp_path / name) for name in ("whole", "cut")]
+    for _, rows in outcomes:
+        for row in rows:
+            row.pop(
+                "skipped_steps"
+            )  # Lightning logs the last value again until the epoch ends; a resumed one forgets it
+    assert same(*outcomes)
+    for name in ("train/loss", "train/loss/noise", "val/loss/ce"):
+        assert len({float(row[name]) for row in rows if row[name]}) == 3, name
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
+    assert results[0]["best"] == results[1]["best"]
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["best"]["value"] == pytest.approx(results[0]["best"]["metrics"]["val/loss/ce"], rel=1e-6)
+
+
+def test_an_unknown_part_is_not_monitored(tmp_path):
+    with pytest.raises(UserError, match=r"monitor.metric: unknown metric val/loss/kl. Did you mean val/loss\?"):
+        lab_train(f"run={tmp_path}/run", "monitor.metric=val/loss/kl", "net.widths=[8]")
 
 
 def test_an_error_leaves_a_file_that_says_where(stopped, tmp_path):

@@ -46,7 +46,7 @@ def classifier(compose):
 
 def test_a_step_is_differentiable_in_every_parameter(built):
     task, batch = built
-    loss = task._step(batch, "train")
+    loss = task._step(batch, "train").loss
     assert loss.ndim == 0
     assert torch.isfinite(loss)
     loss.backward()
@@ -56,7 +56,7 @@ def test_a_step_is_differentiable_in_every_parameter(built):
 def test_the_first_loss_is_that_of_a_guess(built):
     task, batch = built
     guess = math.log(task(batch).shape[-1])
-    assert task.eval()._step(batch, "val").item() == pytest.approx(guess, abs=0.3)
+    assert task.eval()._step(batch, "val").loss.item() == pytest.approx(guess, abs=0.3)
 
 
 def test_checkpoints_hold_the_nets_weights_and_nothing_else(built):
@@ -70,7 +70,7 @@ def test_metrics_agree_with_sklearn(classifier):
     logits, label = torch.randn(3, 40, 10, generator=generator), torch.randint(10, (3, 40), generator=generator)
     metrics = task.metrics["test_"]
     for i in range(3):
-        metrics.update(logits[i], label[i])
+        metrics.update(preds=logits[i], target=label[i])
     values = metrics.compute()
     predicted, true = logits.argmax(-1).flatten(), label.flatten()
     assert values["acc"].item() == pytest.approx(accuracy_score(true, predicted))
@@ -86,8 +86,8 @@ def test_label_smoothing_is_for_training_alone(compose):
     batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())))
     logits = task(batch)
     expected = F.cross_entropy(logits, batch["label"], label_smoothing=0.2)
-    assert task.train()._step(batch, "train").item() == pytest.approx(expected.item())
-    assert task.eval()._step(batch, "val").item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
+    assert task.train()._step(batch, "train").loss.item() == pytest.approx(expected.item())
+    assert task.eval()._step(batch, "val").loss.item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
 
 
 def test_test_time_flip_is_the_mean_of_both_sides_outside_training(classifier):

@@ -29,11 +29,12 @@ from lab.allow import instantiate, locate, read_config
 from lab.callbacks.accumulation import Accumulation
 from lab.callbacks.best import BestCheckpoint, keep_inside
 from lab.callbacks.early import Early
+from lab.callbacks.figures import Figures
 from lab.callbacks.guard import Guard
 from lab.callbacks.last import Last
 from lab.callbacks.lines import Lines
-from lab.callbacks.outputs import Outputs
 from lab.callbacks.parity import Parity
+from lab.callbacks.predictions import Predictions
 from lab.callbacks.progress import ProgressBar
 from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
@@ -60,7 +61,7 @@ from lab.folder import (
     write_text,
 )
 from lab.loggers import Metrics, forgiving, unexpanded
-from lab.metrics import added_metrics
+from lab.metrics.added import added_metrics
 from lab.optimizers import factories
 from lab.paths import keep_root
 from lab.records import validation_error
@@ -127,6 +128,7 @@ def build_task(cfg: DictConfig, facts: Any) -> LightningModule:
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     parts = {"net": net, "optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
+    parts["seed"] = cfg.seed
     task = OmegaConf.masked_copy(cfg.task, [key for key in cfg.task if key != "metrics"])
     if metrics := dict(added_metrics(cfg, facts)):
         parts["metrics"] = metrics
@@ -163,7 +165,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
         forgiving(Metrics(folder, from_step)),
     ]
-    callbacks.append(Outputs(folder, loggers, cfg.figures))
+    callbacks += [Figures(folder, loggers, cfg.figures), Predictions(folder)]
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
     if cfg.trainer.get("profiler") is None:
@@ -363,7 +365,8 @@ def restore(task: LightningModule, folder: Path) -> None:
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
     """The validation metrics of the weights that a task has; no curve shows them again."""
     loggers, callbacks = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]
-    trainer.loggers, trainer.callbacks = [], [c for c in callbacks if isinstance(c, Outputs | ProgressBar)]  # type: ignore[attr-defined]
+    kept = [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
+    trainer.loggers, trainer.callbacks = [], kept  # type: ignore[attr-defined]
     try:
         return dict(trainer.validate(task, data, verbose=False)[0])
     finally:
@@ -373,8 +376,8 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
     try:
-        silent = {"logger": False, "enable_checkpointing": False, "profiler": None, "callbacks": None}
-        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), **silent)
+        silent = {"logger": False, "enable_checkpointing": False, "profiler": None}
+        trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), **silent, callbacks=[StepSeed(cfg.seed)])
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
     return trainer
@@ -382,5 +385,5 @@ def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
     names = {f"val/{name}" for name in ("loss", *task.metrics["val_"].keys())}  # type: ignore[index,union-attr]
-    if cfg.monitor.metric not in names:
+    if cfg.monitor.metric not in names and not cfg.monitor.metric.startswith("val/loss/"):  # Guard checks the parts
         fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])

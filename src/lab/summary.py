@@ -55,8 +55,8 @@ def duration(seconds: float) -> str:
 
 
 def table(metrics: dict[str, float]) -> list[str]:
-    """One metric a line; those of the form a/b/c, one for each class, side by side below."""
-    single = {name: value for name, value in metrics.items() if name.count("/") < 2}
+    """One metric or part of the loss a line; those of the form a/b/c, one for each class, side by side below."""
+    single = {name: value for name, value in metrics.items() if name.count("/") < 2 or "/loss/" in name}
     each = {printable(name.split("/", 2)[2]): value for name, value in metrics.items() if name not in single}
     width = min(WIDEST, max(map(len, each), default=0))
     cells = [f"{name[:width]:>{width}} {value:.3f}" for name, value in each.items()]

@@ -8,6 +8,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lab import crash
+from lab.config import unknown
 from lab.errors import RunError, UserError
 
 
@@ -40,7 +41,7 @@ class Guard(Callback):
         if self.otherwise == "skip":
             self.num_skipped += 1
             task.log("skipped_steps", float(self.num_skipped))
-            task.sums["train"] = self.sums or (0.0, 0)
+            task.sums["train"] = self.sums or ({}, 0)
             for p in task.parameters():
                 p.grad = None  # which every optimizer passes over
             return
@@ -62,6 +63,9 @@ class Guard(Callback):
         """Before it is compared with the best, where Lightning takes the first nan."""
         monitor = getattr(trainer.checkpoint_callback, "monitor", None)
         value = trainer.callback_metrics.get(monitor) if monitor else None
+        if monitor and value is None and not trainer.sanity_checking:
+            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(f"error: monitor.metric: {unknown('metric', monitor, known)}")
         if self.otherwise == "stop" and value is not None and not value.isfinite():
             raise RunError(
                 f"error: {monitor} is {value.item()} after step {trainer.global_step} (epoch {trainer.current_epoch}):"

@@ -8,17 +8,34 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class StepSeed(Callback):
-    """Dropout and all else that a step draws is a function of seed, epoch, batch and process, not of what came before.
+    """Seeds the global generators before each batch, so that dropout and other draws do not depend on earlier ones.
 
-    A run that was interrupted goes on with the numbers that it would have drawn.
+    In training the numbers are a function of seed, epoch, batch and process: a resumed run draws what it would have
+    drawn. In evaluation they are a function of seed, stage, batch and process: a second evaluation with the same
+    batches gives the same values. A draw that must not depend on the batches uses `Task.uniform` or `Task.normal`.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int) -> None:
-        key = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}".encode()
-        number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        self._seed(f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._seed(f"{self.seed} val {batch_idx} {trainer.global_rank}")
+
+    def on_test_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int, *_: Any) -> None:
+        self._seed(f"{self.seed} test {batch_idx} {trainer.global_rank}")
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._seed(f"{self.seed} predict {batch_idx} {trainer.global_rank}")
+
+    def _seed(self, key: str) -> None:
+        number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
         torch.random.default_generator.manual_seed(number % 2**63)  # torch.manual_seed takes a millisecond: it notes
         if torch.cuda.is_initialized():  # where it was called, for a GPU that may never be used
             torch.cuda.manual_seed_all(number % 2**63)

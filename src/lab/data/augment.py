@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
+from lab.draws import bits, fraction, mix
 from lab.types import Fraction
 
 
@@ -93,14 +94,5 @@ def uniform(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
 
     The order of the samples, the batch they are in, the device and the number of processes change nothing.
     """
-    key = _mix(_mix(torch.full((), seed, device=index.device)) + epoch)
-    counter = index[:, None] * num + torch.arange(num, device=index.device)
-    return ((_mix(_mix(counter) + key) >> 40) & 0xFFFFFF).float() / 2**24
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64 (Steele et al. 2014), on int64 that wraps: every bit of the result depends on every bit of `x`."""
-    x = x + -0x61C8864680B583EB
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & (2**33 - 1))
+    key = mix(mix(torch.full((), seed, device=index.device)) + epoch)
+    return fraction(bits(key, index, num))

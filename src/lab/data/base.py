@@ -19,6 +19,8 @@ from lab.errors import UserError
 from lab.inputs.base import Inputs
 
 Batch = dict[str, Tensor]
+"""A tensor under each name, with a row for each sample; never a list. `index` (B,) is always one of them: which samples
+of the split they are."""
 
 
 class Batches(Dataset[Batch]):

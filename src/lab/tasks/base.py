@@ -4,7 +4,8 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -13,40 +14,71 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
-from lab.data.base import Samples
+from lab import draws
+from lab.data.base import Batch, Samples
 from lab.errors import UserError
 from lab.optimizers import NamedOptimizers, build_optimizer, build_schedule
 from lab.outputs.base import Outputs
 
-MOST_DEFERRED = 2**20  # numbers, such as logits
+Stage = Literal["train", "val", "test"]
+MOST_BUFFERED = 2**20  # numbers, such as logits
 
 
-class Deferred:
+@dataclass
+class Step:
+    """What a task makes of a batch.
+
+    Args:
+        loss: a scalar, the mean over the batch. It is what the optimizer minimises.
+        parts: further scalars, each a mean over the batch as the loss is, logged as `<stage>/loss/<name>`. Where a task
+            has several optimizers, each minimises the part of its name, and `loss` is only reported.
+        outputs: tensors with a row for each sample. Metrics, predictions and figures take those that they name.
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class MetricBuffer:
     """Metrics that are updated with many small batches at once: an update costs as much as a small net.
 
     Args:
-        metrics: whose `update` takes tensors with a row for each sample.
+        metrics: each `update` has arguments named as outputs; torchmetrics passes those alone.
     """
 
     def __init__(self, metrics: MetricCollection) -> None:
         self.metrics = metrics
-        self.pending: list[tuple[Tensor, ...]] = []
-        self.latest: tuple[Tensor, ...] = ()
-        self.room = MOST_DEFERRED
+        self.offered: list[str] = []  # the names of a step's outputs
+        self.taken: list[str] = []  # those that a metric takes
+        self.shapes: list[torch.Size] = []  # of a sample
+        self.pending: list[list[Tensor]] = []
+        self.room = MOST_BUFFERED
 
-    def update(self, *tensors: Tensor) -> None:
-        self.latest = tensors
-        if self.pending and [t.shape[1:] for t in tensors] != [t.shape[1:] for t in self.pending[0]]:
+    def update(self, outputs: dict[str, Tensor]) -> None:
+        """Keep a copy of what the metrics take: a CUDA graph writes the next outputs over these."""
+        if not len(self.metrics):
+            return
+        if list(outputs) != self.offered:
             self.flush()
-        self.pending.append(tensors)
-        self.room -= tensors[0].numel()
+            metrics = self.metrics.values(copy_state=False)
+            taken = {name for metric in metrics for name in metric._filter_kwargs(**outputs)}
+            self.offered, self.taken = list(outputs), [name for name in outputs if name in taken]
+        kept = [outputs[name] for name in self.taken]
+        shapes = [value.shape[1:] for value in kept]
+        if shapes != self.shapes:
+            self.flush()
+            self.shapes = shapes
+        self.pending.append([value.detach().clone() for value in kept])
+        self.room -= sum(value.numel() for value in kept)
         if self.room <= 0:
             self.flush()
 
     def flush(self) -> None:
         if self.pending:
-            self.metrics.update(*map(torch.cat, zip(*self.pending, strict=True)))
-        self.pending, self.room = [], MOST_DEFERRED
+            columns = map(torch.cat, zip(*self.pending, strict=True))
+            self.metrics.update(**dict(zip(self.taken, columns, strict=True)))
+        self.pending, self.room = [], MOST_BUFFERED
 
     def compute(self) -> dict[str, Any]:
         """The values of all batches since the last time, by name."""
@@ -57,10 +89,37 @@ class Deferred:
 
 
 class Task(L.LightningModule):
-    """A net with its loss, its metrics and its optimizer. A subclass defines `step`.
+    """A net with its loss, its metrics and its optimizer. A subclass defines `step`; the rest has a default.
 
-    Metrics are updated with every batch and computed once an epoch, over all processes, as `<stage>/<name>`; the mean
-    loss over samples, or whatever `size` counts, is one of them.
+    A batch is a dict of tensors with a row for each sample. Its entry `index` (B,) says which samples of the split
+    these are.
+
+    `step(batch, stage)` computes the loss of a batch, differentiable in training. It runs in train mode for "train",
+    and in eval mode without gradients for "val" and "test". It logs nothing and updates no metric: the base class does.
+    `Step.parts` has the same names in every step of a stage. `Step.outputs` need not be detached; a row belongs to the
+    sample in the same row of the batch.
+
+    `size(batch)` is the number of terms that the loss and its parts are the mean of. Epoch means and gradients that are
+    accumulated over batches are weighted by it. It is the number of samples by default, and may be a tensor.
+
+    `metrics` are updated with the outputs that the arguments of their `update` name, and computed once an epoch over
+    all processes, as `<stage>/<name>`. A metric gets the rows of several batches at once. No mean of batches is logged:
+    for most metrics it is not the metric of the epoch.
+
+    `predictions(batch, outputs)` gives the columns of `test_predictions.csv` for the rows of one test batch: a value
+    for each sample under each name, the same names for every batch. A float is written with six digits. Columns may
+    depend on the entries of the batch. `{}`: there is no file.
+
+    `keeps` names the outputs that `figures` takes. They alone are held for a split, on the CPU, and only in runs that
+    draw; a sample's shape is the same in every batch. `figures(samples, **kept)` gives figures, and texts in Markdown,
+    of a split by the best weights, for "val" and "test"; `samples` has the same order as the kept rows.
+
+    `epoch_figures(epoch)` gives the same after each training epoch, in eval mode and without gradients, on process 0
+    alone: it must not gather. The file of a figure has the latest epoch; TensorBoard has all.
+
+    What a step draws comes from `self.uniform` or `self.normal`: functions of seed, stage, sample and name, and in
+    training of the epoch. Evaluation therefore gives the same values with any batch size, order and number of
+    processes. Two draws of one step need two names. Other generators, such as dropout's, are seeded for each batch.
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
@@ -68,7 +127,10 @@ class Task(L.LightningModule):
         scheduler: optimizer -> schedule, stepped with it; a `total_steps` argument is filled with the run's length. Or
             such a factory for each name.
         metrics: what to report beside the loss, for "train", "val" and "test".
+        seed: of what steps draw.
     """
+
+    keeps: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -76,19 +138,21 @@ class Task(L.LightningModule):
         optimizer: Callable[..., Optimizer] | dict[str, Callable[..., Optimizer]],
         scheduler: Callable[..., LRScheduler] | dict[str, Callable[..., LRScheduler]],
         metrics: dict[str, MetricCollection],
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.net, self.optimizer, self.scheduler = net, optimizer, scheduler
+        self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.inputs = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
         self.step_losses: dict[str, Tensor] = {}  # of the latest step, by the names of several optimizers
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
+        # of a stage so far: the loss and its parts, each multiplied by its size and summed; and the sizes' sum
+        self.sums: dict[str, tuple[dict[str, Any], Any]] = {}
         # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
-        self.sums: dict[str, tuple[Any, int]] = {}  # of a stage's losses, and its samples, so far
-        self.losses = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
+        self.means = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
-        self.deferred = {stage: Deferred(collection) for stage, collection in metrics.items()}
+        self.metric_buffers = {stage: MetricBuffer(collection) for stage, collection in metrics.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":  # Lightning sets it 30 times a step, and Module looks for a parameter each time
@@ -97,42 +161,57 @@ class Task(L.LightningModule):
             super().__setattr__(name, value)
 
     @abstractmethod
-    def step(self, batch: dict[str, Tensor], metrics: Deferred) -> Tensor:
-        """Update `metrics` with a batch, and return its mean loss."""
+    def step(self, batch: Batch, stage: Stage) -> Step:
+        """The loss of a batch, its parts, and the outputs."""
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """What the net makes of a batch."""
         return self.net(**{name: batch[name] for name in self.inputs if name in batch})
 
-    def size(self, batch: dict[str, Tensor]) -> Any:
-        """Of how many losses that of a batch is the mean: a sample has one."""
-        return len(next(iter(batch.values())))
+    def size(self, batch: Batch) -> Any:
+        """The number of terms that the batch's loss is the mean of."""
+        return len(batch["index"])
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        step = self.global_step
+    def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
+        """The columns of `test_predictions.csv` for one batch."""
+        return {}
+
+    def figures(self, samples: Samples, *args: Any, **kept: Any) -> dict[str, Any]:
+        """Figures, and texts in Markdown, of a split, from the outputs that `keeps` names."""
+        return {}
+
+    def epoch_figures(self, epoch: int) -> dict[str, Any]:
+        """Figures, and texts in Markdown, after a training epoch."""
+        return {}
+
+    def uniform(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
+        """(B, *shape) numbers in [0, 1), those of a sample the same in any batch."""
+        return draws.uniform(self._key(stage, name), batch["index"], *shape)
+
+    def normal(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
+        """(B, *shape) normal numbers of mean 0 and variance 1, those of a sample the same in any batch."""
+        return draws.normal(self._key(stage, name), batch["index"], *shape)
+
+    def _key(self, stage: str, name: str) -> str:
+        epoch = f" {self.current_epoch}" if stage == "train" else ""
+        return f"{self.seed} {stage}{epoch} {name}"
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        result = self._step(batch, "train")
+        loss, self.step_losses = result.loss, result.parts
+        trainer: Any = self.trainer
+        every, step = trainer.log_every_n_steps, self.global_step
         if every and (step == 0 or (step + 1) % every == 0):  # else loggers drop it, half a millisecond later
             self.log("loss", loss.detach(), prog_bar=True)
         return loss if self.weight is None else loss * self.weight
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """What the metrics were given, for the callbacks."""
-        self._step(batch, "val")
-        return self.deferred["val"].latest
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The step's outputs, for the callbacks."""
+        return self._step(batch, "val").outputs
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The same."""
-        self._step(batch, "test")
-        return self.deferred["test"].latest
-
-    def predictions(self, *tensors: Tensor) -> dict[str, Sequence[Any]]:
-        """The columns of `test_predictions.csv`, from what `step` gave the metrics; none: there is no file."""
-        return {}
-
-    def figures(self, samples: Samples, *tensors: Tensor) -> dict[str, Any]:
-        """Figures, and texts in Markdown, of a split: from what `step` gave the metrics, and its samples."""
-        return {}
+        return self._step(batch, "test").outputs
 
     @property
     def outputs(self) -> Outputs | None:
@@ -152,7 +231,8 @@ class Task(L.LightningModule):
         """The (name, parameter) pairs of each optimizer, by the optimizer's name; most tasks have one, without a name.
 
         Each parameter that is trained belongs to one optimizer. Where there are several, the config's `optimizer` and
-        `scheduler` are one `_target_` for all or a mapping of these names, and each step gives a loss for each name.
+        `scheduler` are one `_target_` for all or a mapping of these names, and `Step.parts` has the loss of each, whose
+        gradient reaches that optimizer's parameters alone. All gradients are taken at the same weights; then all step.
         """
         return {"": ((name, p) for name, p in self.named_parameters() if p.requires_grad)}
 
@@ -161,15 +241,14 @@ class Task(L.LightningModule):
         return build_optimizer(self.optimizer, self.parameters_of(), self)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate the loss; where there are several optimizers, each one's own by its own parameters alone.
+        """Differentiate the loss; where there are several optimizers, the loss of each by its parameters alone.
 
-        All gradients are taken at the same weights, before any optimizer steps. `trainer.gradient_clip_val` clips the
-        gradient of all parameters together, not each optimizer's.
+        `trainer.gradient_clip_val` clips the gradient of all parameters together, not each optimizer's.
         """
-        optimizer = self.trainer.optimizers[0]
+        optimizer, losses = self.trainer.optimizers[0], self.step_losses
+        self.step_losses = {}  # they would keep the graph
         if not isinstance(optimizer, NamedOptimizers):
             return super().backward(loss, *args, **kwargs)
-        losses, self.step_losses = self.step_losses, {}  # which would keep the graph
         optimizer.backward(losses, (1.0 if self.weight is None else self.weight) / self.trainer.accumulate_grad_batches)
 
     def configure_optimizers(self) -> Any:
@@ -187,8 +266,8 @@ class Task(L.LightningModule):
         return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """An epoch's sums so far, each process's own, so that its metrics are whole where a run goes on in it."""
-        self.deferred["train"].flush()
+        """Add an epoch's sums so far, of each process, so that a run can be resumed in the middle of the epoch."""
+        self.metric_buffers["train"].flush()
         metrics: Any = self.metrics["train_"]
         metrics.persistent(True)
         own = {"sums": self.sums.get("train"), "metrics": metrics.state_dict()}
@@ -212,19 +291,26 @@ class Task(L.LightningModule):
             self.sums["train"] = own["sums"]
             self.metrics["train_"].load_state_dict(own["metrics"])
 
-    def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
-        loss = self.step(batch, self.deferred[stage])
-        total, num = self.sums.get(stage, (0.0, 0))
+    def _step(self, batch: Batch, stage: Stage) -> Step:
+        step = self.step(batch, stage)
+        self.metric_buffers[stage].update(step.outputs)
+        scalars = {"loss": step.loss} | step.parts
+        totals, num = self.sums.get(stage, ({}, 0))
+        if (totals and totals.keys() != scalars.keys()) or "loss" in step.parts:
+            raise ValueError(f"{stage}: the parts of the loss are {list(step.parts)}, and before {list(totals)[1:]}")
         size = self.size(batch)
-        self.sums[stage] = total + loss.detach() * size, num + size
-        return loss
+        sums = {name: totals.get(name, 0.0) + value.detach().float() * size for name, value in scalars.items()}
+        self.sums[stage] = sums, num + size
+        return step
 
     def _log(self, stage: str) -> None:
         if stage not in self.sums:
             return
-        loss = self.losses[f"{stage}_"]
-        total, num = self.sums.pop(stage)
-        loss.update(total / num, weight=num)  # type: ignore[operator]
-        values = {"loss": loss.compute()} | self.deferred[stage].compute()  # type: ignore[operator]
-        loss.reset()  # type: ignore[operator]
+        mean, values = cast(MeanMetric, self.means[f"{stage}_"]), {}
+        totals, num = self.sums.pop(stage)
+        for name, total in totals.items():
+            mean.update(total / num, weight=num)
+            values[name if name == "loss" else f"loss/{name}"] = mean.compute()
+            mean.reset()
+        values |= self.metric_buffers[stage].compute()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -8,9 +8,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.data.base import Samples
-from lab.metrics import refuse_unfit
-from lab.tasks.base import Deferred, Task
+from lab.data.base import Batch, Samples
+from lab.metrics.added import refuse_unfit
+from lab.tasks.base import Stage, Step, Task
 from lab.types import Fraction
 
 
@@ -40,8 +40,11 @@ class Classification(Task):
     Args:
         label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
         test_time_flip: outside training, answer with the mean logits of an image and its mirror image.
-        metrics: more of them by name, for validation and test; each takes logits and labels, and gives one number.
+        metrics: more of them by name, for validation and test; each takes logits (`preds`) and labels (`target`), and
+            gives one number.
     """
+
+    keeps: ClassVar = ("preds", "target")
 
     def __init__(
         self,
@@ -72,26 +75,27 @@ class Classification(Task):
         logits = logits.clone()  # a CUDA graph writes the next ones over them
         return (logits + super().forward(batch | {"image": batch["image"].flip(-1)})) / 2
 
-    def step(self, batch: dict[str, Tensor], metrics: Deferred) -> Tensor:
-        logits = self(batch)
-        metrics.update(logits.detach().clone(), batch["label"])  # a CUDA graph writes the next ones over them
-        return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing if self.training else 0.0)
+    def step(self, batch: Batch, stage: Stage) -> Step:
+        logits, label = self(batch), batch["label"]
+        smoothing = self.label_smoothing if stage == "train" else 0.0
+        loss = F.cross_entropy(logits, label, label_smoothing=smoothing)
+        return Step(loss, outputs={"preds": logits, "target": label})
 
-    def predictions(self, logits: Tensor, label: Tensor) -> dict[str, Sequence[Any]]:  # type: ignore[override]
-        probability = logits.float().softmax(-1)
+    def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
+        probability = outputs["preds"].float().softmax(-1)
         best, prediction = probability.max(-1)
         columns = {
-            "label": [self.class_names[i] for i in label.tolist()],
+            "label": [self.class_names[i] for i in outputs["target"].tolist()],
             "prediction": [self.class_names[i] for i in prediction.tolist()],
             "probability": best.tolist(),
         }
         each = zip(self.class_names, probability.T.tolist(), strict=True)
         return columns | {f"p({name})": values for name, values in each}
 
-    def figures(self, samples: Samples, logits: Tensor, label: Tensor) -> dict[str, Any]:  # type: ignore[override]
+    def figures(self, samples: Samples, preds: Tensor, target: Tensor) -> dict[str, Any]:
         from lab.figures.classification import classification  # matplotlib takes half a second
 
-        return classification(logits.float().softmax(-1), label, self.class_names, samples)
+        return classification(preds.float().softmax(-1), target, self.class_names, samples)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """(B, num_classes) probabilities."""

@@ -58,11 +58,11 @@ def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[
             part.sync_on_compute, part.dist_sync_on_step, part.distributed_available_fn = False, False, _alone
     try:
         with warnings.catch_warnings(action="ignore"):
-            tried.update(torch.eye(num_classes)[label], label)
+            tried.update(**tried._filter_kwargs(preds=torch.eye(num_classes)[label], target=label))
             value = tried.compute()
     except Exception as error:  # whatever a metric raises
         reason = " ".join(str(error).split())
-        raise ValueError(f"metrics.{name}: it does not take logits and labels: {reason}") from error
+        raise ValueError(f"metrics.{name}: it does not take logits and labels as preds and target: {reason}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"metrics.{name}: it gives more than one number; average=macro may help")
 

@@ -1,0 +1,45 @@
+"""What callbacks that read a task's outputs share."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+
+from lab.data.base import Data
+from lab.display import say
+from lab.tasks.base import Task
+
+
+def task_of(module: LightningModule) -> Task:
+    """The module as what it is: Lightning's hooks are annotated with its base class."""
+    assert isinstance(module, Task)
+    return module
+
+
+def data_of(trainer: Any) -> Data:
+    """The data module of a trainer, an attribute that Lightning sets without declaring it."""
+    data = trainer.datamodule
+    assert isinstance(data, Data)
+    return data
+
+
+def gathered(trainer: Trainer, own: Any) -> list[Any]:
+    """What each process has, on process 0; nothing on the others. Each process has to call it."""
+    if trainer.world_size == 1:
+        return [own]
+    every = [None] * trainer.world_size if trainer.is_global_zero else None
+    torch.distributed.gather_object(own, every)
+    return every or []
+
+
+@contextmanager
+def forgiven(folder: Path) -> Iterator[None]:
+    """Report a full disk, which must not undo a training."""
+    try:
+        yield
+    except OSError as error:
+        say(f"warning: {folder}: {error}", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""Metrics of translations. Each takes the outputs of `Translation.step` that it names.
+
+Sums are whole numbers: unlike floats, these give the same sum in any order, so that a resumed run reports what an
+uninterrupted one does.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lab.data.tokens import Tokens
+
+NATS = 1e6  # the unit of a sum of log-likelihoods is a millionth of a nat
+
+
+class Perplexity(Metric):
+    """The exponential of the mean negative log-likelihood of a token."""
+
+    nll: Tensor
+    num: Tensor
+    not_finite: Tensor  # 0, or NaN
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("nll", "num"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("not_finite", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor, num_tokens: Tensor) -> None:
+        """(B,) negative log-likelihood, summed over each sample's tokens, and (B,) number of these."""
+        self.not_finite += (0 * nll).sum()
+        self.nll += (nll.float().clamp(max=1e12) * NATS).round().long().sum()
+        self.num += num_tokens.sum()
+
+    def compute(self) -> Tensor:
+        return (self.nll / self.num / NATS).exp() + self.not_finite
+
+
+class Accuracy(Metric):
+    """The share of tokens that were the likeliest."""
+
+    right: Tensor
+    num: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("right", "num"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, right: Tensor, num_tokens: Tensor) -> None:
+        """(B,) tokens of each sample that were the likeliest, and (B,) number of its tokens."""
+        self.right += right.sum()
+        self.num += num_tokens.sum()
+
+    def compute(self) -> Tensor:
+        return self.right / self.num
+
+
+class TextPairs(Metric):
+    """Keeps references and translations of any widths. A subclass compares the texts."""
+
+    reference: list[Tensor]
+    translation: list[Tensor]
+
+    def __init__(self, tokens: Tokens) -> None:
+        super().__init__()
+        self.tokens = tokens
+        for name in ("reference", "translation"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, reference: Tensor, translation: Tensor) -> None:
+        """(B, R) code points and (B, T) tokens, padded with zeros."""
+        self.reference.append(flat(reference))
+        self.translation.append(flat(translation))
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """The references, and the translations."""
+        references = ["".join(map(chr, row)) for row in rows(dim_zero_cat(self.reference))]
+        return references, self.tokens.decode(rows(dim_zero_cat(self.translation)))
+
+
+class BLEU(TextPairs):
+    """Papineni et al. (2002), as Post (2018) wrote it down: BLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp."""
+
+    def compute(self) -> Tensor:
+        from sacrebleu import corpus_bleu
+
+        reference, translation = self.texts()
+        return torch.tensor(corpus_bleu(translation, [reference]).score, device=self.device)
+
+
+class CHRF(TextPairs):
+    """Popović (2015): chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no."""
+
+    def compute(self) -> Tensor:
+        from sacrebleu import corpus_chrf
+
+        reference, translation = self.texts()
+        return torch.tensor(corpus_chrf(translation, [reference]).score, device=self.device)
+
+
+def flat(ids: Tensor) -> Tensor:
+    """(B, T) numbers, padded with zeros -> those of all rows without padding, and a zero after each row."""
+    ended = F.pad(ids, (0, 1))
+    kept = ended != 0
+    kept[:, -1] = True
+    return ended[kept]
+
+
+def rows(ids: Tensor) -> list[list[int]]:
+    """The rows of what `flat` has made."""
+    found: list[list[int]] = [[]]
+    for number in ids.tolist():
+        if number:
+            found[-1].append(number)
+        else:
+            found.append([])
+    return found[:-1]
