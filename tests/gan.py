@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lab.tasks.base import Task
+from lab.tasks.base import Step, Task
 
 
 class Generator(nn.Module):
@@ -39,17 +39,17 @@ class Gan(Task):
     def parameters_of(self):
         return {"generator": self.net.named_parameters(), "discriminator": self.discriminator.named_parameters()}
 
-    def step(self, batch, metrics):
+    def step(self, batch, stage):
         real = batch["image"].flatten(1)
-        start = torch.randn_like(batch["image"]) if self.noise and self.training else -batch["image"]
+        image = batch["image"]
+        start = self.normal(batch, stage, *image.shape[1:]) if self.noise else -image
         fake = self.net(start)
         fooled, seen, known = (self.discriminator(x) for x in (fake, fake.detach(), real))
         parts = {
             "generator": F.softplus(-fooled).mean(),
             "discriminator": F.softplus(seen).mean() + F.softplus(-known).mean() + self.penalty(real, fake.detach()),
         }
-        self.step_losses = parts
-        return sum(parts.values())
+        return Step(sum(parts.values()), parts)
 
     def penalty(self, real: Tensor, fake: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

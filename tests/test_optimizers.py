@@ -19,6 +19,7 @@ from lab import allow, check, checkpoints, config, run, train
 from lab.errors import RunError, UserError
 from lab.optim import BiasSGD, MuonAdamW
 from lab.optimizers import NamedOptimizers
+from lab.tasks.base import Step
 from lab.tune import finders
 from lab.tune import main as tune
 
@@ -91,10 +92,10 @@ def test_each_optimizer_learns_from_its_own_loss_alone(gan, every, clip, tmp_pat
         for p in twin.parameters():
             p.grad = torch.zeros_like(p)
         for batch in group:
-            twin.step(batch, None)
+            parts = twin.step(batch, "train").parts
             for name, optimizer in optimizers.items():
                 own = optimizer.param_groups[0]["params"]
-                found = torch.autograd.grad(twin.step_losses[name], own, retain_graph=True)
+                found = torch.autograd.grad(parts[name], own, retain_graph=True)
                 for p, gradient in zip(own, found, strict=True):
                     p.grad += gradient * len(batch["index"]) / total
         if clip:
@@ -159,11 +160,11 @@ def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_pat
 def test_a_step_that_is_not_finite_is_left_out_by_both_optimizers(gan, monkeypatch, tmp_path):
     right = Gan.step
 
-    def step(task, batch, metrics):
-        loss = right(task, batch, metrics)
-        if task.training and task.global_step == 2:
-            task.step_losses["generator"] = task.step_losses["generator"] * float("nan")
-        return loss
+    def step(task, batch, stage):
+        found = right(task, batch, stage)
+        if stage == "train" and task.global_step == 2:
+            found.parts["generator"] = found.parts["generator"] * float("nan")
+        return found
 
     monkeypatch.setattr(Gan, "step", step)
     with pytest.raises(RunError, match="the gradient is nan at step 2"):
@@ -303,7 +304,7 @@ def test_a_parameter_has_one_optimizer(gan, shares, message, monkeypatch):
 
 
 def test_a_loss_without_an_optimizer_s_name_is_refused(gan, monkeypatch, tmp_path):
-    monkeypatch.setattr(Gan, "step", lambda task, batch, metrics: task.net(batch["image"]).mean())
+    monkeypatch.setattr(Gan, "step", lambda task, batch, stage: Step(task.net(batch["image"]).mean()))
     with pytest.raises(UserError, match="step: its parts lack the loss of the optimizer generator"):
         train.main(gan())
 
@@ -324,6 +325,22 @@ def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
     finders.find_lr(cfg, own, seen.append)
     assert [discriminator / generator for generator, discriminator in rates] == pytest.approx([10] * len(rates))
     assert [rate for rate, _ in seen] == pytest.approx([discriminator for _, discriminator in rates])
+
+
+@pytest.mark.parametrize("damage", ["schedules", "names", "state"])
+def test_a_checkpoint_of_other_optimizers_is_refused(gan, damage, tmp_path):
+    _, task = train.parts(gan(), None)
+    optimizers, schedule = task.build_optimizer().state_dict(), {"parts": {"generator": {}, "discriminator": {}}}
+    content = {"optimizer_states": [optimizers], "lr_schedulers": [schedule]}
+    checkpoints.check_optimizer(content, task, tmp_path)
+    if damage == "schedules":
+        del schedule["parts"]["generator"]
+    elif damage == "names":
+        optimizers["param_groups"][0]["name"] = "encoder"
+    else:
+        optimizers["state"][99] = {}
+    with pytest.raises(UserError, match="its (schedules are not those|optimizer does not fit)"):
+        checkpoints.check_optimizer(content, task, tmp_path)
 
 
 def test_a_warm_start_takes_the_state_of_the_same_optimizers(gan, tmp_path):

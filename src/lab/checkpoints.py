@@ -215,6 +215,9 @@ def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
     if group_sizes(own) != group_sizes(theirs) or not theirs["state"].keys() <= indices:
         sizes = ", ".join(f"{num} in {name}" if name else str(num) for name, num in group_sizes(theirs))
         raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes} parameters.")
+    names, schedule = task.parameters_of().keys(), content["lr_schedulers"][0]
+    if len(names) > 1 and next(_unlike({"parts": dict.fromkeys(names, dict)}, schedule), None):
+        raise UserError(f"error: {path}: its schedules are not those of {', '.join(names)}.")
 
 
 def group_sizes(optimizer_state: dict[str, Any]) -> list[tuple[str | None, int]]:

@@ -48,7 +48,7 @@ class NamedOptimizers(Joined):
         """
         if missing := [name for name in self.parts if name not in losses]:
             fail([f"step: its parts lack the loss of the optimizer {name}" for name in missing])
-        last = next(reversed(self.parts))
+        *_, last = self.parts
         for name, part in self.parts.items():
             parameters = [p for group in part.param_groups for p in group["params"]]
             torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
@@ -86,12 +86,14 @@ def by_key(key: str, node: Any) -> dict[str, Any]:
     """The objects that a config's `optimizer` or `scheduler` names, by their keys: one, or one for each name."""
     if not isinstance(node, DictConfig) or "_target_" in node:
         return {key: node}
-    return {f"{key}.{name}": node[name] for name in node}
+    return {f"{key}.{name!s}": node[name] for name in node}
 
 
-def factories(node: DictConfig) -> Any:
+def factories(node: Any) -> Any:
     """What makes an optimizer, or a schedule, from a config's node; or one such factory for each name."""
-    return instantiate(node) if "_target_" in node else {str(name): instantiate(node[name]) for name in node}
+    if not isinstance(node, DictConfig) or "_target_" in node:
+        return instantiate(node)
+    return {str(name): instantiate(node[name]) for name in node}
 
 
 def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], module: nn.Module) -> Optimizer:

@@ -29,9 +29,9 @@ class Step:
     """What a task makes of a batch.
 
     Args:
-        loss: a scalar, the mean over the batch. The optimizer minimises it; where a task has several, it is reported
-            only, and each optimizer minimises the part of its name.
-        parts: further scalars, each a mean over the batch as the loss is, logged as `<stage>/loss/<name>`.
+        loss: a scalar, the mean over the batch. It is what the optimizer minimises.
+        parts: further scalars, each a mean over the batch as the loss is, logged as `<stage>/loss/<name>`. Where a task
+            has several optimizers, each minimises the part of its name, and `loss` is only reported.
         outputs: tensors with a row for each sample. Metrics, predictions and figures take those that they name.
     """
 
@@ -240,7 +240,8 @@ class Task(L.LightningModule):
         """The (name, parameter) pairs of each optimizer, by the optimizer's name; most tasks have one, without a name.
 
         Each parameter that is trained belongs to one optimizer. Where there are several, the config's `optimizer` and
-        `scheduler` are one `_target_` for all or a mapping of these names, and each step gives a loss for each name.
+        `scheduler` are one `_target_` for all or a mapping of these names, and `Step.parts` has the loss of each, whose
+        gradient reaches that optimizer's parameters alone. All gradients are taken at the same weights; then all step.
         """
         return {"": ((name, p) for name, p in self.named_parameters() if p.requires_grad)}
 
@@ -249,15 +250,14 @@ class Task(L.LightningModule):
         return build_optimizer(self.optimizer, self.parameters_of(), self)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate the loss; where there are several optimizers, each one's own by its own parameters alone.
+        """Differentiate the loss; where there are several optimizers, the loss of each by its parameters alone.
 
-        All gradients are taken at the same weights, before any optimizer steps. `trainer.gradient_clip_val` clips the
-        gradient of all parameters together, not each optimizer's.
+        `trainer.gradient_clip_val` clips the gradient of all parameters together, not each optimizer's.
         """
-        optimizer = self.trainer.optimizers[0]
+        optimizer, losses = self.trainer.optimizers[0], self.step_losses
+        self.step_losses = {}  # they would keep the graph
         if not isinstance(optimizer, NamedOptimizers):
             return super().backward(loss, *args, **kwargs)
-        losses, self.step_losses = self.step_losses, {}  # which would keep the graph
         optimizer.backward(losses, (1.0 if self.weight is None else self.weight) / self.trainer.accumulate_grad_batches)
 
     def configure_optimizers(self) -> Any:
