@@ -2,7 +2,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
