@@ -173,7 +173,7 @@ def assert_is_row(split: Batches, index: int, batch: Batch, row: int) -> None:
 def class_names(data: Data) -> dict[str, list[str]]:
     """The classes of each entry of a batch that has some."""
     if hasattr(data.facts, "features"):
-        from lab.features.labels import ClassLabel  # type: ignore[import-not-found]
+        from lab.features.labels import ClassLabel
 
         found = [f for f in data.facts.features.values() if isinstance(f, ClassLabel)]
         return {f.entries[0]: f.class_names for f in found}

@@ -46,7 +46,7 @@ class FeatureContract:
                 setattr(feature, field.name, None)
 
     def test_it_comes_back_from_json(self, feature: Any) -> None:
-        from lab.features.base import pack, unpack  # type: ignore[import-not-found]
+        from lab.features.base import pack, unpack
 
         assert unpack(json.loads(json.dumps(pack({"mine": feature})))) == {"mine": feature}
 

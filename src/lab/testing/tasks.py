@@ -149,7 +149,7 @@ def step(task: Any, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Tensor]
 def num_classes(task: Any) -> int | None:
     """Of a classifier; None: its outputs are no classes."""
     if isinstance(task.outputs, dict):
-        from lab.features.labels import ClassLabel  # type: ignore[import-not-found]
+        from lab.features.labels import ClassLabel
 
         (num,) = [f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)] or [None]
         return num
