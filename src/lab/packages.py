@@ -75,7 +75,7 @@ class PackagesSearchPath(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        seen = [Path(entry.path) for entry in search_path.get_path() if entry.provider == "main" and entry.path]  # type: ignore[attr-defined]
+        seen = [Path(entry.path) for entry in search_path.get_path() if entry.provider == "main" and entry.path]
         for folder in conf_folders():
             names = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
             clashes = [(name, other) for name in names for other in seen if (other / name).exists()]

@@ -98,5 +98,5 @@ def perturbed(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in learned(module).values():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.02)
     return module

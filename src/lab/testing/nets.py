@@ -61,9 +61,7 @@ class NetContract(Contract):
     def test_samples_are_independent_of_each_other(self, net: nn.Module, batch: Batch) -> None:
         net = perturbed(net).eval()
         whole = tensors(net(**batch))
-        assert any(len(output.unique(dim=0)) > 1 for output in whole if output.ndim), (
-            "it answers the same whatever it is given"
-        )
+        assert any(len(output.unique(dim=0)) > 1 for output in whole if output.ndim), "it answers all alike"
         for i in range(NUM):
             alone = tensors(net(**take(batch, slice(i, i + 1))))
             for one, every in zip(alone, whole, strict=True):

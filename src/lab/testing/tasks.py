@@ -47,7 +47,7 @@ class TaskContract(Contract):
         assert loss.isfinite()
         assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
         each = [parts[name] for name in optimizers(task) if name]
-        (sum(each) if each else loss).backward()  # type: ignore[union-attr]
+        (torch.stack(each).sum() if each else loss).backward()
         assert not [name for name, p in learned(task).items() if p.grad is None or not p.grad.any()]
 
     def test_a_loss_is_the_mean_of_as_many_terms_as_size_counts(self, task: Any, batch: Batch) -> None:
@@ -137,8 +137,7 @@ class TaskContract(Contract):
 
 def num_classes(task: Any) -> int | None:
     """Of a classifier; None: its outputs are no classes."""
-    (num,) = [f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)] or [None]
-    return num
+    return next((f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)), None)
 
 
 def optimizers(task: Any) -> dict[str, list[tuple[str, Any]]]:
