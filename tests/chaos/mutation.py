@@ -6,8 +6,8 @@ matter. `...` stands for one thing; in a list, for any number: `f(a, ...)` for a
 `for x in y: ...` for the body. The `...` of the `+` lines are filled in the same order. Without `-` lines, the `+`
 lines are added at the end of the definition; without `+` lines, the statements are removed.
 
-A definition is found in whatever file it is: `Task.test_step`, or `tasks.base.Task.test_step` where the name alone is
-that of several. A module (`figures.table`) and a name that is assigned in one (`SPECIAL`) are definitions too.
+A definition is found in whatever file it is. Where several have a name, the end of the module's name is put before it:
+`base.Task`. A module (`figures.table`) and a name that is assigned in one (`SPECIAL`) are definitions too.
 """
 
 import ast
