@@ -72,6 +72,7 @@ from lab.secrets import redacted
 from lab.stamp import stamp
 from lab.started import num_threads
 from lab.summary import stopped
+from lab.tasks.base import Task
 from lab.trainer import declared, only
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
@@ -125,7 +126,7 @@ def build_data(cfg: DictConfig) -> Data:
     return data
 
 
-def build_task(cfg: DictConfig, facts: Facts) -> LightningModule:
+def build_task(cfg: DictConfig, facts: Facts) -> Task:
     """The task of a config around its net; both are filled with the facts of the data that they require."""
     given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     given["seed"] = cfg.seed
@@ -137,7 +138,7 @@ def build_task(cfg: DictConfig, facts: Facts) -> LightningModule:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):
         given["metrics"] = metrics
-    task: LightningModule = build(cfg.task, facts, given | {"net": net})
+    task: Task = build(cfg.task, facts, given | {"net": net})
     check_optimizers(cfg, task)
     return task
 
@@ -282,7 +283,7 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     save("finished")
 
 
-def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, LightningModule]:
+def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     """Config, data and trained task of a finished run; the data is not read before its `setup`.
 
     Args:

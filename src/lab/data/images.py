@@ -82,8 +82,7 @@ class ImageData(Data):
         image = image if image.is_floating_point() else image.float()
         if self.augment and self.trainer is not None and self.trainer.training:
             image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
-        mean, std = self._mean_and_std()
-        mean, std = (_pixel_levels(share, image.dtype, image.device) for share in (mean, std))
+        mean, std = (_pixel_levels(share, image.dtype, image.device) for share in self._mean_and_std())
         return batch | {"image": (image - mean).div_(std)}
 
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,9 +1,11 @@
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
+from lab.features.files import lines_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class ClassLabel(Feature):
     @property
     def choices(self) -> list[str]:
         return self.class_names
+
+    def find(self, source: str) -> Iterator[str]:
+        """The lines of a file; or `-`: of standard input, as they come."""
+        return lines_of(source, "class")
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         name = content.decode(errors="replace").strip()

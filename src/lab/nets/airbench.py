@@ -42,7 +42,9 @@ class Airbench(nn.Module, InitFromData):
 
     @torch.no_grad()
     def init_from(self, samples: TrainingSamples) -> None:
-        self.whiten[0].weight.copy_(whitening_filters(patch_covariance(samples)))
+        whiten = self.whiten[0]
+        assert isinstance(whiten, nn.Conv2d)
+        whiten.weight.copy_(whitening_filters(patch_covariance(samples)))
 
 
 def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:

@@ -34,7 +34,7 @@ class DigitsAndWords(Data):
             which = torch.arange(len(digit)) % 2
             label = (digit + 5 * which) % 10
             words = Ragged.of(tokens.encode([WORDS[i] for i in which.tolist()]))
-            read[name] = Texts({"token": words}, {"image": image.float() / 255, "label": label})
+            read[name] = Texts({"token": words}, {"image": image, "label": label})
             contents[name] = [digest(x.tobytes(), WORDS[i].encode()) for x, i in zip(image.numpy(), which, strict=True)]
         self.names = {name: list(map(str, range(len(split)))) for name, split in read.items()}
         self.report.describe(contents, self.names)
@@ -42,8 +42,7 @@ class DigitsAndWords(Data):
         return read, Facts(features, {name: len(split) for name, split in read.items()}, fingerprint(contents))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        image = batch["image"]
-        return batch if image.is_floating_point() else batch | {"image": image.float() / 255}
+        return batch | {"image": batch["image"].float() / 255}
 
 
 class BagOfWords(nn.Module):
