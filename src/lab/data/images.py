@@ -78,6 +78,8 @@ class ImageData(Data):
         return splits, facts
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        if "image" not in batch:  # a generator's inputs
+            return batch
         image = batch["image"]  # 0 to 255
         image = image if image.is_floating_point() else image.float()
         if self.augment and self.trainer is not None and self.trainer.training:
