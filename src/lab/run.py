@@ -170,15 +170,15 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     own["plugins"].append(external.cluster() or LightningEnvironment())  # Lightning would guess
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
-    trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
-    if trainer.profiler.dirpath is not None:  # type: ignore[attr-defined]
-        trainer.profiler.dirpath = folder / trainer.profiler.dirpath  # type: ignore[attr-defined]
+    trainer: Any = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
+    if trainer.profiler.dirpath is not None:
+        trainer.profiler.dirpath = folder / trainer.profiler.dirpath
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
         for name in STEP_HOOKS:
             if getattr(type(callback), name) is getattr(Callback, name):
                 setattr(callback, name, None)
     # Lightning's own wait for all processes inside a handler
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = lambda: None
     return trainer
 
 
