@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
+from test_resume import resume as resumed
 
 from lab import check, checkpoints, config, paths, resume, run, train
 from lab.errors import UserError
@@ -61,10 +62,6 @@ MIN = "monitor.mode=min"
 
 def student(teacher, *more):
     return lab_train(*words(teacher), MIN, *more)
-
-
-def resumed(folder, *more):
-    return train.main(config.compose("train", config.with_the_runs_own([f"run={folder}", *more])))
 
 
 def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path, stopped):  # noqa: F811

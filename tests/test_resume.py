@@ -92,6 +92,17 @@ def same(one, other):
     return one == other
 
 
+def test_another_net_inside_a_net_is_refused_as_any_other_change(tmp_path):
+    words = ["experiment=fashion_mnist", "data.tiny=true", "trainer=cpu"]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run.write_config(folder, config.compose("train", words))
+    run.write_json(folder / "stamp.json", {"overrides": words})
+    for word, key in (("net@net.net=mlp", "net.net.batch_norm"), ("net.net.widths=[4,4,8,8]", "net.net.widths")):
+        with pytest.raises(UserError, match=f"{key} cannot change when"):
+            resume(folder, word)
+
+
 @pytest.mark.parametrize(
     ("batch", "number", "words"),
     [
