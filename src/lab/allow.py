@@ -52,8 +52,7 @@ GROUPS = {  # where in a config lab's own may stand; a fork's may stand anywhere
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
 REFUSED = (
-    "not among what a config may call; your own package is, once it is installed with an entry point in the group"
-    " lab.packages"
+    "not among what a config may call; a fork installs its own package with an entry point in the group lab.packages"
 )
 
 
