@@ -181,7 +181,9 @@ def test_a_hostile_config_is_refused_before_anything_is_imported(trick, group, c
 
 @pytest.mark.parametrize("name", ["os.system", "torch.load", "lab.stop.requeue"])
 def test_the_command_line_refuses_it(name, compose):
-    with pytest.raises(UserError, match=rf"error: net\._target_={name}: not among what a config may call; a fork adds"):
+    with pytest.raises(
+        UserError, match=rf"error: net\._target_={name}: not among what a config may call; a fork installs"
+    ):
         check(compose(*QUICK, f"net._target_={name}"))
 
 

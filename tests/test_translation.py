@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lab.figures.table import table
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
+from lab.testing.base import build, compose, read
 
 PAD, START, END = 0, 2, 3
 NETS = {
@@ -475,3 +477,13 @@ def test_the_loss_is_the_mean_over_tokens_and_smoothed_in_training_alone(learned
     assert task.step(batch, "val").loss.item() == pytest.approx(losses.mean().item(), rel=1e-5)
     assert task.size(batch) == len(losses)
     assert task.step(batch, "train").loss.item() > losses.mean().item() + 0.1
+
+
+def test_a_new_task_guesses_and_stores_the_nets_weights_alone():
+    words = ("experiment=translate_emoji", "data.tiny=true")
+    data = read(words)
+    task = build(compose(*words), data).eval()
+    batch = data.on_after_batch_transfer(data.splits["val"].__getitems__(range(8)))
+    loss = task.step(batch, "val").loss
+    assert loss.item() == pytest.approx(math.log(task(batch).shape[-1]), abs=0.3)
+    assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}

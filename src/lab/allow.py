@@ -54,8 +54,7 @@ GROUPS = {  # where in a config lab's own may stand, "task." is inside a task; a
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
 REFUSED = (
-    "not among what a config may call; your own package is, once it is installed with an entry point in the group"
-    " lab.packages"
+    "not among what a config may call; a fork installs its own package with an entry point in the group lab.packages"
 )
 
 
