@@ -11,6 +11,7 @@ SYSTEM = (  # folders and files that a system or a tool makes by itself, in lowe
     "desktop.ini",
 )  # fmt: skip
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # how the names of those that lab reads end
+NO_LINES = (*TABLES, ".json", ".ndjson", ".arrow", ".xls", ".xlsx")
 
 
 def is_hidden(name: str) -> bool:
