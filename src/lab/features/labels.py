@@ -1,9 +1,12 @@
+import html
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
+from lab.features.files import lines
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class ClassLabel(Feature):
     def choices(self) -> list[str]:
         return self.class_names
 
+    def find(self, source: str) -> Iterator[str]:
+        """The lines of a file, each with the name of a class; or `-`: of standard input."""
+        return lines(source, "the name of a class")
+
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         name = content.decode(errors="replace").strip()
         if name not in self.class_names:
@@ -45,6 +52,10 @@ class ClassLabel(Feature):
         probability = sample[self.entry]
         order = np.argsort(-probability, kind="stable")[:top_k]
         return [{name: self.class_names[i], "probability": round(float(probability[i]), 4)} for i in order]
+
+    def html(self, sample: Sample) -> str:
+        label = sample[self.entry]
+        return html.escape(self.class_names[int(label)]) if label.ndim == 0 else ""
 
     def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
         (probability,), (label,) = output.values(), target.values()

@@ -1,22 +1,17 @@
 import html
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
-from lab.features.files import TABLES, refuse_wide
+from lab.features.files import line_of, lines, refuse_wide
 from lab.features.tokens import Tokens
 from lab.types import Count
 
 NO_TEXT = "it is not UTF-8"
-NO_LINES = (*TABLES, ".json", ".ndjson", ".arrow", ".xls", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -56,25 +51,7 @@ class Text(Feature):
 
     def find(self, source: str) -> Iterator[str]:
         """The lines of a file; or `-`: of standard input, as they come."""
-        if Path(source).is_dir():
-            raise UserError(f"error: input={source}: it is a folder; give a file with a text on each line.")
-        if Path(source).suffix.lower() in NO_LINES:
-            raise UserError(
-                f"error: input={source}: it is a table; give a file with a text on each line."
-                " To read it as plain lines, use input=- < FILE."
-            )
-        try:
-            lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
-        except FileNotFoundError as error:
-            raise UserError(
-                f"error: input={source}: there is no such file, with a text on each line; input=- reads standard input."
-            ) from error
-        except OSError as error:
-            raise UserError(f"error: input={source}: it can't be read: {error.strerror}.") from error
-        if (first := next(lines, None)) is None:
-            raise UserError(f"error: input={source}: it is empty; a text on each line is expected.")
-        refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
-        return chain([first], lines)
+        return lines(source, "a text")
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
         errors = ["" if _is_text(item) else NO_TEXT for item in items]
@@ -83,7 +60,7 @@ class Text(Feature):
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         refuse_wide(content[:4], "The text")
-        text = _line(content)
+        text = line_of(content)
         if not _is_text(text):
             raise UserError("The text is not UTF-8.")
         return {self.entry: np.array(self.tokens.encode([text])[0])}
@@ -101,17 +78,6 @@ class Text(Feature):
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
         return (a[self.entry] != b[self.entry]).any(1)
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    with file:
-        yield from map(_line, file)
-
-
-def _line(content: bytes) -> str:
-    """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
-    text = content.decode(errors="surrogateescape")
-    return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
 
 
 def _is_text(text: str) -> bool:
