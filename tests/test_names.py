@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from lab.inputs.images import Images
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,6 +17,7 @@ from lab.display import printable, printable_lines
 from lab.explain import images as explain_images
 from lab.explain import main as explain
 from lab.explain.group import Group
+from lab.features.image import Image as Picture
 from lab.figures import classification as figures
 from lab.figures import page
 from lab.figures.images import images
@@ -64,7 +64,7 @@ def test_an_explanation_shows_a_name_as_it_is(name, tmp_path):
     folder.mkdir()
     target, half = torch.tensor([0]), torch.tensor([0.5])
     group = Group("inputs", name, [name], [np.zeros((1, 4, 4), np.uint8)], target, half)
-    explain_images.draw(Images(1, 4), group, {"a": [torch.zeros(4, 4)]}, [name], folder)
+    explain_images.draw(Picture(1, 4), group, {"a": [torch.zeros(4, 4)]}, [name], folder)
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["explain/inputs"]
     listed = explain.listed(group, folder / "inputs.png", [name])
     listed["sample"][0].encode()

@@ -228,6 +228,15 @@ def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_class_is_an_input_by_its_name(ask, tmp_path):
+    (tmp_path / "lines").write_text("light\nred\n")
+    with pytest.raises(RunError, match="1 of 2 could not be read"):
+        ask(asks({"label": ClassLabel(["dark", "light"])}, {"picture": PICTURE}), "lines")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [(row["class"], row["picture"]) for row in rows] == [("light", "out/000001.png"), ("red", "")]
+    assert rows[1]["error"] == "red is not a class; the classes are dark, light."
+
+
 def test_only_probabilities_have_a_mean_over_mirror_images():
     for outputs in ({"picture": PICTURE}, {"shade": SHADE, "mean": MEAN}):
         with pytest.raises(UserError, match="flip: it is for classes; (picture|mean) has no mean"):

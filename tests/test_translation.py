@@ -13,13 +13,14 @@ import sacrebleu
 import torch
 from torch import nn
 
-from lab import config, model, predict, run, test, train
+from lab import config, predict, predictor, run, test, train
 from lab.data.buckets import buckets
 from lab.data.facts import stored_facts
 from lab.data.pairs import Pairs
 from lab.data.translation import EmojiTranslations, related
 from lab.errors import RunError, UserError
 from lab.export import main as export
+from lab.features.text import Text
 from lab.figures.table import table
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
@@ -417,9 +418,7 @@ def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
         return program(task, data)
 
     monkeypatch.setattr(export.program, "program", greedy_program)
-    with pytest.raises(
-        RunError, match=r"is refused: .*\d+% of the answers in one comparison are others \(at most 2% may be"
-    ):
+    with pytest.raises(RunError, match=r"is refused: .*\d+% of the answers \(translation\) differ \(at most 2% may\)"):
         export.main(config.compose("export", [f"run={exported}"]))
     assert (exported / "model.onnx").read_bytes() == before
 
@@ -427,25 +426,26 @@ def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
 def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypatch):
     _, data, task = run.load(exported)
     data.setup()
-    path, right = exported / "model.onnx", model.of_onnx(exported / "model.onnx").answer
-    odd = export.some(data, "test", 1000)[3]
+    path = exported / "model.onnx"
+    right, size = predictor.of_onnx(path), export.program.example(task, data)
+    odd = export.some(data, "test", 1000, size)["token"][3]
 
     def read(path):
-        def answer(items):
-            said = right(items).copy()
-            said[(items == odd).all(1), 0] += 1
-            return said
+        def answer(arrays):
+            translation = right.predict(arrays)["translation"].copy()
+            translation[(arrays["token"] == odd).all(1), 0] += 1
+            return {"translation": translation}
 
         return answer
 
     monkeypatch.setitem(export.FORMATS, "onnx", replace(export.FORMATS["onnx"], read=read))
     share = 1 / len(data.splits["test"])
-    monkeypatch.setattr(export, "SHARE", 1.5 * share)
-    made = export.prove(path, "onnx", right, task, data)
+    monkeypatch.setattr(Text, "tolerance", 1.5 * share)
+    made = export.prove(path, "onnx", right, size, data)
     assert made["same_answer"] == made["num_samples"] - 1
-    monkeypatch.setattr(export, "SHARE", 0.9 * share)
-    with pytest.raises(RunError, match=f"the answers to 1 of {len(data.splits['test'])} test samples"):
-        export.prove(path, "onnx", right, task, data)
+    monkeypatch.setattr(Text, "tolerance", 0.9 * share)
+    with pytest.raises(RunError, match=f"1 of {len(data.splits['test'])} test samples"):
+        export.prove(path, "onnx", right, size, data)
 
 
 def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to(exported):

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -53,43 +53,43 @@ def refuse_wide(start: bytes, where: str) -> None:
         raise UserError(f"{where} is UTF-16 or UTF-32, or not a text. Save the file as UTF-8.")
 
 
-def lines_of(source: str, item: str) -> Iterator[str]:
-    """The lines of a file; or `-`: of standard input, as they come.
+def lines(source: str, item: str) -> Iterator[str]:
+    """The lines of a text file; or `-`: of standard input, as they come.
 
     Args:
         source: the file.
-        item: what a line is, such as "text".
+        item: what a line holds, such as "a text".
 
     Raises:
-        UserError: there are none.
+        UserError: there is no such file, it is not one of lines, or it is empty.
     """
     if Path(source).is_dir():
-        raise UserError(f"error: input={source}: it is a folder; give a file with a {item} on each line.")
+        raise UserError(f"error: input={source}: it is a folder; give a file with {item} on each line.")
     if Path(source).suffix.lower() in NO_LINES:
         raise UserError(
-            f"error: input={source}: it is a table; give a file with a {item} on each line."
+            f"error: input={source}: it is a table; give a file with {item} on each line."
             " To read it as plain lines, use input=- < FILE."
         )
     try:
-        lines = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
+        found = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
     except FileNotFoundError as error:
         raise UserError(
-            f"error: input={source}: there is no such file, with a {item} on each line; input=- reads standard input."
+            f"error: input={source}: there is no such file, with {item} on each line; input=- reads standard input."
         ) from error
     except OSError as error:
         raise UserError(f"error: input={source}: it can't be read: {error.strerror}.") from error
-    if (first := next(lines, None)) is None:
-        raise UserError(f"error: input={source}: it is empty; a {item} on each line is expected.")
+    if (first := next(found, None)) is None:
+        raise UserError(f"error: input={source}: it is empty; {item} on each line is expected.")
     refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
-    return chain([first], lines)
+    return chain([first], found)
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
     with file:
-        yield from map(decoded_line, file)
+        yield from map(line_of, file)
 
 
-def decoded_line(content: bytes) -> str:
+def line_of(content: bytes) -> str:
     """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
     text = content.decode(errors="surrogateescape")
     return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")

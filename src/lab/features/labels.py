@@ -1,3 +1,4 @@
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -5,7 +6,7 @@ import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
-from lab.features.files import lines_of
+from lab.features.files import lines
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class ClassLabel(Feature):
         return self.class_names
 
     def find(self, source: str) -> Iterator[str]:
-        """The lines of a file; or `-`: of standard input, as they come."""
-        return lines_of(source, "class")
+        """The lines of a file, each with the name of a class; or `-`: of standard input."""
+        return lines(source, "the name of a class")
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         name = content.decode(errors="replace").strip()
@@ -54,6 +55,10 @@ class ClassLabel(Feature):
 
     def caption(self, sample: Sample) -> str:
         return self.class_names[int(sample[self.entry])]
+
+    def html(self, sample: Sample) -> str:
+        label = sample[self.entry]
+        return html.escape(self.class_names[int(label)]) if label.ndim == 0 else ""
 
     def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
         (probability,), (label,) = output.values(), target.values()

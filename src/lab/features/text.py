@@ -7,7 +7,7 @@ import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
-from lab.features.files import decoded_line, lines_of, refuse_wide
+from lab.features.files import line_of, lines, refuse_wide
 from lab.features.tokens import Tokens
 from lab.types import Count
 
@@ -51,7 +51,7 @@ class Text(Feature):
 
     def find(self, source: str) -> Iterator[str]:
         """The lines of a file; or `-`: of standard input, as they come."""
-        return lines_of(source, "text")
+        return lines(source, "a text")
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
         errors = ["" if _is_text(item) else NO_TEXT for item in items]
@@ -60,7 +60,7 @@ class Text(Feature):
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         refuse_wide(content[:4], "The text")
-        text = decoded_line(content)
+        text = line_of(content)
         if not _is_text(text):
             raise UserError("The text is not UTF-8.")
         return {self.entry: np.array(self.tokens.encode([text])[0])}
