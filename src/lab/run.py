@@ -198,7 +198,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
             if getattr(type(callback), name) is getattr(Callback, name):
                 setattr(callback, name, None)
     # Lightning's own wait for all processes inside a handler
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
