@@ -99,9 +99,10 @@ class SortedTable:
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.rows.tmp")
         self.temporary.unlink(missing_ok=True)
         self.file = open(self.temporary, "x+b")  # noqa: SIM115 (it stays open from batch to batch)
-        self.file.write(head)
 
     def write(self, index: Sequence[int], rows: Sequence[bytes]) -> None:
+        if not self.index:
+            self.file.write(self.head)
         for number, row in zip(index, rows, strict=True):
             self.file.write(row)
             self.index.append(number)
