@@ -32,7 +32,7 @@ def read(compose, name, *more):
 
 
 def words(name):
-    return [fitting(f"data={name}"), f"data={name}", "data.tiny=true", "data.num_workers=0"]
+    return [fitting(f"data={name}"), f"data={name}", "data.tiny=true"]
 
 
 class TestEveryDataModule(DataContract):
