@@ -42,9 +42,7 @@ class Airbench(nn.Module, InitFromData):
 
     @torch.no_grad()
     def init_from(self, samples: TrainingSamples) -> None:
-        whiten = self.whiten[0]
-        assert isinstance(whiten, nn.Conv2d)
-        whiten.weight.copy_(whitening_filters(patch_covariance(samples)))
+        self.whiten[0].get_parameter("weight").copy_(whitening_filters(patch_covariance(samples)))
 
 
 def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
