@@ -302,6 +302,17 @@ def test_a_server_of_one_input_of_any_type(inputs, request_):
         assert served.get("/health").json()["takes"] == next(iter(inputs))
 
 
+def test_every_error_of_one_input_is_a_sentence():
+    with client(asks({"size": SIZE}, {"shade": SHADE})) as served:
+        for value in ([1], "x"):
+            said = served.post(
+                "/predict", content=json.dumps({"size": value}), headers={"Content-Type": "application/json"}
+            )
+            assert said.json()["error"].endswith(".")
+        said = served.post("/predict", content=b"1,2,3", headers={"Content-Type": "text/csv"}).json()["error"]
+    assert said == "It has 3 numbers; expected 2: width, height."
+
+
 def test_a_missing_package_is_no_error_of_the_server():
     def explain(_):
         raise UserError("error: explain: No module named captum. pip install 'lab[explain]'")
