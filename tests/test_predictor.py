@@ -22,12 +22,10 @@ from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
-from lab.features.text import Text
-from lab.features.tokens import train
 from lab.predictor import Predictor
 from lab.serve.server import build
 
-WORDS = Text(train(["dark light"], "words", 10, 1, 4), 4)
+WORDS = ClassLabel(["dark", "light", "<b>"], entry="word")
 IMAGE, SIZE = Image(1, 2), Numbers(["width", "height"], entry="size")
 SHADE = ClassLabel(["dark", "light"], entry="shade")
 MEAN = Numbers(["level"], entry="mean")
@@ -99,13 +97,13 @@ TWO = {"image": IMAGE, "text": WORDS}
 
 
 def test_several_inputs_are_the_columns_of_a_table(ask, tmp_path):
-    (tmp_path / "in/table.csv").write_text("text,more,image\ndark,1,a.png\n,2,b.png\nlight,3,none.png\nlight,4,\n")
+    (tmp_path / "in/table.csv").write_text("text,more,image\ndark,1,a.png\n<b>,2,b.png\nlight,3,none.png\nlight,4,\n")
     with pytest.raises(RunError, match="2 of 4 could not be read"):
         ask(asks(TWO, {"shade": SHADE}), "in/table.csv")
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [*rows[0]] == ["image", "text", "shade", "probability", "shade_2", "probability_2", "error"]
     assert [(row["image"], row["text"], row["shade"]) for row in rows[:2]] == [
-        ("in/a.png", "dark", "light"), ("in/b.png", "", "dark"),
+        ("in/a.png", "dark", "light"), ("in/b.png", "<b>", "dark"),
     ]  # fmt: skip
     assert rows[2]["error"].startswith("image: ")
     assert rows[3]["error"] == "it has no image"
@@ -208,9 +206,8 @@ def as_dark(arrays):
 
 def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
     (tmp_path / "lines").write_text("dark\n")
-    outputs = {"text": ClassLabel(["dark", "light"], entry="shade")}
-    (row,) = ask(Predictor({"text": WORDS}, outputs, made(outputs)), "lines")
-    assert (row["text"], row["predicted_text"], row["text_2"]) == ("dark", "dark", "light")
+    (row,) = ask(asks({"text": WORDS}, {"class": SHADE}), "lines")
+    assert (row["class"], row["predicted_class"], row["class_2"]) == ("dark", "dark", "light")
 
 
 def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
@@ -269,7 +266,7 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
         assert PIL.Image.open(io.BytesIO(base64.b64decode(content))).getpixel((0, 0)) == 51
         explained = served.post("/explain", json=as_json | {"text": "<b>"}).json()
         assert (explained["explanation"], explained["why"]) == (None, "Nobody knows <why>.")
-        assert explained["inputs"]["text"] == "&lt;unk&gt; &lt;unk&gt; &lt;unk&gt;"
+        assert explained["inputs"]["text"] == "&lt;b&gt;"
         assert explained["outputs"]["picture"].startswith("<img ")
         bad = [
             (422, 'no "size"', {"json": {k: v for k, v in as_json.items() if k != "size"}}),
@@ -300,6 +297,17 @@ def test_a_server_of_one_input_of_any_type(inputs, request_):
         assert served.post("/predict", **request_).json()["shade"] == "dark"
         assert served.post("/explain", **request_).json()["why"] == "There is no method yet."
         assert served.get("/health").json()["takes"] == next(iter(inputs))
+
+
+def test_every_error_of_one_input_is_a_sentence():
+    with client(asks({"size": SIZE}, {"shade": SHADE})) as served:
+        for value in ([1], "x"):
+            said = served.post(
+                "/predict", content=json.dumps({"size": value}), headers={"Content-Type": "application/json"}
+            )
+            assert said.json()["error"].endswith(".")
+        said = served.post("/predict", content=b"1,2,3", headers={"Content-Type": "text/csv"}).json()["error"]
+    assert said == "It has 3 numbers; expected 2: width, height."
 
 
 def test_a_missing_package_is_no_error_of_the_server():

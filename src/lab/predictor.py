@@ -164,12 +164,12 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
         (feature,) = inputs.values()
         kind = explainer(feature)
         method = kind.methods(feature)["integrated_gradients"]
-        net = copy.deepcopy(task.net)  # a copy is not compiled
-        arrays = stack([sample]) | {"index": np.zeros(1, np.int64)}
-        (probability,) = predict(arrays).values()
+        net = copy.deepcopy(task.net)  # a copy is not compiled, and another thread may use the net
+        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[feature.entries[0]]
         with precision.forward_context():
-            target = torch.tensor([int(probability[0].argmax())], device=device)
-            (values,) = method(net, prepared(arrays)[feature.entries[0]], target)
+            with torch.no_grad():
+                target = net(x).argmax(-1)
+            (values,) = method(net, x, target)
         return kind.html(feature, sample[feature.entries[0]], values.detach())
 
     why = unexplained(inputs, outputs)

@@ -44,8 +44,10 @@ def main(cfg: DictConfig) -> None:
     checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
-    read(data, cfg.run)
     reports, size = {}, program.example(cast(Task, task), data)
+    if not size:
+        raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`: it has no batch.")
+    read(data, cfg.run)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)

@@ -123,7 +123,7 @@ class Feature(ABC):
         return ()
 
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
-        """The answers in a sample, the best first, as plain values; the first column of each has the feature's name.
+        """The answers in a sample, the best first, as plain values by column; a column `name` is the answer in a word.
 
         Args:
             name: of the feature, such as "class".

@@ -139,7 +139,8 @@ class Service:
             try:
                 sample |= self.form.decode(name, content, self.cfg.max_megapixels)
             except UserError as error:
-                text = f"{name}: {error}" if len(contents) > 1 else str(error)
+                text = f"{str(error).rstrip('.')}."
+                text = f"{name}: {text}" if len(contents) > 1 else text[:1].upper() + text[1:]
                 raise HTTPException(413 if isinstance(error, TooLargeError) else 400, text) from error
         return sample
 
