@@ -3,16 +3,12 @@
 from io import BytesIO
 
 import numpy as np
-import pytest
 from PIL import Image as Picture
 
+from lab.features.image import Image
+from lab.features.labels import ClassLabel
+from lab.features.numbers import Numbers
 from lab.testing import FeatureContract
-
-features = pytest.importorskip("lab.features")
-
-from lab.features.image import Image  # noqa: E402
-from lab.features.labels import ClassLabel  # noqa: E402
-from lab.features.numbers import Numbers  # noqa: E402
 
 
 def png(*size):
