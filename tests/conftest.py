@@ -111,6 +111,20 @@ def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return lab
 
 
+PROOFS = Path(__file__).parent / "contracts/fork"  # packages that are installed beside lab
+
+
+@pytest.fixture(scope="session")
+def lab_in() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The `lab` command in a folder, with the packages that are installed there, and the proofs."""
+
+    def lab_in(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(map(str, (PROOFS, folder)))
+        return forked.run([str(LAB), *words], folder, {**os.environ, **(env or {}), "PYTHONPATH": path}, timeout=300)
+
+    return lab_in
+
+
 class Losses(L.Callback):
     """The loss of every training step."""
 

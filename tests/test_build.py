@@ -11,7 +11,7 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from lab import allow, build, metrics, run, test
+from lab import allow, build, run, test
 from lab.check import wrong_calls
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
@@ -20,6 +20,7 @@ from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
+from lab.metrics.added import added_metrics
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
 WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))
@@ -72,7 +73,7 @@ KINDS = [
     net("Holder", optional="tower=None towers=None text=None image=None target=None left=None right=None other=None"),
     net("Tower", "num_channels"),
     net("Stereo", "left_num_channels right_num_channels image_size"),
-    net("Table", "num_numbers"),
+    net("Table", "table_size"),
 ]
 
 
@@ -84,6 +85,7 @@ def made_up(monkeypatch):
     module.Failing = type("Failing", (), {"__init__": failing, "__module__": "lab.nets.made_up"})
     module.Child = type("Child", (KINDS[0],), {"__init__": child, "__module__": "lab.nets.made_up"})
     monkeypatch.setitem(sys.modules, "lab.nets.made_up", module)
+    monkeypatch.setattr(allow, "MODULES", (*allow.MODULES, "lab.nets.made_up"))
 
 
 def failing(self, num_classes, kind):
@@ -147,7 +149,7 @@ FILLED = {
     "in a mapping": (
         FUSION,
         target("Holder", other={"a": target("Table"), "b": {"c": target("OneVocabulary")}}),
-        {"other": {"a": {"num_numbers": 2}, "b": {"c": {"vocab_size": 7}}}},
+        {"other": {"a": {"table_size": 2}, "b": {"c": {"vocab_size": 7}}}},
     ),
     "the feature of a node's name": (
         PAIRS,
@@ -309,9 +311,9 @@ def test_metrics_get_facts_the_same_way(node, expected):
     cfg = OmegaConf.create({"task": task})
     if isinstance(expected, str):
         with pytest.raises(UserError, match=f"task.metrics.more.{expected}"):
-            dict(metrics.added_metrics(cfg, IMAGES))
+            dict(added_metrics(cfg, IMAGES))
     else:
-        more = dict(metrics.added_metrics(cfg, IMAGES))["more"]
+        more = dict(added_metrics(cfg, IMAGES))["more"]
         assert {name: getattr(more, name) for name in expected} == expected
 
 
@@ -323,7 +325,7 @@ def test_metrics_get_facts_the_same_way(node, expected):
         ("net", target("Holder", towers=[target("Tower"), target("Common")]), ["net.towers[1].std: Common needs it"]),
         ("net", target("OfNames"), []),
         ("net", target("OneVocabulary"), ["net.vocab_size: OneVocabulary needs it"]),
-        ("net", target("Holder", other=target("Table")), ["net.other.num_numbers: Table needs it"]),
+        ("net", target("Holder", other=target("Table")), ["net.other.table_size: Table needs it"]),
         ("task", target("Tower"), []),
         ("optimizer", target("Tower"), ["optimizer.num_channels: Tower needs it"]),
     ],

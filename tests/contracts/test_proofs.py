@@ -124,7 +124,7 @@ def flat(state):
 
 @pytest.fixture
 def fork(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fork"))
+    monkeypatch.syspath_prepend(str(PROOFS))
 
 
 def picture(height: int, width: int) -> bytes:
