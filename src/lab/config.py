@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from lab import objects, packages, places, secrets
 from lab.errors import UserError
@@ -58,10 +59,19 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Have Hydra find lab's YAMLs, and those of installed packages."""
+    """Have Hydra find lab's YAMLs, and those of installed packages.
+
+    Raises:
+        UserError: a file is not YAML.
+    """
     packages.install()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config"
+        raise UserError(f"error: {place}: it is not YAML: {error.problem}.") from error
 
 
 def conf_folders() -> list[Path]:

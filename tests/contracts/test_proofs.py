@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import PROOFS
 from fastapi.testclient import TestClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,9 +18,9 @@ from lab import config, predictor
 from lab.serve.server import build
 
 WORDS = {name: ["data.batch_size=16", "data.tiny=true"] for name in ("diffusion", "fusion", "gan", "distillation")}
-WORDS |= {"detector": ["data.num_pictures=64"]}
+WORDS |= {"detector": ["data.num_pictures=160"]}
 FIGURES = {
-    "diffusion": ["train/samples"], "detector": ["test/found"], "gan": ["train/samples"],
+    "diffusion": ["epoch/samples"], "detector": ["test/found"], "gan": ["epoch/samples"],
     "fusion": ["test/confusion"], "distillation": ["test/confusion"],
 }  # fmt: skip
 TABLES = ("detector", "fusion", "distillation")  # that have a row for each test sample
@@ -72,12 +73,12 @@ def test_figures_and_predictions_are_there(proof):
     name, folder = proof
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     assert set(FIGURES[name]) <= set(events.Tags()["images"])
-    if FIGURES[name] == ["train/samples"]:
-        assert len(events.Images("train/samples")) == 2, "one for each epoch"
+    if FIGURES[name] == ["epoch/samples"]:
+        assert len(events.Images("epoch/samples")) == 2, "one for each epoch"
     table = folder / "test_predictions.csv"
     assert table.exists() == (name in TABLES)
     if table.exists():
-        rows = list(csv.DictReader(table.open()))
+        rows = list(csv.DictReader(io.StringIO(table.read_text())))
         samples = json.loads((folder / "data.json").read_text())["num_samples"]["test"]
         assert len(rows) == samples
 

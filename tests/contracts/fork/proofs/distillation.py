@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch.nn.functional as F
-from lab.judge import Judge
 from pydantic import PositiveFloat
 
+from lab.judge import Judge
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
 from lab.types import Fraction
@@ -26,7 +26,7 @@ class Distillation(Classification):
 
     def step(self, batch: Batch, stage: Stage) -> Step:
         own = super().step(batch, stage)
-        theirs = (self.teacher.forward(batch) / self.temperature).softmax(-1)
+        theirs = (self.teacher.logits(batch) / self.temperature).softmax(-1)
         logits = self(batch) / self.temperature
         teacher = self.temperature**2 * F.cross_entropy(logits, theirs)
         parts = {"label": own.loss, "teacher": teacher}
