@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check mutants chaos hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
+.PHONY: train test check mutants chaos proofs hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
@@ -24,6 +24,10 @@ mutants: $(READY)
 # Every kill, signal, fault and full disk.
 chaos: $(READY)
 	$(BIN)/python tests/chaos/kill.py
+
+# The tasks of tests/contracts are killed at three batches, in one process and in two: a quarter of an hour.
+proofs: $(READY)
+	$(BIN)/python tests/chaos/kill.py proofs
 
 # Every file of a run's folder replaced by a link and by garbage, for every verb: most of an hour.
 hostile: $(READY)

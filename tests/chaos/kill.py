@@ -32,6 +32,9 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
+import page
+
 from lab import cli, config
 from lab.data import tiny
 from lab.errors import RunError
@@ -57,6 +60,7 @@ VARIANTS = {
 }
 TEXTS = {"texts": 48, "translation": 25}  # samples of a batch, so that there are NUM_BATCHES; of images 5
 TMP = Path(tempfile.mkdtemp(prefix="lab-chaos-"))
+PACKAGES = [str(Path(__file__).parents[1] / "contracts/fork"), str(TMP)]
 LAB = str(Path(sys.executable).with_name("lab"))
 Case = tuple[str, Callable[[], str | None]]
 
@@ -73,7 +77,26 @@ class At(Callback):
             self.point = -1
 
 
+PROOFS = {  # the tasks of packages beside lab, and their samples of a batch
+    "diffusion": 16, "detector": 10, "fusion": 15, "gan": 16, "distillation": 16, "regression": 30,
+}  # fmt: skip
+
+
+def proof(variant: str) -> list[str]:
+    """The words of a task of tests/contracts, with NUM_BATCHES."""
+    if variant == "regression":
+        return ["experiment=house_prices", f"data.root={TMP}/houses.csv"]
+    words = [f"experiment=proof_{variant}", *([] if variant == "detector" else ["data.tiny=true"])]
+    return [*words, f"task.teacher={TMP}/teacher"] if variant == "distillation" else words
+
+
 def overrides(folder: Path, workers: int = 0, variant: str = "plain", processes: int = 1) -> list[str]:
+    if variant in PROOFS:
+        return [
+            *proof(variant), f"data.batch_size={PROOFS[variant] // processes}", f"run={folder}", "trainer=cpu",
+            "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}", "checkpoint.every_n_steps=3",
+            "trainer.log_every_n_steps=1",
+        ]  # fmt: skip
     data = ["figures=false"] if variant in TEXTS else [f"data.root={TMP}/images", f"data.num_workers={workers}"]
     return [
         *VARIANTS[variant], *data, f"data.batch_size={TEXTS.get(variant, 5) // processes}", f"run={folder}",
@@ -332,7 +355,7 @@ def faulty(
         "trainer=ddp_cpu",
         "+callbacks.fault={_target_: faults.Fault}",
     ]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), *PACKAGES, os.environ.get("PYTHONPATH", "")])}
     with open(code / "log", "w") as log:
         command = [LAB, "train", *words]
         return subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True), code
@@ -502,9 +525,24 @@ def twenty() -> str | None:
     return None if len(folders) == 20 and len(seeds) == 20 and same and not any(codes) else f"{len(folders)}: {codes}"
 
 
+def proofs() -> Iterator[Case]:
+    """The tasks of tests/contracts, killed at three batches, in one process and in two; only by its name."""
+    page.install(TMP)
+    subprocess.run([sys.executable, "make_houses.py"], cwd=TMP, check=True)
+    sys.path[:0] = PACKAGES
+    teacher = ["experiment=digits", "net=mlp", "net.widths=[32]", "data.image_size=8", "data.tiny=true", "ema=null"]
+    quick = ["data.augment=null", "trainer.max_epochs=2", f"run={TMP}/teacher", "trainer=cpu", "figures=false"]
+    assert ended(forked([*teacher, *quick, "trainer.enable_progress_bar=false"])) == 0
+    for variant, point in product(PROOFS, (1, 13, 30)):
+        yield f"SIGKILL, {variant}, batch {point}", lambda p=point, v=variant: interrupted(signal.SIGKILL, p, 0, v)
+    for variant, point in product(PROOFS, (1, 13, 30)):
+        yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
+
+
 SECTIONS = {
     "killed": killed, "instants": instants, "moved": moved, "stopped": stopped, "distributed": distributed,
     "ranks": ranks, "saves": saves, "damages": damages, "full disk": full_disk, "at once": at_once,
+    "proofs": proofs,
 }  # fmt: skip
 
 
@@ -530,7 +568,7 @@ def main() -> None:
     for variant in VARIANTS:
         uninterrupted(0, variant)
     failed = 0
-    for name in sys.argv[1:] or SECTIONS:
+    for name in sys.argv[1:] or [name for name in SECTIONS if name != "proofs"]:
         CASES[:] = cases = list(SECTIONS[name]())
         bad, start = 0, time.monotonic()
         with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:

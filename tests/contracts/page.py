@@ -1,0 +1,21 @@
+"""docs/extending.md as files: what a reader of the page writes and installs."""
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs/extending.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+COMMANDS = [line for language, text in BLOCKS if language == "console" for line in text.splitlines()]
+
+
+def install(folder: Path) -> None:
+    """Write the page's files to a folder, and what `pip install` would write beside them."""
+    for language, text in BLOCKS:
+        name, _, content = text.partition("\n")
+        if language != "console":
+            path = folder / name.removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    project = (folder / "pyproject.toml").read_text().partition('[project.entry-points."lab.packages"]')[2]
+    (folder / "mylab-0.1.dist-info").mkdir()
+    (folder / "mylab-0.1.dist-info/entry_points.txt").write_text(f"[lab.packages]{project.replace(chr(34), '')}")
