@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
-from lab.data.base import Batch, Data, Samples
+from lab.data.base import Batch, Samples
 from lab.display import printable, printable_lines
 from lab.features.base import sample_of
 from lab.folder import CONFIG, FIGURES, STAMP, read_text, write_text
@@ -145,23 +145,17 @@ class Figures(Callback):
             return
         feature, index = torch.cat(projector.features), torch.cat(projector.index).tolist()
         data = data_of(trainer)
-        batch = data.splits["test"].__getitems__(index)
-        names = captions(data, batch)
-        image = batch["image"].float() / 255 if "image" in batch else None
+        arrays = {name: rows.cpu().numpy() for name, rows in data.splits["test"].__getitems__(index).items()}
+        features = data.facts.features.values()
+        captions = [[f.caption(sample_of(arrays, i, f.entries)) for f in features] for i in range(len(index))]
+        names = [printable(", ".join(filter(None, words))) for words in captions]
+        pictures = next((found for f in features if (found := f.thumbnails(arrays)) is not None), None)
+        image = None if pictures is None else torch.from_numpy(pictures)
         with forgiven(self.folder):
             for board in self.boards:
-                board.experiment.add_embedding(feature, names, image, trainer.global_step, "test")
-
-
-def captions(data: Data, batch: Batch) -> list[str] | None:
-    """What is said of each sample in a few words, such as its class; None: nothing is."""
-    arrays = {name: values.cpu().numpy() for name, values in batch.items()}
-    rows = [
-        [feature.caption(sample_of(arrays, i, feature.entries)) for feature in data.facts.features.values()]
-        for i in range(len(arrays["index"]))
-    ]
-    texts = [printable(", ".join(filter(None, row))) for row in rows]
-    return texts if any(texts) else None
+                board.experiment.add_embedding(
+                    feature, names if any(names) else None, image, trainer.global_step, "test"
+                )
 
 
 class Kept:

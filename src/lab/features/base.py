@@ -145,6 +145,10 @@ class Feature(ABC):
         """A target in a few words, such as the name of a class; "": it takes more."""
         return ""
 
+    def thumbnails(self, arrays: Arrays) -> np.ndarray | None:
+        """(N, C, H, W) floats in [0, 1], a small picture of each sample; None: it is no picture."""
+        return None
+
     def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
         """How good outputs are for targets of the same feature; none: they cannot be compared one by one."""
         return {}

@@ -117,6 +117,10 @@ class Image(Feature):
         padded = text + "=" * (-len(text) % 4)
         return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)
 
+    def thumbnails(self, arrays: Arrays) -> np.ndarray:
+        image = arrays[self.entry]
+        return image / np.float32(255) if image.dtype == np.uint8 else image
+
     def file(self, sample: Sample) -> tuple[str, bytes]:
         return ".png", png(pixels(sample[self.entry]))
 
