@@ -87,7 +87,7 @@ class TaskContract(Contract):
 
     def test_predictions_have_a_row_for_each_sample_and_need_no_target(self, task: Any, batch: Batch) -> None:
         task.eval()
-        wanted = {name: batch[name] for name in task.inputs}
+        wanted = {name: batch[name] for name in task.input_entries}
         with torch.no_grad():
             whole, some = (tensors(task.predict_step(b, 0)) for b in (wanted, take(wanted, [3, 1])))
         for one, every in zip(some, whole, strict=True):
