@@ -188,6 +188,30 @@ def test_a_checkpoint_that_lacks_an_entry_is_refused(key, value, content, finish
         checkpoints.check_content(changed(content, key, value), finished)
 
 
+ROWS = {"offered": ["preds"], "rows": {"preds": torch.ones(4, 3)}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sums", ...), ("sums", 3), ("sums", ({},)), ("sums", ({"loss": 1.0}, 1)),
+        ("sums", ({"loss": torch.ones(2)}, 1)),
+        ("sums", ({"loss": torch.ones(())}, "1")), ("sums", ([], 1)), ("metrics", {"acc.tp": 3}),
+        ("pending", ...), ("pending", {"offered": []}), ("pending", {"offered": [], "rows": []}),
+        ("pending", ROWS | {"offered": []}), ("pending", ROWS | {"rows": {"preds": [1.0]}}),
+        ("pending", ROWS | {"rows": {"preds": torch.ones(())}}),
+        ("pending", {"offered": ["a", "b"], "rows": {"a": torch.ones(2), "b": torch.ones(3)}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, finished):
+    good = changed(content, "epoch_so_far/0/sums", ({"loss": torch.ones(())}, 4))
+    good = changed(good, "epoch_so_far/0/pending", ROWS)
+    checkpoints.check_content(good, finished)
+    with pytest.raises(UserError, match=rf"epoch_so_far\.0\.{key}.* is missing, or of another type"):
+        checkpoints.check_content(changed(good, f"epoch_so_far/0/{key}", value), finished)
+
+
 @pytest.mark.parametrize(
     ("name", "state"),
     [

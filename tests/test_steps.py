@@ -9,14 +9,15 @@ import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
-from torch import nn
-from torchmetrics import MeanSquaredError, MetricCollection
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
 from lab import config, draws, run, train
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
 from lab.callbacks.predictions import Predictions, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
-from lab.tasks.base import MetricBuffer, Step, Task
+from lab.metrics.buffer import MetricBuffer
+from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "seed=3", "trainer.max_epochs=2", "data.batch_size=32")
@@ -119,7 +120,8 @@ def test_parts_of_other_names_are_refused(drawn):
     steps = [Step(torch.ones(()), {name: torch.ones(()) for name in names}) for names in ("", "a", ["loss"])]
     for first, second in ((0, 1), (1, 0), (2, 2)):
         task.sums = {}
-        with pytest.raises(ValueError, match="val: the parts of the loss are"):  # noqa: PT012
+        said = "a part cannot be named loss" if first == 2 else "must have the same names in every step of a stage; val"
+        with pytest.raises(ValueError, match=f"step: .*{said}"):  # noqa: PT012
             for number in (first, second):
                 task.step = lambda batch, stage, number=number: steps[number]
                 task._step(batch, "val")
@@ -166,7 +168,7 @@ def test_metrics_take_the_outputs_that_they_name():
 
 @pytest.mark.parametrize("big", ["preds", "wide"])
 def test_a_buffer_holds_no_more_than_its_numbers(big, monkeypatch):
-    monkeypatch.setattr("lab.tasks.base.MOST_BUFFERED", 1000)
+    monkeypatch.setattr("lab.metrics.buffer.MOST_BUFFERED", 1000)
     buffer = MetricBuffer(MetricCollection({"a": OfAnyWidth()}))
     for _ in range(10):
         buffer.update({"wide": torch.rand(50, 9), "target": torch.rand(50), "preds": torch.rand(50, 900)})
@@ -178,6 +180,80 @@ def test_no_metrics_are_no_memory():
     buffer.update({"preds": torch.rand(4)})
     assert not buffer.pending
     assert buffer.compute() == {}
+
+
+class Right(Metric):
+    """The share of the numbers that are above a half."""
+
+    right: Tensor
+    num: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("right", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("num", torch.zeros(()), dist_reduce_fx="sum")
+
+    def count(self, numbers):
+        self.right += (numbers > 0.5).sum()
+        self.num += len(numbers)
+
+    def compute(self):
+        return self.right / self.num
+
+
+class Real(Right):
+    def update(self, real):
+        self.count(real)
+
+
+class Fake(Right):
+    def update(self, fake):
+        self.count(fake)
+
+
+def test_metrics_that_agree_on_the_first_batch_do_not_share_a_state(drawn):
+    _, _, task = run.load(drawn)
+    given = MetricCollection({"real": Real(), "fake": Fake(), "again": Real()}, prefix="its_")
+    task = Task(task.net, None, None, {"val": given})
+    buffer = task.metric_buffers["val"]
+    for real, fake in (([0.0, 0.0], [0.0, 0.0]), ([1.0, 1.0], [1.0, 0.0]), ([0.0, 1.0], [1.0, 1.0])):
+        buffer.update({"real": torch.tensor(real), "fake": torch.tensor(fake)})
+        values = {name: value.item() for name, value in buffer.compute().items()}
+        assert values == {"its_real": sum(real) / 2, "its_fake": sum(fake) / 2, "its_again": sum(real) / 2}
+
+
+class Total(Metric):
+    """A sum of floats, which depends on their order and grouping."""
+
+    total: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, wide):
+        self.total += wide.sum()
+
+    def compute(self):
+        return self.total
+
+
+@pytest.mark.parametrize("saves", [[1], [3, 4], [2, 6, 9], range(12)], ids=str)
+def test_a_buffer_that_is_saved_and_restored_gives_the_same_bits(saves, monkeypatch):
+    monkeypatch.setattr("lab.metrics.buffer.MOST_BUFFERED", 300)
+    batches = [{"wide": torch.rand(7, 2 + (i > 8)).exp(), "other": torch.rand(7)} for i in range(12)]
+    whole = MetricBuffer(MetricCollection({"total": Total()}))
+    cut = MetricBuffer(MetricCollection({"total": Total()}))
+    for i, batch in enumerate(batches):
+        whole.update(batch)
+        cut.update(batch)
+        if i in saves:
+            cut.metrics.persistent(True)
+            states = cut.metrics.state_dict(), cut.state()
+            cut = MetricBuffer(MetricCollection({"total": Total()}))
+            cut.metrics.load_state_dict(states[0], strict=False)
+            cut.restore(states[1])
+    assert cut.compute()["total"].equal(whole.compute()["total"])
 
 
 # predictions
