@@ -339,8 +339,11 @@ class Data(L.LightningDataModule):
 
 
 def shard(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """The batches of one of `world_size` processes: as many for each, none empty, every sample exactly once."""
-    num_batches = -(-num_samples // (batch_size * world_size))
+    """The batches of one of `world_size` processes: as many for each, none empty, every sample exactly once.
+
+    Where the last samples would be a batch for some processes alone, batches have one sample more than `batch_size`.
+    """
+    num_batches = min(-(-num_samples // (batch_size * world_size)), num_samples // world_size)
     mine = torch.arange(rank, num_samples, world_size)
     return [batch.tolist() for batch in mine.tensor_split(num_batches)]
 
