@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
@@ -321,9 +322,8 @@ def test_kept_outputs_are_in_the_order_of_the_samples():
         kept.add(torch.tensor([1]), {"b": torch.ones(1, 2)})
 
 
-def test_the_first_training_samples_survive_any_entries():
-    batch = {"index": torch.arange(40), "boxes": torch.rand(40, 3, 4), "waveform": torch.rand(40, 16000).half(),
-             "scale": torch.ones(()), "anchors": torch.rand(7, 4), "names": ["a"] * 40}  # fmt: skip
+def test_the_first_training_samples_are_copies():
+    batch = {"index": torch.arange(40), "boxes": torch.rand(40, 3, 4), "waveform": torch.rand(40, 16000).half()}
     rows = first_rows(batch)
     assert {name: tuple(value.shape) for name, value in rows.items()} == {
         "index": (32,), "boxes": (32, 3, 4), "waveform": (32, 16000),
@@ -371,3 +371,35 @@ def test_figures_after_an_epoch_change_no_mode(drawn):
     assert task.net.training
     assert not frozen.training
     assert Task.epoch_figures(task, 0) == {}
+
+
+class Weights(Classification):
+    """Shows its weights, or fails to."""
+
+    def epoch_figures(self, epoch):
+        if epoch:
+            raise ValueError("it cannot draw")
+        return {name: p.clone() for name, p in self.named_parameters()}
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_figures_after_an_epoch_have_the_averaged_weights(epoch, drawn, monkeypatch):
+    _, _, task = run.load(drawn)
+    task.__class__ = Weights
+    config.quiet()
+    average = EMAWeightAveraging(decay=0.5)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[average])
+    monkeypatch.setattr(L.Trainer, "current_epoch", epoch)
+    average.setup(trainer, task, "fit")
+    averaged = {name: p.detach().clone() for name, p in task.named_parameters()}
+    with torch.no_grad():
+        for p in task.parameters():
+            p.add_(1)
+    raw = {name: p.detach().clone() for name, p in task.named_parameters()}
+    if epoch:
+        with pytest.raises(ValueError, match="it cannot draw"):
+            epoch_figures(trainer, task)
+    else:
+        found = epoch_figures(trainer, task)
+        assert all(found[name].equal(value) for name, value in averaged.items())
+    assert all(p.equal(raw[name]) for name, p in task.named_parameters())
