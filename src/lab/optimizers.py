@@ -31,6 +31,7 @@ class NamedOptimizers(CombinedOptimizer):
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = optimizers
+        self.is_connected = False  # each loss depends on its optimizer's parameters
         for name, part in optimizers.items():
             for number, group in enumerate(part.param_groups, 1):
                 group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
@@ -44,14 +45,24 @@ class NamedOptimizers(CombinedOptimizer):
         """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
 
         Raises:
-            UserError: a part has no loss.
+            UserError: an optimizer has no loss, or at first one that depends on none of its parameters.
         """
         if missing := [name for name in self.optimizers if name not in losses]:
-            fail([f"step: its parts lack the loss of the optimizer {name}" for name in missing])
+            fail(
+                [f"step: Step.parts has no loss named {name}, which the optimizer {name} minimises" for name in missing]
+            )
         *_, last = self.optimizers
         for name, part in self.optimizers.items():
             parameters = [p for group in part.param_groups for p in group["params"]]
-            torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+            if losses[name].requires_grad or self.is_connected:
+                torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+            if not self.is_connected and all(p.grad is None for p in parameters):
+                fail(
+                    [
+                        f"step: the loss {name} depends on no parameter of the optimizer {name}; is there a wrong detach()?"
+                    ]
+                )
+        self.is_connected = True
 
 
 class NamedSchedules(LRScheduler):
