@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Rows, fitting, options
+from omegaconf import OmegaConf
 from torch import nn
 from torchvision import models
 
@@ -82,7 +83,8 @@ class TestFlip:
         node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
         sizes = {"num_classes": 5, "vocab_size": 20, "text_vocab_size": 20, "target_vocab_size": 20}
         known = inspect.signature(allow.locate(node.net._target_)).parameters
-        node.net = node.net | {name: size for name, size in sizes.items() if name in known}
+        OmegaConf.set_struct(node, False)
+        node.net.update({name: size for name, size in sizes.items() if name in known})
         with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
             build(node)
         assert len(str(error.value).splitlines()) == 1

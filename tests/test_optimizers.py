@@ -52,7 +52,6 @@ def gan(compose, tmp_path):
         )  # fmt: skip
         OmegaConf.set_struct(cfg, False)
         cfg.net, cfg.task = {"_target_": "gan.Generator"}, {"_target_": "gan.Gan", "noise": noise}
-        cfg.net.image_size = cfg.task.image_size = 8
         cfg.optimizer, cfg.scheduler = optimizer, scheduler
         return cfg
 
