@@ -24,6 +24,7 @@ from lab.testing import DataContract
 
 DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
+TWINS = [name for name in DATA if name in ("emoji_languages", "ag_news", "imdb", "sst2")]  # short texts are alike
 CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]
 
 
@@ -36,17 +37,17 @@ def words(name):
 
 
 class TestEveryDataModule(DataContract):
-    @pytest.fixture(params=[name for name in DATA if name != "emoji_languages"])
+    @pytest.fixture(params=[name for name in DATA if name not in TWINS])
     def overrides(self, request):
         return words(request.param)
 
 
-class TestEmojiLanguages(DataContract):
-    has_twins = True  # a few emoji share their name
+class TestDataWithTwins(DataContract):
+    has_twins = True
 
-    @pytest.fixture
-    def overrides(self):
-        return words("emoji_languages")
+    @pytest.fixture(params=TWINS)
+    def overrides(self, request):
+        return words(request.param)
 
 
 @pytest.fixture(params=CLASSES)

@@ -358,7 +358,7 @@ def test_scores_do_not_depend_on_how_the_samples_are_batched(learned):
 def test_lab_test_says_it_again(learned, capsys):
     test.main(config.compose("test", [f"run={learned}"]))
     results = json.loads((learned / "results.json").read_text())["test"]
-    assert f"test/bleu    {results['test/bleu']:.4f}" in capsys.readouterr().out
+    assert f"test/bleu       {results['test/bleu']:.4f}" in capsys.readouterr().out
 
 
 def test_translations_and_attention_are_to_be_seen(learned):
@@ -378,7 +378,7 @@ def test_a_run_translates_without_its_data(learned, monkeypatch):
     monkeypatch.setattr(Pairs, "read_pairs", None)
     _, _, task = run.load(learned)
     token = torch.tensor(task.tokens.encode(["I see two red dogs."]))
-    (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0).tolist())
+    (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0)["translation"].tolist())
     assert text.startswith("Je vois")
 
 
@@ -461,7 +461,7 @@ def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to
 
 
 def test_a_translator_in_eight_bits_is_refused(learned):
-    with pytest.raises(UserError, match="int8: it is for classifiers"):
+    with pytest.raises(UserError, match="int8: it is for outputs with a score"):
         export.main(config.compose("export", [f"run={learned}", "int8=true"]))
 
 
