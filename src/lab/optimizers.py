@@ -57,11 +57,7 @@ class NamedOptimizers(CombinedOptimizer):
             if losses[name].requires_grad or self.is_connected:
                 torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
             if not self.is_connected and all(p.grad is None for p in parameters):
-                fail(
-                    [
-                        f"step: the loss {name} depends on no parameter of the optimizer {name}; is there a wrong detach()?"
-                    ]
-                )
+                fail([f"step: the loss {name} depends on no parameter of the optimizer {name}; look for a detach()"])
         self.is_connected = True
 
 

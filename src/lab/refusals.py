@@ -78,7 +78,7 @@ def refused_with_several_optimizers(cfg: DictConfig) -> Iterator[str]:
     if not PLAIN.fullmatch(name) or options.get("find_unused_parameters") or options.get("static_graph"):
         yield f"trainer.strategy={name}: {reason}; take auto or ddp"
     if cfg.compile:
-        yield f"compile={cfg.compile}: a compiled net can't be differentiated for each of several optimizers; take false"
+        yield f"compile={cfg.compile}: a compiled net can't be differentiated for each of several optimizers"
 
 
 def check_optimizers(cfg: DictConfig, task: Any) -> None:
