@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import PLAIN
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
@@ -17,6 +19,7 @@ from lab import config, draws, run, train
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
 from lab.callbacks.predictions import Predictions, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
+from lab.errors import UserError
 from lab.metrics.buffer import MetricBuffer
 from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
@@ -134,11 +137,11 @@ def test_every_evaluation_batch_has_its_seed():
         getattr(StepSeed(seed), hook)(trainer, None, None, batch_idx)
         return torch.rand(()).item()
 
-    hooks = [f"on_{stage}_batch_start" for stage in ("train", "validation", "test", "predict")]
+    hooks = [f"on_{stage}_batch_start" for stage in ("train", "validation", "test")]
     first = [drawn(hook) for hook in hooks]
     assert [drawn(hook) for hook in hooks] == first
     others = [drawn(hook, **other) for hook in hooks for other in ({"batch_idx": 1}, {"rank": 1}, {"seed": 1})]
-    assert len({*first, *others}) == 16
+    assert len({*first, *others}) == 12
 
 
 # metrics
@@ -255,6 +258,39 @@ def test_a_buffer_that_is_saved_and_restored_gives_the_same_bits(saves, monkeypa
             cut.metrics.load_state_dict(states[0], strict=False)
             cut.restore(states[1])
     assert cut.compute()["total"].equal(whole.compute()["total"])
+
+
+class Boxes(Metric):
+    """Gives several values, as a detector's precision does."""
+
+    def update(self, wide):
+        pass
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"map": torch.ones(()), "map_50": torch.ones(())}
+
+
+class Undeclared(Boxes):
+    def compute(self):
+        return super().compute()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "monitored", "accepted"),
+    [
+        ({"mse": MeanSquaredError()}, "val/mse", True), ({"mse": MeanSquaredError()}, "val/loss", True),
+        ({"mse": MeanSquaredError()}, "val/loss/a", True), ({"mse": MeanSquaredError()}, "val/mae", False),
+        ({"mse": MeanSquaredError()}, "val/map_50", False), ({"boxes": Boxes()}, "val/map_50", True),
+        ({"mse": MeanSquaredError(), "boxes": Boxes()}, "val/map_50", True), ({"boxes": Boxes()}, "map_50", False),
+        ({"boxes": Undeclared()}, "val/map", True), ({}, "val/acc", False), ({"boxes": Boxes()}, "test/map", False),
+    ],
+)  # fmt: skip
+def test_a_name_is_monitored_that_validation_may_report(metrics, monitored, accepted, drawn):
+    _, _, task = run.load(drawn)
+    task = Task(task.net, None, None, {"val": MetricCollection(metrics)})
+    cfg = OmegaConf.create({"monitor": {"metric": monitored}})
+    with nullcontext() if accepted else pytest.raises(UserError, match=f"monitor.metric: unknown metric {monitored}"):
+        run.check_monitor(cfg, task)
 
 
 # predictions

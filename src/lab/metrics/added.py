@@ -1,5 +1,6 @@
 """The metrics that a config adds to a task's: `task.metrics.auroc={_target_: torchmetrics.AUROC, task: multiclass}`."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -47,6 +48,11 @@ def takes_metrics(task: Callable[..., Any]) -> bool:
     """Whether a task has an argument `metrics` of metrics by name; that of `Task` has a collection for each stage."""
     own, of_stages = (parameters(function)[0].get("metrics") for function in (task, Task))
     return own is not None and of_stages is not None and own.annotation != of_stages.annotation
+
+
+def has_several_values(metric: Metric) -> bool:
+    """Whether a metric gives a dict, or does not declare what it gives: their names are known once it is computed."""
+    return inspect.get_annotations(type(metric).compute).get("return") not in (Tensor, "Tensor", "torch.Tensor")
 
 
 def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[str]) -> None:
