@@ -325,7 +325,7 @@ def load_data(folder: Path, root: Any = None) -> tuple[DictConfig, Data]:
 
 
 def read_facts(data: Data, folder: Path) -> Facts:
-    """What a run knows of its data.
+    """The facts of a run's data.
 
     Raises:
         UserError: its file is damaged, or describes other data.

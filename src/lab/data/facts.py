@@ -1,4 +1,4 @@
-"""What a run knows of its data: it is stored in `data.json`, and it fills the arguments of nets and tasks."""
+"""The facts of a run's data: they are stored in `data.json`, and fill the arguments of nets and tasks."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +17,7 @@ from lab.records import validation_error
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run knows of its data.
+    """The facts of a run's data.
 
     Args:
         features: the inputs and targets by the name that people see; they describe the entries of a batch.
@@ -77,7 +77,7 @@ NUM_SAMPLES, TEXT = TypeAdapter(dict[str, int]), TypeAdapter(str)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What facts give by the name of an argument.
+    """Facts by the argument they fill.
 
     Args:
         values: a fact has its own name where all features that state it agree, and always that of its feature before

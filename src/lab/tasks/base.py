@@ -1,4 +1,4 @@
-"""What every task shares: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
+"""The base class of tasks: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
 
 import inspect
 import math
@@ -26,7 +26,7 @@ Stage = Literal["train", "val", "test"]
 
 @dataclass
 class Step:
-    """What a task makes of a batch.
+    """The result of a task's step.
 
     Args:
         loss: a scalar, the mean over the batch. It is what the optimizer minimises.
@@ -69,9 +69,10 @@ class Task(L.LightningModule):
     `epoch_figures(epoch)` gives the same after each training epoch, in eval mode and without gradients, on process 0
     alone: it must not gather. The file of a figure has the latest epoch; TensorBoard has all.
 
-    What a step draws comes from `self.uniform` or `self.normal`: functions of seed, stage, sample and name, and in
-    training of the epoch. Evaluation therefore gives the same values with any batch size, order and number of
-    processes. Two draws of one step need two names. Other generators, such as dropout's, are seeded for each batch.
+    A step, and `predict_step`, draws random numbers with `self.uniform` or `self.normal`; they are functions of seed,
+    stage, sample and name, and in training of the epoch. Evaluation therefore gives the same values with any batch
+    size, order and number of processes. Two draws of one step need two names. Other generators, such as dropout's, are
+    seeded for each batch of training and evaluation; `predict_step` must not use them.
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
@@ -138,11 +139,11 @@ class Task(L.LightningModule):
         return {}
 
     def uniform(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
-        """(B, *shape) numbers in [0, 1), those of a sample the same in any batch."""
+        """(B, *shape) numbers in [0, 1). A sample's numbers are the same in every batch."""
         return draws.uniform(self._key(stage, name), batch["index"], *shape)
 
     def normal(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
-        """(B, *shape) normal numbers of mean 0 and variance 1, those of a sample the same in any batch."""
+        """(B, *shape) normal numbers of mean 0 and variance 1. A sample's numbers are the same in every batch."""
         return draws.normal(self._key(stage, name), batch["index"], *shape)
 
     def _key(self, stage: str, name: str) -> str:
@@ -163,7 +164,7 @@ class Task(L.LightningModule):
         return self._step(batch, "val").outputs
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The same."""
+        """The step's outputs, for the callbacks."""
         return self._step(batch, "test").outputs
 
     @property
