@@ -12,6 +12,7 @@ import pytest
 import sacrebleu
 import torch
 from torch import nn
+from torchmetrics.utilities import dim_zero_cat
 
 from lab import config, predict, predictor, run, test, train
 from lab.data.buckets import buckets
@@ -22,6 +23,7 @@ from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.features.text import Text
 from lab.figures.table import table
+from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
@@ -487,3 +489,15 @@ def test_a_new_task_guesses_and_stores_the_nets_weights_alone():
     loss = task.step(batch, "val").loss
     assert loss.item() == pytest.approx(math.log(task(batch).shape[-1]), abs=0.3)
     assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
+
+
+def test_texts_are_kept_on_the_cpu_and_gathered_from_every_process():
+    metric = BLEU(None)
+    for _ in range(2):
+        metric.update(torch.tensor([[97, 98, 0]]), torch.tensor([[5, 6], [7, 0]]))
+    assert {(x.dtype, x.device.type) for x in (*metric.reference, *metric.translation)} == {(torch.int32, "cpu")}
+    metric.sync(dist_sync_fn=lambda x, group: [x, x], distributed_available=lambda: True)
+    assert rows(dim_zero_cat(metric.reference)) == [[97, 98]] * 4
+    assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 4
+    metric.unsync()
+    assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 2
