@@ -14,8 +14,8 @@ from PIL import Image
 from lab import allow, run
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
-from lab.data.base import shard
 from lab.data.images import ImageData, _kept_pixel_levels
+from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 from lab.features.labels import ClassLabel

@@ -92,16 +92,17 @@ class NamedSchedules(LRScheduler):
 
 def by_key(key: str, node: Any) -> dict[str, Any]:
     """The objects that a config's `optimizer` or `scheduler` names, by their keys: one, or one for each name."""
-    if not isinstance(node, DictConfig) or "_target_" in node:
-        return {key: node}
-    return {f"{key}.{name!s}": node[name] for name in node}
+    return {key: node} if _is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
 
 
 def factories(node: Any) -> Any:
     """What makes an optimizer, or a schedule, from a config's node; or one such factory for each name."""
-    if not isinstance(node, DictConfig) or "_target_" in node:
-        return instantiate(node)
-    return {str(name): instantiate(node[name]) for name in node}
+    return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
+
+
+def _is_one(node: Any) -> bool:
+    """Whether it is no mapping of names."""
+    return not isinstance(node, DictConfig) or "_target_" in node
 
 
 def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], module: nn.Module) -> Optimizer:
