@@ -20,7 +20,7 @@ STAGES = ("train", "val", "test")
 
 
 class DataContract(Contract):
-    """What every data module does. The tiny version needs 13 training samples or more.
+    """The properties of every data module. The tiny version needs 13 training samples or more.
 
         class TestMine(DataContract):
             config = ["experiment=mine", "data.tiny=true"]
@@ -96,8 +96,8 @@ class DataContract(Contract):
         assert len(set(entries)) == len(entries), "two features have the same entry"
         assert not set(entries) - set(next(iter(data.test_dataloader())))
 
-    def test_a_batch_of_one_input_alone_becomes_what_the_net_gets(self, data: Data) -> None:
-        """As it comes out of a file in predictions and in an exported model."""
+    def test_a_batch_of_one_feature_alone_becomes_what_the_net_gets(self, data: Data) -> None:
+        """The task decides which features are its inputs; predictions and exported models have these alone."""
         whole = next(iter(data.test_dataloader()))
         for feature in data.facts.features.values():
             batch = {name: whole[name] for name in feature.entries}

@@ -38,11 +38,11 @@ class DigitsAndWords(Data):
             contents[name] = [digest(x.tobytes(), WORDS[i].encode()) for x, i in zip(image.numpy(), which, strict=True)]
         self.names = {name: list(map(str, range(len(split)))) for name, split in read.items()}
         self.report.describe(contents, self.names)
-        features: ClassVar = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
+        features = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
         return read, Facts(features, {name: len(split) for name, split in read.items()}, fingerprint(contents))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        return batch | {"image": batch["image"].float() / 255}
+        return batch | {"image": batch["image"].float() / 255} if "image" in batch else batch
 
 
 class BagOfWords(nn.Module):
