@@ -342,9 +342,9 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
             "Only the answers of a classifier are explained.",
         ),
         ("outputs", {"a": Numbers(["x"])}, "Only the answers of a classifier are explained."),
-        ("inputs", ["image", "label"], "Only answers to one input are explained; here are 2: image, label."),
-        ("inputs", ["label"], "There is no method yet that explains answers to class inputs."),
-        ("inputs", ["index"], "Only answers to one input are explained; here are 0."),
+        ("input_entries", ["image", "label"], "Only answers to one input are explained; here are 2: image, label."),
+        ("input_entries", ["label"], "There is no method yet that explains answers to class inputs."),
+        ("input_entries", ["index"], "Only answers to one input are explained; here are 0."),
     ],
 )
 def test_what_is_not_explained_is_refused_in_a_sentence(part, value, said, mlp, monkeypatch):

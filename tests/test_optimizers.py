@@ -330,11 +330,11 @@ def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
 @pytest.mark.parametrize("damage", ["schedules", "names", "state"])
 def test_a_checkpoint_of_other_optimizers_is_refused(gan, damage, tmp_path):
     _, task = train.parts(gan(), None)
-    optimizers, schedule = task.build_optimizer().state_dict(), {"parts": {"generator": {}, "discriminator": {}}}
+    optimizers, schedule = task.build_optimizer().state_dict(), {"schedules": {"generator": {}, "discriminator": {}}}
     content = {"optimizer_states": [optimizers], "lr_schedulers": [schedule]}
     checkpoints.check_optimizer(content, task, tmp_path)
     if damage == "schedules":
-        del schedule["parts"]["generator"]
+        del schedule["schedules"]["generator"]
     elif damage == "names":
         optimizers["param_groups"][0]["name"] = "encoder"
     else:

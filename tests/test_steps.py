@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics import MeanSquaredError, MetricCollection
 
 from lab import config, draws, run, train
-from lab.callbacks.figures import MOST_EMBEDDED, Kept, Projector, epoch_figures, first_rows
+from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
 from lab.callbacks.predictions import Predictions, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
 from lab.tasks.base import MetricBuffer, Step, Task
@@ -232,7 +232,7 @@ def test_an_error_in_the_test_leaves_no_half_table(compose, tmp_path):
 
 
 def test_kept_outputs_are_in_the_order_of_the_samples():
-    kept = Kept(6)
+    kept = KeptOutputs(6)
     for index in ([5, 0], [2], [4]):
         kept.add(torch.tensor(index), {"a": torch.tensor(index) * 10, "b": torch.tensor(index)[:, None].float()})
     index, values = kept.take()

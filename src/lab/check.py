@@ -82,7 +82,7 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
         UserError: a line for each problem.
     """
     refuse(cfg)
-    if problems := list(unnamed(cfg)):
+    if problems := list(without_target(cfg)):
         fail(problems)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_calls(cfg)
@@ -220,7 +220,7 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
         yield f"{key}={folder}: {there} is not a folder that can be written to"
 
 
-def unnamed(cfg: DictConfig) -> Iterator[str]:
+def without_target(cfg: DictConfig) -> Iterator[str]:
     """The optimizers and schedules that name no class."""
     for group in ("optimizer", "scheduler"):
         found = by_key(group, cfg[group]) or {group: None}

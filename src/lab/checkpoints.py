@@ -216,7 +216,7 @@ def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
         sizes = ", ".join(f"{num} in {name}" if name else str(num) for name, num in group_sizes(theirs))
         raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes} parameters.")
     names, schedule = task.parameters_of().keys(), content["lr_schedulers"][0]
-    if len(names) > 1 and next(_unlike({"parts": dict.fromkeys(names, dict)}, schedule), None):
+    if len(names) > 1 and next(_unlike({"schedules": dict.fromkeys(names, dict)}, schedule), None):
         raise UserError(f"error: {path}: its schedules are not those of {', '.join(names)}.")
 
 

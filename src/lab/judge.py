@@ -122,7 +122,7 @@ def check_inputs(cfg: DictConfig, data: Data) -> None:
     problems = []
     for key, folder in judges(cfg).items():
         _, its_data, task = run.load(folder)
-        if differ := list(_differences(inputs_of(its_data.facts.features, task.inputs), data.facts.features)):
+        if differ := list(_differences(inputs_of(its_data.facts.features, task.input_entries), data.facts.features)):
             problems.append(f"error: {key}={folder}: its inputs are not those of this data: {', '.join(differ)}.")
     if problems:
         raise UserError(*problems)

@@ -13,7 +13,7 @@ from lab.errors import UserError
 from lab.types import Fraction
 
 
-class Joined(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers as one: one list of parameter groups, one state, one step.
 
     Args:
@@ -37,7 +37,7 @@ class Joined(Optimizer):
         groups = iter(self.param_groups)
         for part in self._parts:
             part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
-            if isinstance(part, Joined):
+            if isinstance(part, CombinedOptimizer):
                 part._share()
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class Joined(Optimizer):
         self._share()
 
 
-class MuonAdamW(Joined):
+class MuonAdamW(CombinedOptimizer):
     """Muon for the hidden weight matrices, AdamW for everything it must not touch, as one optimizer.
 
     Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest

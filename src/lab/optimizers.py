@@ -14,31 +14,31 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lab.allow import instantiate
 from lab.config import fail, unknown
-from lab.optim import Joined
+from lab.optim import CombinedOptimizer
 
 T = TypeVar("T")
 NamedParameters = Iterable[tuple[str, Parameter]]
 
 
-class NamedOptimizers(Joined):
+class NamedOptimizers(CombinedOptimizer):
     """The optimizers of a task that has several, such as those of a GAN's two nets, as one.
 
     Their names become the names of their parameter groups, which tell the curves of the learning rates apart.
 
     Args:
-        parts: the optimizers by name.
+        optimizers: by name.
     """
 
-    def __init__(self, parts: Mapping[str, Optimizer]) -> None:
-        self.parts = parts
-        for name, part in parts.items():
+    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        self.optimizers = optimizers
+        for name, part in optimizers.items():
             for number, group in enumerate(part.param_groups, 1):
                 group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
-        groups = [group for part in parts.values() for group in part.param_groups]
+        groups = [group for part in optimizers.values() for group in part.param_groups]
         if not all("param_names" in group for group in groups):
             for group in groups:  # torch takes names of all parameters or of none
                 group.pop("param_names", None)
-        super().__init__(list(parts.values()), {})
+        super().__init__(list(optimizers.values()), {})
 
     def backward(self, losses: Mapping[str, Tensor], scale: Any) -> None:
         """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
@@ -46,10 +46,10 @@ class NamedOptimizers(Joined):
         Raises:
             UserError: a part has no loss.
         """
-        if missing := [name for name in self.parts if name not in losses]:
+        if missing := [name for name in self.optimizers if name not in losses]:
             fail([f"step: its parts lack the loss of the optimizer {name}" for name in missing])
-        *_, last = self.parts
-        for name, part in self.parts.items():
+        *_, last = self.optimizers
+        for name, part in self.optimizers.items():
             parameters = [p for group in part.param_groups for p in group["params"]]
             torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
 
@@ -59,27 +59,28 @@ class NamedSchedules(LRScheduler):
 
     Args:
         optimizer: what is scheduled.
-        parts: its parts' schedules by name.
+        schedules: those of its optimizers, by name.
     """
 
-    def __init__(self, optimizer: NamedOptimizers, parts: Mapping[str, LRScheduler]) -> None:
-        if wrong := [name for name, part in parts.items() if isinstance(part, ReduceLROnPlateau)]:
+    def __init__(self, optimizer: NamedOptimizers, schedules: Mapping[str, LRScheduler]) -> None:
+        if wrong := [name for name, part in schedules.items() if isinstance(part, ReduceLROnPlateau)]:
             fail([f"scheduler.{name}: ReduceLROnPlateau needs a metric in each step; take another" for name in wrong])
-        self.optimizer, self.parts = optimizer, parts  # no super().__init__: it would start a schedule of its own
+        self.optimizer = optimizer  # no super().__init__: it would start a schedule of its own
+        self.schedules = schedules
 
     def step(self, epoch: int | None = None) -> None:
-        for part in self.parts.values():
+        for part in self.schedules.values():
             part.step()
 
     def get_last_lr(self) -> list[Any]:
-        return [lr for part in self.parts.values() for lr in part.get_last_lr()]
+        return [lr for part in self.schedules.values() for lr in part.get_last_lr()]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
+        return {"schedules": {name: part.state_dict() for name, part in self.schedules.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict["parts"][name])
+        for name, part in self.schedules.items():
+            part.load_state_dict(state_dict["schedules"][name])
 
 
 def by_key(key: str, node: Any) -> dict[str, Any]:
@@ -118,8 +119,8 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
             ]
         )
     chosen = by_name("optimizer", given, pairs)
-    parts: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
-    return NamedOptimizers(parts) if len(parts) > 1 else next(iter(parts.values()))
+    optimizers: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
+    return NamedOptimizers(optimizers) if len(optimizers) > 1 else next(iter(optimizers.values()))
 
 
 def build_schedule(
@@ -130,7 +131,7 @@ def build_schedule(
     Args:
         given: the factories of optimizer -> schedule.
         optimizer: what `build_optimizer` returns.
-        names: of its parts.
+        names: of the task's optimizers.
         total_steps: the length of the run, for the schedules that take it.
 
     Raises:
@@ -144,7 +145,7 @@ def build_schedule(
     chosen = by_name("scheduler", given, names)
     if not isinstance(optimizer, NamedOptimizers):
         return build(next(iter(chosen.values())), optimizer)
-    return NamedSchedules(optimizer, {name: build(chosen[name], part) for name, part in optimizer.parts.items()})
+    return NamedSchedules(optimizer, {name: build(chosen[name], each) for name, each in optimizer.optimizers.items()})
 
 
 def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:

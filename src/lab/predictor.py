@@ -143,7 +143,7 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
     if trainer.world_size > 1:
         raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
-    inputs, outputs = inputs_of(data.facts.features, task.inputs), dict(task.outputs)
+    inputs, outputs = inputs_of(data.facts.features, task.input_entries), dict(task.outputs)
     entries = [entry for feature in outputs.values() for entry in feature.entries]
     task = precision.convert_module(task).to(device)
 

@@ -40,7 +40,7 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
         yield "trainer.enable_checkpointing=false: a run is its best checkpoint"
     optimizers = by_key("optimizer", cfg.optimizer).values()
     if len(optimizers) > 1:
-        yield from several(cfg)
+        yield from refused_with_several_optimizers(cfg)
     elif (
         trainer.get("gradient_clip_val") and str(trainer.precision) in MIXED and any(o.get("fused") for o in optimizers)
     ):
@@ -66,7 +66,7 @@ def refusals(cfg: DictConfig) -> Iterator[str]:
             yield f"callbacks.{name}: {said}"
 
 
-def several(cfg: DictConfig) -> Iterator[str]:
+def refused_with_several_optimizers(cfg: DictConfig) -> Iterator[str]:
     """A line for each setting that is refused with several optimizers."""
     trainer = cfg.trainer
     strategy = trainer.get("strategy", "auto")
@@ -85,7 +85,7 @@ def check_optimizers(cfg: DictConfig, task: Any) -> None:
     by_name("optimizer", task.optimizer, names)
     by_name("scheduler", task.scheduler, names)
     if len(names) > 1:
-        if problems := list(several(cfg)):
+        if problems := list(refused_with_several_optimizers(cfg)):
             fail(problems)
         task.build_optimizer()
 

@@ -40,7 +40,7 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.check import unnamed, wrong_calls
+from lab.check import without_target, wrong_calls
 from lab.checkpoints import CheckpointIO
 from lab.config import fail, one_line, overrides, unknown
 from lab.data.base import Data, TrainingSplit
@@ -313,7 +313,7 @@ def load_data(folder: Path, root: Any = None) -> tuple[DictConfig, Data]:
     """Config and data of a finished run, as `load` gives them."""
     check_finished(folder)
     cfg = read_config(folder)
-    for problem in (*unnamed(cfg), *wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler"))):
+    for problem in (*without_target(cfg), *wrong_calls(cfg, ("data", "net", "task", "optimizer", "scheduler"))):
         raise UserError(f"error: {folder / CONFIG} is damaged: {problem}.")
     if root is not None:
         if "root" not in cfg.data:

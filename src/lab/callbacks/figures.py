@@ -39,7 +39,7 @@ class Figures(Callback):
         self.folder, self.draw = folder, draw
         self.boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
         self.samples: Batch | None = None  # of the first training batch
-        self.kept = Kept(0)
+        self.kept = KeptOutputs(0)
         self.projector: Projector | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -65,10 +65,10 @@ class Figures(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self.kept = Kept(len(data_of(trainer).splits["val"]))
+            self.kept = KeptOutputs(len(data_of(trainer).splits["val"]))
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.kept = Kept(len(data_of(trainer).splits["test"]))
+        self.kept = KeptOutputs(len(data_of(trainer).splits["test"]))
         if self.draw and trainer.is_global_zero and self.boards:
             self.projector = Projector(task_of(module).net)
 
@@ -110,7 +110,7 @@ class Figures(Callback):
             index, values = self.kept.take()
             figures = task.figures(Samples(data_of(trainer), stage, index), **values)
             self._keep(stage, figures, trainer.global_step)
-        self.kept = Kept(0)
+        self.kept = KeptOutputs(0)
 
     def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
         """Write figures, and texts, as files and for TensorBoard."""
@@ -158,7 +158,7 @@ class Figures(Callback):
                 )
 
 
-class Kept:
+class KeptOutputs:
     """Outputs of a split's samples on the CPU, each row at the place of its sample.
 
     Args:

@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
     task = cast(Task, task)
-    inputs = inputs_of(data.facts.features, task.inputs)
+    inputs = inputs_of(data.facts.features, task.input_entries)
     if why := unexplained(inputs, task.outputs):
         raise UserError(f"error: run={cfg.run}: {why}")
     ((feature,), (output,)) = inputs.values(), task.outputs.values()

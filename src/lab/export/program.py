@@ -50,9 +50,9 @@ def entries_of(features: Mapping[str, Feature]) -> list[str]:
 
 def example(task: Task, data: Data) -> Arrays:
     """Two samples of the largest size; with `index` where what is drawn depends on it."""
-    inputs = inputs_of(data.facts.features, task.inputs)
+    inputs = inputs_of(data.facts.features, task.input_entries)
     sample = {name: array for feature in inputs.values() for name, array in feature.example().items()}
-    drawn = {"index": np.arange(2)} if "index" in task.inputs else {}
+    drawn = {"index": np.arange(2)} if "index" in task.input_entries else {}
     return (stack([sample] * 2) if sample else {}) | drawn
 
 
@@ -71,7 +71,7 @@ def program(task: Task, data: Data) -> ExportedProgram:
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
     """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
-    inputs = inputs_of(data.facts.features, task.inputs)
+    inputs = inputs_of(data.facts.features, task.input_entries)
     return {predictor.METADATA: json.dumps({"inputs": pack(inputs), "outputs": pack(task.outputs)})}
 
 

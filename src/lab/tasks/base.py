@@ -215,7 +215,7 @@ class Task(L.LightningModule):
         return self._step(batch, "test").outputs
 
     @property
-    def inputs(self) -> Sequence[str]:
+    def input_entries(self) -> Sequence[str]:
         """The entries of a batch that `predict_step` reads; with `index`, what it draws depends on the sample."""
         return self.arguments
 
@@ -289,7 +289,7 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for schedule in checkpoint["lr_schedulers"]:  # its length is that of the run, which may have changed
-            for state in (schedule, *schedule.get("parts", {}).values()):
+            for state in (schedule, *schedule.get("schedules", {}).values()):
                 state.pop("total_steps", None)
                 state.pop("_schedule_phases", None)
         every = checkpoint["epoch_so_far"]

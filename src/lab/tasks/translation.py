@@ -118,7 +118,7 @@ class Translation(Task):
         return weights.float().cpu()
 
     @property
-    def inputs(self) -> list[str]:
+    def input_entries(self) -> list[str]:
         return ["token"]
 
     @property

@@ -148,7 +148,7 @@ def answer(task: Any, batch: Batch) -> dict[str, Tensor]:
     if not task.outputs:
         return {}
     with torch.no_grad():
-        made: dict[str, Tensor] = task.eval().predict_step({name: batch[name] for name in task.inputs}, 0)
+        made: dict[str, Tensor] = task.eval().predict_step({name: batch[name] for name in task.input_entries}, 0)
     return made
 
 

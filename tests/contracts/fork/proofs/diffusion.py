@@ -41,7 +41,7 @@ class Diffusion(Task):
         self.level = (1 - torch.linspace(1e-4, 0.5, num_steps)).cumprod(0)  # (num_steps,) share of the image
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def input_entries(self) -> tuple[str, ...]:
         return ("label", "index")
 
     @property

@@ -57,7 +57,7 @@ class WGAN(Task):
         self.mean, self.std = (torch.tensor(x)[:, None, None] for x in (image_mean, image_std))
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def input_entries(self) -> tuple[str, ...]:
         return ("label", "index")
 
     @property
