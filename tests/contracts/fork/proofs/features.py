@@ -60,5 +60,5 @@ class Boxes(Feature):
         """The boxes in pixels of the original picture."""
         boxes, label = (sample[entry] for entry in self.entries)
         height, width = inputs["original"]
-        kept = (boxes[label >= 0] * [width, height, width, height]).round(1)
-        return [{name: json.dumps(kept.tolist())}]
+        kept = boxes[label >= 0].astype(float) * [width, height, width, height]
+        return [{name: json.dumps(kept.round(1).tolist())}]
