@@ -5,6 +5,7 @@ Five are in `fork/`; the regression is that of docs/extending.md.
 
 import base64
 import csv
+import importlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import page
@@ -25,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lab import config, predictor
 from lab.serve.server import build
+from lab.testing import ClassifierContract, DataContract, FeatureContract, TaskContract
 
 WORDS = {name: ["data.batch_size=16", "data.tiny=true"] for name in ("diffusion", "fusion", "gan", "distillation")}
 WORDS |= {"detector": ["data.num_pictures=160", "data.batch_size=10"], "regression": ["data.batch_size=30"]}
@@ -83,6 +86,55 @@ def proof(request, tmp_path_factory, lab_in) -> tuple[str, Path]:
     result = lab_in(folder.parent, *words(request.param, folder, request))
     assert result.returncode == 0, result.stderr
     return request.param, folder
+
+
+def suited(*names: str) -> Any:
+    """The fixture `overrides` of a suite that runs on these proofs."""
+
+    @pytest.fixture(params=names)
+    def overrides(self: Any, request: pytest.FixtureRequest, installed: Path) -> list[str]:
+        return experiment(request.param, request)
+
+    return overrides
+
+
+class TestTheirData(DataContract):
+    overrides = suited("detector", "fusion", "regression")
+    has_twins = True  # some pictures of rectangles are equal
+
+
+class TestTheirTasks(TaskContract):
+    overrides = suited("detector", "diffusion", "gan", "regression")
+
+
+class TestTheirClassifiers(ClassifierContract):
+    overrides = suited("distillation", "fusion")
+
+
+def png(height: int, width: int) -> bytes:
+    """A picture with a bright rectangle from its upper left corner to a third of its height and width."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[: height // 3, : width // 3] = 255
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class TestPhoto(FeatureContract):
+    contents = (png(12, 30), png(9, 9))
+
+    @pytest.fixture
+    def feature(self, installed: Path) -> Any:
+        return importlib.import_module("proofs.features").Photo(1, 16)
+
+
+class TestBoxes(FeatureContract):
+    samples = ({"boxes": np.array([[0, 0, 0.5, 1], [0, 0, 0, 0]], np.float32), "box_label": np.array([0, -1])},)
+    inputs = ({"original": np.array([12, 30], np.float32)},)
+
+    @pytest.fixture
+    def feature(self, installed: Path) -> Any:
+        return importlib.import_module("proofs.features").Boxes(2)
 
 
 def test_the_loss_is_learned_and_its_parts_are_shown(proof):
@@ -161,23 +213,14 @@ def flat(state):
     return [flat(value) for value in state] if isinstance(state, list | tuple) else state
 
 
-def picture(height: int, width: int) -> bytes:
-    """One with a bright rectangle from its upper left corner to a third of its height and width."""
-    pixels = np.zeros((height, width), np.uint8)
-    pixels[: height // 3, : width // 3] = 255
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def item(name: str, folder: Path) -> tuple[str, dict]:
     """What is predicted: a file of inputs, and the body of a request."""
-    (folder / "a.png").write_bytes(picture(12, 30))
+    (folder / "a.png").write_bytes(png(12, 30))
     if name == "fusion":
         (folder / "items.csv").write_text("image,text\na.png,five more\n")
-        return "items.csv", {"files": {"image": ("a.png", picture(12, 30))}, "data": {"text": "five more"}}
+        return "items.csv", {"files": {"image": ("a.png", png(12, 30))}, "data": {"text": "five more"}}
     if name in ("detector", "distillation"):
-        return "a.png", {"files": {"file": ("a.png", picture(12, 30))}}
+        return "a.png", {"files": {"file": ("a.png", png(12, 30))}}
     if name == "regression":
         (folder / "items.csv").write_text("size,age\n1.5,0.25\n0.5,0.75\n")
         return "items.csv", {"json": {"numbers": [1.5, 0.25]}}

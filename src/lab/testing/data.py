@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_epoch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from lab import run
@@ -83,7 +84,9 @@ class DataContract(Contract):
     def test_splits_depend_on_the_split_seed_alone(self, data: Data, overrides: Sequence[str]) -> None:
         assert run.read_data(compose(*overrides, "seed=7")).facts == data.facts
         if data.names:  # some are drawn
-            other = run.read_data(compose(*overrides, f"data.split_seed={data.split_seed + 1}"))
+            cfg = compose(*overrides)
+            OmegaConf.update(cfg, "data.split_seed", data.split_seed + 1, force_add=True)
+            other = run.read_data(cfg)
             assert other.facts.fingerprint != data.facts.fingerprint
 
     def test_facts_are_plain_values(self, data: Data) -> None:
