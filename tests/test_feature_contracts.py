@@ -1,10 +1,15 @@
 """The contract of every feature."""
 
+import io
+import sys
 from io import BytesIO
 
 import numpy as np
+import pytest
 from PIL import Image as Picture
 
+from lab import items
+from lab.errors import UserError
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
@@ -32,3 +37,93 @@ class TestNumbers(FeatureContract):
     feature = Numbers(["x", "y"])
     contents = (b"1,2", b"3.5,4")
     samples = ({"numbers": np.array([1, 2], np.float32)},)
+
+
+XY, ALL = Numbers(["x", "y"]), np.inf
+
+
+@pytest.mark.parametrize("cell", ["nan", "inf", "-Infinity", "1e999", "1e39", "1_0", "abc", "", " ", "é", "1" * 10**6])
+def test_only_finite_numbers_are_numbers(cell):
+    with pytest.raises(UserError, match="^y is .*; expected finite float32 numbers$") as error:
+        XY.decode(f"1,{cell}".encode("latin-1"), ALL)
+    assert len(str(error.value)) < 100
+    assert XY.decode(b" 1e38,-2 ", ALL)["numbers"].tolist() == [np.float32(1e38), -2]
+
+
+def test_numbers_in_json_are_a_list_or_their_csv():
+    for value in ([1, 2.5], "1,2.5", " 1, 2.5"):
+        assert XY.decode(XY.from_json(value), ALL)["numbers"].tolist() == [1, 2.5]
+    assert Numbers(["x"]).from_json(7) == b"7"
+    for value in ([1], [1] * 10**6, [1, True], [1, "2"], [[1, 2]], 10**5000, "\ud800"):
+        with pytest.raises(ValueError, match="numbers|surrogates|digits"):
+            XY.from_json(value)
+    for value in ("1,2,3", [1, float("nan")], [1, float("inf")], ",".join("1" * 10**6)):
+        with pytest.raises(UserError, match="expected"):
+            XY.decode(XY.from_json(value), ALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"x,y\n", "it has no rows"),
+        (b"", "it has no column x"),
+        (b"x,z\n1,2\n", "it has no column y; expected a column for each of x, y"),
+        (b"x,y,x\n1,2,3\n", "it has 2 columns x"),
+        ("x,y\n1,2\n".encode("utf-16"), "it is UTF-16"),
+        (b'x,y\n"' + b"1" * 10**6 + b'",2\n', "line 2: field larger than field limit"),
+    ],
+)
+@pytest.mark.parametrize("inputs", [{"row": XY}, {"row": XY, "none": Numbers([])}])
+def test_a_table_that_is_none_is_refused_before_its_first_item(inputs, content, said, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^error: input=.*t.csv: {said}") as error:
+        items.find(inputs, str(tmp_path / "t.csv"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "it is a folder"), ("none", "no such file"), ("a\0b", "can't be read")]
+)
+def test_what_is_no_file_is_refused(name, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        XY.find(f"{tmp_path}/{name}")
+
+
+def test_rows_of_standard_input_and_of_other_encodings(monkeypatch, tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfname,y,x\nM\xfcller,2,1\n\nb,\xff,3\nc,4\n")
+    expected = [("1,2", ""), ("3,\udcff", "y is"), (",4", "x is empty")]
+    with open(tmp_path / "t.csv", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        for source in ("-", str(tmp_path / "t.csv")):
+            found = list(XY.find(source))
+            assert found == [item for item, _ in expected]
+            samples, errors = XY.read(found)
+            assert len(samples) == 1
+            assert all(error.startswith(said) for error, (_, said) in zip(errors, expected, strict=True))
+
+
+def test_numbers_beside_other_inputs_have_their_own_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("b,x,kind,y\n0,1,k,2\n0,5,k\n")
+    first, second = items.find({"row": XY, "kind": ClassLabel(["k"]), "more": Numbers(["b"])}, str(tmp_path / "t.csv"))
+    assert first.cells == {"row": "1,2", "kind": "k", "more": "0"}
+    assert second.error == "it has no row"
+    assert items.columns_of({"a": XY, "b": Numbers(["x", "z"])}) == {"a": ["a_x", "y"], "b": ["b_x", "z"]}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differs"),
+    [
+        (1e6, 1e6 + 1, False), (350_000, 350_000.5, False), (1e6, 1e6 + 200, True), (-1e6, 1e6, True),
+        (0, 5e-5, False), (0.5, 0.5002, True), (1, np.nan, True), (np.nan, np.nan, True), (np.inf, 1, True),
+        (1, np.inf, True),
+    ],
+)  # fmt: skip
+def test_numbers_differ_relative_to_their_size(a, b, differs):
+    one, other = ({"numbers": np.array([[7, x]], np.float32)} for x in (a, b))
+    assert XY.differs(one, other).tolist() == [differs]
+
+
+def test_whole_numbers_are_exact():
+    one, other = ({"image": np.full((2, 1, 2, 2), x)} for x in (10**6, 10**6 + 1))
+    assert Image(1, 2).differs(one, other).all()
+    assert not Image(1, 2).differs(one, one).any()

@@ -1,6 +1,7 @@
 """What goes into a run and what comes out of it: a type for each input, target and output, without torch."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -72,6 +73,18 @@ class Feature(ABC):
             UserError: there are none.
         """
         raise UserError(f"error: input: {type(self).__name__} cannot be read from files.")
+
+    def columns(self, name: str) -> Sequence[str]:
+        """The columns of a table in whose rows an item is, beside those of other inputs.
+
+        Args:
+            name: of the feature.
+        """
+        return (name,)
+
+    def of_cells(self, cells: Sequence[str]) -> str:
+        """The item in the cells of `columns`."""
+        return cells[0]
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
         """The samples of the readable items, and for each item the error, or ""."""
@@ -163,8 +176,18 @@ class Feature(ABC):
         return np.max(each, 0)
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """(N,) whether the samples' answers are different."""
-        return ~(self.difference(a, b) <= 1e-4)  # of nan neither is true
+        """(N,) whether the samples' answers are different: a float x by more than 1e-4 max(1, |x|), an integer at all.
+
+        What is not finite differs.
+        """
+        return np.asarray(np.stack([_apart(a[name], b[name]) for name in self.entries]).any(0))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    exact = a.astype(np.float64)
+    most = 1e-4 * np.maximum(1, abs(exact)) if a.dtype.kind == "f" else 0
+    differs: np.ndarray = ~(np.isfinite(exact) & (abs(exact - b) <= most))
+    return np.asarray(differs.reshape(len(a), math.prod(a.shape[1:])).any(1))
 
 
 def stack(samples: Sequence[Sample]) -> Arrays:
