@@ -1,6 +1,7 @@
 """The contract of every feature."""
 
 import io
+import subprocess
 import sys
 from io import BytesIO
 
@@ -10,6 +11,7 @@ from PIL import Image as Picture
 
 from lab import items
 from lab.errors import UserError
+from lab.features.base import pack, unpack
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
@@ -127,3 +129,29 @@ def test_whole_numbers_are_exact():
     one, other = ({"image": np.full((2, 1, 2, 2), x)} for x in (10**6, 10**6 + 1))
     assert Image(1, 2).differs(one, other).all()
     assert not Image(1, 2).differs(one, one).any()
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\0", "", "a b", "ä", "a-b", "../a", "1a"])
+def test_names_are_words(name):
+    with pytest.raises(UserError, match="^error: features: .* is no name; expected letters, digits and _$"):
+        pack({name: XY})
+    with pytest.raises(UserError, match="is no name"):
+        pack({"row": Numbers(["x"], entry=name)})
+    with pytest.raises(ValueError, match="is no name"):
+        unpack({name: pack({"row": XY})["row"]})
+    with pytest.raises(ValueError, match="is no name"):
+        unpack({"row": pack({"row": XY})["row"] | {"entry": name}})
+
+
+def test_what_is_not_a_feature_is_not_imported():
+    code = """
+import sys
+from lab.features.base import unpack
+for target in ("lab.data.images.Digits", "lab.tasks.base.Task", "torch.load", "lab.nets.mlp.MLP"):
+    try:
+        unpack({"row": {"_target_": target}})
+    except ValueError as error:
+        assert str(error) == f"features.row: {target} is not a feature", error
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
