@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image as Picture
 
 from lab import items
 from lab.errors import UserError
-from lab.features.base import pack, unpack
+from lab.features.base import Feature, pack, unpack
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
@@ -155,3 +156,48 @@ for target in ("lab.data.images.Digits", "lab.tasks.base.Task", "torch.load", "l
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class Photo(Image):
+    """A file that is read as a fork's own feature would."""
+
+    read = Feature.read
+
+
+def test_a_feature_of_files_opens_them(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(9, 9))
+    (tmp_path / "é\udcff.png").write_bytes(png(9, 9))
+    (tmp_path / "b.png").write_bytes(b"garbage")
+    names = ["a.png", "é\udcff.png", "b.png", "none.png", "a\0b", "\ud800.png", ""]
+    samples, errors = Photo(3, 8).read([f"{tmp_path}/{name}" for name in names])
+    assert [sample["image"].shape for sample in samples] == [(3, 8, 8)] * 2
+    said = ["", "", "no image", "No such file", "null byte", "surrogates not allowed", "Is a directory"]
+    assert all(text in error for text, error in zip(said, errors, strict=True)), errors
+    assert [bool(error) for error in errors] == [bool(text) for text in said]
+
+
+@pytest.mark.parametrize("feature", [XY, ClassLabel(["a"])])
+def test_half_a_surrogate_pair_is_an_error_in_a_line(feature):
+    samples, errors = feature.read(["\ud800", "\udcff"])
+    assert not samples
+    assert errors[0] == "\\ud800 is not UTF-8"
+    assert errors[1]
+
+
+PLACES = ClassLabel([" New York", "Paris ", "Bonn", " Rome", "Rome ", "\tx\r"])
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" New York", 0), (" New York\n", 0), ("New York", 0), ("Paris ", 1), ("Paris\r\n", 1), (" Bonn\n", 2),
+        (" Rome", 3), ("Rome \r\n", 4), ("\tx\r", 5), ("x", 5), ("Rome", None), ("bonn", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_class_is_chosen_by_its_name_as_it_is(text, number):
+    if number is None:
+        with pytest.raises(UserError, match="is not a class"):
+            PLACES.decode(text.encode(), ALL)
+    else:
+        assert PLACES.decode(text.encode(), ALL)["label"] == number

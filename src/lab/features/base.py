@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lab.allow import locate
 from lab.errors import UserError
+from lab.features.files import content_of, utf8
 from lab.packages import RESERVED, packages
 from lab.records import validation_error
 
@@ -88,11 +89,14 @@ class Feature(ABC):
         return cells[0]
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
-        """The samples of the readable items, and for each item the error, or ""."""
+        """The samples of the readable items, and for each item the error, or "".
+
+        An item is a file's path if `accept` is set, else what `decode` takes.
+        """
         samples, errors = [], []
         for item in items:
             try:
-                samples.append(self.decode(item.encode(errors="surrogateescape"), np.inf))
+                samples.append(self.decode(content_of(item) if self.accept else utf8(item), np.inf))
                 errors.append("")
             except UserError as error:
                 errors.append(str(error))

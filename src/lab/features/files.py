@@ -141,5 +141,32 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 def line_of(content: bytes) -> str:
     """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
-    text = content.decode(errors="surrogateescape")
-    return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+    return without_end(content.decode(errors="surrogateescape").removeprefix("\ufeff"))
+
+
+def without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def utf8(text: str) -> bytes:
+    """A text as it was read; surrogates that stand for bytes become these bytes.
+
+    Raises:
+        UserError: it has other halves of surrogate pairs, as JSON may.
+    """
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text[:100]} is not UTF-8") from error
+
+
+def content_of(path: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise UserError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from error
