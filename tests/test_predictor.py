@@ -270,8 +270,9 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
         assert explained["outputs"]["picture"].startswith("<img ")
         bad = [
             (422, 'no "size"', {"json": {k: v for k, v in as_json.items() if k != "size"}}),
-            (422, '"size" is not', {"json": as_json | {"size": "x"}}),
-            (400, "size: it has 1 numbers", {"json": as_json | {"size": [1]}}),
+            (422, '"size" is not', {"json": as_json | {"size": ["x"]}}),
+            (422, "it has 1 numbers; expected 2: width, height", {"json": as_json | {"size": [1]}}),
+            (400, "size: height is x; expected finite", {"json": as_json | {"size": "1,x"}}),
             (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
             (422, 'no part named "size"', {"files": {"image": png(9)}, "data": {"text": "x"}}),
             (

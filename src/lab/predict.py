@@ -239,7 +239,7 @@ def utf8(text: str) -> str:
 
 
 def show(answers: Sequence[Answer], num: int, num_more: int, output: str) -> None:
-    width = min(60, max(len(printable(answer.item)) for answer in answers))
+    width = min(60, max((len(printable(answer.item)) for answer in answers), default=0))
     for answer in answers:
         say(f"{shortened(printable(answer.item), width):<{width}}  {answer.shown}")
     more = f" ({num_more} more than shown)" if num_more else ""
