@@ -4,7 +4,10 @@ import base64
 import csv
 import io
 import json
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +26,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.predictor import Predictor
-from lab.serve.server import build
+from lab.serve.server import PAGE, build
 
 WORDS = ClassLabel(["dark", "light", "<b>"], entry="word")
 IMAGE, SIZE = Image(1, 2), Numbers(["width", "height"], entry="size")
@@ -318,6 +321,55 @@ def test_a_missing_package_is_no_error_of_the_server():
         answer = served.post("/explain", files={"file": png(9)})
     assert (answer.status_code, answer.json()["explanation"]) == (200, None)
     assert answer.json()["why"].endswith("pip install 'lab[explain]'")
+
+
+DATA = "data:image/png;base64,"
+
+
+@pytest.mark.skipif(not which("node"), reason="needs node")
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "typed", "files", "kinds", "said"),
+    [
+        ({"image": IMAGE}, {"shade": SHADE}, {}, ["image"], ["label"], ["dark", "80.0 %", "light", "20.0 %"]),
+        ({"size": SIZE}, {"mean": MEAN}, {"size": "1,2"}, [], ["textarea"], ["level 0.2"]),
+        ({"kind": SHADE}, {"picture": PICTURE}, {"kind": "dark"}, [], ["select"], [DATA]),
+        (
+            {"image": IMAGE, "size": SIZE},
+            {"mean": MEAN, "picture": PICTURE},
+            {"size": "1,2"},
+            ["image"],
+            ["label", "textarea"],
+            ["mean", "level 0.2", "picture", DATA],
+        ),
+        ({"image": IMAGE, "size": SIZE}, {"mean": MEAN}, {"size": "1,2"}, [], ["label", "textarea"], None),
+    ],
+)
+def test_the_page_has_a_control_for_each_input_and_shows_each_output(
+    inputs, outputs, typed, files, kinds, said, tmp_path
+):
+    asked = asks(inputs, outputs, unexplained="No <b>.")
+    bright = Predictor(inputs, outputs, lambda x: asked.predict(x | {"image": np.full((1, 1, 2, 2), 51, np.uint8)}))
+    whole = {"image": base64.b64encode(png(51)).decode(), "size": [1, 2], "kind": "dark"}
+    request = {"json": {name: whole[name] for name in inputs}}
+    with client(replace(bright, unexplained="No <b>.")) as served:
+        case = {
+            "health": served.get("/health").json(),
+            "predict": served.post("/predict", **request).json(),
+            "explain": served.post("/explain", **request).json(),
+            "typed": typed,
+            "files": files,
+        }
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    command = ["node", Path(__file__).with_name("page.mjs"), PAGE, tmp_path / "case.json"]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert [*shown["kinds"].values()] == kinds
+    if said is None:
+        assert (shown["error"], shown["asked"]) == ("Choose a file for image.", [])
+        return
+    keys = [*inputs] if len(inputs) > 1 else ["file"]
+    assert shown["asked"] == [["/predict", keys], ["/explain", keys]]
+    assert [word if word[: len(DATA)] != DATA else DATA for word in shown["answers"]] == said
+    assert shown["shown"][-1] == "No <b>."
 
 
 class Net(nn.Module):
