@@ -380,7 +380,7 @@ class Net(nn.Module):
 class Both:
     """A task of two inputs and two outputs, which draws."""
 
-    inputs = ("image", "size", "index")
+    input_entries = ("image", "size", "index")
     outputs = {"shade": SHADE, "mean": MEAN}  # noqa: RUF012
 
     def __init__(self):

@@ -28,6 +28,10 @@ class Numbers(Feature):
     def size(self) -> int:
         return len(self.names)
 
+    @property
+    def about(self) -> str:
+        return ", ".join(self.names)
+
     def find(self, source: str) -> Iterator[str]:
         """The rows of a CSV file whose header has all names."""
         if not Path(source).is_file():
