@@ -89,7 +89,7 @@ def ask(monkeypatch, tmp_path):
     def ask(asked, source, *overrides, output="out.csv"):
         monkeypatch.setattr(predictor, "of_onnx", lambda _: asked)
         predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
-        if output == "out.csv":
+        if output.endswith(".csv"):
             return list(csv.DictReader((tmp_path / output).read_text().splitlines()))
         return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()] if output != "-" else None
 
@@ -178,16 +178,56 @@ def test_an_output_that_is_a_file_is_written_beside_the_table(ask, tmp_path, cap
     assert [row["picture"] for row in rows] == ["out/000001.png", "out/000002.png"]
     assert [PIL.Image.open(row["picture"]).getpixel((0, 0)) for row in rows] == [255, 51]
     assert "picture: files in out" in capsys.readouterr().out
-    (row, _) = ask(asks({"image": IMAGE}, {"picture": PICTURE, "copy": PICTURE, "shade": SHADE}), "in", "top_k=1")
+    (tmp_path / "other").mkdir()
+    several = {"picture": PICTURE, "copy": PICTURE, "shade": SHADE}
+    (row, _) = ask(asks({"image": IMAGE}, several), "in", "top_k=1", output="other/out.jsonl")
     assert [*row.values()][1:4] == ["out/000001_picture.png", "out/000001_copy.png", "light"]
     with pytest.raises(UserError, match="^error: output=-: picture is a file for each item; choose output="):
         ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="-")
-    with pytest.raises(UserError, match="its files are written to in, which has the input"):
-        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in/a.png", output="in.csv")
-    (tmp_path / "full.csv").touch()
-    (tmp_path / "full").touch()
-    with pytest.raises(RunError, match=r"^error: output=full/000001.png: it could not be written: "):
-        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="full.csv")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "source", "said"),
+    [
+        (lambda path: path.mkdir() or (path / "000001.png").write_bytes(b"mine"), "in", "the folder out is not empty"),
+        (lambda path: path.symlink_to("in"), "in", "out is not a folder"),
+        (lambda path: path.symlink_to("nowhere"), "in", "out is not a folder"),
+        (lambda path: path.write_bytes(b"mine"), "in", "out is not a folder"),
+        (lambda path: path.mkdir() or (path / "x.png").write_bytes(png(9)), "out", "the folder out is not empty"),
+    ],
+)
+def test_files_of_outputs_replace_nothing(prepare, source, said, ask, tmp_path):
+    prepare(tmp_path / "out")
+    (tmp_path / "out.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"^error: output=out.csv: {said}.*choose another name.$"):
+        ask(asks({"image": IMAGE}, {"picture": PICTURE}), source)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_that_appears_while_answers_are_written_stays(ask, tmp_path):
+    def predict(arrays):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/000002.png").write_bytes(b"mine")
+        return made({"picture": PICTURE})(arrays)
+
+    (tmp_path / "in/table.jsonl").write_text('{"image": "a.png", "text": "dark"}\n' * 2)
+    first = iter([made({"picture": PICTURE})])  # of the example
+    asked = Predictor(TWO, {"picture": PICTURE}, lambda x: next(first, predict)(x))
+    with pytest.raises(RunError, match=r"^error: output=out/000002.png: it could not be written: File exists"):
+        ask(asked, "in/table.jsonl")
+    assert (tmp_path / "out/000002.png").read_bytes() == b"mine"
+
+
+def test_files_that_predict_wrote_are_read_from_its_table(ask, tmp_path):
+    (tmp_path / "deep").mkdir()
+    ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="deep/made.csv")
+    inputs = {"picture": IMAGE, "path": WORDS}
+    (tmp_path / "deep/made.csv").write_text((tmp_path / "deep/made.csv").read_text().replace("in/a.png", "dark"))
+    with pytest.raises(RunError, match="1 of 2 could not be read"):
+        ask(asks(inputs, {"mean": MEAN}), "deep/made.csv")
+    (row, _) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (row["picture"], row["level"], row["error"]) == ("deep/made/000001.png", "1.0000", "")
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
@@ -211,6 +251,49 @@ def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
     (tmp_path / "lines").write_text("dark\n")
     (row,) = ask(asks({"text": WORDS}, {"class": SHADE}), "lines")
     assert (row["class"], row["predicted_class"], row["class_2"]) == ("dark", "dark", "light")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "columns"),
+    [
+        ({"a": Numbers(["b_c"], entry="mean"), "a_b": Numbers(["c"], entry="mean")}, ["a_b_c", "predicted_a_b_c"]),
+        ({"error": Numbers(["error"], entry="mean")}, ["predicted_error"]),
+        ({"m": Numbers(["path"], entry="mean"), "path": SHADE}, ["m_path", "predicted_path", "path_probability"]),
+    ],
+)
+def test_two_columns_of_one_name_get_two(outputs, columns, ask):
+    (row, _) = ask(asks({"image": IMAGE}, outputs), "in", "top_k=1")
+    assert [*row] == ["path", *columns, "error"]
+    assert set(row.values()) <= {"in/a.png", "1.0000", "light", ""}
+    assert all(row[name] for name in columns)
+
+
+def test_an_input_of_the_name_error_does_not_hide_the_errors(ask, tmp_path):
+    (tmp_path / "in/t.csv").write_text("image,error\na.png,dark\nnone.png,light\n")
+    with pytest.raises(RunError, match="1 of 2 could not be read"):
+        ask(asks({"image": IMAGE, "error": WORDS}, {"mean": MEAN}), "in/t.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [(row["input_error"], row["error"][:6]) for row in rows] == [("dark", ""), ("light", "image:")]
+
+
+def test_a_number_of_the_name_probability_is_no_percentage(ask, capsys):
+    ask(asks({"image": IMAGE}, {"price": Numbers(["probability"], entry="mean")}), "in")
+    assert "in/a.png  probability 1.0\n" in capsys.readouterr().out
+
+
+def test_a_linked_table_with_more_columns_stays_a_link(ask, tmp_path):
+    lines = [f'{{"image": "{name}.png", "size": [10, 1]}}' for name in "ba"]
+    (tmp_path / "in/t.jsonl").write_text("\n".join(lines))
+    (tmp_path / "out.csv").symlink_to("in/table.csv")
+    (tmp_path / "in/table.csv.whole").write_text("mine")
+    inputs = {"image": IMAGE, "size": SIZE}
+    rows = ask(Predictor(inputs, {"at": Points()}, lambda x: made({"at": Points()})(as_dark(x))), "in/t.jsonl")
+    assert float(rows[1]["at_3"]) == 5
+    assert (tmp_path / "out.csv").is_symlink()
+    assert (tmp_path / "in/table.csv.whole").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [
+        "a.png", "b.png", "t.jsonl", "table.csv", "table.csv.whole",
+    ]  # fmt: skip
 
 
 def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
