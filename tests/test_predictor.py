@@ -495,6 +495,16 @@ def data_of(**features):
     return SimpleNamespace(facts=facts, on_after_batch_transfer=prepared, splits={"test": Split(), "train": Split()})
 
 
+def rightly(task, data):
+    """What a task's checkpoint answers."""
+
+    def right(arrays):
+        batch = data.on_after_batch_transfer({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {name: task.predict_step(batch, 0)[name].numpy() for name in ("shade", "mean")}
+
+    return right
+
+
 def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
     data, task = data_of(image=IMAGE, size=SIZE, label=ClassLabel(["dark", "light"])), Both()
     path = tmp_path / "model.onnx"
@@ -502,10 +512,7 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
     asked = predictor.of_onnx(path)
     assert (asked.inputs, asked.outputs) == ({"image": IMAGE, "size": SIZE}, task.outputs)
 
-    def right(arrays):
-        batch = data.on_after_batch_transfer({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return {name: task.predict_step(batch, 0)[name].numpy() for name in ("shade", "mean")}
-
+    right = rightly(task, data)
     checkpoint, size = Predictor(asked.inputs, asked.outputs, right), exported.example(task, data)
     made = export.prove(path, "onnx", checkpoint, size, data)
     assert made["tolerance"] == {"shade": 0, "mean": 0}
@@ -519,3 +526,14 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
 
     with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
         export.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
+
+
+def test_an_export_of_a_task_that_draws_and_does_not_say_so_is_refused(tmp_path):
+    class Secret(Both):
+        input_entries = ("image", "size")
+
+    data, task, path = data_of(image=IMAGE, size=SIZE), Secret(), tmp_path / "model.pt2"
+    checkpoint = Predictor({"image": IMAGE, "size": SIZE}, task.outputs, rightly(task, data))
+    exported.write_torch_export(exported.program(task, data), task, data, path)
+    with pytest.raises(RunError, match="is refused: it does not answer as the checkpoint does"):
+        export.prove(path, "torch_export", checkpoint, exported.example(task, data), data)
