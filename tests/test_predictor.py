@@ -1,5 +1,6 @@
 """The verbs with inputs and outputs that no shipped task has: several, files, columns that depend on the item."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -26,6 +27,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.predictor import Predictor
+from lab.serve.form import Form
 from lab.serve.server import PAGE, build
 
 WORDS = ClassLabel(["dark", "light", "<b>"], entry="word")
@@ -394,6 +396,68 @@ def test_every_error_of_one_input_is_a_sentence():
             assert said.json()["error"].endswith(".")
         said = served.post("/predict", content=b"1,2,3", headers={"Content-Type": "text/csv"}).json()["error"]
     assert said == "It has 3 numbers; expected 2: width, height."
+
+
+def form(*parts, kind="multipart/form-data; boundary=b"):
+    """A request with parts of (name, content); a name that ends in "file" has a filename."""
+    body = b""
+    for name, content in parts:
+        more = '; filename="x"' if name.endswith("file") else ""
+        body += f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+    return {"content": body + b"--b--\r\n", "headers": {"Content-Type": kind}}
+
+
+LABELS = {"größe": SIZE, "kind": ClassLabel(["dark", "hell ☀"], entry="kind")}
+GOOD = (("größe", b"1,2"), ("kind", "hell ☀".encode()))
+
+
+@pytest.mark.parametrize("more", ["", "unicode_escape", "punycode", "utf-16", "idna", "none such"])
+def test_the_charset_of_a_form_is_not_obeyed(more):
+    kind = f'multipart/form-data; charset="{more}"; boundary=b' if more else 'multipart/form-data; boundary="b"'
+    with client(asks(LABELS, {"shade": SHADE})) as served:
+        assert served.post("/predict", **form(*GOOD, kind=kind)).status_code == 200
+        large = (("größe", b"1,2"), ("kind", b"x" * 2_000_000))
+        said = served.post("/predict", **form(*large, kind=kind))
+    assert (said.status_code, said.json()["error"][:16]) == (400, "kind: xxxxxxxxxx")
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "said"),
+    [
+        ([*GOOD, GOOD[1]], "; boundary=b", 422, 'The form has 2 parts named "kind"; send one.'),
+        ([GOOD[0], ("größe", b"3,4"), GOOD[1]], "; boundary=b", 422, 'The form has 2 parts named "größe"; send one.'),
+        ([GOOD[0], ("kind", b"")], "; boundary=b", 400, '"kind" is empty: it has no bytes.'),
+        ([GOOD[0], ("kind", b"\xff")], "; boundary=b", 400, "kind: \ufffd is not a class"),
+        (GOOD, "", 400, "The form can't be read: it is no multipart/form-data with a boundary."),
+        (GOOD, '; boundary=""', 400, "The form can't be read: it is no multipart/form-data with a boundary."),
+        (GOOD, "; boundary=b;charset=", 200, ""),
+        (GOOD, f"; boundary={'b' * 71}", 400, "The form can't be read"),
+    ],
+)
+def test_a_wrong_form_is_refused_in_a_sentence(parts, kind, status, said):
+    with client(asks(LABELS, {"shade": SHADE})) as served:
+        answer = served.post("/predict", **form(*parts, kind=f"multipart/form-data{kind}"))
+    assert answer.status_code == status, answer.text
+    assert answer.json().get("error", "").startswith(said)
+
+
+def test_two_files_of_one_input_are_refused():
+    with client(asks({"text": WORDS}, {"shade": SHADE})) as served:
+        said = served.post("/predict", **form(("file", b"dark"), ("file", b"light"))).json()["error"]
+        assert "Too many files" in said
+        said = served.post("/predict", **form(("file", b"dark"), ("text", b"light")))
+        assert said.status_code == 200
+
+
+@pytest.mark.parametrize("reader", ["_of_json", "_of_form"])
+def test_a_body_is_read_outside_the_event_loop(reader, monkeypatch):
+    loops = []
+    read = getattr(Form, reader)
+    monkeypatch.setattr(Form, reader, lambda *given: loops.append(asyncio._get_running_loop()) or read(*given))
+    request = {"json": {"text": "dark"}} if reader == "_of_json" else form(("file", b"dark"))
+    with client(asks({"text": WORDS}, {"shade": SHADE})) as served:
+        assert served.post("/predict", **request).status_code == 200
+    assert loops == [None]
 
 
 def test_a_missing_package_is_no_error_of_the_server():
