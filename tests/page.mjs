@@ -30,4 +30,4 @@ await turn();
 const kinds = Object.fromEntries(Object.entries(controls).map(([name, {tag}]) => [name, tag]));
 const error = elements.error?.hidden === false ? elements.error.text : "";
 const words = Object.fromEntries(["answers", "shown"].map(id => [id, elements[id]?.words ?? []]));
-console.log(JSON.stringify({kinds, asked, error, ...words}));
+console.log(JSON.stringify({kinds, asked, error, facts: elements.facts.text, ...words}));

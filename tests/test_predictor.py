@@ -473,6 +473,23 @@ def test_a_missing_package_is_no_error_of_the_server():
 DATA = "data:image/png;base64,"
 
 
+@dataclass(frozen=True)
+class Note(Feature):
+    """A text that looks like a file."""
+
+    @property
+    def entries(self):
+        return ("mean",)
+
+    def rows(self, name, sample, inputs, top_k):
+        return [{name: "data:image/png,<b>"}]
+
+
+PRICE = Numbers(["probability"], entry="mean")
+ABOUT = {"shade": "2 classes", "mean": "level", "price": "probability", "picture": "2 × 2 pixels", "note": ""}
+ABOUT |= {"image": "2 × 2 pixels", "size": "width, height", "kind": "2 classes"}
+
+
 @pytest.mark.skipif(not which("node"), reason="needs node")
 @pytest.mark.parametrize(
     ("inputs", "outputs", "typed", "files", "kinds", "said"),
@@ -489,6 +506,8 @@ DATA = "data:image/png;base64,"
             ["mean", "level 0.2", "picture", DATA],
         ),
         ({"image": IMAGE, "size": SIZE}, {"mean": MEAN}, {"size": "1,2"}, [], ["label", "textarea"], None),
+        ({"image": IMAGE}, {"note": Note()}, {}, ["image"], ["label"], ["data:image/png,<b>"]),
+        ({"image": IMAGE}, {"price": PRICE}, {}, ["image"], ["label"], ["probability 0.2"]),
     ],
 )
 def test_the_page_has_a_control_for_each_input_and_shows_each_output(
@@ -510,6 +529,11 @@ def test_the_page_has_a_control_for_each_input_and_shows_each_output(
     command = ["node", Path(__file__).with_name("page.mjs"), PAGE, tmp_path / "case.json"]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
     assert [*shown["kinds"].values()] == kinds
+    about = {name: ABOUT[name] for name in (*outputs, *inputs) if ABOUT[name]}
+    alone = len(outputs) == len(inputs) == 1
+    assert shown["facts"] == (", " if alone else "; ").join(
+        line if alone else f"{name}: {line}" for name, line in about.items()
+    )
     if said is None:
         assert (shown["error"], shown["asked"]) == ("Choose a file for image.", [])
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab import items
 from lab.errors import UserError, blaming
-from lab.features.base import Row, Sample
+from lab.features.base import Feature, Row, Sample
 from lab.items import Item
 from lab.predictor import Predictor, of, prefixed
 from lab.secrets import redacted
@@ -67,10 +67,7 @@ class Answers:
         rows = self.asked.rows(answer, sample, self.top_k)
         rows = {name: self._with_file(name, rows[name], self._written(name, answer, index)) for name in rows}
         best = {name: _best(name, each[0]) if each else "" for name, each in rows.items()}
-        sure = {
-            name: [f"{row['probability']:.4f}" for row in each[:1] if self.asked.outputs[name].choices]
-            for name, each in rows.items()
-        }
+        sure = {name: _sure(self.asked.outputs[name], each) for name, each in rows.items()}
         alone = len(rows) == 1
         label = {name: "" if alone else f"{name}: " for name in rows}
         return Answer(
@@ -133,6 +130,11 @@ class Answers:
             with open(path, "xb") as file:  # nothing is overwritten
                 file.write(content)
         return f"{self.folder.name}/{path.name}"
+
+
+def _sure(feature: Feature, rows: list[Row]) -> list[str]:
+    """The probability of the first choice."""
+    return [f"{row['probability']:.4f}" for row in rows[:1] if feature.choices and "probability" in row]
 
 
 def _best(name: str, row: Row) -> str:

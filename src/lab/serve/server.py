@@ -161,10 +161,13 @@ def data_url(suffix: str, content: bytes) -> str:
 def health(asked: Predictor) -> dict[str, Any]:
     """What is served: its inputs and outputs; those of one input also without its name."""
     inputs = {
-        name: {"item": each.item, "accept": each.accept, "choices": [*each.choices]} | _small(each)
+        name: _small(each) | {"item": each.item, "about": each.about, "accept": each.accept, "choices": [*each.choices]}
         for name, each in asked.inputs.items()
     }
-    outputs = {name: {"choices": [*each.choices]} | _small(each) for name, each in asked.outputs.items()}
+    outputs = {
+        name: _small(each) | {"about": each.about, "file": each.is_file, "choices": [*each.choices]}
+        for name, each in asked.outputs.items()
+    }
     (first, *others), (answer, *more) = inputs, outputs.values()
     alone = {} if others else {"takes": first} | _small(asked.inputs[first])
     return alone | {"classes": [] if more else answer["choices"], "inputs": inputs, "outputs": outputs}
