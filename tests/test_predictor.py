@@ -5,6 +5,7 @@ import base64
 import csv
 import io
 import json
+import re
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -614,6 +615,65 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
 
     with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
         export.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
+
+
+def small_onnx():
+    """A model that gives its input back."""
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["batch", 1])
+    end = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", 1])
+    node = helper.make_node("Identity", ["numbers"], ["mean"])
+    return helper.make_model(
+        helper.make_graph([node], "g", [value], [end]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("lab.features.numbers.Numbers", ""),
+        ("nosuchfork.features.Photo", "it takes the package nosuchfork, which is not installed."),
+        ("nosuchfork.Photo", "it takes the package nosuchfork, which is not installed."),
+        ("json.JSONDecoder", "it is damaged, or none that lab export made"),
+        ("lab.features.numbers.Nothing", "it is damaged, or none that lab export made"),
+        ("no such/fork.Photo", "it is damaged, or none that lab export made"),
+        (7, "it is damaged, or none that lab export made"),
+    ],
+)
+def test_a_file_of_a_package_that_is_not_installed_says_which(target, said, tmp_path):
+    import onnx
+
+    made = small_onnx()
+    feature = {"_target_": target, "names": ["x"]}
+    about = {"inputs": {"numbers": feature | {"entry": "numbers"}}, "outputs": {"mean": feature | {"entry": "mean"}}}
+    made.metadata_props.add(key=predictor.METADATA, value=json.dumps(about))
+    onnx.save(made, tmp_path / "model.onnx")
+    if not said:
+        assert predictor.of_onnx(tmp_path / "model.onnx").outputs == {"mean": Numbers(["x"], entry="mean")}
+        return
+    with pytest.raises(UserError, match=re.escape(f"error: model={tmp_path}/model.onnx: {said}")) as error:
+        predictor.of_onnx(tmp_path / "model.onnx")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "said"),
+    [
+        ("onnx", {"picture": IMAGE}, "error: format=onnx: an input and the output picture have an entry named image"),
+        ("onnx", {"a": MEAN, "b": MEAN}, "error: export: the outputs a and b have two entries named mean"),
+        ("aoti", {"a": MEAN, "b": Note()}, "error: export: the outputs a and b have two entries named mean"),
+        ("torch_export", {"picture": IMAGE, "mean": MEAN}, ""),
+        ("onnx", {"picture": PICTURE, "mean": MEAN}, ""),
+    ],
+)
+def test_entries_of_one_name_are_refused_before_a_file_is_made(kind, outputs, said):
+    size = {"image": np.zeros((2, 1, 2, 2))}
+    if not said:
+        export.check_entries(kind, size, outputs)
+        return
+    with pytest.raises(UserError, match=f"^{said}; give"):
+        export.check_entries(kind, size, outputs)
 
 
 def test_an_export_of_a_task_that_draws_and_does_not_say_so_is_refused(tmp_path):

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,10 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        if package := missing_package(about):
+            raise UserError(
+                f"error: model={path}: it takes the package {package}, which is not installed."
+            ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(about["inputs"]), unpack(about["outputs"])
         asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs) or NO_GRADIENTS)
         (answer, _) = asked.answers([asked.example()] * 2, (0, 1))
@@ -121,6 +127,15 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error
     return asked
+
+
+def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
+    """A package that defines one of the features in a file's metadata and is not installed; "": there is none."""
+    for feature in chain(about["inputs"].values(), about["outputs"].values()):
+        package = str(feature["_target_"]).partition(".")[0]
+        if package.isidentifier() and find_spec(package) is None:
+            return package
+    return ""
 
 
 def of_run(folder: str, accelerator: Any) -> Predictor:

@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
     reports, size = {}, program.example(cast(Task, task), data)
     if not size:
         raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`: it has no batch.")
+    check_entries(cfg.format, size, checkpoint.outputs)
     read(data, cfg.run)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
@@ -98,6 +99,31 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
     if not os.access(output.absolute().parent, os.W_OK):
         config.fail([f"output={output}: {output.absolute().parent} is not a folder that can be written to."])
     return chosen, output
+
+
+def check_entries(kind: str, size: Arrays, outputs: dict[str, Feature]) -> None:
+    """Refuse outputs whose entries a file can't tell apart.
+
+    Args:
+        kind: the format.
+        size: the entries that the file takes.
+        outputs: those of the task.
+
+    Raises:
+        UserError: two outputs have one entry; or in ONNX, whose names are unique, an input and an output have.
+    """
+    of_outputs: dict[str, str] = {}
+    for name, feature in outputs.items():
+        for entry in feature.entries:
+            if entry in of_outputs:
+                both = f"the outputs {of_outputs[entry]} and {name}" if of_outputs[entry] != name else name
+                raise UserError(f"error: export: {both} have two entries named {entry}; give each another name.")
+            if kind == "onnx" and entry in size:
+                raise UserError(
+                    f"error: format=onnx: an input and the output {name} have an entry named {entry}; give the output's"
+                    " another name, or choose format=torch_export."
+                )
+            of_outputs[entry] = name
 
 
 def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
