@@ -50,6 +50,21 @@ class Points(Feature):
         return [{name: round(float(x * inputs["size"][0]), 1)} for x in sample["points"][:top_k] if x >= 0]
 
 
+@dataclass(frozen=True)
+class Anything(Feature):
+    """A text of any kind, of which nothing is read."""
+
+    @property
+    def entries(self):
+        return ("anything",)
+
+    def example(self):
+        return {"anything": np.zeros(1)}
+
+    def read(self, items):
+        return [self.example() for _ in items], ["" for _ in items]
+
+
 def brightness(arrays):
     return arrays["image"].astype(np.float32).mean((1, 2, 3)) / 255
 
@@ -82,16 +97,26 @@ def png(level):
 
 
 @pytest.fixture
-def ask(monkeypatch, tmp_path):
+def predict_to(monkeypatch, tmp_path):
     """`lab predict` with a predictor, in a folder with two pictures."""
     (tmp_path / "in").mkdir()
     for name, level in (("a", 255), ("b", 51)):
         (tmp_path / f"in/{name}.png").write_bytes(png(level))
     monkeypatch.chdir(tmp_path)
 
-    def ask(asked, source, *overrides, output="out.csv"):
+    def predict_to(asked, source, output, *overrides):
         monkeypatch.setattr(predictor, "of_onnx", lambda _: asked)
         predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
+
+    return predict_to
+
+
+@pytest.fixture
+def ask(predict_to, tmp_path):
+    """The same, and the rows that were written."""
+
+    def ask(asked, source, *overrides, output="out.csv"):
+        predict_to(asked, source, output, *overrides)
         if output.endswith(".csv"):
             return list(csv.DictReader((tmp_path / output).read_text().splitlines()))
         return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()] if output != "-" else None
@@ -142,7 +167,7 @@ def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
         "not a JSON object",
         "list of numbers",
         "expected 2",
-        "image is not <base64>",
+        "image is not the path of a file",
     ]
     assert all(text in row["error"] for text, row in zip(said, rows, strict=True)), [row["error"] for row in rows]
 
@@ -254,6 +279,28 @@ def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
     (tmp_path / "lines").write_text("dark\n")
     (row,) = ask(asks({"text": WORDS}, {"class": SHADE}), "lines")
     assert (row["class"], row["predicted_class"], row["class_2"]) == ("dark", "dark", "light")
+
+
+@pytest.mark.parametrize("value", ['["a.png"]', '{"path": "a.png"}', "true", "1.5"])
+def test_what_is_not_the_path_of_a_file_is_refused(value, ask, tmp_path):
+    (tmp_path / "in/t.jsonl").write_text(f'{{"image": {value}, "text": "dark"}}')
+    with pytest.raises(RunError, match="1 of 1 could not be read"):
+        ask(asks(TWO, {"shade": SHADE}), "in/t.jsonl", output="out.jsonl")
+    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert row["error"] == "image is not the path of a file"
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl", "-"])
+@pytest.mark.parametrize("text", [r"\ud83d", r"dark\udc80", r"\udfff\ud800"])
+def test_half_a_surrogate_pair_is_written_as_an_escape(text, output, predict_to, tmp_path):
+    """JSON has it, UTF-8 has not. A byte that is no UTF-8 stays that byte."""
+    (tmp_path / "in/t.jsonl").write_text(f'{{"image": "a.png", "label": "{text}"}}\n')
+    inputs = {"image": IMAGE, "label": Anything()}
+    predict_to(asks(inputs, {"shade": SHADE}), "in/t.jsonl", output)
+    if output != "-":
+        written = (tmp_path / output).read_bytes()
+        assert b"light" in written
+        assert text[-5:].encode() in written or b"\x80" in written
 
 
 @pytest.mark.parametrize(

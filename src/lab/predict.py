@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from lab.items import Item
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
+HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of surrogate pairs; the others stand for bytes of a file's name
 
 
 def main(cfg: DictConfig) -> None:
@@ -94,9 +96,7 @@ def check(cfg: DictConfig) -> None:
 def check_folder(folder: Path, output: str) -> None:
     """Raises UserError unless the folder of the outputs' files is new or empty."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        config.fail(
-            [f"output={output}: {folder} is not a folder for its files; choose another name."]
-        )
+        config.fail([f"output={output}: {folder} is not a folder for its files; choose another name."])
     if folder.exists() and any(folder.iterdir()):
         config.fail([f"output={output}: the folder {folder} is not empty; choose another name."])
 
@@ -235,12 +235,19 @@ def opened(output: str) -> TextIO:
 
 
 def cell(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else csv_cell(value) if isinstance(value, str) else value
+    return (
+        f"{value:.4f}" if isinstance(value, float) else csv_cell(encodable(value)) if isinstance(value, str) else value
+    )
+
+
+def encodable(text: str) -> str:
+    r"""Half a surrogate pair, which JSON may have and no encoding has, becomes \ud83d or the like."""
+    return HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def utf8(text: str) -> str:
     r"""A file's name need not be text: a byte that is not UTF-8 becomes \xe9 or the like."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return encodable(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def show(answers: Sequence[Answer], num: int, num_more: int, output: str) -> None:
