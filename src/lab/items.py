@@ -75,6 +75,8 @@ def _item(inputs: Mapping[str, Feature], row: dict[str, Any] | str, folder: Path
         value = row.get(name)
         if value is None or (feature.accept and value == ""):
             error = error or f"it has no {name}"
+        elif feature.accept and not isinstance(value, str):
+            error = error or f"{name} is not the path of a file"
         elif isinstance(value, str):
             cells[name] = str(folder / value) if feature.accept else value
         else:

@@ -133,7 +133,17 @@ class Feature(ABC):
         """The samples of a batch, left and right exchanged; None: they have no mirror image."""
         return None
 
+    @property
+    def about(self) -> str:
+        """A description in one line, such as "28 × 28 pixels"; "": its name says enough."""
+        return ""
+
     # as an output
+
+    @property
+    def is_file(self) -> bool:
+        """Whether an output is a file, and no columns of a table alone."""
+        return type(self).file is not Feature.file
 
     @property
     def choices(self) -> Sequence[str]:

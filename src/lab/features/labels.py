@@ -32,6 +32,10 @@ class ClassLabel(Feature):
         return len(self.class_names)
 
     @property
+    def about(self) -> str:
+        return f"{self.num_classes} classes"
+
+    @property
     def choices(self) -> list[str]:
         return self.class_names
 

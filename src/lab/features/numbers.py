@@ -31,6 +31,10 @@ class Numbers(Feature):
     def size(self) -> int:
         return len(self.names)
 
+    @property
+    def about(self) -> str:
+        return ", ".join(self.names)
+
     def columns(self, name: str) -> list[str]:
         return self.names
 
