@@ -116,10 +116,10 @@ PROOFS = Path(__file__).parent / "contracts/fork"  # packages that are installed
 
 @pytest.fixture(scope="session")
 def lab_in() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The `lab` command in a folder, with the packages that are installed there, and the proofs."""
+    """The `lab` command in a folder, with the packages of that folder, of PYTHONPATH, and the proofs."""
 
     def lab_in(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join(map(str, (PROOFS, folder)))
+        path = os.pathsep.join(filter(None, (str(PROOFS), str(folder), os.environ.get("PYTHONPATH"))))
         return forked.run([str(LAB), *words], folder, {**os.environ, **(env or {}), "PYTHONPATH": path}, timeout=300)
 
     return lab_in

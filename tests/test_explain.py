@@ -345,6 +345,16 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
         ("input_entries", ["image", "label"], "Only answers to one input are explained; here are 2: image, label."),
         ("input_entries", ["label"], "There is no method yet that explains answers to class inputs."),
         ("input_entries", ["index"], "Only answers to one input are explained; here are 0."),
+        (
+            "input_entries",
+            ["image", "index"],
+            "Only answers to one entry of a batch are explained; here are 2: image, index.",
+        ),
+        (
+            "input_entries",
+            ["image", "mask"],
+            "Only answers to one entry of a batch are explained; here are 2: image, mask.",
+        ),
     ],
 )
 def test_what_is_not_explained_is_refused_in_a_sentence(part, value, said, mlp, monkeypatch):

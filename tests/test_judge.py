@@ -1,43 +1,25 @@
-"""A finished run that teaches another: a task of a fork, defined here, learns the teacher's logits."""
+"""A finished run that teaches another: a task of a fork learns the teacher's logits."""
 
 import copy
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-import torch.nn.functional as F
+from conftest import PROOFS
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
 
 from lab import check, checkpoints, config, paths, resume, run, train
 from lab.errors import UserError
 from lab.judge import Judge
-from lab.tasks.classification import Classification
-
-
-class Distillation(Classification):
-    def __init__(self, teacher: str | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.teacher = Judge(teacher) if teacher else None
-
-    def step(self, batch, metrics):
-        logits = self(batch)
-        metrics.update(logits.detach().clone(), batch["label"])
-        other = self.teacher.logits(batch)
-        return F.kl_div(logits.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
 @pytest.fixture(autouse=True)
-def task(monkeypatch):
-    """The task's name is one that a config may call, as that of a file in a fork's `lab/tasks` is."""
-    module = ModuleType("lab.tasks.distillation")
-    module.Distillation = Distillation
-    monkeypatch.setattr(Distillation, "__module__", module.__name__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+def installed(monkeypatch):
+    """The package with the task `proofs.distillation.Distillation`."""
+    monkeypatch.syspath_prepend(PROOFS)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +36,7 @@ def teacher(finished, tmp_path):
 
 
 def words(teacher):
-    return "task._target_=lab.tasks.distillation.Distillation", f"+task.teacher={teacher}", "monitor.metric=val/loss"
+    return "task._target_=proofs.distillation.Distillation", f"+task.teacher={teacher}", "monitor.metric=val/loss"
 
 
 MIN = "monitor.mode=min"
@@ -81,14 +63,14 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     _, data, task = run.load(tmp_path / "whole")
     data.setup()
     (batch,) = [data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(data.splits["test"]))))]
-    expected = task.step(batch, task.deferred["test"]).item()
+    expected = task.step(batch, "test").loss.item()
     assert json.loads((tmp_path / "whole/results.json").read_text())["test"]["test/loss"] == pytest.approx(expected)
 
     (teacher / "best.ckpt").write_bytes((tmp_path / "whole/best.ckpt").read_bytes())  # another run's
     _, _, again = run.load(tmp_path / "whole")
     assert task(batch).equal(again(batch)), "the net answers without its teacher"
     with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started") as error:
-        again.step(batch, again.deferred["test"])
+        again.step(batch, "test")
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(UserError, match="task.teacher=.*other weights"):
         resumed(tmp_path / "whole", "trainer.max_epochs=3")
@@ -127,7 +109,8 @@ class TestJudge:
         batch = data.on_after_batch_transfer({"image": images})
         assert judge.prepare({"image": images})["image"].equal(batch["image"])
         assert judge.logits(batch).equal(task(batch))
-        assert judge(batch).equal(task.predict_step(batch, 0))
+        assert judge(batch).keys() == {"class"}
+        assert judge(batch)["class"].equal(task.predict_step(batch, 0)["class"])
         assert judge.facts == data.facts
 
     def test_it_is_exact_within_mixed_precision(self, judge, images):
@@ -190,9 +173,9 @@ def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teache
 @pytest.mark.parametrize(
     ("words", "differ"),
     [
-        (["data.image_size=16"], "image_size 32 and not 16"),
-        (["data=cifar10"], "num_channels 1 and not 3"),
-        (["experiment=sentiment"], "inputs images and not texts"),
+        (["data.image_size=16"], "image_size is 32 in the judge, 16 here"),
+        (["data=cifar10"], "num_channels is 1 in the judge, 3 here"),
+        (["experiment=sentiment"], "image is missing"),
     ],
 )
 def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):

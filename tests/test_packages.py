@@ -102,6 +102,16 @@ def test_every_list_of_options_has_its_own(mine):
     assert cfg.net.options._target_ == "mine.nets.deep.linear.Options", "an annotation names the class"
 
 
+@pytest.mark.parametrize("names", [("", "{place}"), ("{place}", "{place}/../site"), (".", "{place}", "{place}/.")])
+def test_a_folder_with_two_names_on_the_path_is_one(tmp_path, monkeypatch, names):
+    """As of a package without __init__.py, under `python -m pytest`."""
+    place = install(tmp_path / "site", "mine", {"conf/net/mine.yaml": "_target_: mine.Net", "net.py": ""})
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*(name.format(place=place) for name in names), *sys.path])
+    assert packages.packages()["mine"] == (place / "mine",)
+    assert config.compose("train", ["experiment=digits", "net=mine"]).net._target_ == "mine.Net"
+
+
 def test_a_new_group_is_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(install(tmp_path, "mine", {"__init__.py": "", "conf/judge/x.yaml": "a: 1"}))
     assert config.is_group("judge")

@@ -1,5 +1,6 @@
 """What a text is cut into, and words that are dropped in training."""
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ from tokenizers import Tokenizer, models
 
 from lab import run
 from lab.data.text import Ragged, WordDropout, emoji_names
+from lab.errors import UserError
 from lab.features import tokens
+from lab.features.text import Text
 
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]
 
@@ -50,6 +53,33 @@ class TestTokens:
     def test_the_same_texts_make_the_same_tokens(self, kind):
         texts = list(emoji_names()["🐶"].values()) * 2 + TEXTS
         assert len({tokens.train(texts, kind, 60, 1, 64) for _ in range(5)}) == 1
+
+
+def without_unknown(own):
+    own["model"]["unk_token"] = None
+
+
+def of_another_name(own):
+    own["model"]["unk_token"] = "nobody"
+
+
+def without_end(own):
+    own["model"]["vocab"] = {"other" if name == "</s>" else name: i for name, i in own["model"]["vocab"].items()}
+    own["added_tokens"] = own["added_tokens"][:2]
+
+
+@pytest.mark.parametrize("kind", ["characters", "words", "subwords"])
+@pytest.mark.parametrize(
+    "spoil",
+    [without_unknown, of_another_name, without_end, lambda own: own.pop("added_tokens"), lambda own: own.pop("model")],
+)
+def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
+    own = json.loads(tokens.train(["a b", "c"], kind, 50, 1, 9))
+    spoil(own)
+    for build in (tokens.Tokens, lambda content: Text(content, 9).facts(), lambda content: Text(content, 9).example()):
+        with pytest.raises(UserError, match="^data: the tokenizer is damaged ") as error:
+            build(json.dumps(own))
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_decoding_stops_at_the_end():

@@ -136,7 +136,7 @@ def _differences(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> I
             continue
         was, now = feature.facts(), own[name].facts()
         for fact in feature.changes(own[name]) if type(feature) is type(own[name]) else ():
-            yield f"{fact} {_short(was[fact])} and not {_short(now[fact])}"
+            yield f"{fact} is {_short(was[fact])} in the judge, {_short(now[fact])} here"
         if type(feature) is not type(own[name]):
             yield f"{name} is of another type"
 

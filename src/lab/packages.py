@@ -136,7 +136,8 @@ def _folders(name: str, entry_points: str) -> tuple[Path, ...]:
     if top in RESERVED:
         raise refuse(f"{name} is not a package of your own")
     spec = find_spec(top)
-    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    # a namespace package has a folder twice where sys.path has two names of it, such as "" and the working directory
+    folders = list(dict.fromkeys(Path(folder).resolve() for folder in (spec and spec.submodule_search_locations) or ()))
     there = spec is not None
     for part in rest:
         there = has_module(tuple(folders), part)

@@ -4,7 +4,10 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +113,13 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        if package := missing_package(about):
+            raise UserError(
+                f"error: model={path}: it takes the package {package}, which is not installed."
+            ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(about["inputs"]), unpack(about["outputs"])
-        asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs) or NO_GRADIENTS)
+        entries = [entry.name for entry in session.get_inputs()]
+        asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs, entries) or NO_GRADIENTS)
         (answer, _) = asked.answers([asked.example()] * 2, (0, 1))
         asked.rows(answer, asked.example(), 1)
     except Exception as error:  # onnxruntime's own have no base class
@@ -121,6 +129,15 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
             f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
         ) from error
     return asked
+
+
+def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
+    """A package that defines one of the features in a file's metadata and is not installed; "": there is none."""
+    for feature in chain(about["inputs"].values(), about["outputs"].values()):
+        package = str(feature["_target_"]).partition(".")[0]
+        if package.isidentifier() and find_spec(package) is None:
+            return package
+    return ""
 
 
 def of_run(folder: str, accelerator: Any) -> Predictor:
@@ -159,12 +176,15 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
         exact = {name: made[name].float() if made[name].is_floating_point() else made[name] for name in entries}
         return {name: values.cpu().numpy() for name, values in exact.items()}
 
+    @cache
+    def own_net() -> torch.nn.Module:
+        return copy.deepcopy(task.net)  # a copy is not compiled, and another thread may use the net
+
     def explain(sample: Sample) -> str:
         """By integrated gradients."""
         (feature,) = inputs.values()
         kind = explainer(feature)
-        method = kind.methods(feature)["integrated_gradients"]
-        net = copy.deepcopy(task.net)  # a copy is not compiled, and another thread may use the net
+        method, net = kind.methods(feature)["integrated_gradients"], own_net()
         x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[feature.entries[0]]
         with precision.forward_context():
             with torch.no_grad():
@@ -172,7 +192,7 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
             (values,) = method(net, x, target)
         return kind.html(feature, sample[feature.entries[0]], values.detach())
 
-    why = unexplained(inputs, outputs)
+    why = unexplained(inputs, outputs, task.input_entries)
     return Predictor(inputs, outputs, predict, None if why else explain, why)
 
 
@@ -192,14 +212,23 @@ def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
     return []
 
 
-def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature]) -> str:
-    """Why predictions are not attributed to the inputs, in a sentence; "": they are."""
+def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], entries: Iterable[str]) -> str:
+    """Why predictions are not attributed to the inputs, in a sentence; "": they are.
+
+    Args:
+        inputs: by name.
+        outputs: by name.
+        entries: that the net gets.
+    """
     if len(outputs) != 1 or not next(iter(outputs.values())).choices:
         return "Only the answers of a classifier are explained."
     if len(inputs) != 1:
         names = f": {', '.join(inputs)}" if inputs else ""
         return f"Only answers to one input are explained; here are {len(inputs)}{names}."
     (feature,) = inputs.values()
+    entries = list(entries)
+    if entries != list(feature.entries) or len(entries) != 1:
+        return f"Only answers to one entry of a batch are explained; here are {len(entries)}: {', '.join(entries)}."
     return "" if feature.explainer else f"There is no method yet that explains answers to {feature.item} inputs."
 
 

@@ -1,6 +1,7 @@
 """docs/extending.md as files: what a reader of the page writes and installs."""
 
 import re
+import tomllib
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
@@ -16,6 +17,7 @@ def install(folder: Path) -> None:
             path = folder / name.removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
-    project = (folder / "pyproject.toml").read_text().partition('[project.entry-points."lab.packages"]')[2]
+    (name, package), *_ = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"].items()
     (folder / "mylab-0.1.dist-info").mkdir()
-    (folder / "mylab-0.1.dist-info/entry_points.txt").write_text(f"[lab.packages]{project.replace(chr(34), '')}")
+    lines = [f"[{name}]", *(f"{key} = {value}" for key, value in package.items())]
+    (folder / "mylab-0.1.dist-info/entry_points.txt").write_text("\n".join(lines))

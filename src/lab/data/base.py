@@ -129,8 +129,8 @@ class Data(L.LightningDataModule):
     * A split is a `Batches`, and each of its batches is a `Batch`. Where it has `length`, batches group samples of
       similar length; `tokens_per_batch` then may replace `batch_size`.
     * `on_after_batch_transfer` makes what the net gets: it casts, normalises and augments on the device. It also works
-      without a trainer, and for a batch that has the inputs' entries alone, as in predictions and exported files; it
-      then must not augment.
+      without a trainer, and then must not augment. A batch may have the entries of some features alone, for the task
+      decides which of them are its inputs.
     * An argument `root` is where files are; it may be relative, and a run's config has it absolute.
     * `show` and `figures` may show samples.
 

@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
     run.settle(saved)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
-    if why := unexplained(inputs, task.outputs):
+    if why := unexplained(inputs, task.outputs, task.input_entries):
         raise UserError(f"error: run={cfg.run}: {why}")
     ((feature,), (output,)) = inputs.values(), task.outputs.values()
     kind = explainer(feature)

@@ -55,6 +55,10 @@ class Image(Feature):
     def entries(self) -> tuple[str, ...]:
         return (self.entry,)
 
+    @property
+    def about(self) -> str:
+        return f"{self.image_size} × {self.image_size} pixels"
+
     def changes(self, now: Self) -> list[str]:
         """The statistics may change: a run keeps its own."""
         return [name for name in super().changes(now) if name not in self.qualified_fact_names]

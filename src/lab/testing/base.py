@@ -66,9 +66,9 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 _data: dict[tuple[str, int], Data] = {}  # by config and seed
 
 
-def build(cfg: DictConfig, data: Data) -> Any:
-    """The task of a config, with the weights that its seed draws."""
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
+def build(cfg: DictConfig, data: Data, weights: int = 0) -> Any:
+    """The task of a config, with the weights that a seed draws; the task's own draws have that of the config."""
+    L.seed_everything(weights, workers=True, verbose=False)
     task: Any = run.build_task(cfg, data.facts)
     run.init_from_data(task, data)
     return task

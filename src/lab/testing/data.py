@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_epoch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from lab import run
@@ -20,7 +21,7 @@ STAGES = ("train", "val", "test")
 
 
 class DataContract(Contract):
-    """What every data module does. The tiny version needs 13 training samples or more.
+    """The properties of every data module. The tiny version needs 13 training samples or more.
 
         class TestMine(DataContract):
             config = ["experiment=mine", "data.tiny=true"]
@@ -83,7 +84,9 @@ class DataContract(Contract):
     def test_splits_depend_on_the_split_seed_alone(self, data: Data, overrides: Sequence[str]) -> None:
         assert run.read_data(compose(*overrides, "seed=7")).facts == data.facts
         if data.names:  # some are drawn
-            other = run.read_data(compose(*overrides, f"data.split_seed={data.split_seed + 1}"))
+            cfg = compose(*overrides)
+            OmegaConf.update(cfg, "data.split_seed", data.split_seed + 1, force_add=True)
+            other = run.read_data(cfg)
             assert other.facts.fingerprint != data.facts.fingerprint
 
     def test_facts_are_plain_values(self, data: Data) -> None:
@@ -96,8 +99,8 @@ class DataContract(Contract):
         assert len(set(entries)) == len(entries), "two features have the same entry"
         assert not set(entries) - set(next(iter(data.test_dataloader())))
 
-    def test_a_batch_of_one_input_alone_becomes_what_the_net_gets(self, data: Data) -> None:
-        """As it comes out of a file in predictions and in an exported model."""
+    def test_a_batch_of_one_feature_alone_becomes_what_the_net_gets(self, data: Data) -> None:
+        """The task decides which features are its inputs; predictions and exported models have these alone."""
         whole = next(iter(data.test_dataloader()))
         for feature in data.facts.features.values():
             batch = {name: whole[name] for name in feature.entries}

@@ -3,20 +3,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from lab.errors import UserError
-from lab.features.base import Feature, pack, stack, unpack
+from lab.features.base import Feature, Sample, pack, stack, unpack
 
 GARBAGE = (b"", b"\x00\xff\xfe garbage \x80", b"%PDF-1.4")
 
 
 class FeatureContract:
-    """What every feature does.
+    """The properties of every feature.
 
         class TestMine(FeatureContract):
             feature = Image(num_channels=3, image_size=8, mean=[0.5] * 3, std=[0.5] * 3)
@@ -103,12 +103,15 @@ class FeatureContract:
 
     def test_answers_are_rows_of_plain_values(self, feature: Feature) -> None:
         for i, sample in enumerate(self.samples):
-            found = feature.rows("mine", sample, self.inputs[i] if self.inputs else {}, 3)
-            assert found or feature.file(sample), "neither columns nor a file"
-            for row in found:
-                assert all(isinstance(column, str) for column in row)
-                assert json.loads(json.dumps(row)) == row
-            assert isinstance(feature.html(sample), str)
+            assert_shown(feature, "mine", sample, self.inputs[i] if self.inputs else {})
+
+    def test_html_shows_names_as_text(self, feature: Any) -> None:
+        """Names come from files of others, such as the header of a table."""
+        names = {f.name: getattr(feature, f.name) for f in fields(feature)}
+        texts = {k: v for k, v in names.items() if isinstance(v, list) and v and isinstance(v[0], str)}
+        hostile = replace(feature, **{k: [f'{each}<b>&"' for each in v] for k, v in texts.items()})
+        for sample in self.samples:
+            assert "<b>" not in hostile.html(sample)
 
     def test_an_answer_does_not_differ_from_itself(self, feature: Feature) -> None:
         if not self.samples:
@@ -120,6 +123,20 @@ class FeatureContract:
     def test_it_imports_no_torch(self, feature: Feature) -> None:
         code = f"import sys, {type(feature).__module__}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], env=_path(), check=False).returncode == 0
+
+
+def assert_shown(feature: Feature, name: str, sample: Sample, inputs: Sample) -> None:
+    """An output has columns of plain values or a file, and HTML."""
+    rows, file = feature.rows(name, sample, inputs, 3), feature.file(sample)
+    assert rows or file, "neither columns nor a file"
+    for row in rows:
+        assert all(isinstance(column, str) for column in row)
+        assert json.loads(json.dumps(row)) == row
+    if file:
+        suffix, content = file
+        assert suffix.startswith(".")
+        assert isinstance(content, bytes)
+    assert isinstance(feature.html(sample), str)
 
 
 def _path() -> dict[str, str]:

@@ -1,4 +1,4 @@
-import math
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,25 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab import checkpoints, run, train
 from lab.data.base import Batch, Data
 from lab.features.labels import ClassLabel
-from lab.testing.base import Contract, build, compose, learned, perturbed, rows, take, tensors
+from lab.tasks.base import Step
+from lab.testing.base import Contract, build, compose, learned, perturbed, rows, take
+from lab.testing.features import assert_shown
 
 NUM = 6  # samples
 
 
 class TaskContract(Contract):
-    """What every task does; and what a classifier does, for a task whose outputs are classes.
+    """The properties of every task.
 
-    class TestMine(TaskContract):
-        config = ["experiment=mine", "data.tiny=true"]
+        class TestMine(TaskContract):
+            config = ["experiment=mine", "data.tiny=true"]
+
+    The validation split needs six samples or more.
     """
 
     @pytest.fixture
@@ -32,33 +36,25 @@ class TaskContract(Contract):
         split = data.splits["val"]
         return rows(split, data, range(0, len(split), max(1, len(split) // NUM))[:NUM])
 
-    @pytest.fixture
-    def classifier(self, task: Any) -> Any:
-        if num_classes(task) is None:
-            pytest.skip("its outputs are no classes")
-        return task
-
-    # every task
-
     def test_a_step_is_differentiable_in_every_parameter(self, task: Any, batch: Batch) -> None:
         perturbed(task)
         step = task.step(batch, "train")
-        loss, parts = step.loss, step.parts
-        assert loss.ndim == 0
-        assert loss.isfinite()
-        assert all(part.ndim == 0 and part.isfinite() for part in parts.values())
-        each = [parts[name] for name in optimizers(task) if name]
-        (torch.stack(each).sum() if each else loss).backward()
-        assert not [name for name, p in learned(task).items() if p.grad is None or not p.grad.any()]
+        assert all(scalar.ndim == 0 and scalar.isfinite() for scalar in (step.loss, *step.parts.values()))
+        for name, parameters in optimizers(task).items():
+            loss = step.parts[name] if name else step.loss
+            found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+            assert not [key for key, each in zip(parameters, found, strict=True) if each is None or not each.any()]
 
     def test_a_loss_is_the_mean_of_as_many_terms_as_size_counts(self, task: Any, batch: Batch) -> None:
         task.eval()
         halves = [take(batch, slice(0, NUM // 2)), take(batch, slice(NUM // 2, NUM))]
         with torch.no_grad():
-            losses = torch.stack([task.step(half, "val").loss for half in halves])
-            whole = task.step(batch, "val").loss
+            each = [scalars(task.step(half, "val")) for half in halves]
+            whole = scalars(task.step(batch, "val"))
         sizes = torch.tensor([float(task.size(half)) for half in halves])
-        torch.testing.assert_close((losses * sizes).sum() / sizes.sum(), whole, atol=1e-5, rtol=1e-4)
+        for name, expected in whole.items():
+            mean = (torch.stack([values[name] for values in each]) * sizes).sum() / sizes.sum()
+            torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4, msg=f"{name}: {mean}, not {expected}")
 
     def test_outputs_have_a_row_for_each_sample(self, task: Any, batch: Batch) -> None:
         for stage in ("train", "val", "test"):
@@ -85,23 +81,33 @@ class TaskContract(Contract):
             assert one.parts.keys() == other.parts.keys()
             assert one.outputs.keys() == other.outputs.keys()
 
-    def test_predictions_have_a_row_for_each_sample_and_need_no_target(self, task: Any, batch: Batch) -> None:
-        task.eval()
-        wanted = {name: batch[name] for name in task.input_entries}
-        with torch.no_grad():
-            whole, some = (tensors(task.predict_step(b, 0)) for b in (wanted, take(wanted, [3, 1])))
-        for one, every in zip(some, whole, strict=True):
-            torch.testing.assert_close(one, every[[3, 1]], atol=1e-4, rtol=1e-4)
-            assert len(every) == NUM
+    def test_answers_have_a_row_for_each_sample_and_need_no_target(self, task: Any, batch: Batch) -> None:
+        whole, some = answer(task, batch), answer(task, take(batch, [3, 1]))
+        assert whole.keys() == some.keys()
+        for name, values in some.items():
+            torch.testing.assert_close(values, whole[name][[3, 1]], atol=1e-4, rtol=1e-4)
+            assert len(whole[name]) == NUM
+
+    def test_answers_are_the_entries_of_the_outputs(self, task: Any, batch: Batch) -> None:
+        entries = [entry for feature in task.outputs.values() for entry in feature.entries]
+        assert len(set(entries)) == len(entries), "two outputs have the same entry"
+        assert "index" not in entries
+        assert answer(task, batch).keys() == set(entries)
+
+    def test_answers_can_be_shown(self, task: Any, data: Data, batch: Batch) -> None:
+        made = answer(task, batch)
+        items = data.splits["val"].__getitems__(batch["index"].tolist())
+        for i, (name, feature) in itertools.product(range(NUM), task.outputs.items()):
+            sample = {entry: made[entry][i].numpy() for entry in feature.entries}
+            assert_shown(feature, name, sample, {entry: values[i].numpy() for entry, values in items.items()})
 
     def test_each_parameter_has_one_optimizer(self, task: Any) -> None:
-        every = [id(p) for named in optimizers(task).values() for _, p in named]
-        assert len(every) == len(set(every))
-        assert set(every) <= {id(p) for p in learned(task).values()}
+        every = [id(p) for parameters in optimizers(task).values() for p in parameters.values()]
+        assert len(every) == len(set(every)), "two optimizers have the same parameter"
+        assert set(every) == {id(p) for p in learned(task).values()}
 
     def test_weights_round_trip(self, cfg: DictConfig, data: Data, task: Any, batch: Batch) -> None:
-        cfg.seed += 1
-        other = build(cfg, data)
+        other = build(cfg, data, weights=1)
         other.load_state_dict(task.state_dict())
         with torch.no_grad():
             losses = [each.eval().step(batch, "val").loss for each in (task, other)]
@@ -120,32 +126,38 @@ class TaskContract(Contract):
         for name in ("state_dict", "optimizer_states"):
             assert same(whole[name], parts[name]), name
 
-    # classifiers only
 
-    def test_the_first_loss_of_a_classifier_is_that_of_a_guess(self, classifier: Any, batch: Batch) -> None:
-        loss = classifier.eval().step(batch, "val").loss
-        assert loss.item() == pytest.approx(math.log(num_classes(classifier) or 0), abs=0.3)
+class ClassifierContract(TaskContract):
+    """The properties of a task whose one output is the probabilities of classes."""
 
-    def test_checkpoints_of_a_classifier_hold_the_nets_weights_and_nothing_else(self, classifier: Any) -> None:
-        assert set(classifier.state_dict()) == {f"net.{name}" for name in classifier.net.state_dict()}
+    def test_checkpoints_hold_the_nets_weights_and_nothing_else(self, task: Any) -> None:
+        assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
 
-    def test_a_classifier_predicts_probabilities(self, classifier: Any, batch: Batch) -> None:
-        with torch.no_grad():
-            (probability,) = tensors(classifier.eval().predict_step(batch, 0))
-        assert probability.shape == (NUM, num_classes(classifier))
+    def test_it_predicts_probabilities(self, task: Any, batch: Batch) -> None:
+        (feature,) = task.outputs.values()
+        assert isinstance(feature, ClassLabel)
+        probability = answer(task, batch)[feature.entry]
+        assert probability.shape == (NUM, feature.num_classes)
+        assert probability.min() >= 0
         torch.testing.assert_close(probability.sum(-1), torch.ones(NUM))
 
 
-def num_classes(task: Any) -> int | None:
-    """Of a classifier; None: its outputs are no classes."""
-    return next((f.num_classes for f in task.outputs.values() if isinstance(f, ClassLabel)), None)
+def answer(task: Any, batch: Batch) -> dict[str, Tensor]:
+    """The answers for the inputs of a batch; a task without outputs has none."""
+    if not task.outputs:
+        return {}
+    with torch.no_grad():
+        made: dict[str, Tensor] = task.eval().predict_step({name: batch[name] for name in task.input_entries}, 0)
+    return made
 
 
-def optimizers(task: Any) -> dict[str, list[tuple[str, Any]]]:
-    """The named parameters of each optimizer."""
-    if hasattr(task, "parameters_of"):
-        return {name: list(named) for name, named in task.parameters_of().items()}
-    return {"": [(name, p) for name, p in task.named_parameters() if p.requires_grad]}
+def scalars(step: Step) -> dict[str, Tensor]:
+    return {"loss": step.loss} | step.parts
+
+
+def optimizers(task: Any) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters of each optimizer by name."""
+    return {name: dict(named) for name, named in task.parameters_of().items()}
 
 
 def same(one: Any, other: Any) -> bool:

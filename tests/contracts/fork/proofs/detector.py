@@ -1,12 +1,9 @@
 """A detector of bright rectangles: ragged targets, and boxes in the pixels of the original picture."""
 
-import io
 import json
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -16,62 +13,10 @@ from torchmetrics import Metric, MetricCollection
 from lab.data.base import Batches, Data, Tensors
 from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
-from lab.errors import UserError
-from lab.features.base import Feature, Row, Sample
-from lab.features.image import Image
+from lab.features.base import Feature
 from lab.figures.images import images
 from lab.tasks.base import Batch, Stage, Step, Task
-
-
-@dataclass(frozen=True)
-class Photo(Image):
-    """A picture squeezed into a square, and its own size: `original` (2,) float32, height and width in pixels."""
-
-    @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry, "original")
-
-    def decode(self, content: bytes, max_megapixels: float) -> Sample:
-        try:
-            picture = PIL.Image.open(io.BytesIO(content)).convert("L")
-        except (OSError, ValueError) as error:
-            raise UserError("It is not a picture.") from error
-        small = np.array(picture.resize((self.image_size, self.image_size)))[None]
-        return {self.entry: small, "original": np.array([picture.height, picture.width], np.float32)}
-
-    def read(self, items: Any) -> tuple[list[Sample], list[str]]:
-        samples, errors = [], []
-        for path in items:
-            try:
-                samples.append(self.decode(open(path, "rb").read(), np.inf))  # noqa: SIM115
-                errors.append("")
-            except (OSError, UserError) as error:
-                errors.append(str(error))
-        return samples, errors
-
-    def example(self) -> Sample:
-        return super().example() | {"original": np.ones(2, np.float32)}
-
-
-@dataclass(frozen=True)
-class Boxes(Feature):
-    """(N, 4) corners x0, y0, x1, y1 in [0, 1] of each picture's side; `box_label` (N,) is 0, or -1: there is none."""
-
-    max_boxes: int
-    prefix: str = ""
-
-    fact_names = ("max_boxes",)
-
-    @property
-    def entries(self) -> tuple[str, ...]:
-        return (f"{self.prefix}boxes", f"{self.prefix}box_label")
-
-    def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
-        """The boxes in pixels of the original picture."""
-        boxes, label = (sample[entry] for entry in self.entries)
-        height, width = inputs["original"]
-        kept = (boxes[label >= 0] * [width, height, width, height]).round(1)
-        return [{name: json.dumps(kept.tolist())}]
+from proofs.features import Boxes, Photo
 
 
 class Rectangles(Data):
@@ -96,7 +41,7 @@ class Rectangles(Data):
         return {name: everything.subset(index) for name, index in parts.items()}, facts
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        return batch | {"image": batch["image"].float() / 255}
+        return batch | {"image": batch["image"].float() / 255} if "image" in batch else batch
 
 
 def _picture(random: np.random.Generator, size: int) -> dict[str, np.ndarray]:

@@ -25,7 +25,8 @@ class DigitsAndWords(Data):
     features: ClassVar = {"image": Image, "text": Text, "label": ClassLabel}
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
-        digits = Digits(image_size=8, val_fraction=0.2, test_fraction=0.2, batch_size=1, tiny=self.tiny)
+        drawn = {"split_seed": self.split_seed, "cv": self.cv, "fold": self.fold}
+        digits = Digits(image_size=8, val_fraction=0.2, test_fraction=0.2, batch_size=1, tiny=self.tiny, **drawn)
         splits, classes = digits.read_splits()
         content = train(WORDS, "words", 10, 1, 8)
         tokens, read, contents = Tokens(content), {}, {}
@@ -36,13 +37,13 @@ class DigitsAndWords(Data):
             words = Ragged.of(tokens.encode([WORDS[i] for i in which.tolist()]))
             read[name] = Texts({"token": words}, {"image": image, "label": label})
             contents[name] = [digest(x.tobytes(), WORDS[i].encode()) for x, i in zip(image.numpy(), which, strict=True)]
-        self.names = {name: list(map(str, range(len(split)))) for name, split in read.items()}
+        self.names = digits.names
         self.report.describe(contents, self.names)
-        features: ClassVar = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
+        features = {"image": Image(1, 8), "text": Text(content, 8), "label": ClassLabel(classes)}
         return read, Facts(features, {name: len(split) for name, split in read.items()}, fingerprint(contents))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
-        return batch | {"image": batch["image"].float() / 255}
+        return batch | {"image": batch["image"].float() / 255} if "image" in batch else batch
 
 
 class BagOfWords(nn.Module):

@@ -30,9 +30,9 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     def __init__(self, num_channels: int, image_size: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(num_channels * image_size**2, 64), nn.SiLU(), nn.Linear(64, 1)
-        )
+        size = num_channels * image_size**2
+        # a last bias would change no difference of scores
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, 64), nn.SiLU(), nn.Linear(64, 1, bias=False))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B,) score."""
@@ -46,7 +46,10 @@ class Pair(nn.Module):
 
 
 class WGAN(Task):
-    """Two losses, each of one optimizer: `generator` and `critic`; that of the critic has a gradient penalty."""
+    """Two losses, each of one optimizer: `generator` and `critic`; the critic's has a gradient penalty in training.
+
+    The loss that is reported is the distance of generated from real images, as the critic estimates it.
+    """
 
     def __init__(
         self, num_channels: int, image_size: int, image_mean: list[float], image_std: list[float],
@@ -77,7 +80,7 @@ class WGAN(Task):
             between = (share * real + (1 - share) * fake.detach()).requires_grad_()
             (slope,) = torch.autograd.grad(self.net.critic(between).sum(), between, create_graph=True)
             parts["critic"] = critic + self.penalty * (slope.flatten(1).norm(dim=1) - 1).square().mean()
-        return Step(critic.detach().abs(), parts)
+        return Step(-critic.detach(), parts)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """(B, C, H, W) pictures in [0, 1]."""
