@@ -10,8 +10,10 @@ import torch
 from conftest import PROOFS
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
+from torch import nn
 
 from lab import check, checkpoints, config, paths, resume, run, train
+from lab import judge as judge_module
 from lab.errors import UserError
 from lab.judge import Judge
 
@@ -135,6 +137,7 @@ class TestJudge:
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
+        judge_module._load.cache_clear()
         judge = Judge(finished / "teacher")
         judge.prepare({"image": images})
         assert torch.rand(3).equal(expected)
@@ -145,6 +148,53 @@ class TestJudge:
         assert list(holder.state_dict()) == ["weight", "bias"]
         assert len(list(holder.train().modules())) == 1
         assert copy.deepcopy(holder).judge is judge
+
+
+class Several(nn.Module):
+    """Judges in every place."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folders, self.listed, self.named = folder, [Judge(folder)], {"a": (Judge(str(folder)),)}
+        self.closed = (lambda judge: lambda batch: judge(batch))(Judge(folder))
+
+    def ask(self, batch):
+        return [self.listed[0], self.named["a"][0], self.closed, Judge(self.folders)]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
+    cfg = judged(teacher)
+    (tmp_path / "run").mkdir()
+    stamp = {"judges": {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}}
+    for stamped in (tmp_path / "none", tmp_path / "run"):  # a run that begins, and one that was started before
+        judge_module.expect(cfg, stamped)
+        task, batch = Several(teacher), {"image": torch.zeros(1, 1, 32, 32)}
+        task.ask(batch)[place](batch)
+        content = (teacher / "best.ckpt").read_bytes()
+        (teacher / "best.ckpt").write_bytes(content[:-1] + b"x")
+        task = Several(teacher)
+        with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started"):
+            task.ask(batch)[place](batch)
+        (teacher / "best.ckpt").write_bytes(content)
+        (tmp_path / "run/stamp.json").write_text(json.dumps({"overrides": []} | stamp))
+
+
+def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch):
+    judge_module._load.cache_clear()
+    loaded, load = [], run.load
+    monkeypatch.setattr(run, "load", lambda folder: loaded.append(folder) or load(folder))
+    _, task = train.parts(judged(finished / "teacher"), None)
+    assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
+    assert loaded == [finished / "teacher"]
+
+
+@pytest.mark.parametrize(("more", "warns"), [([], False), (["data.split_seed=7"], True)])
+def test_other_statistics_are_warned_of(more, warns, finished, capsys):
+    train.parts(judged(finished / "teacher", *more), None)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: task.teacher=")]
+    assert len(said) == warns
+    assert all("its image_mean and image_std differ from this data's: it needs batches" in line for line in said)
 
 
 def judged(teacher, *more):

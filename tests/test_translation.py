@@ -296,6 +296,24 @@ def test_a_runs_own_texts_stay_whatever_its_data_becomes():
         assert (again.found.features["target"].max_length == 99) is (facts is not None)
 
 
+@pytest.mark.parametrize("max_length", [128, 5])
+@pytest.mark.parametrize("was_shared", [True, False])
+@pytest.mark.parametrize("kind", ["words", "subwords"])
+def test_two_vocabularies_of_another_run_are_not_shared(kind, was_shared, max_length):
+    settings = SMALL | {"tokens": kind, "tiny": True}
+    before = EmojiTranslations("en", "de", **settings, shared_vocabulary=was_shared)
+    before.setup()
+    data = EmojiTranslations("en", "de", **settings, shared_vocabulary=True, max_length=max_length)
+    data.inherited = before.facts
+    if was_shared:
+        data.setup()
+        text, target = (data.facts.features[name] for name in ("text", "target"))
+        assert text.tokenizer == target.tokenizer
+    else:
+        with pytest.raises(UserError, match="^data.shared_vocabulary: the run .* has two vocabularies; leave it out.$"):
+            data.setup()
+
+
 @pytest.mark.parametrize("tokens_per_batch", [None, 400])
 def test_batches_of_pairs_are_of_about_one_length_on_both_sides(tokens_per_batch):
     length = torch.randint(3, 13, (4000, 2), generator=torch.Generator().manual_seed(0))

@@ -298,6 +298,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     own = cfg.copy()
     for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
         OmegaConf.update(own.net, key, None)
+    judge.expect(cfg, folder)
     try:
         task = build_task(own, data.facts)
     except InstantiationException as error:
@@ -305,7 +306,6 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
             f"error: {folder}: its net can't be built from {CONFIG} and {FACTS}: {one_line(error.__cause__ or error)}"
         ) from error
     restore(task, folder)
-    judge.bind(task, cfg, folder)
     return cfg, data, task.eval()
 
 
