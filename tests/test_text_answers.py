@@ -182,7 +182,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_attributions_of_a_sum_are_its_parts(method):
     torch.manual_seed(0)
-    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))[method]
+    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
     net = Sum()
     token = torch.tensor([[4, 5, UNKNOWN, END, 0]])
     weight = net.embedding.weight.detach()
@@ -199,7 +199,9 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
     nn.init.normal_(net.head.weight)
     token = torch.tensor([[4, 5, 4, END, 0]])
     blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
-    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))["integrated_gradients"]
+    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[
+        "integrated_gradients"
+    ]
     change = (net(token) - net(blank))[0, 2].item()
     assert method(net, token, torch.tensor([2])).sum().item() == pytest.approx(change, rel=0.05)
     assert abs(change - (net.linear(token) - net.linear(blank))[0, 2].item()) > 0.1 * abs(change), "all of it is linear"
@@ -209,7 +211,7 @@ def test_a_text_is_no_html():
     feature = Text(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
     (sample,), _ = feature.read(["<b>"])
     assert feature.html(sample) == "&lt;b&gt;"
-    shown = texts.html(feature, sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))
+    shown = texts.TextExplainer(feature).html(sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))
     assert re.findall(r">([^<]*)<", shown) == ["&lt;", "", "b", "", "&gt;", "", "⏎"]
     assert re.findall(r"<(\w+)", shown) == ["span"] * 4
 
@@ -221,7 +223,9 @@ def test_explanations_are_pages_of_coloured_text(folder, lines, tmp_path, capsys
     page = (folder / "explain/inputs.html").read_text()
     assert page.count("<h2>") == len(TEXTS)
     assert "rgba(178, 24, 43" in page
-    assert "gradcam is left out: it is not for texts" in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^error: methods=gradcam: unknown method gradcam\. .*integrated_gradients"):
+        explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "methods=[occlusion,gradcam]"]))
     assert EventAccumulator(str(folder)).Reload().Images("explain/inputs")
     explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "num_mistakes=3"]))
     report = json.loads((folder / "explain/report.json").read_text())

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 
 from lab import config, started
 from lab.errors import UserError
+from lab.explain.base import explainer, unexplained
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
 
 METADATA = "lab.json"  # the name, in an exported file, of its inputs and outputs as JSON
@@ -183,14 +183,13 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
     def explain(sample: Sample) -> str:
         """By integrated gradients."""
         (feature,) = inputs.values()
-        kind = explainer(feature)
-        method, net = kind.methods(feature)["integrated_gradients"], own_net()
+        kind, net = explainer(feature), own_net()
         x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[feature.entries[0]]
         with precision.forward_context():
             with torch.no_grad():
                 target = net(x).argmax(-1)
-            (values,) = method(net, x, target)
-        return kind.html(feature, sample[feature.entries[0]], values.detach())
+            (values,) = kind.methods()["integrated_gradients"](net, x, target)
+        return kind.html(sample[feature.entries[0]], values.detach())
 
     why = unexplained(inputs, outputs, task.input_entries)
     return Predictor(inputs, outputs, predict, None if why else explain, why)
@@ -210,40 +209,6 @@ def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
         if type(feature) is type(output) and feature.facts() == output.facts():
             return list(feature.entries)
     return []
-
-
-def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], entries: Iterable[str]) -> str:
-    """Why predictions are not attributed to the inputs, in a sentence; "": they are.
-
-    Args:
-        inputs: by name.
-        outputs: by name.
-        entries: that the net gets.
-    """
-    if len(outputs) != 1 or not next(iter(outputs.values())).choices:
-        return "Only the answers of a classifier are explained."
-    if len(inputs) != 1:
-        names = f": {', '.join(inputs)}" if inputs else ""
-        return f"Only answers to one input are explained; here are {len(inputs)}{names}."
-    (feature,) = inputs.values()
-    entries = list(entries)
-    if entries != list(feature.entries) or len(entries) != 1:
-        return f"Only answers to one entry of a batch are explained; here are {len(entries)}: {', '.join(entries)}."
-    return "" if feature.explainer else f"There is no method yet that explains answers to {feature.item} inputs."
-
-
-def explainer(feature: Feature) -> Any:
-    """The module with the methods that attribute a prediction to an input.
-
-    Raises:
-        UserError: captum is not installed.
-    """
-    try:
-        return import_module(feature.explainer)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "captum":
-            raise
-        raise UserError(f"error: explain: {error}. pip install 'lab[explain]'") from error
 
 
 def mirrored(asked: Predictor) -> Predictor:
