@@ -63,13 +63,13 @@ def lines(tmp_path):
 
 def answers_alone(folder):
     """The exported file, and its answer for each text in a batch of its own."""
-    asked = predictor.of_onnx(folder / "model.onnx")
+    asked = predictor.from_onnx(folder / "model.onnx")
     samples, _ = asked.inputs["text"].read(TEXTS)
     return asked, [asked.answers([sample], [0])[0] for sample in samples]
 
 
 def class_names(folder):
-    return predictor.of_onnx(folder / "model.onnx").outputs["class"].class_names
+    return predictor.from_onnx(folder / "model.onnx").outputs["class"].class_names
 
 
 def test_every_line_of_a_file_is_answered_by_a_run_and_its_export_alike(folder, lines, tmp_path):
@@ -151,7 +151,7 @@ def test_a_damaged_tokenizer_is_said_in_a_line(folder, tmp_path):
         entry.value = json.dumps(about | {"inputs": {"text": about["inputs"]["text"] | change}})
         onnx.save(made, tmp_path / "other.onnx")
         with pytest.raises(UserError, match=r"other.onnx: it is damaged"):
-            predictor.of_onnx(tmp_path / "other.onnx")
+            predictor.from_onnx(tmp_path / "other.onnx")
 
 
 def test_the_export_is_proven_on_texts_of_every_length(folder):
@@ -161,7 +161,7 @@ def test_the_export_is_proven_on_texts_of_every_length(folder):
 
 
 def test_inputs_travel_as_plain_values_and_what_is_no_feature_is_refused(folder):
-    inputs = predictor.of_onnx(folder / "model.onnx").inputs
+    inputs = predictor.from_onnx(folder / "model.onnx").inputs
     assert unpack(json.loads(json.dumps(pack(inputs)))) == inputs
     for target in ("lab.features.sounds.Sound", "lab.features.base.Feature", "lab.data.tiny.image_folder", "os.system"):
         with pytest.raises(ValueError, match="features.text: "):
@@ -244,7 +244,7 @@ def test_galleries_are_tables_of_texts(folder):
 
 
 def test_a_server_takes_texts(folder):
-    of_run = predictor.of_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
+    of_run = predictor.from_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
     app = build(config.compose("serve", [f"run={folder}"]), of_run, "a run", {"testserver"})
     with TestClient(app) as client:
         assert client.get("/health").json()["takes"] == "text"
@@ -283,7 +283,7 @@ def test_what_is_not_utf_8_is_refused_by_the_server_too(encoding):
 
 @pytest.mark.parametrize("line", ["cat", "cat\n", "cat\r\n", "\ufeffcat", "\n", " cat \n", "a\rb\n"])
 def test_a_line_is_the_same_text_in_a_file_and_over_a_network(line, folder, tmp_path):
-    feature = predictor.of_onnx(folder / "model.onnx").inputs["text"]
+    feature = predictor.from_onnx(folder / "model.onnx").inputs["text"]
     (tmp_path / "line.txt").write_bytes(line.encode())
     (sample,), errors = feature.read(list(feature.find(str(tmp_path / "line.txt"))))
     assert errors == [""]

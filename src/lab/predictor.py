@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -51,10 +51,10 @@ class Predictor:
 
     def rows(self, answer: Sample, sample: Sample, top_k: int) -> dict[str, list[Row]]:
         """What an answer says, by output: at most `top_k` rows each, the best first."""
-        return {name: each.rows(name, of(each, answer), sample, top_k) for name, each in self.outputs.items()}
+        return {name: each.rows(name, part_of(each, answer), sample, top_k) for name, each in self.outputs.items()}
 
 
-def of(feature: Feature, sample: Sample) -> Sample:
+def part_of(feature: Feature, sample: Sample) -> Sample:
     """The entries of one feature."""
     return {name: sample[name] for name in feature.entries}
 
@@ -69,22 +69,23 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
-def of_config(cfg: DictConfig) -> Predictor:
+def from_config(cfg: DictConfig) -> Predictor:
     """That of `run=` or `model=`, for inputs that a user gives.
 
     Raises:
         UserError: there is none, or it takes no inputs.
     """
-    asked = of_run(cfg.run, cfg.trainer) if cfg.run else of_onnx(Path(cfg.model))
+    asked = from_run(cfg.run, cfg.trainer) if cfg.run else from_onnx(Path(cfg.model))
     if not asked.inputs:
+        what = f"run={cfg.run}: its task" if cfg.run else f"model={cfg.model}: it"
         raise UserError(
-            f"error: {f'run={cfg.run}' if cfg.run else f'model={cfg.model}'}: it takes no input; lab export format=onnx"
-            " makes a file that gives an output for each index."
+            f"error: {what} takes no inputs, so there is no item to answer. Call its `predict_step`, or the exported"
+            " file, with `index`, the numbers of the samples to make."
         )
     return asked
 
 
-def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
+def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
     """A file of `lab export format=onnx`.
 
     Args:
@@ -140,7 +141,7 @@ def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
     return ""
 
 
-def of_run(folder: str, accelerator: Any) -> Predictor:
+def from_run(folder: str, accelerator: Any) -> Predictor:
     """The best weights of a finished run, on the `accelerator` asked for, in the run's precision.
 
     Raises:
@@ -150,6 +151,8 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
 
     run = import_heavy("lab.run")
     import torch
+
+    from lab.data.facts import inputs_of
 
     config.quiet()  # Lightning sets its level where it is imported
     saved, data, task = run.load(folder)
@@ -193,22 +196,6 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
 
     why = unexplained(inputs, outputs, task.input_entries)
     return Predictor(inputs, outputs, predict, None if why else explain, why)
-
-
-def inputs_of(features: Mapping[str, Feature], entries: Iterable[str]) -> dict[str, Feature]:
-    """The features that make one of these entries of a batch."""
-    taken = set(entries)
-    return {name: feature for name, feature in features.items() if taken & set(feature.entries)}
-
-
-def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
-    """The entries of the target that an output is scored against, the feature with the same facts; none: no score."""
-    if type(output).scores is Feature.scores:
-        return []
-    for feature in features.values():
-        if type(feature) is type(output) and feature.facts() == output.facts():
-            return list(feature.entries)
-    return []
 
 
 def mirrored(asked: Predictor) -> Predictor:

@@ -161,7 +161,7 @@ def test_it_answers_from_the_run_an_exported_file_and_a_server(proof, lab_in, fo
     assert again.returncode == 0, again.stderr
     check_rows(name, [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()], tmp_path)
     cfg = config.compose("serve", [f"run={folder}", "trainer=cpu"])
-    with TestClient(build(cfg, predictor.of_run(str(folder), cfg.trainer), name, None)) as client:
+    with TestClient(build(cfg, predictor.from_run(str(folder), cfg.trainer), name, None)) as client:
         answer = client.post("/predict", **request)
         assert answer.status_code == 200, answer.text
         explained = client.post("/explain", **request).json()

@@ -15,13 +15,13 @@ from torch import Tensor
 from lab import config, run
 from lab.check import wrong_arguments
 from lab.data.base import Data
+from lab.data.facts import inputs_of, scored
 from lab.display import in_utf8, say
 from lab.errors import UserError
 from lab.explain.base import explainer, unexplained
 from lab.explain.group import Group
 from lab.features.base import Feature
 from lab.folder import write_json
-from lab.predictor import inputs_of, scored
 from lab.secrets import redacted
 from lab.tasks.base import Task
 from lab.test import read

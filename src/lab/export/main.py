@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from lab import config, predictor, run
 from lab.data.base import Data
+from lab.data.facts import scored
 from lab.display import say
 from lab.errors import RunError, UserError
 from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
 from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
-from lab.predictor import Predictor, of, scored
+from lab.predictor import Predictor, part_of
 from lab.tasks.base import Task
 from lab.test import read
 
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
-    checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
+    checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     reports, size = {}, program.example(cast(Task, task), data)
@@ -200,7 +201,7 @@ def _scores(
             continue
         prefix = f"test_{name}_" if len(outputs) > 1 else "test_"
         for which, made in (("checkpoint", right), ("exported", given)):
-            scores = feature.scores(of(feature, made), {entry: target[entry] for entry in entries})
+            scores = feature.scores(part_of(feature, made), {entry: target[entry] for entry in entries})
             for score, value in scores.items():
                 found.setdefault(prefix + score, {})[which] = value
     return found
