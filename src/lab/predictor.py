@@ -179,23 +179,37 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
         exact = {name: made[name].float() if made[name].is_floating_point() else made[name] for name in entries}
         return {name: values.cpu().numpy() for name, values in exact.items()}
 
-    @cache
-    def own_net() -> torch.nn.Module:
-        return copy.deepcopy(task.net)  # a copy is not compiled, and another thread may use the net
+    why = unexplained(inputs, outputs, task.input_entries)
+    explain = None if why else explaining(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
+    return Predictor(inputs, outputs, predict, explain, why)
+
+
+def explaining(
+    feature: Feature, net: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
+) -> Callable[[Sample], str]:
+    """`Predictor.explain` by integrated gradients.
+
+    Args:
+        feature: the one input.
+        net: a function of its entry.
+        prepared: entries -> the batch as the net gets it.
+        forward_context: of the precision.
+    """
+    import torch
+
+    (entry,) = feature.entries
+    own_net = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
 
     def explain(sample: Sample) -> str:
-        """By integrated gradients."""
-        (feature,) = inputs.values()
-        kind, net = explainer(feature), own_net()
-        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[feature.entries[0]]
-        with precision.forward_context():
+        kind = explainer(feature)
+        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry]
+        with forward_context():
             with torch.no_grad():
-                target = net(x).argmax(-1)
-            (values,) = kind.methods()["integrated_gradients"](net, x, target)
-        return kind.html(sample[feature.entries[0]], values.detach())
+                target = own_net()(x).argmax(-1)
+            (values,) = kind.methods()["integrated_gradients"](own_net(), x, target)
+        return kind.html(sample[entry], values.detach())
 
-    why = unexplained(inputs, outputs, task.input_entries)
-    return Predictor(inputs, outputs, predict, None if why else explain, why)
+    return explain
 
 
 def mirrored(asked: Predictor) -> Predictor:
