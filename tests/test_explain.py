@@ -11,11 +11,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab import predictor
 from lab.config import compose as compose_verb
 from lab.data import tiny
 from lab.errors import UserError
-from lab.explain import images, scores
+from lab.explain import base, images, scores
 from lab.explain import main as explain
 from lab.explain.overlay import Row, figure, overlay
 from lab.features.labels import ClassLabel
@@ -327,7 +326,7 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
     def missing(_):
         raise ImportError(f"No module named {name}", name=name)
 
-    monkeypatch.setattr(predictor, "import_module", missing)
+    monkeypatch.setattr(base, "import_module", missing)
     with pytest.raises(kind, match=said):
         explained(mlp)
 

@@ -105,7 +105,7 @@ def predict_to(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def predict_to(asked, source, output, *overrides):
-        monkeypatch.setattr(predictor, "of_onnx", lambda _: asked)
+        monkeypatch.setattr(predictor, "from_onnx", lambda _: asked)
         predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
 
     return predict_to
@@ -356,7 +356,7 @@ def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
 
 
 def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
-    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no input; ") as error:
+    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no inputs, so there is no item") as error:
         ask(asks({}, {"picture": PICTURE}), "in")
     assert len(str(error.value).splitlines()) == 1
 
@@ -646,7 +646,7 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
     data, task = data_of(image=IMAGE, size=SIZE, label=ClassLabel(["dark", "light"])), Both()
     path = tmp_path / "model.onnx"
     exported.write_onnx(exported.program(task, data), task, data, path)
-    asked = predictor.of_onnx(path)
+    asked = predictor.from_onnx(path)
     assert (asked.inputs, asked.outputs) == ({"image": IMAGE, "size": SIZE}, task.outputs)
 
     right = rightly(task, data)
@@ -698,10 +698,10 @@ def test_a_file_of_a_package_that_is_not_installed_says_which(target, said, tmp_
     made.metadata_props.add(key=predictor.METADATA, value=json.dumps(about))
     onnx.save(made, tmp_path / "model.onnx")
     if not said:
-        assert predictor.of_onnx(tmp_path / "model.onnx").outputs == {"mean": Numbers(["x"], entry="mean")}
+        assert predictor.from_onnx(tmp_path / "model.onnx").outputs == {"mean": Numbers(["x"], entry="mean")}
         return
     with pytest.raises(UserError, match=re.escape(f"error: model={tmp_path}/model.onnx: {said}")) as error:
-        predictor.of_onnx(tmp_path / "model.onnx")
+        predictor.from_onnx(tmp_path / "model.onnx")
     assert len(str(error.value).splitlines()) == 1
 
 

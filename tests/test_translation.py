@@ -447,7 +447,7 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
     _, data, task = run.load(exported)
     data.setup()
     path = exported / "model.onnx"
-    right, size = predictor.of_onnx(path), export.program.example(task, data)
+    right, size = predictor.from_onnx(path), export.program.example(task, data)
     odd = export.some(data, "test", 1000, size)["token"][3]
 
     def read(path):

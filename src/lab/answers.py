@@ -8,7 +8,7 @@ from lab import items
 from lab.errors import UserError, blaming
 from lab.features.base import Feature, Row, Sample
 from lab.items import Item
-from lab.predictor import Predictor, of, prefixed
+from lab.predictor import Predictor, part_of, prefixed
 from lab.secrets import redacted
 
 
@@ -120,7 +120,7 @@ class Answers:
         if name not in self.files:
             return ""
         assert self.folder is not None
-        made = self.asked.outputs[name].file(of(self.asked.outputs[name], answer))
+        made = self.asked.outputs[name].file(part_of(self.asked.outputs[name], answer))
         if made is None:
             return ""
         suffix, content = made

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lab.checkpoints import damage, fingerprint
 from lab.data.base import Batch, Data
+from lab.data.facts import inputs_of
 from lab.display import say
 from lab.errors import UserError
 from lab.features.base import Feature
 from lab.folder import BEST, STAMP, check_finished, expanded, read_json
 from lab.paths import JUDGES
-from lab.predictor import inputs_of
 
 
 class Judge:

@@ -37,7 +37,7 @@ HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of surrogate pairs; the o
 
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    asked = predictor.of_config(cfg)
+    asked = predictor.from_config(cfg)
     if cfg.flip:
         asked = predictor.mirrored(asked)
     output, to_file = str(cfg.output), cfg.output != "-"

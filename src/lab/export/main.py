@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from lab import config, predictor, run
 from lab.data.base import Data
+from lab.data.facts import scored
 from lab.display import say
 from lab.errors import RunError, UserError
 from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
 from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
-from lab.predictor import Predictor, of, scored
+from lab.predictor import Predictor, part_of
 from lab.tasks.base import Task
 from lab.test import read
 
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
-    checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
+    checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     reports, size = {}, program.example(cast(Task, task), data)
@@ -152,13 +153,7 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
     first = {name: array[np.arange(NUM_IN_BATCHES) % num] for name, array in first.items()}
     right, given = checkpoint.predict(first), _given(first, size)
     compared = {f"batches of {n}": _compared(right, _in_batches(answer, given, n), outputs) for n in BATCH_SIZES}
-    parts, targets = [], []
-    length = len(data.splits["test"])
-    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
-        batch = _batch(data, "test", range(start, min(start + 64, length)))
-        parts.append((checkpoint.predict(_asked(batch, size)), answer(_padded(_given(batch, size), size))))
-        targets.append({name: batch[name] for each in outputs.values() for name in scored(data.facts.features, each)})
-    right, given = (_concatenated(each) for each in zip(*parts, strict=True))
+    right, given, target = _of_test_split(checkpoint, answer, size, data)
     compared["test split"] = _compared(right, given, outputs)
     return {
         "format": kind,
@@ -166,9 +161,9 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
         "torch": torch.__version__,
         "max_difference": {name: max(each["difference"].values()) for name, each in compared.items()},
         "differing": {name: each["differing"] for name, each in compared.items()},
-        "num_samples": length,
+        "num_samples": len(data.splits["test"]),
         "same_answer": int((~np.any([each.differs(right, given) for each in outputs.values()], 0)).sum()),
-        **_scores(right, given, _concatenated(targets), outputs, data),
+        **_scores(right, given, target, outputs, data),
         "milliseconds": {
             f"batch of {n}": {
                 "eager": _milliseconds(checkpoint.predict, entries),
@@ -179,6 +174,19 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
         },
         "num_threads": torch.get_num_threads(),
     }
+
+
+def _of_test_split(checkpoint: Predictor, answer: Answer, size: Arrays, data: Data) -> tuple[Arrays, Arrays, Arrays]:
+    """The answers of the checkpoint and of the file, and the targets."""
+    length = len(data.splits["test"])
+    entries = [name for each in checkpoint.outputs.values() for name in scored(data.facts.features, each)]
+    parts = []
+    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
+        batch = _batch(data, "test", range(start, min(start + 64, length)))
+        right, given = checkpoint.predict(_asked(batch, size)), answer(_padded(_given(batch, size), size))
+        parts.append((right, given, {name: batch[name] for name in entries}))
+    right, given, target = (_concatenated(each) for each in zip(*parts, strict=True))
+    return right, given, target
 
 
 def _compared(a: Arrays, b: Arrays, outputs: dict[str, Feature]) -> dict[str, dict[str, float]]:
@@ -200,7 +208,7 @@ def _scores(
             continue
         prefix = f"test_{name}_" if len(outputs) > 1 else "test_"
         for which, made in (("checkpoint", right), ("exported", given)):
-            scores = feature.scores(of(feature, made), {entry: target[entry] for entry in entries})
+            scores = feature.scores(part_of(feature, made), {entry: target[entry] for entry in entries})
             for score, value in scores.items():
                 found.setdefault(prefix + score, {})[which] = value
     return found

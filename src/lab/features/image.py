@@ -45,7 +45,7 @@ class Image(Feature):
     fact_names = ("num_channels", "image_size")
     qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
-    explainer = "lab.explain.images"
+    explainer = "lab.explain.images.ImageExplainer"
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from lab.errors import UserError
 from lab.features.base import Feature, Row, Sample, TooLargeError
 from lab.features.read_image import NUM_THREADS
-from lab.predictor import Predictor, of, prefixed
+from lab.predictor import Predictor, part_of, prefixed
 from lab.serve.batching import Batcher
 from lab.serve.form import Form, too_long
 from lab.serve.limits import Body, ByteBudget, Clock, DrainBody
@@ -74,14 +74,14 @@ class Service:
 
     def _files(self, answer: Sample) -> dict[str, str]:
         """The outputs that are files, as data URLs."""
-        files = {name: feature.file(of(feature, answer)) for name, feature in self.asked.outputs.items()}
+        files = {name: feature.file(part_of(feature, answer)) for name, feature in self.asked.outputs.items()}
         return {name: data_url(*file) for name, file in files.items() if file is not None}
 
     def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
         """HTML of the inputs as the net sees them, and of the outputs."""
         return {
-            "inputs": {name: each.html(of(each, sample)) for name, each in self.asked.inputs.items()},
-            "outputs": {name: each.html(of(each, answer)) for name, each in self.asked.outputs.items()},
+            "inputs": {name: each.html(part_of(each, sample)) for name, each in self.asked.inputs.items()},
+            "outputs": {name: each.html(part_of(each, answer)) for name, each in self.asked.outputs.items()},
         }
 
     @asynccontextmanager
