@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, models
 from lab import run
 from lab.data.text import Ragged, WordDropout, emoji_names
 from lab.features import tokens
+from lab.features.text import Text
+from lab.testing import FeatureContract
 
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]
 
@@ -50,6 +52,13 @@ class TestTokens:
     def test_the_same_texts_make_the_same_tokens(self, kind):
         texts = list(emoji_names()["🐶"].values()) * 2 + TEXTS
         assert len({tokens.train(texts, kind, 60, 1, 64) for _ in range(5)}) == 1
+
+
+class TestText(FeatureContract):
+    feature = Text(tokens.train(TEXTS, "words", 50, 1, 4), 4)
+    contents = (b"the cat sat", "größer".encode(), b"")
+    garbage = (b"\x00\xff\xfe garbage \x80", "the cat".encode("utf-16"))
+    samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
 
 
 def test_decoding_stops_at_the_end():
