@@ -1,4 +1,4 @@
-"""The contract of every feature."""
+"""The contract of every feature; that of texts is in test_tokens.py."""
 
 import io
 import subprocess
@@ -28,6 +28,12 @@ def png(*size):
 class TestImage(FeatureContract):
     feature = Image(num_channels=3, image_size=8, mean=[0.5] * 3, std=[0.5] * 3)
     contents = (png(9, 9), png(20, 4))
+    samples = ({"image": np.full((3, 8, 8), 7, np.uint8)}, {"image": np.full((3, 8, 8), 255, np.uint8)})
+
+
+class TestImageOfFloats(FeatureContract):
+    feature = Image(num_channels=1, image_size=2)
+    samples = ({"image": np.array([[[0, 1.5], [-0.5, 1]]], np.float32)},)
 
 
 class TestClassLabel(FeatureContract):

@@ -13,6 +13,7 @@ from lab.data.text import Ragged, WordDropout, emoji_names
 from lab.errors import UserError
 from lab.features import tokens
 from lab.features.text import Text
+from lab.testing import FeatureContract
 
 TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحبا بالعالم", "a\nb", "<pad> & </s>"]
 
@@ -80,6 +81,13 @@ def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
         with pytest.raises(UserError, match="^data: the tokenizer is damaged ") as error:
             build(json.dumps(own))
         assert len(str(error.value).splitlines()) == 1
+
+
+class TestText(FeatureContract):
+    feature = Text(tokens.train(TEXTS, "words", 50, 1, 4), 4)
+    contents = (b"the cat sat", "größer".encode(), b"")
+    garbage = (b"\x00\xff\xfe garbage \x80", "the cat".encode("utf-16"))
+    samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
 
 
 def test_decoding_stops_at_the_end():

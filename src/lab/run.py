@@ -120,7 +120,7 @@ def read_data(cfg: DictConfig, inherited: Facts | None = None, is_checked: bool 
 
 def build_data(cfg: DictConfig) -> Data:
     """The data of a config, not read yet."""
-    given = {"cv": cfg.cv, "fold": cfg.fold}
+    given = {"seed": cfg.seed, "cv": cfg.cv, "fold": cfg.fold}
     fail_of_given("data", cfg.data, given)
     data: Data = build(cfg.data, given=given)
     return data

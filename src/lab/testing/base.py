@@ -1,4 +1,4 @@
-"""What the suites share: a config, and its data, read once."""
+"""The base of the suites: a config, and its data, which are read once."""
 
 import copy
 from collections.abc import Sequence
