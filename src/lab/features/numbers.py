@@ -25,12 +25,12 @@ class Numbers(Feature):
         return (self.entry,)
 
     @property
-    def size(self) -> int:
-        return len(self.names)
-
-    @property
     def about(self) -> str:
         return ", ".join(self.names)
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
 
     def find(self, source: str) -> Iterator[str]:
         """The rows of a CSV file whose header has all names."""
