@@ -28,10 +28,6 @@ class Numbers(Feature):
         return (self.entry,)
 
     @property
-    def size(self) -> int:
-        return len(self.names)
-
-    @property
     def about(self) -> str:
         return ", ".join(self.names)
 
