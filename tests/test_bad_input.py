@@ -371,7 +371,7 @@ ROWS = {
     "test null results": Row(TEST, "run/results.json is damaged", finished(write("null"), "results.json")),
     "test half results": Row(TEST, "run/results.json is damaged", finished(cut, "results.json")),
     "test half data": Row(TEST, "run/data.json is damaged", finished(cut, "data.json")),
-    "test other data": Row(TEST, "run/data.json is damaged", finished(drop("mean"), "data.json")),
+    "test other data": Row(TEST, "run/data.json is damaged", finished(drop("features"), "data.json")),
     "test empty config": Row(TEST, "run/config.yaml is damaged", finished(empty, "config.yaml")),
     "test binary config": Row(
         TEST, "run/config.yaml is damaged", finished(lambda path: path.write_bytes(b"\xff\xfe\x00a: ["), "config.yaml")

@@ -65,6 +65,7 @@ KINDS = [
     net("Classifier", "num_channels image_size num_classes"),
     net("OfNames", "class_names label_class_names"),
     net("Defaults", optional="num_classes=2 image_size=4 vocab_size=None"),
+    net("MoreDefaults", optional="num_channels=1 text_vocab_size=9"),
     net("Std", "num_classes", "std=0.02 mean=0.0 names=3 entry=4 num_samples=5 fingerprint=6 label=7 width=8"),
     net("Common", "std"),
     net("Seq2Seq", "text_vocab_size target_vocab_size target_max_length"),
@@ -117,7 +118,11 @@ FILLED = {
     "a net": (IMAGES, target("Classifier"), {"num_channels": 3, "image_size": 8, "num_classes": 3}),
     "lists": (IMAGES, target("OfNames"), {"class_names": NAMES, "label_class_names": NAMES}),
     "no default is replaced": (IMAGES, target("Defaults"), {"num_classes": 2, "image_size": 4}),
-    "a default may be set": (IMAGES, target("Defaults", num_classes=5), {"num_classes": 5, "image_size": 4}),
+    "a default that the data does not state may be set": (
+        IMAGES,
+        target("Defaults", vocab_size=5),
+        {"num_classes": 2, "image_size": 4, "vocab_size": 5},
+    ),
     "common words": (
         FUSION,
         target("Std"),
@@ -217,6 +222,21 @@ RETYPED = {
         TWO_CAMERAS,
         target("Holder", right=target("Tower", num_channels=1)),
         "net.right.num_channels: the data states it (3); leave it out.",
+    ),
+    "with a default": (
+        IMAGES,
+        target("Defaults", image_size=5),
+        "net.image_size: the data states it (8); leave it out; it is filled where the class has no default.",
+    ),
+    "with a default, in a list": (
+        IMAGES,
+        target("Holder", towers=[target("MoreDefaults", num_channels=3)]),
+        "net.towers[0].num_channels: the data states it (3); leave it out; it is filled where",
+    ),
+    "with a default, by the feature's name": (
+        PAIRS,
+        target("MoreDefaults", text_vocab_size=None),
+        "net.text_vocab_size: the data states it (7); leave it out; it is filled where",
     ),
     "of two features": (
         PAIRS,

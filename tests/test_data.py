@@ -14,8 +14,8 @@ from PIL import Image
 from lab import allow, run
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
-from lab.data.base import shard
-from lab.data.images import ImageData
+from lab.data.images import ImageData, _kept_pixel_levels
+from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 from lab.features.labels import ClassLabel
@@ -24,6 +24,7 @@ from lab.testing import DataContract
 
 DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
+TWINS = [name for name in DATA if name in ("emoji_languages", "ag_news", "imdb", "sst2")]  # short texts are alike
 CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]
 
 
@@ -36,17 +37,17 @@ def words(name):
 
 
 class TestEveryDataModule(DataContract):
-    @pytest.fixture(params=[name for name in DATA if name != "emoji_languages"])
+    @pytest.fixture(params=[name for name in DATA if name not in TWINS])
     def overrides(self, request):
         return words(request.param)
 
 
-class TestEmojiLanguages(DataContract):
-    has_twins = True  # a few emoji share their name
+class TestDataWithTwins(DataContract):
+    has_twins = True
 
-    @pytest.fixture
-    def overrides(self):
-        return words("emoji_languages")
+    @pytest.fixture(params=TWINS)
+    def overrides(self, request):
+        return words(request.param)
 
 
 @pytest.fixture(params=CLASSES)
@@ -99,13 +100,31 @@ def test_normalised_to_zero_mean_and_unit_deviation(images):
 
 
 @pytest.mark.parametrize(
-    ("num", "size", "world"), [(10, 4, 1), (10, 4, 3), (13, 4, 3), (7, 3, 2), (3, 8, 3), (97, 16, 4)]
-)
+    ("num", "size", "world"),
+    [
+        (10, 4, 1), (10, 4, 3), (13, 4, 3), (7, 3, 2), (3, 8, 3), (97, 16, 4), (5, 1, 2), (7, 1, 4), (3, 1, 3),
+        (9, 2, 4), (4, 1, 1), (11, 2, 5),
+    ],
+)  # fmt: skip
 def test_shards_cover_every_sample_once_in_equally_many_batches(num, size, world):
     shards = [shard(num, size, rank, world) for rank in range(world)]
     assert sorted(i for batches in shards for batch in batches for i in batch) == list(range(num))
     assert len({len(batches) for batches in shards}) == 1
-    assert all(0 < len(batch) <= size for batches in shards for batch in batches)
+    one_more = num // world < -(-num // (size * world))
+    assert all(0 < len(batch) <= size + one_more for batches in shards for batch in batches)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_image_that_evaluation_normalised_first_has_gradients(dtype, compose):
+    """A generator's image, which a judge prepares in a training step."""
+    _kept_pixel_levels.cache_clear()
+    data = read(compose, "digits", "data.image_size=8")
+    image = torch.full((2, 1, 8, 8), 100, dtype=dtype, requires_grad=True)
+    with torch.inference_mode():
+        data.on_after_batch_transfer({"image": image.detach(), "index": torch.arange(2)})
+        assert not _kept_pixel_levels((0.5,), dtype, image.device).is_inference()
+    data.on_after_batch_transfer({"image": image, "index": torch.arange(2)})["image"].sum().backward()
+    assert image.grad.all()
 
 
 def test_every_sample_is_in_one_fold_and_every_fold_has_its_share_of_each_class():

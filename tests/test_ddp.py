@@ -92,7 +92,7 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     data.setup("test")
     predictions = list(csv.DictReader((folder / "test_predictions.csv").read_text().splitlines()))
     assert [row["sample"] for row in predictions] == list(data.names["test"]), "rows of both, in the samples' order"
-    labels = [data.facts.class_names[i] for i in data.splits["test"].tensors["label"].tolist()]
+    labels = [data.facts.features["label"].class_names[i] for i in data.splits["test"].tensors["label"].tolist()]
     assert [row["label"] for row in predictions] == labels
     confusion = (folder / "figures/test_classes.md").read_text()
     assert sum(int(line.split("|")[-2]) for line in confusion.splitlines()[2:] if "|" in line) == 40

@@ -83,3 +83,12 @@ def test_a_module_that_draws_can_be_exported():
     graph = torch.export.export(Drawing(), (torch.arange(5),), dynamic_shapes=shapes).module()
     index = torch.tensor([3, 10**12, 0, 8, 1, 4, 77])
     assert all(a.equal(b) for a, b in zip(graph(index), Drawing()(index), strict=True))
+
+
+def test_a_device_has_one_copy_of_the_table_that_training_may_use():
+    device = torch.device("meta")
+    with torch.inference_mode():
+        first = draws.quantiles(device)
+    assert not first.is_inference()
+    assert draws.quantiles(device) is first
+    assert draws.quantiles(torch.device("cpu")) is draws.QUANTILES

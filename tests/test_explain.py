@@ -11,11 +11,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab import predictor
 from lab.config import compose as compose_verb
 from lab.data import tiny
 from lab.errors import UserError
-from lab.explain import images, scores
+from lab.explain import base, images, scores
 from lab.explain import main as explain
 from lab.explain.overlay import Row, figure, overlay
 from lab.features.labels import ClassLabel
@@ -327,7 +326,7 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
     def missing(_):
         raise ImportError(f"No module named {name}", name=name)
 
-    monkeypatch.setattr(predictor, "import_module", missing)
+    monkeypatch.setattr(base, "import_module", missing)
     with pytest.raises(kind, match=said):
         explained(mlp)
 
@@ -345,6 +344,16 @@ def test_only_captum_is_blamed_for_a_missing_captum(name, kind, said, mlp, monke
         ("input_entries", ["image", "label"], "Only answers to one input are explained; here are 2: image, label."),
         ("input_entries", ["label"], "There is no method yet that explains answers to class inputs."),
         ("input_entries", ["index"], "Only answers to one input are explained; here are 0."),
+        (
+            "input_entries",
+            ["image", "index"],
+            "Only answers to one entry of a batch are explained; here are 2: image, index.",
+        ),
+        (
+            "input_entries",
+            ["image", "mask"],
+            "Only answers to one entry of a batch are explained; here are 2: image, mask.",
+        ),
     ],
 )
 def test_what_is_not_explained_is_refused_in_a_sentence(part, value, said, mlp, monkeypatch):

@@ -78,7 +78,7 @@ def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsy
 
 def test_the_file_holds_what_it_takes_to_use_it(folder):
     exports(folder, "format=torch_export")
-    asked, (_, data, task) = predictor.of_onnx(folder / "model.onnx"), run.load(folder)
+    asked, (_, data, task) = predictor.from_onnx(folder / "model.onnx"), run.load(folder)
     assert asked.outputs == task.outputs == {"class": ClassLabel(list(map(str, range(10))), entry="class")}
     assert asked.inputs == {"image": data.facts.features["image"]}
     feature = asked.inputs["image"]
@@ -177,7 +177,7 @@ def test_int8_is_smaller_and_its_accuracy_is_measured(trained):
     assert small["test_acc"]["exported"] >= large["test_acc"]["exported"] - 0.1
     assert 1e-4 < small["max_difference"]["test split"] < 0.2, "it is quantised, and not broken"
     assert "tolerance" not in small, "it is measured, not proven"
-    assert predictor.of_onnx(folder / "model_int8.onnx").outputs["class"].class_names == list(map(str, range(10)))
+    assert predictor.from_onnx(folder / "model_int8.onnx").outputs["class"].class_names == list(map(str, range(10)))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="AOTInductor compiles C++")

@@ -75,7 +75,7 @@ def test_each_test_sample_has_its_row(run):
     rows = read(run / "test_predictions.csv")
     assert [row["sample"] for row in rows] == list(data.names["test"])
     batch = data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(rows))))
-    for row, label, probability in zip(rows, batch["label"], task.predict_step(batch, 0), strict=True):
+    for row, label, probability in zip(rows, batch["label"], task.predict_step(batch, 0)["class"], strict=True):
         assert row["label"] == data.facts.features["label"].class_names[label]
         assert row["prediction"] == data.facts.features["label"].class_names[probability.argmax()]
         assert float(row["probability"]) == pytest.approx(probability.max().item(), abs=1e-4)

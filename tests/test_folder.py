@@ -188,6 +188,30 @@ def test_a_checkpoint_that_lacks_an_entry_is_refused(key, value, content, finish
         checkpoints.check_content(changed(content, key, value), finished)
 
 
+ROWS = {"offered": ["preds"], "rows": {"preds": torch.ones(4, 3)}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sums", ...), ("sums", 3), ("sums", ({},)), ("sums", ({"loss": 1.0}, 1)),
+        ("sums", ({"loss": torch.ones(2)}, 1)),
+        ("sums", ({"loss": torch.ones(())}, "1")), ("sums", ([], 1)), ("metrics", {"acc.tp": 3}),
+        ("pending", ...), ("pending", {"offered": []}), ("pending", {"offered": [], "rows": []}),
+        ("pending", ROWS | {"offered": []}), ("pending", ROWS | {"rows": {"preds": [1.0]}}),
+        ("pending", ROWS | {"rows": {"preds": torch.ones(())}}),
+        ("pending", {"offered": ["a", "b"], "rows": {"a": torch.ones(2), "b": torch.ones(3)}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, finished):
+    good = changed(content, "epoch_so_far/0/sums", ({"loss": torch.ones(())}, 4))
+    good = changed(good, "epoch_so_far/0/pending", ROWS)
+    checkpoints.check_content(good, finished)
+    with pytest.raises(UserError, match=rf"epoch_so_far\.0\.{key}.* is missing, or of another type"):
+        checkpoints.check_content(changed(good, f"epoch_so_far/0/{key}", value), finished)
+
+
 @pytest.mark.parametrize(
     ("name", "state"),
     [
@@ -360,8 +384,10 @@ def test_a_progress_bar_is_refused_in_a_line(kind, compose):
         ("features/image/mean/0", "x", "features.image.mean.0: "),
         ("features/image/std/0", 0, "features.image.std.0: "),
         ("features/image/more", 1, "features.image: more: Image has "),
-        ("features/image/_target_", "evil.call", "features.image: evil.call: not among what a config may call"),
-        ("features/image/_target_", "os.system", "features.image: os.system: not among what a config may call"),
+        ("features/image/_target_", "os.system", "features.image: os.system is not a feature"),
+        ("features/image/_target_", "evil", "features.image: evil is not a feature"),
+        ("features/image/_target_", "../evil.call", "features.image: ../evil.call is not a feature"),
+        ("features/a b", {"_target_": "evil.call"}, "features: 'a b' is no name; expected letters"),
         ("features/image/_target_", "lab.features.image.Imagee", "Did you mean Image?"),
         ("features/image/_target_", "lab.features.image.png", "lab.features.image.png is not a feature"),
         ("features/image/_target_", "lab.nets.mlp.MLP", "lab.nets.mlp.MLP is not a feature"),
@@ -385,6 +411,15 @@ def test_facts_that_no_data_has_are_refused(key, value, problem, finished, loade
         run.read_facts(loaded[1], tmp_path)
     assert one_line(str(error.value))
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("target", ["evil.call", "evil.features.Photo", "evil.deeply.features.Photo"])
+def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finished, loaded, tmp_path):
+    content = json.loads((finished / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(changed(content, "features/image/_target_", target)))
+    with pytest.raises(UserError) as error:
+        run.read_facts(loaded[1], tmp_path)
+    assert str(error.value) == f"error: features.image: the package evil, which has {target}, is not installed."
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,27 @@
-"""A finished run that teaches another: a task of a fork, defined here, learns the teacher's logits."""
+"""A finished run that teaches another: a task of a fork learns the teacher's logits."""
 
 import copy
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-import torch.nn.functional as F
+from conftest import PROOFS
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
+from torch import nn
 
 from lab import check, checkpoints, config, paths, resume, run, train
+from lab import judge as judge_module
 from lab.errors import UserError
 from lab.judge import Judge
-from lab.tasks.classification import Classification
-
-
-class Distillation(Classification):
-    def __init__(self, teacher: str | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.teacher = Judge(teacher) if teacher else None
-
-    def step(self, batch, metrics):
-        logits = self(batch)
-        metrics.update(logits.detach().clone(), batch["label"])
-        other = self.teacher.logits(batch)
-        return F.kl_div(logits.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
 @pytest.fixture(autouse=True)
-def task(monkeypatch):
-    """The task's name is one that a config may call, as that of a file in a fork's `lab/tasks` is."""
-    module = ModuleType("lab.tasks.distillation")
-    module.Distillation = Distillation
-    monkeypatch.setattr(Distillation, "__module__", module.__name__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+def installed(monkeypatch):
+    """The package with the task `proofs.distillation.Distillation`."""
+    monkeypatch.syspath_prepend(PROOFS)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +38,7 @@ def teacher(finished, tmp_path):
 
 
 def words(teacher):
-    return "task._target_=lab.tasks.distillation.Distillation", f"+task.teacher={teacher}", "monitor.metric=val/loss"
+    return "task._target_=proofs.distillation.Distillation", f"+task.teacher={teacher}", "monitor.metric=val/loss"
 
 
 MIN = "monitor.mode=min"
@@ -81,14 +65,14 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     _, data, task = run.load(tmp_path / "whole")
     data.setup()
     (batch,) = [data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(data.splits["test"]))))]
-    expected = task.step(batch, task.deferred["test"]).item()
+    expected = task.step(batch, "test").loss.item()
     assert json.loads((tmp_path / "whole/results.json").read_text())["test"]["test/loss"] == pytest.approx(expected)
 
     (teacher / "best.ckpt").write_bytes((tmp_path / "whole/best.ckpt").read_bytes())  # another run's
     _, _, again = run.load(tmp_path / "whole")
     assert task(batch).equal(again(batch)), "the net answers without its teacher"
     with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started") as error:
-        again.step(batch, again.deferred["test"])
+        again.step(batch, "test")
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(UserError, match="task.teacher=.*other weights"):
         resumed(tmp_path / "whole", "trainer.max_epochs=3")
@@ -127,7 +111,8 @@ class TestJudge:
         batch = data.on_after_batch_transfer({"image": images})
         assert judge.prepare({"image": images})["image"].equal(batch["image"])
         assert judge.logits(batch).equal(task(batch))
-        assert judge(batch).equal(task.predict_step(batch, 0))
+        assert judge(batch).keys() == {"class"}
+        assert judge(batch)["class"].equal(task.predict_step(batch, 0)["class"])
         assert judge.facts == data.facts
 
     def test_it_is_exact_within_mixed_precision(self, judge, images):
@@ -152,6 +137,7 @@ class TestJudge:
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
+        judge_module._load.cache_clear()
         judge = Judge(finished / "teacher")
         judge.prepare({"image": images})
         assert torch.rand(3).equal(expected)
@@ -162,6 +148,53 @@ class TestJudge:
         assert list(holder.state_dict()) == ["weight", "bias"]
         assert len(list(holder.train().modules())) == 1
         assert copy.deepcopy(holder).judge is judge
+
+
+class Several(nn.Module):
+    """Judges in every place."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folders, self.listed, self.named = folder, [Judge(folder)], {"a": (Judge(str(folder)),)}
+        self.closed = (lambda judge: lambda batch: judge(batch))(Judge(folder))
+
+    def ask(self, batch):
+        return [self.listed[0], self.named["a"][0], self.closed, Judge(self.folders)]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
+    cfg = judged(teacher)
+    (tmp_path / "run").mkdir()
+    stamp = {"judges": {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}}
+    for stamped in (tmp_path / "none", tmp_path / "run"):  # a run that begins, and one that was started before
+        judge_module.expect(cfg, stamped)
+        task, batch = Several(teacher), {"image": torch.zeros(1, 1, 32, 32)}
+        task.ask(batch)[place](batch)
+        content = (teacher / "best.ckpt").read_bytes()
+        (teacher / "best.ckpt").write_bytes(content[:-1] + b"x")
+        task = Several(teacher)
+        with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started"):
+            task.ask(batch)[place](batch)
+        (teacher / "best.ckpt").write_bytes(content)
+        (tmp_path / "run/stamp.json").write_text(json.dumps({"overrides": []} | stamp))
+
+
+def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch):
+    judge_module._load.cache_clear()
+    loaded, load = [], run.load
+    monkeypatch.setattr(run, "load", lambda folder: loaded.append(folder) or load(folder))
+    _, task = train.parts(judged(finished / "teacher"), None)
+    assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
+    assert loaded == [finished / "teacher"]
+
+
+@pytest.mark.parametrize(("more", "warns"), [([], False), (["data.split_seed=7"], True)])
+def test_other_statistics_are_warned_of(more, warns, finished, capsys):
+    train.parts(judged(finished / "teacher", *more), None)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: task.teacher=")]
+    assert len(said) == warns
+    assert all("its image_mean and image_std differ from this data's: it needs batches" in line for line in said)
 
 
 def judged(teacher, *more):
@@ -190,9 +223,9 @@ def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teache
 @pytest.mark.parametrize(
     ("words", "differ"),
     [
-        (["data.image_size=16"], "image_size 32 and not 16"),
-        (["data=cifar10"], "num_channels 1 and not 3"),
-        (["experiment=sentiment"], "inputs images and not texts"),
+        (["data.image_size=16"], "image_size is 32 in the judge, 16 here"),
+        (["data=cifar10"], "num_channels is 1 in the judge, 3 here"),
+        (["experiment=sentiment"], "image is missing"),
     ],
 )
 def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):

@@ -33,7 +33,18 @@ FAST = [
 
 def without_texts(folder):
     """A copy of the repository without what is about texts; returns the names of what is gone."""
-    for name in ("src", "conf", "tests", "bench", "notebooks", "README.md", "AGENTS.md", "pyproject.toml", "Makefile"):
+    for name in (
+        "src",
+        "conf",
+        "tests",
+        "bench",
+        "docs",
+        "notebooks",
+        "README.md",
+        "AGENTS.md",
+        "pyproject.toml",
+        "Makefile",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     gone = []

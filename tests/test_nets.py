@@ -1,7 +1,6 @@
 """The contract of every net, by its config; then what is particular to each."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import allow, check, train
+from lab import check, train
 from lab.build import build
 from lab.data.facts import Facts
 from lab.errors import UserError
@@ -77,15 +76,40 @@ class TestFlip:
         once = flip.TestTimeFlip(Plain()).eval()
         torch.testing.assert_close(flip.TestTimeFlip(once).eval()(self.image), once(self.image))
 
-    @pytest.mark.parametrize(("net", "takes"), [("lstm", "token"), ("transformer", "token"), ("seq2seq", "target")])
-    def test_nets_of_no_images_are_refused(self, net, takes, compose):
-        node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
-        sizes = {"num_classes": 5, "vocab_size": 20, "text_vocab_size": 20, "target_vocab_size": 20}
-        known = inspect.signature(allow.locate(node.net._target_)).parameters
-        node.net = node.net | {name: size for name, size in sizes.items() if name in known}
-        with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
-            build(node)
-        assert len(str(error.value).splitlines()) == 1
+    def test_its_weights_have_the_names_of_the_nets(self):
+        def task(net):
+            return nn.ModuleDict({"a": nn.Linear(1, 1), "net": net, "z": nn.Linear(1, 1)})
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net, self.norm = Plain(), nn.BatchNorm1d(4)
+
+            def forward(self, image):
+                return self.norm(self.net(image))
+
+        for wrap in (flip.TestTimeFlip, lambda net: flip.TestTimeFlip(flip.TestTimeFlip(net))):
+            plain, wrapped = task(Net()), task(wrap(Net()))
+            for one, other in ((plain, wrapped), (copy.deepcopy(wrapped), plain), (plain.net, wrapped.net)):
+                assert list(one.state_dict()) == list(other.state_dict())
+                other.load_state_dict(one.state_dict())
+                assert all(value.equal(other.state_dict()[name]) for name, value in one.state_dict().items())
+            with pytest.raises(RuntimeError, match="Missing key.*norm.bias"):
+                wrapped.load_state_dict({k: v for k, v in plain.state_dict().items() if k != "net.norm.bias"})
+
+    @pytest.mark.parametrize("wrapped", [True, False])
+    def test_a_run_starts_from_the_weights_of_the_other_kind(self, wrapped, compose, tmp_path, capsys):
+        words = ["experiment=digits", "data.tiny=true", "optimizer=adam", "ema=null"]
+        nets = ["net=fast_cnn_flip", "net.net.widths=[4,4,8,8]"], ["net=fast_cnn", "net.widths=[4,4,8,8]"]
+        before, after = nets if wrapped else nets[::-1]
+        _, task = train.parts(compose(*words, *before), None)
+        torch.save({"state_dict": task.state_dict()}, tmp_path / "other.ckpt")
+        capsys.readouterr()
+        _, again = train.parts(compose(*words, *after, f"finetune={tmp_path}/other.ckpt", "seed=5"), None)
+        num = len(task.state_dict())
+        assert f"{num} of {num} tensors are loaded" in capsys.readouterr().out
+        for one, other in zip(task.parameters(), again.parameters(), strict=True):
+            assert one.equal(other)
 
     @pytest.mark.parametrize("inner", ["mlp", "cnn", "resnet", "fast_cnn"])
     def test_another_net_is_wrapped_or_the_wrapper_left_out(self, inner, compose):

@@ -2,22 +2,26 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
 from conftest import CONF, PLAIN
 from omegaconf import OmegaConf
+from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchmetrics.wrappers import Running
 
 from lab import config, resume, run, train
 from lab.check import check
 from lab.errors import UserError
-from lab.metrics.added import added_metrics, refuse_unfit
+from lab.metrics.added import added_metrics, refuse_unfit, takes_metrics
 from lab.runs.index import Run
 from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid
+from lab.tasks.base import Task
 from lab.tasks.classification import Classification
+from lab.tasks.translation import Translation
 from lab.words import literals
 
 AUGMENT = "lab.data.augment.Augment"
@@ -180,3 +184,48 @@ def test_a_task_says_that_it_takes_no_metrics():
     cfg = OmegaConf.create({"task": {"_target_": "lab.tasks.translation.Translation", "metrics": {"a": "x"}}})
     with pytest.raises(UserError, match=r"^error: task.metrics: task Translation does not accept additional metrics$"):
         list(added_metrics(cfg, None))
+
+
+class Inherits(Classification):
+    pass
+
+
+class PassesOn(Classification):
+    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class PassesOnTwice(PassesOn):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class HasItsOwn(Classification):
+    def __init__(self, num_classes: int, class_names: list[str]) -> None:
+        super().__init__(num_classes, class_names)
+
+
+class IsNoClassifier(Task):
+    pass
+
+
+class IsNoClassifierEither(Task):
+    def __init__(self, width: int = 1, **kwargs: Any) -> None:
+        super().__init__(metrics={}, **kwargs)
+
+
+class HasACollectionForEachStage(Task):
+    def __init__(self, metrics: dict[str, MetricCollection] | None = None, **kwargs: Any) -> None:
+        super().__init__(metrics=metrics, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (Classification, True), (Inherits, True), (PassesOn, True), (PassesOnTwice, True), (HasItsOwn, False),
+        (Translation, False), (IsNoClassifier, False), (IsNoClassifierEither, False),
+        (HasACollectionForEachStage, False),
+    ],
+)  # fmt: skip
+def test_a_task_that_hands_metrics_on_to_classification_takes_some(task, expected):
+    assert takes_metrics(task) == expected

@@ -52,7 +52,6 @@ def gan(compose, tmp_path):
         )  # fmt: skip
         OmegaConf.set_struct(cfg, False)
         cfg.net, cfg.task = {"_target_": "gan.Generator"}, {"_target_": "gan.Gan", "noise": noise}
-        cfg.net.image_size = cfg.task.image_size = 8
         cfg.optimizer, cfg.scheduler = optimizer, scheduler
         return cfg
 
@@ -262,6 +261,8 @@ def test_names_that_are_not_the_task_s_are_refused(gan, kinds, message):
             "trainer.strategy=ddp_find_unused_parameters_true: it",
         ),
         ({}, [STATIC], "trainer.strategy=DDPStrategy: it works with one loss"),
+        ({}, ["compile=true"], "compile=True: a compiled net can't be differentiated for each of several"),
+        ({}, ["compile=max-autotune"], "compile=max-autotune: a compiled net can't be differentiated for each of"),
     ],
     ids=str,
 )
@@ -271,9 +272,9 @@ def test_settings_that_do_not_fit_are_refused_before_the_data_is_read(gan, kinds
     assert f"error: {message}" in str(refused.value)
 
 
-@pytest.mark.parametrize("word", ["trainer.precision=16-mixed", "trainer.strategy=fsdp"])
+@pytest.mark.parametrize("word", ["trainer.precision=16-mixed", "trainer.strategy=fsdp", "compile=reduce-overhead"])
 def test_one_target_for_all_is_refused_where_the_task_has_several(gan, word):
-    with pytest.raises(UserError, match=f"{word}: it works with one loss"):
+    with pytest.raises(UserError, match=f"{word}: (it works with one loss|a compiled net)"):
         train.parts(gan(word, optimizer=ADAM), None)
     train.parts(gan("trainer.precision=bf16-mixed", optimizer=ADAM), None)
 
@@ -305,7 +306,29 @@ def test_a_parameter_has_one_optimizer(gan, shares, message, monkeypatch):
 
 def test_a_loss_without_an_optimizer_s_name_is_refused(gan, monkeypatch, tmp_path):
     monkeypatch.setattr(Gan, "step", lambda task, batch, stage: Step(task.net(batch["image"]).mean()))
-    with pytest.raises(UserError, match="step: its parts lack the loss of the optimizer generator"):
+    with pytest.raises(UserError, match="step: Step.parts has no loss named generator, which the optimizer"):
+        train.main(gan())
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("generator", lambda task, batch, losses: losses["discriminator"]),
+        ("generator", lambda task, batch, losses: losses["generator"].detach()),
+        ("discriminator", lambda task, batch, losses: task.net(batch["image"]).mean()),
+        ("discriminator", lambda task, batch, losses: torch.zeros(())),
+    ],
+)
+def test_a_loss_that_does_not_depend_on_its_optimizer_s_parameters_is_refused(name, change, gan, monkeypatch):
+    right = Gan.step
+
+    def step(task, batch, stage):
+        found = right(task, batch, stage)
+        found.parts[name] = change(task, batch, found.parts)
+        return found
+
+    monkeypatch.setattr(Gan, "step", step)
+    with pytest.raises(UserError, match=f"step: the loss {name} depends on no parameter of the optimizer {name}"):
         train.main(gan())
 
 

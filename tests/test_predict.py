@@ -303,7 +303,7 @@ def fake(monkeypatch, tmp_path):
     """A model that needs no file."""
 
     def fake(find=lambda *_: ["a.png", "b.png"], answer=lambda x: np.tile(np.float32([0.75, 0.25]), (len(x), 1))):
-        monkeypatch.setattr(predictor, "of_onnx", lambda _: classifier(answer, ["a", "b"]))
+        monkeypatch.setattr(predictor, "from_onnx", lambda _: classifier(answer, ["a", "b"]))
         monkeypatch.setattr(Picture, "find", find)
         black = {"image": np.zeros((1, 4, 4), np.uint8)}
         monkeypatch.setattr(Picture, "read", lambda _, items: ([black] * len(items), [""] * len(items)))

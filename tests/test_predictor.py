@@ -1,10 +1,15 @@
 """The verbs with inputs and outputs that no shipped task has: several, files, columns that depend on the item."""
 
+import asyncio
 import base64
 import csv
 import io
 import json
-from dataclasses import dataclass
+import re
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +28,8 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.predictor import Predictor
-from lab.serve.server import build
+from lab.serve.form import Form
+from lab.serve.server import PAGE, build
 
 WORDS = ClassLabel(["dark", "light", "<b>"], entry="word")
 IMAGE, SIZE = Image(1, 2), Numbers(["width", "height"], entry="size")
@@ -42,6 +48,21 @@ class Points(Feature):
 
     def rows(self, name, sample, inputs, top_k):
         return [{name: round(float(x * inputs["size"][0]), 1)} for x in sample["points"][:top_k] if x >= 0]
+
+
+@dataclass(frozen=True)
+class Anything(Feature):
+    """A text of any kind, of which nothing is read."""
+
+    @property
+    def entries(self):
+        return ("anything",)
+
+    def example(self):
+        return {"anything": np.zeros(1)}
+
+    def read(self, items):
+        return [self.example() for _ in items], ["" for _ in items]
 
 
 def brightness(arrays):
@@ -76,17 +97,27 @@ def png(level):
 
 
 @pytest.fixture
-def ask(monkeypatch, tmp_path):
+def predict_to(monkeypatch, tmp_path):
     """`lab predict` with a predictor, in a folder with two pictures."""
     (tmp_path / "in").mkdir()
     for name, level in (("a", 255), ("b", 51)):
         (tmp_path / f"in/{name}.png").write_bytes(png(level))
     monkeypatch.chdir(tmp_path)
 
-    def ask(asked, source, *overrides, output="out.csv"):
-        monkeypatch.setattr(predictor, "of_onnx", lambda _: asked)
+    def predict_to(asked, source, output, *overrides):
+        monkeypatch.setattr(predictor, "from_onnx", lambda _: asked)
         predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
-        if output == "out.csv":
+
+    return predict_to
+
+
+@pytest.fixture
+def ask(predict_to, tmp_path):
+    """The same, and the rows that were written."""
+
+    def ask(asked, source, *overrides, output="out.csv"):
+        predict_to(asked, source, output, *overrides)
+        if output.endswith(".csv"):
             return list(csv.DictReader((tmp_path / output).read_text().splitlines()))
         return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()] if output != "-" else None
 
@@ -136,7 +167,7 @@ def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
         "not a JSON object",
         "list of numbers",
         "expected 2",
-        "image is not <base64>",
+        "image is not the path of a file",
     ]
     assert all(text in row["error"] for text, row in zip(said, rows, strict=True)), [row["error"] for row in rows]
 
@@ -175,16 +206,56 @@ def test_an_output_that_is_a_file_is_written_beside_the_table(ask, tmp_path, cap
     assert [row["picture"] for row in rows] == ["out/000001.png", "out/000002.png"]
     assert [PIL.Image.open(row["picture"]).getpixel((0, 0)) for row in rows] == [255, 51]
     assert "picture: files in out" in capsys.readouterr().out
-    (row, _) = ask(asks({"image": IMAGE}, {"picture": PICTURE, "copy": PICTURE, "shade": SHADE}), "in", "top_k=1")
+    (tmp_path / "other").mkdir()
+    several = {"picture": PICTURE, "copy": PICTURE, "shade": SHADE}
+    (row, _) = ask(asks({"image": IMAGE}, several), "in", "top_k=1", output="other/out.jsonl")
     assert [*row.values()][1:4] == ["out/000001_picture.png", "out/000001_copy.png", "light"]
     with pytest.raises(UserError, match="^error: output=-: picture is a file for each item; choose output="):
         ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="-")
-    with pytest.raises(UserError, match="its files are written to in, which has the input"):
-        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in/a.png", output="in.csv")
-    (tmp_path / "full.csv").touch()
-    (tmp_path / "full").touch()
-    with pytest.raises(RunError, match=r"^error: output=full/000001.png: it could not be written: "):
-        ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="full.csv")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "source", "said"),
+    [
+        (lambda path: path.mkdir() or (path / "000001.png").write_bytes(b"mine"), "in", "the folder out is not empty"),
+        (lambda path: path.symlink_to("in"), "in", "out is not a folder"),
+        (lambda path: path.symlink_to("nowhere"), "in", "out is not a folder"),
+        (lambda path: path.write_bytes(b"mine"), "in", "out is not a folder"),
+        (lambda path: path.mkdir() or (path / "x.png").write_bytes(png(9)), "out", "the folder out is not empty"),
+    ],
+)
+def test_files_of_outputs_replace_nothing(prepare, source, said, ask, tmp_path):
+    prepare(tmp_path / "out")
+    (tmp_path / "out.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"^error: output=out.csv: {said}.*choose another name.$"):
+        ask(asks({"image": IMAGE}, {"picture": PICTURE}), source)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_that_appears_while_answers_are_written_stays(ask, tmp_path):
+    def predict(arrays):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/000002.png").write_bytes(b"mine")
+        return made({"picture": PICTURE})(arrays)
+
+    (tmp_path / "in/table.jsonl").write_text('{"image": "a.png", "text": "dark"}\n' * 2)
+    first = iter([made({"picture": PICTURE})])  # of the example
+    asked = Predictor(TWO, {"picture": PICTURE}, lambda x: next(first, predict)(x))
+    with pytest.raises(RunError, match=r"^error: output=out/000002.png: it could not be written: File exists"):
+        ask(asked, "in/table.jsonl")
+    assert (tmp_path / "out/000002.png").read_bytes() == b"mine"
+
+
+def test_files_that_predict_wrote_are_read_from_its_table(ask, tmp_path):
+    (tmp_path / "deep").mkdir()
+    ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="deep/made.csv")
+    inputs = {"picture": IMAGE, "path": WORDS}
+    (tmp_path / "deep/made.csv").write_text((tmp_path / "deep/made.csv").read_text().replace("in/a.png", "dark"))
+    with pytest.raises(RunError, match="1 of 2 could not be read"):
+        ask(asks(inputs, {"mean": MEAN}), "deep/made.csv")
+    (row, _) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (row["picture"], row["level"], row["error"]) == ("deep/made/000001.png", "1.0000", "")
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
@@ -210,6 +281,71 @@ def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
     assert (row["class"], row["predicted_class"], row["class_2"]) == ("dark", "dark", "light")
 
 
+@pytest.mark.parametrize("value", ['["a.png"]', '{"path": "a.png"}', "true", "1.5"])
+def test_what_is_not_the_path_of_a_file_is_refused(value, ask, tmp_path):
+    (tmp_path / "in/t.jsonl").write_text(f'{{"image": {value}, "text": "dark"}}')
+    with pytest.raises(RunError, match="1 of 1 could not be read"):
+        ask(asks(TWO, {"shade": SHADE}), "in/t.jsonl", output="out.jsonl")
+    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert row["error"] == "image is not the path of a file"
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl", "-"])
+@pytest.mark.parametrize("text", [r"\ud83d", r"dark\udc80", r"\udfff\ud800"])
+def test_half_a_surrogate_pair_is_written_as_an_escape(text, output, predict_to, tmp_path):
+    """JSON has it, UTF-8 has not. A byte that is no UTF-8 stays that byte."""
+    (tmp_path / "in/t.jsonl").write_text(f'{{"image": "a.png", "label": "{text}"}}\n')
+    inputs = {"image": IMAGE, "label": Anything()}
+    predict_to(asks(inputs, {"shade": SHADE}), "in/t.jsonl", output)
+    if output != "-":
+        written = (tmp_path / output).read_bytes()
+        assert b"light" in written
+        assert text[-5:].encode() in written or b"\x80" in written
+
+
+@pytest.mark.parametrize(
+    ("outputs", "columns"),
+    [
+        ({"a": Numbers(["b_c"], entry="mean"), "a_b": Numbers(["c"], entry="mean")}, ["a_b_c", "predicted_a_b_c"]),
+        ({"error": Numbers(["error"], entry="mean")}, ["predicted_error"]),
+        ({"m": Numbers(["path"], entry="mean"), "path": SHADE}, ["m_path", "predicted_path", "path_probability"]),
+    ],
+)
+def test_two_columns_of_one_name_get_two(outputs, columns, ask):
+    (row, _) = ask(asks({"image": IMAGE}, outputs), "in", "top_k=1")
+    assert [*row] == ["path", *columns, "error"]
+    assert set(row.values()) <= {"in/a.png", "1.0000", "light", ""}
+    assert all(row[name] for name in columns)
+
+
+def test_an_input_of_the_name_error_does_not_hide_the_errors(ask, tmp_path):
+    (tmp_path / "in/t.csv").write_text("image,error\na.png,dark\nnone.png,light\n")
+    with pytest.raises(RunError, match="1 of 2 could not be read"):
+        ask(asks({"image": IMAGE, "error": WORDS}, {"mean": MEAN}), "in/t.csv")
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [(row["input_error"], row["error"][:6]) for row in rows] == [("dark", ""), ("light", "image:")]
+
+
+def test_a_number_of_the_name_probability_is_no_percentage(ask, capsys):
+    ask(asks({"image": IMAGE}, {"price": Numbers(["probability"], entry="mean")}), "in")
+    assert "in/a.png  probability 1.0\n" in capsys.readouterr().out
+
+
+def test_a_linked_table_with_more_columns_stays_a_link(ask, tmp_path):
+    lines = [f'{{"image": "{name}.png", "size": [10, 1]}}' for name in "ba"]
+    (tmp_path / "in/t.jsonl").write_text("\n".join(lines))
+    (tmp_path / "out.csv").symlink_to("in/table.csv")
+    (tmp_path / "in/table.csv.whole").write_text("mine")
+    inputs = {"image": IMAGE, "size": SIZE}
+    rows = ask(Predictor(inputs, {"at": Points()}, lambda x: made({"at": Points()})(as_dark(x))), "in/t.jsonl")
+    assert float(rows[1]["at_3"]) == 5
+    assert (tmp_path / "out.csv").is_symlink()
+    assert (tmp_path / "in/table.csv.whole").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [
+        "a.png", "b.png", "t.jsonl", "table.csv", "table.csv.whole",
+    ]  # fmt: skip
+
+
 def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
     outputs = {"mean": MEAN}
     drawn = Predictor({"image": IMAGE}, outputs, lambda x: made(outputs)({"index": x["index"]}))
@@ -220,7 +356,7 @@ def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
 
 
 def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
-    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no input; ") as error:
+    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no inputs, so there is no item") as error:
         ask(asks({}, {"picture": PICTURE}), "in")
     assert len(str(error.value).splitlines()) == 1
 
@@ -270,8 +406,9 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
         assert explained["outputs"]["picture"].startswith("<img ")
         bad = [
             (422, 'no "size"', {"json": {k: v for k, v in as_json.items() if k != "size"}}),
-            (422, '"size" is not', {"json": as_json | {"size": "x"}}),
-            (400, "size: it has 1 numbers", {"json": as_json | {"size": [1]}}),
+            (422, '"size" is not', {"json": as_json | {"size": ["x"]}}),
+            (422, "it has 1 numbers; expected 2: width, height", {"json": as_json | {"size": [1]}}),
+            (400, "size: height is x; expected finite", {"json": as_json | {"size": "1,x"}}),
             (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
             (422, 'no part named "size"', {"files": {"image": png(9)}, "data": {"text": "x"}}),
             (
@@ -310,6 +447,68 @@ def test_every_error_of_one_input_is_a_sentence():
     assert said == "It has 3 numbers; expected 2: width, height."
 
 
+def form(*parts, kind="multipart/form-data; boundary=b"):
+    """A request with parts of (name, content); a name that ends in "file" has a filename."""
+    body = b""
+    for name, content in parts:
+        more = '; filename="x"' if name.endswith("file") else ""
+        body += f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+    return {"content": body + b"--b--\r\n", "headers": {"Content-Type": kind}}
+
+
+LABELS = {"größe": SIZE, "kind": ClassLabel(["dark", "hell ☀"], entry="kind")}
+GOOD = (("größe", b"1,2"), ("kind", "hell ☀".encode()))
+
+
+@pytest.mark.parametrize("more", ["", "unicode_escape", "punycode", "utf-16", "idna", "none such"])
+def test_the_charset_of_a_form_is_not_obeyed(more):
+    kind = f'multipart/form-data; charset="{more}"; boundary=b' if more else 'multipart/form-data; boundary="b"'
+    with client(asks(LABELS, {"shade": SHADE})) as served:
+        assert served.post("/predict", **form(*GOOD, kind=kind)).status_code == 200
+        large = (("größe", b"1,2"), ("kind", b"x" * 2_000_000))
+        said = served.post("/predict", **form(*large, kind=kind))
+    assert (said.status_code, said.json()["error"][:16]) == (400, "kind: xxxxxxxxxx")
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "said"),
+    [
+        ([*GOOD, GOOD[1]], "; boundary=b", 422, 'The form has 2 parts named "kind"; send one.'),
+        ([GOOD[0], ("größe", b"3,4"), GOOD[1]], "; boundary=b", 422, 'The form has 2 parts named "größe"; send one.'),
+        ([GOOD[0], ("kind", b"")], "; boundary=b", 400, '"kind" is empty: it has no bytes.'),
+        ([GOOD[0], ("kind", b"\xff")], "; boundary=b", 400, "kind: \ufffd is not a class"),
+        (GOOD, "", 400, "The form can't be read: it is no multipart/form-data with a boundary."),
+        (GOOD, '; boundary=""', 400, "The form can't be read: it is no multipart/form-data with a boundary."),
+        (GOOD, "; boundary=b;charset=", 200, ""),
+        (GOOD, f"; boundary={'b' * 71}", 400, "The form can't be read"),
+    ],
+)
+def test_a_wrong_form_is_refused_in_a_sentence(parts, kind, status, said):
+    with client(asks(LABELS, {"shade": SHADE})) as served:
+        answer = served.post("/predict", **form(*parts, kind=f"multipart/form-data{kind}"))
+    assert answer.status_code == status, answer.text
+    assert answer.json().get("error", "").startswith(said)
+
+
+def test_two_files_of_one_input_are_refused():
+    with client(asks({"text": WORDS}, {"shade": SHADE})) as served:
+        said = served.post("/predict", **form(("file", b"dark"), ("file", b"light"))).json()["error"]
+        assert "Too many files" in said
+        said = served.post("/predict", **form(("file", b"dark"), ("text", b"light")))
+        assert said.status_code == 200
+
+
+@pytest.mark.parametrize("reader", ["_of_json", "_of_form"])
+def test_a_body_is_read_outside_the_event_loop(reader, monkeypatch):
+    loops = []
+    read = getattr(Form, reader)
+    monkeypatch.setattr(Form, reader, lambda *given: loops.append(asyncio._get_running_loop()) or read(*given))
+    request = {"json": {"text": "dark"}} if reader == "_of_json" else form(("file", b"dark"))
+    with client(asks({"text": WORDS}, {"shade": SHADE})) as served:
+        assert served.post("/predict", **request).status_code == 200
+    assert loops == [None]
+
+
 def test_a_missing_package_is_no_error_of_the_server():
     def explain(_):
         raise UserError("error: explain: No module named captum. pip install 'lab[explain]'")
@@ -320,6 +519,79 @@ def test_a_missing_package_is_no_error_of_the_server():
     assert answer.json()["why"].endswith("pip install 'lab[explain]'")
 
 
+DATA = "data:image/png;base64,"
+
+
+@dataclass(frozen=True)
+class Note(Feature):
+    """A text that looks like a file."""
+
+    @property
+    def entries(self):
+        return ("mean",)
+
+    def rows(self, name, sample, inputs, top_k):
+        return [{name: "data:image/png,<b>"}]
+
+
+PRICE = Numbers(["probability"], entry="mean")
+ABOUT = {"shade": "2 classes", "mean": "level", "price": "probability", "picture": "2 × 2 pixels", "note": ""}
+ABOUT |= {"image": "2 × 2 pixels", "size": "width, height", "kind": "2 classes"}
+
+
+@pytest.mark.skipif(not which("node"), reason="needs node")
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "typed", "files", "kinds", "said"),
+    [
+        ({"image": IMAGE}, {"shade": SHADE}, {}, ["image"], ["label"], ["dark", "80.0 %", "light", "20.0 %"]),
+        ({"size": SIZE}, {"mean": MEAN}, {"size": "1,2"}, [], ["textarea"], ["level 0.2"]),
+        ({"kind": SHADE}, {"picture": PICTURE}, {"kind": "dark"}, [], ["select"], [DATA]),
+        (
+            {"image": IMAGE, "size": SIZE},
+            {"mean": MEAN, "picture": PICTURE},
+            {"size": "1,2"},
+            ["image"],
+            ["label", "textarea"],
+            ["mean", "level 0.2", "picture", DATA],
+        ),
+        ({"image": IMAGE, "size": SIZE}, {"mean": MEAN}, {"size": "1,2"}, [], ["label", "textarea"], None),
+        ({"image": IMAGE}, {"note": Note()}, {}, ["image"], ["label"], ["data:image/png,<b>"]),
+        ({"image": IMAGE}, {"price": PRICE}, {}, ["image"], ["label"], ["probability 0.2"]),
+    ],
+)
+def test_the_page_has_a_control_for_each_input_and_shows_each_output(
+    inputs, outputs, typed, files, kinds, said, tmp_path
+):
+    asked = asks(inputs, outputs, unexplained="No <b>.")
+    bright = Predictor(inputs, outputs, lambda x: asked.predict(x | {"image": np.full((1, 1, 2, 2), 51, np.uint8)}))
+    whole = {"image": base64.b64encode(png(51)).decode(), "size": [1, 2], "kind": "dark"}
+    request = {"json": {name: whole[name] for name in inputs}}
+    with client(replace(bright, unexplained="No <b>.")) as served:
+        case = {
+            "health": served.get("/health").json(),
+            "predict": served.post("/predict", **request).json(),
+            "explain": served.post("/explain", **request).json(),
+            "typed": typed,
+            "files": files,
+        }
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    command = ["node", Path(__file__).with_name("page.mjs"), PAGE, tmp_path / "case.json"]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert [*shown["kinds"].values()] == kinds
+    about = {name: ABOUT[name] for name in (*outputs, *inputs) if ABOUT[name]}
+    alone = len(outputs) == len(inputs) == 1
+    assert shown["facts"] == (", " if alone else "; ").join(
+        line if alone else f"{name}: {line}" for name, line in about.items()
+    )
+    if said is None:
+        assert (shown["error"], shown["asked"]) == ("Choose a file for image.", [])
+        return
+    keys = [*inputs] if len(inputs) > 1 else ["file"]
+    assert shown["asked"] == [["/predict", keys], ["/explain", keys]]
+    assert [word if word[: len(DATA)] != DATA else DATA for word in shown["answers"]] == said
+    assert shown["shown"][-1] == "No <b>."
+
+
 class Net(nn.Module):
     def forward(self, image, size):
         return image.mean((1, 2, 3)) + size.sum(1)
@@ -328,7 +600,7 @@ class Net(nn.Module):
 class Both:
     """A task of two inputs and two outputs, which draws."""
 
-    inputs = ("image", "size", "index")
+    input_entries = ("image", "size", "index")
     outputs = {"shade": SHADE, "mean": MEAN}  # noqa: RUF012
 
     def __init__(self):
@@ -360,17 +632,24 @@ def data_of(**features):
     return SimpleNamespace(facts=facts, on_after_batch_transfer=prepared, splits={"test": Split(), "train": Split()})
 
 
-def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
-    data, task = data_of(image=IMAGE, size=SIZE, label=ClassLabel(["dark", "light"])), Both()
-    path = tmp_path / "model.onnx"
-    exported.write_onnx(exported.program(task, data), task, data, path)
-    asked = predictor.of_onnx(path)
-    assert (asked.inputs, asked.outputs) == ({"image": IMAGE, "size": SIZE}, task.outputs)
+def rightly(task, data):
+    """What a task's checkpoint answers."""
 
     def right(arrays):
         batch = data.on_after_batch_transfer({name: torch.from_numpy(array) for name, array in arrays.items()})
         return {name: task.predict_step(batch, 0)[name].numpy() for name in ("shade", "mean")}
 
+    return right
+
+
+def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
+    data, task = data_of(image=IMAGE, size=SIZE, label=ClassLabel(["dark", "light"])), Both()
+    path = tmp_path / "model.onnx"
+    exported.write_onnx(exported.program(task, data), task, data, path)
+    asked = predictor.from_onnx(path)
+    assert (asked.inputs, asked.outputs) == ({"image": IMAGE, "size": SIZE}, task.outputs)
+
+    right = rightly(task, data)
     checkpoint, size = Predictor(asked.inputs, asked.outputs, right), exported.example(task, data)
     made = export.prove(path, "onnx", checkpoint, size, data)
     assert made["tolerance"] == {"shade": 0, "mean": 0}
@@ -384,3 +663,73 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
 
     with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
         export.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
+
+
+def small_onnx():
+    """A model that gives its input back."""
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["batch", 1])
+    end = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", 1])
+    node = helper.make_node("Identity", ["numbers"], ["mean"])
+    return helper.make_model(
+        helper.make_graph([node], "g", [value], [end]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("lab.features.numbers.Numbers", ""),
+        ("nosuchfork.features.Photo", "it takes the package nosuchfork, which is not installed."),
+        ("nosuchfork.Photo", "it takes the package nosuchfork, which is not installed."),
+        ("json.JSONDecoder", "it is damaged, or none that lab export made"),
+        ("lab.features.numbers.Nothing", "it is damaged, or none that lab export made"),
+        ("no such/fork.Photo", "it is damaged, or none that lab export made"),
+        (7, "it is damaged, or none that lab export made"),
+    ],
+)
+def test_a_file_of_a_package_that_is_not_installed_says_which(target, said, tmp_path):
+    import onnx
+
+    made = small_onnx()
+    feature = {"_target_": target, "names": ["x"]}
+    about = {"inputs": {"numbers": feature | {"entry": "numbers"}}, "outputs": {"mean": feature | {"entry": "mean"}}}
+    made.metadata_props.add(key=predictor.METADATA, value=json.dumps(about))
+    onnx.save(made, tmp_path / "model.onnx")
+    if not said:
+        assert predictor.from_onnx(tmp_path / "model.onnx").outputs == {"mean": Numbers(["x"], entry="mean")}
+        return
+    with pytest.raises(UserError, match=re.escape(f"error: model={tmp_path}/model.onnx: {said}")) as error:
+        predictor.from_onnx(tmp_path / "model.onnx")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "said"),
+    [
+        ("onnx", {"picture": IMAGE}, "error: format=onnx: an input and the output picture have an entry named image"),
+        ("onnx", {"a": MEAN, "b": MEAN}, "error: export: the outputs a and b have two entries named mean"),
+        ("aoti", {"a": MEAN, "b": Note()}, "error: export: the outputs a and b have two entries named mean"),
+        ("torch_export", {"picture": IMAGE, "mean": MEAN}, ""),
+        ("onnx", {"picture": PICTURE, "mean": MEAN}, ""),
+    ],
+)
+def test_entries_of_one_name_are_refused_before_a_file_is_made(kind, outputs, said):
+    size = {"image": np.zeros((2, 1, 2, 2))}
+    if not said:
+        export.check_entries(kind, size, outputs)
+        return
+    with pytest.raises(UserError, match=f"^{said}; give"):
+        export.check_entries(kind, size, outputs)
+
+
+def test_an_export_of_a_task_that_draws_and_does_not_say_so_is_refused(tmp_path):
+    class Secret(Both):
+        input_entries = ("image", "size")
+
+    data, task, path = data_of(image=IMAGE, size=SIZE), Secret(), tmp_path / "model.pt2"
+    checkpoint = Predictor({"image": IMAGE, "size": SIZE}, task.outputs, rightly(task, data))
+    exported.write_torch_export(exported.program(task, data), task, data, path)
+    with pytest.raises(RunError, match="is refused: it does not answer as the checkpoint does"):
+        export.prove(path, "torch_export", checkpoint, exported.example(task, data), data)

@@ -8,15 +8,21 @@ import sys
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from lab import cli, config, folder, predict, run, secrets, train
+from lab.answers import Answers
 from lab.check import check
 from lab.data import tiny
 from lab.data.facts import Facts
 from lab.data.report import DataReport
 from lab.errors import UserError
+from lab.features.image import Image
+from lab.features.labels import ClassLabel
+from lab.items import Item
+from lab.predictor import Predictor
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
 
@@ -157,15 +163,15 @@ def test_a_run_shows_and_writes_the_references(compose, monkeypatch, tmp_path, c
 def test_answers_name_their_items_by_the_reference(name, monkeypatch, tmp_path):
     monkeypatch.setattr(secrets, "_known", {})
     secrets.remember(os.path.dirname(name), "${oc.env:S}")
-    inputs = SimpleNamespace(column="image", example=[0], read=lambda batch: ([], [f"{batch[0]}: not readable"]))
-    asked = SimpleNamespace(inputs=inputs, answer=lambda array: array, say=lambda answer, top_k: [{"class": "a"}])
-    (rows,) = predict.answers(asked, [[name]], 1, 1)
+    shade = ClassLabel(["dark", "light"], entry="shade")
+    asked = Predictor({"image": Image(1, 2)}, {"shade": shade}, lambda arrays: {"shade": np.ones((1, 2))})
+    (rows,) = Answers(asked, 1, None).of([[Item({"image": name})]])
     for suffix in ("csv", "jsonl"):
         with predict.writing(f"{tmp_path}/rows.{suffix}") as write:
             write(rows)
         written = (tmp_path / f"rows.{suffix}").read_text()
         assert CANARY not in written
-        assert written.count("${oc.env:S}/") == 2
+        assert written.count("${oc.env:S}/") == 3  # the item, and twice in its error
 
 
 def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path):

@@ -3,20 +3,25 @@
 import csv
 import errno
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 from conftest import PLAIN
-from torch import nn
-from torchmetrics import MeanSquaredError, MetricCollection
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
 from lab import config, draws, run, train
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
 from lab.callbacks.predictions import Predictions, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
-from lab.tasks.base import MetricBuffer, Step, Task
+from lab.errors import UserError
+from lab.metrics.buffer import MetricBuffer
+from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "seed=3", "trainer.max_epochs=2", "data.batch_size=32")
@@ -119,7 +124,8 @@ def test_parts_of_other_names_are_refused(drawn):
     steps = [Step(torch.ones(()), {name: torch.ones(()) for name in names}) for names in ("", "a", ["loss"])]
     for first, second in ((0, 1), (1, 0), (2, 2)):
         task.sums = {}
-        with pytest.raises(ValueError, match="val: the parts of the loss are"):  # noqa: PT012
+        said = "a part cannot be named loss" if first == 2 else "must have the same names in every step of a stage; val"
+        with pytest.raises(ValueError, match=f"step: .*{said}"):  # noqa: PT012
             for number in (first, second):
                 task.step = lambda batch, stage, number=number: steps[number]
                 task._step(batch, "val")
@@ -131,11 +137,11 @@ def test_every_evaluation_batch_has_its_seed():
         getattr(StepSeed(seed), hook)(trainer, None, None, batch_idx)
         return torch.rand(()).item()
 
-    hooks = [f"on_{stage}_batch_start" for stage in ("train", "validation", "test", "predict")]
+    hooks = [f"on_{stage}_batch_start" for stage in ("train", "validation", "test")]
     first = [drawn(hook) for hook in hooks]
     assert [drawn(hook) for hook in hooks] == first
     others = [drawn(hook, **other) for hook in hooks for other in ({"batch_idx": 1}, {"rank": 1}, {"seed": 1})]
-    assert len({*first, *others}) == 16
+    assert len({*first, *others}) == 12
 
 
 # metrics
@@ -166,7 +172,7 @@ def test_metrics_take_the_outputs_that_they_name():
 
 @pytest.mark.parametrize("big", ["preds", "wide"])
 def test_a_buffer_holds_no_more_than_its_numbers(big, monkeypatch):
-    monkeypatch.setattr("lab.tasks.base.MOST_BUFFERED", 1000)
+    monkeypatch.setattr("lab.metrics.buffer.MOST_BUFFERED", 1000)
     buffer = MetricBuffer(MetricCollection({"a": OfAnyWidth()}))
     for _ in range(10):
         buffer.update({"wide": torch.rand(50, 9), "target": torch.rand(50), "preds": torch.rand(50, 900)})
@@ -178,6 +184,113 @@ def test_no_metrics_are_no_memory():
     buffer.update({"preds": torch.rand(4)})
     assert not buffer.pending
     assert buffer.compute() == {}
+
+
+class Right(Metric):
+    """The share of the numbers that are above a half."""
+
+    right: Tensor
+    num: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("right", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("num", torch.zeros(()), dist_reduce_fx="sum")
+
+    def count(self, numbers):
+        self.right += (numbers > 0.5).sum()
+        self.num += len(numbers)
+
+    def compute(self):
+        return self.right / self.num
+
+
+class Real(Right):
+    def update(self, real):
+        self.count(real)
+
+
+class Fake(Right):
+    def update(self, fake):
+        self.count(fake)
+
+
+def test_metrics_that_agree_on_the_first_batch_do_not_share_a_state(drawn):
+    _, _, task = run.load(drawn)
+    given = MetricCollection({"real": Real(), "fake": Fake(), "again": Real()}, prefix="its_")
+    task = Task(task.net, None, None, {"val": given})
+    buffer = task.metric_buffers["val"]
+    for real, fake in (([0.0, 0.0], [0.0, 0.0]), ([1.0, 1.0], [1.0, 0.0]), ([0.0, 1.0], [1.0, 1.0])):
+        buffer.update({"real": torch.tensor(real), "fake": torch.tensor(fake)})
+        values = {name: value.item() for name, value in buffer.compute().items()}
+        assert values == {"its_real": sum(real) / 2, "its_fake": sum(fake) / 2, "its_again": sum(real) / 2}
+
+
+class Total(Metric):
+    """A sum of floats, which depends on their order and grouping."""
+
+    total: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, wide):
+        self.total += wide.sum()
+
+    def compute(self):
+        return self.total
+
+
+@pytest.mark.parametrize("saves", [[1], [3, 4], [2, 6, 9], range(12)], ids=str)
+def test_a_buffer_that_is_saved_and_restored_gives_the_same_bits(saves, monkeypatch):
+    monkeypatch.setattr("lab.metrics.buffer.MOST_BUFFERED", 300)
+    batches = [{"wide": torch.rand(7, 2 + (i > 8)).exp(), "other": torch.rand(7)} for i in range(12)]
+    whole = MetricBuffer(MetricCollection({"total": Total()}))
+    cut = MetricBuffer(MetricCollection({"total": Total()}))
+    for i, batch in enumerate(batches):
+        whole.update(batch)
+        cut.update(batch)
+        if i in saves:
+            cut.metrics.persistent(True)
+            states = cut.metrics.state_dict(), cut.state()
+            cut = MetricBuffer(MetricCollection({"total": Total()}))
+            cut.metrics.load_state_dict(states[0], strict=False)
+            cut.restore(states[1])
+    assert cut.compute()["total"].equal(whole.compute()["total"])
+
+
+class Boxes(Metric):
+    """Gives several values, as a detector's precision does."""
+
+    def update(self, wide):
+        pass
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"map": torch.ones(()), "map_50": torch.ones(())}
+
+
+class Undeclared(Boxes):
+    def compute(self):
+        return super().compute()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "monitored", "accepted"),
+    [
+        ({"mse": MeanSquaredError()}, "val/mse", True), ({"mse": MeanSquaredError()}, "val/loss", True),
+        ({"mse": MeanSquaredError()}, "val/loss/a", True), ({"mse": MeanSquaredError()}, "val/mae", False),
+        ({"mse": MeanSquaredError()}, "val/map_50", False), ({"boxes": Boxes()}, "val/map_50", True),
+        ({"mse": MeanSquaredError(), "boxes": Boxes()}, "val/map_50", True), ({"boxes": Boxes()}, "map_50", False),
+        ({"boxes": Undeclared()}, "val/map", True), ({}, "val/acc", False), ({"boxes": Boxes()}, "test/map", False),
+    ],
+)  # fmt: skip
+def test_a_name_is_monitored_that_validation_may_report(metrics, monitored, accepted, drawn):
+    _, _, task = run.load(drawn)
+    task = Task(task.net, None, None, {"val": MetricCollection(metrics)})
+    cfg = OmegaConf.create({"monitor": {"metric": monitored}})
+    with nullcontext() if accepted else pytest.raises(UserError, match=f"monitor.metric: unknown metric {monitored}"):
+        run.check_monitor(cfg, task)
 
 
 # predictions
@@ -245,9 +358,8 @@ def test_kept_outputs_are_in_the_order_of_the_samples():
         kept.add(torch.tensor([1]), {"b": torch.ones(1, 2)})
 
 
-def test_the_first_training_samples_survive_any_entries():
-    batch = {"index": torch.arange(40), "boxes": torch.rand(40, 3, 4), "waveform": torch.rand(40, 16000).half(),
-             "scale": torch.ones(()), "anchors": torch.rand(7, 4), "names": ["a"] * 40}  # fmt: skip
+def test_the_first_training_samples_are_copies():
+    batch = {"index": torch.arange(40), "boxes": torch.rand(40, 3, 4), "waveform": torch.rand(40, 16000).half()}
     rows = first_rows(batch)
     assert {name: tuple(value.shape) for name, value in rows.items()} == {
         "index": (32,), "boxes": (32, 3, 4), "waveform": (32, 16000),
@@ -295,3 +407,35 @@ def test_figures_after_an_epoch_change_no_mode(drawn):
     assert task.net.training
     assert not frozen.training
     assert Task.epoch_figures(task, 0) == {}
+
+
+class Weights(Classification):
+    """Shows its weights, or fails to."""
+
+    def epoch_figures(self, epoch):
+        if epoch:
+            raise ValueError("it cannot draw")
+        return {name: p.clone() for name, p in self.named_parameters()}
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_figures_after_an_epoch_have_the_averaged_weights(epoch, drawn, monkeypatch):
+    _, _, task = run.load(drawn)
+    task.__class__ = Weights
+    config.quiet()
+    average = EMAWeightAveraging(decay=0.5)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[average])
+    monkeypatch.setattr(L.Trainer, "current_epoch", epoch)
+    average.setup(trainer, task, "fit")
+    averaged = {name: p.detach().clone() for name, p in task.named_parameters()}
+    with torch.no_grad():
+        for p in task.parameters():
+            p.add_(1)
+    raw = {name: p.detach().clone() for name, p in task.named_parameters()}
+    if epoch:
+        with pytest.raises(ValueError, match="it cannot draw"):
+            epoch_figures(trainer, task)
+    else:
+        found = epoch_figures(trainer, task)
+        assert all(found[name].equal(value) for name, value in averaged.items())
+    assert all(p.equal(raw[name]) for name, p in task.named_parameters())

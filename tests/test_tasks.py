@@ -16,6 +16,7 @@ from conftest import PLAIN, fitting, options, step_losses
 from hydra.utils import instantiate
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
+from torchmetrics import MeanMetric
 
 from lab import run
 from lab.callbacks.lookahead import Lookahead
@@ -214,6 +215,24 @@ def test_lookahead_goes_back_to_the_slow_weights_and_ends_on_them():
     first = 2 * (1 - 0.8 * 0.4**3)  # at two fifths of the run
     second = first + 2 * (1 - 0.8 * 0.8**3)
     assert weights == pytest.approx([1, first, first + 1, second, second])
+
+
+def test_lookahead_averages_all_weights_and_no_metric():
+    task = nn.Module()
+    task.net, task.discriminator, task.metrics = nn.BatchNorm1d(1), nn.Linear(1, 1), MeanMetric()
+    task.scale = nn.Parameter(torch.zeros(()))
+    task.metrics.persistent(True)
+    trainer, lookahead = SimpleNamespace(global_step=0, estimated_stepping_batches=1), Lookahead(every=2, decay=0.5)
+    lookahead.on_train_start(trainer, task)
+    slow = {name: value.clone() for name, value in task.state_dict().items()}
+    with torch.no_grad():
+        for value in task.state_dict().values():
+            value += 1
+    task.metrics.update(5.0)
+    trainer.global_step = 1
+    lookahead.on_train_batch_end(trainer, task, None, None, 0)
+    kept = {"net.num_batches_tracked", "metrics.mean_value", "metrics.weight"}
+    assert {name for name, value in task.state_dict().items() if not value.equal(slow[name])} == kept
 
 
 class TestMuon:

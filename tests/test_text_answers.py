@@ -63,13 +63,13 @@ def lines(tmp_path):
 
 def answers_alone(folder):
     """The exported file, and its answer for each text in a batch of its own."""
-    asked = predictor.of_onnx(folder / "model.onnx")
+    asked = predictor.from_onnx(folder / "model.onnx")
     samples, _ = asked.inputs["text"].read(TEXTS)
     return asked, [asked.answers([sample], [0])[0] for sample in samples]
 
 
 def class_names(folder):
-    return predictor.of_onnx(folder / "model.onnx").outputs["class"].class_names
+    return predictor.from_onnx(folder / "model.onnx").outputs["class"].class_names
 
 
 def test_every_line_of_a_file_is_answered_by_a_run_and_its_export_alike(folder, lines, tmp_path):
@@ -151,7 +151,7 @@ def test_a_damaged_tokenizer_is_said_in_a_line(folder, tmp_path):
         entry.value = json.dumps(about | {"inputs": {"text": about["inputs"]["text"] | change}})
         onnx.save(made, tmp_path / "other.onnx")
         with pytest.raises(UserError, match=r"other.onnx: it is damaged"):
-            predictor.of_onnx(tmp_path / "other.onnx")
+            predictor.from_onnx(tmp_path / "other.onnx")
 
 
 def test_the_export_is_proven_on_texts_of_every_length(folder):
@@ -161,7 +161,7 @@ def test_the_export_is_proven_on_texts_of_every_length(folder):
 
 
 def test_inputs_travel_as_plain_values_and_what_is_no_feature_is_refused(folder):
-    inputs = predictor.of_onnx(folder / "model.onnx").inputs
+    inputs = predictor.from_onnx(folder / "model.onnx").inputs
     assert unpack(json.loads(json.dumps(pack(inputs)))) == inputs
     for target in ("lab.features.sounds.Sound", "lab.features.base.Feature", "lab.data.tiny.image_folder", "os.system"):
         with pytest.raises(ValueError, match="features.text: "):
@@ -182,7 +182,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_attributions_of_a_sum_are_its_parts(method):
     torch.manual_seed(0)
-    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))[method]
+    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
     net = Sum()
     token = torch.tensor([[4, 5, UNKNOWN, END, 0]])
     weight = net.embedding.weight.detach()
@@ -199,7 +199,9 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
     nn.init.normal_(net.head.weight)
     token = torch.tensor([[4, 5, 4, END, 0]])
     blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
-    method = texts.methods(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9))["integrated_gradients"]
+    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[
+        "integrated_gradients"
+    ]
     change = (net(token) - net(blank))[0, 2].item()
     assert method(net, token, torch.tensor([2])).sum().item() == pytest.approx(change, rel=0.05)
     assert abs(change - (net.linear(token) - net.linear(blank))[0, 2].item()) > 0.1 * abs(change), "all of it is linear"
@@ -209,7 +211,7 @@ def test_a_text_is_no_html():
     feature = Text(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
     (sample,), _ = feature.read(["<b>"])
     assert feature.html(sample) == "&lt;b&gt;"
-    shown = texts.html(feature, sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))
+    shown = texts.TextExplainer(feature).html(sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))
     assert re.findall(r">([^<]*)<", shown) == ["&lt;", "", "b", "", "&gt;", "", "⏎"]
     assert re.findall(r"<(\w+)", shown) == ["span"] * 4
 
@@ -221,7 +223,9 @@ def test_explanations_are_pages_of_coloured_text(folder, lines, tmp_path, capsys
     page = (folder / "explain/inputs.html").read_text()
     assert page.count("<h2>") == len(TEXTS)
     assert "rgba(178, 24, 43" in page
-    assert "gradcam is left out: it is not for texts" in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^error: methods=gradcam: unknown method gradcam\. .*integrated_gradients"):
+        explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "methods=[occlusion,gradcam]"]))
     assert EventAccumulator(str(folder)).Reload().Images("explain/inputs")
     explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "num_mistakes=3"]))
     report = json.loads((folder / "explain/report.json").read_text())
@@ -240,7 +244,7 @@ def test_galleries_are_tables_of_texts(folder):
 
 
 def test_a_server_takes_texts(folder):
-    of_run = predictor.of_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
+    of_run = predictor.from_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
     app = build(config.compose("serve", [f"run={folder}"]), of_run, "a run", {"testserver"})
     with TestClient(app) as client:
         assert client.get("/health").json()["takes"] == "text"
@@ -279,7 +283,7 @@ def test_what_is_not_utf_8_is_refused_by_the_server_too(encoding):
 
 @pytest.mark.parametrize("line", ["cat", "cat\n", "cat\r\n", "\ufeffcat", "\n", " cat \n", "a\rb\n"])
 def test_a_line_is_the_same_text_in_a_file_and_over_a_network(line, folder, tmp_path):
-    feature = predictor.of_onnx(folder / "model.onnx").inputs["text"]
+    feature = predictor.from_onnx(folder / "model.onnx").inputs["text"]
     (tmp_path / "line.txt").write_bytes(line.encode())
     (sample,), errors = feature.read(list(feature.find(str(tmp_path / "line.txt"))))
     assert errors == [""]

@@ -22,7 +22,7 @@ def test_an_explanation_of_a_text_shows_a_name_as_it_is(name, tmp_path):
     inputs = Text(tokens.train(["a b"], "characters", 20, 1, 9), 9)
     row = inputs.read(["ab"])[0][0]["token"]
     group = Group("texts", name, ["ab"], [row], torch.tensor([0]), torch.tensor([0.5]))
-    path = explain_texts.draw(inputs, group, {"a": [torch.zeros(len(row))]}, [name], folder)
+    path = explain_texts.TextExplainer(inputs).draw(group, {"a": [torch.zeros(len(row))]}, [name], folder)
     assert f"<h1>{html.escape(printable(name))}</h1>" in path.read_text(encoding="utf-8")
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["explain/texts"]
     assert printable_lines(name) in shown(explain_texts.coloured(name, [name], [([name], torch.ones(1))]))

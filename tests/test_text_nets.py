@@ -1,10 +1,16 @@
 """Recurrent nets, and vectors of n-grams."""
 
+import inspect
+
 import pytest
 import torch
 from conftest import Rows
+from omegaconf import OmegaConf
 from torch import nn
 
+from lab import allow
+from lab.build import build
+from lab.errors import UserError
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.nets.recurrent import Recurrent
 from lab.nets.transformer import Transformer
@@ -124,3 +130,15 @@ def test_a_transformer_reads_n_grams_and_no_padding(ngrams):
 def all_ngrams(row, most):
     row = [0] * (most - 1) + row
     return [tuple(row[i - n + 1 : i + 1]) for n in range(2, most + 1) for i in range(most - 1, len(row))]
+
+
+@pytest.mark.parametrize(("net", "takes"), [("lstm", "token"), ("transformer", "token"), ("seq2seq", "target")])
+def test_a_flip_of_texts_is_refused(net, takes, compose):
+    node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
+    sizes = {"num_classes": 5, "vocab_size": 20, "text_vocab_size": 20, "target_vocab_size": 20}
+    known = inspect.signature(allow.locate(node.net._target_)).parameters
+    OmegaConf.set_struct(node, False)
+    node.net.update({name: size for name, size in sizes.items() if name in known})
+    with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
+        build(node)
+    assert len(str(error.value).splitlines()) == 1

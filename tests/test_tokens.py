@@ -1,5 +1,6 @@
 """What a text is cut into, and words that are dropped in training."""
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer, models
 
 from lab import run
 from lab.data.text import Ragged, WordDropout, emoji_names
+from lab.errors import UserError
 from lab.features import tokens
 from lab.features.text import Text
 from lab.testing import FeatureContract
@@ -59,6 +61,33 @@ class TestText(FeatureContract):
     contents = (b"the cat sat", "größer".encode(), b"")
     garbage = (b"\x00\xff\xfe garbage \x80", "the cat".encode("utf-16"))
     samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
+
+
+def without_unknown(own):
+    own["model"]["unk_token"] = None
+
+
+def of_another_name(own):
+    own["model"]["unk_token"] = "nobody"
+
+
+def without_end(own):
+    own["model"]["vocab"] = {"other" if name == "</s>" else name: i for name, i in own["model"]["vocab"].items()}
+    own["added_tokens"] = own["added_tokens"][:2]
+
+
+@pytest.mark.parametrize("kind", ["characters", "words", "subwords"])
+@pytest.mark.parametrize(
+    "spoil",
+    [without_unknown, of_another_name, without_end, lambda own: own.pop("added_tokens"), lambda own: own.pop("model")],
+)
+def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
+    own = json.loads(tokens.train(["a b", "c"], kind, 50, 1, 9))
+    spoil(own)
+    for build in (tokens.Tokens, lambda content: Text(content, 9).facts(), lambda content: Text(content, 9).example()):
+        with pytest.raises(UserError, match="^data: the tokenizer is damaged ") as error:
+            build(json.dumps(own))
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_decoding_stops_at_the_end():

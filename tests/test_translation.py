@@ -12,6 +12,7 @@ import pytest
 import sacrebleu
 import torch
 from torch import nn
+from torchmetrics.utilities import dim_zero_cat
 
 from lab import config, predict, predictor, run, test, train
 from lab.data.buckets import buckets
@@ -22,6 +23,7 @@ from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.features.text import Text
 from lab.figures.table import table
+from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
@@ -294,6 +296,24 @@ def test_a_runs_own_texts_stay_whatever_its_data_becomes():
         assert (again.found.features["target"].max_length == 99) is (facts is not None)
 
 
+@pytest.mark.parametrize("max_length", [128, 5])
+@pytest.mark.parametrize("was_shared", [True, False])
+@pytest.mark.parametrize("kind", ["words", "subwords"])
+def test_two_vocabularies_of_another_run_are_not_shared(kind, was_shared, max_length):
+    settings = SMALL | {"tokens": kind, "tiny": True}
+    before = EmojiTranslations("en", "de", **settings, shared_vocabulary=was_shared)
+    before.setup()
+    data = EmojiTranslations("en", "de", **settings, shared_vocabulary=True, max_length=max_length)
+    data.inherited = before.facts
+    if was_shared:
+        data.setup()
+        text, target = (data.facts.features[name] for name in ("text", "target"))
+        assert text.tokenizer == target.tokenizer
+    else:
+        with pytest.raises(UserError, match="^data.shared_vocabulary: the run .* has two vocabularies; leave it out.$"):
+            data.setup()
+
+
 @pytest.mark.parametrize("tokens_per_batch", [None, 400])
 def test_batches_of_pairs_are_of_about_one_length_on_both_sides(tokens_per_batch):
     length = torch.randint(3, 13, (4000, 2), generator=torch.Generator().manual_seed(0))
@@ -358,7 +378,7 @@ def test_scores_do_not_depend_on_how_the_samples_are_batched(learned):
 def test_lab_test_says_it_again(learned, capsys):
     test.main(config.compose("test", [f"run={learned}"]))
     results = json.loads((learned / "results.json").read_text())["test"]
-    assert f"test/bleu    {results['test/bleu']:.4f}" in capsys.readouterr().out
+    assert f"test/bleu       {results['test/bleu']:.4f}" in capsys.readouterr().out
 
 
 def test_translations_and_attention_are_to_be_seen(learned):
@@ -378,7 +398,7 @@ def test_a_run_translates_without_its_data(learned, monkeypatch):
     monkeypatch.setattr(Pairs, "read_pairs", None)
     _, _, task = run.load(learned)
     token = torch.tensor(task.tokens.encode(["I see two red dogs."]))
-    (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0).tolist())
+    (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0)["translation"].tolist())
     assert text.startswith("Je vois")
 
 
@@ -427,7 +447,7 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
     _, data, task = run.load(exported)
     data.setup()
     path = exported / "model.onnx"
-    right, size = predictor.of_onnx(path), export.program.example(task, data)
+    right, size = predictor.from_onnx(path), export.program.example(task, data)
     odd = export.some(data, "test", 1000, size)["token"][3]
 
     def read(path):
@@ -461,7 +481,7 @@ def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to
 
 
 def test_a_translator_in_eight_bits_is_refused(learned):
-    with pytest.raises(UserError, match="int8: it is for classifiers"):
+    with pytest.raises(UserError, match="int8: it is for outputs with a score"):
         export.main(config.compose("export", [f"run={learned}", "int8=true"]))
 
 
@@ -487,3 +507,15 @@ def test_a_new_task_guesses_and_stores_the_nets_weights_alone():
     loss = task.step(batch, "val").loss
     assert loss.item() == pytest.approx(math.log(task(batch).shape[-1]), abs=0.3)
     assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
+
+
+def test_texts_are_kept_on_the_cpu_and_gathered_from_every_process():
+    metric = BLEU(None)
+    for _ in range(2):
+        metric.update(torch.tensor([[97, 98, 0]]), torch.tensor([[5, 6], [7, 0]]))
+    assert {(x.dtype, x.device.type) for x in (*metric.reference, *metric.translation)} == {(torch.int32, "cpu")}
+    metric.sync(dist_sync_fn=lambda x, group: [x, x], distributed_available=lambda: True)
+    assert rows(dim_zero_cat(metric.reference)) == [[97, 98]] * 4
+    assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 4
+    metric.unsync()
+    assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 2

@@ -147,7 +147,7 @@ def is_own(module: str) -> bool:
 
 
 def _home(name: str) -> str | None:
-    """The module that has to define what is so named; with a dot at its end, any module below. None: it is refused."""
+    """The module that must define this name; with a dot at its end, any module below. None: it is refused."""
     module, _, last = name.rpartition(".")
     if last.isidentifier() and last[0] != "_" and is_own(module):
         return module

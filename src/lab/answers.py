@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lab import items
 from lab.errors import UserError, blaming
-from lab.features.base import Row, Sample
+from lab.features.base import Feature, Row, Sample
 from lab.items import Item
-from lab.predictor import Predictor, of, prefixed
+from lab.predictor import Predictor, part_of, prefixed
 from lab.secrets import redacted
 
 
@@ -33,14 +33,19 @@ class Answers:
     """
 
     def __init__(self, asked: Predictor, top_k: int, folder: Path | None) -> None:
-        self.asked, self.top_k, self.folder = asked, top_k, folder
+        self.asked, self.top_k = asked, top_k
+        self.taken = {"error"}  # the headings so far
         alone = len(asked.inputs) == 1
-        self.headings = {name: (alone and feature.column) or name for name, feature in asked.inputs.items()}
-        example = asked.example()
-        (answer,) = asked.answers([example], [0])
-        self.files = [name for name, each in asked.outputs.items() if each.file(of(each, answer)) is not None]
+        self.headings = {
+            name: self._free((alone and feature.column) or name, "input") for name, feature in asked.inputs.items()
+        }
+        self.named: dict[tuple[str, str, int], str] = {}  # (output, column, rank) -> heading
+        self.files = [name for name, each in asked.outputs.items() if each.is_file]
         if self.files and folder is None:
             raise UserError(f"error: output=-: {self.files[0]} is a file for each item; choose output=predictions.csv.")
+        self.folder = folder if self.files else None
+        example = asked.example()
+        (answer,) = asked.answers([example], [0])
         rows = self.asked.rows(answer, example, top_k)
         self.columns = [*self._cells({name: self._with_file(name, rows[name], "") for name in rows})]
 
@@ -62,10 +67,7 @@ class Answers:
         rows = self.asked.rows(answer, sample, self.top_k)
         rows = {name: self._with_file(name, rows[name], self._written(name, answer, index)) for name in rows}
         best = {name: _best(name, each[0]) if each else "" for name, each in rows.items()}
-        sure = {
-            name: [f"{row['probability']:.4f}" for row in each[:1] if "probability" in row]
-            for name, each in rows.items()
-        }
+        sure = {name: _sure(self.asked.outputs[name], each) for name, each in rows.items()}
         alone = len(rows) == 1
         label = {name: "" if alone else f"{name}: " for name in rows}
         return Answer(
@@ -87,12 +89,25 @@ class Answers:
 
     def _cells(self, rows: dict[str, list[Row]]) -> Row:
         """The rows of all outputs in one: class, probability, class_2 and so on."""
-        taken, cells = {*self.headings.values(), "error"}, Row()
-        for each in prefixed(rows).values():
-            for rank, row in enumerate(each, 1):
-                numbered = {f"{key}_{rank}" if rank > 1 else key: value for key, value in row.items()}
-                cells |= {f"predicted_{key}" if key in taken else key: value for key, value in numbered.items()}
-        return cells
+        return {
+            self._heading(name, key, rank): value
+            for name, each in prefixed(rows).items()
+            for rank, row in enumerate(each, 1)
+            for key, value in row.items()
+        }
+
+    def _heading(self, name: str, key: str, rank: int) -> str:
+        """The heading of an output's column, the same for every item."""
+        if (name, key, rank) not in self.named:
+            self.named[name, key, rank] = self._free(f"{key}_{rank}" if rank > 1 else key, "predicted")
+        return self.named[name, key, rank]
+
+    def _free(self, heading: str, prefix: str) -> str:
+        """A heading that no other column has."""
+        while heading in self.taken:
+            heading = f"{prefix}_{heading}"
+        self.taken.add(heading)
+        return heading
 
     def _with_file(self, name: str, rows: list[Row], path: str) -> list[Row]:
         if name not in self.files:
@@ -101,19 +116,25 @@ class Answers:
         return [{name: path} | {key: value for key, value in first.items() if key != name}, *others]
 
     def _written(self, name: str, answer: Sample, index: int) -> str:
-        """The path of an output's file."""
+        """The path of an output's file, relative to the folder of the table."""
         if name not in self.files:
             return ""
         assert self.folder is not None
-        made = self.asked.outputs[name].file(of(self.asked.outputs[name], answer))
+        made = self.asked.outputs[name].file(part_of(self.asked.outputs[name], answer))
         if made is None:
             return ""
         suffix, content = made
         path = self.folder / f"{index + 1:06d}{f'_{name}' if len(self.files) > 1 else ''}{suffix}"
         with blaming(f"output={path}: it could not be written"):
             self.folder.mkdir(exist_ok=True)
-            path.write_bytes(content)
-        return str(path)
+            with open(path, "xb") as file:  # nothing is overwritten
+                file.write(content)
+        return f"{self.folder.name}/{path.name}"
+
+
+def _sure(feature: Feature, rows: list[Row]) -> list[str]:
+    """The probability of the first choice."""
+    return [f"{row['probability']:.4f}" for row in rows[:1] if feature.choices and "probability" in row]
 
 
 def _best(name: str, row: Row) -> str:

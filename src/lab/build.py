@@ -1,7 +1,7 @@
 """Build what a config names. An argument that it leaves out, and a fact of the data has the name of, is filled."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,9 @@ def build(
 ) -> Any:
     """Call what a node of the config names, after the nodes in it; each is filled with the facts that it requires.
 
-    A fact fills an argument of its name that has no default. In a node whose key is the name of a feature, that
-    feature's facts come first. Facts never go through Hydra: a class may have a name such as `${x}`.
+    A fact fills an argument of its name that has no default. No node sets an argument that is a fact. In a node whose
+    key is the name of a feature, that feature's facts come first. Facts never go through Hydra: a class may have a name
+    such as `${x}`.
 
     Args:
         node: of the config.
@@ -74,9 +75,9 @@ class _Builder:
         needed = [name for name in required(function, self.none_is_unset) if name not in given]
         problems = [_ambiguous(f"{key}.{n}", n, stated.ambiguous[n]) for n in needed if n in stated.ambiguous]
         problems += [
-            f"{key}.{name}: the data states it ({_short(stated.values[name])}); leave it out."
-            for name in needed
-            if name in stated.values and name in node
+            f"{key}.{name}: the data states it ({_short(stated.values[name])}); leave it out{_so_that(name, needed)}."
+            for name in map(str, node)
+            if name in stated.values and name not in given
         ]
         if problems:
             fail(problems)
@@ -100,6 +101,10 @@ def _called(key: str, function: Callable[..., Any], arguments: dict[str, Any], i
         fail([f"{key}: {error}"])
     except Exception as error:
         raise InstantiationException(f"{key}: {one_line(error)}") from error
+
+
+def _so_that(name: str, needed: Collection[str]) -> str:
+    return "" if name in needed else "; it is filled where the class has no default"
 
 
 def _ambiguous(key: str, name: str, stated: Mapping[str, Any]) -> str:

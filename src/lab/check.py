@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, PydanticUse
 
 from lab.allow import instantiate, locate, refuse
 from lab.config import fail, one_line, unknown
+from lab.data.base import Data
 from lab.data.facts import stated_by
 from lab.display import in_utf8
 from lab.judge import wrong_judges
@@ -119,8 +120,8 @@ def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Itera
         except ImportError as error:
             yield f"{key}._target_={target}: {one_line(error)}"
             continue
-        if key == "data":
-            stated |= set(stated_by(getattr(function, "features", {})))
+        if key == "data" and isinstance(function, type) and issubclass(function, Data):
+            stated |= set(stated_by(function.features))
         is_filled = key.partition(".")[0] in ("net", "task")
         yield from wrong_arguments(key, function, node, stated if is_filled else ())
 
@@ -234,20 +235,19 @@ def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     yield "callbacks", lambda: [instantiate(callback) for callback in cfg.callbacks.values()]
 
-    def optimizer(node: DictConfig) -> torch.optim.Optimizer:
+    def optimizer(key: str, node: DictConfig) -> None:
         net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-        return instantiate(node)(net.named_parameters())
+        made[key] = instantiate(node)(net.named_parameters())
 
-    def scheduler(node: DictConfig, name: str) -> Any:
-        own = optimizers.get(name.replace("scheduler", "optimizer", 1), next(iter(optimizers.values())))
-        return build_schedule(instantiate(node), optimizer(own), [""], lambda: 100)
+    def scheduler(key: str, node: DictConfig) -> Any:
+        own = made.get(key.replace("scheduler", "optimizer", 1), next(iter(made.values())))
+        return build_schedule(instantiate(node), own, [""], lambda: 100)
 
-    optimizers = by_key("optimizer", cfg.optimizer)
-    builds = {key: partial(optimizer, node) for key, node in optimizers.items()}
-    if refused := {key: build for key, build in builds.items() if list(_refused(key, build))}:
-        yield from refused.items()
-    else:
-        yield from ((key, partial(scheduler, node, key)) for key, node in by_key("scheduler", cfg.scheduler).items())
+    made: dict[str, torch.optim.Optimizer] = {}
+    optimizers, schedulers = by_key("optimizer", cfg.optimizer), by_key("scheduler", cfg.scheduler)
+    yield from ((key, partial(optimizer, key, node)) for key, node in optimizers.items())
+    if made.keys() == optimizers.keys():  # those that are yielded are built by now
+        yield from ((key, partial(scheduler, key, node)) for key, node in schedulers.items())
 
 
 def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:

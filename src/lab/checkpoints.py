@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any
 
 import torch
@@ -182,7 +182,37 @@ def _lacking(content: dict[str, Any]) -> Iterator[str]:
     for i, group in enumerate(content["optimizer_states"][0]["param_groups"]):
         yield from _unlike({"params": list, "lr": float | int | torch.Tensor}, group, f"optimizer_states.0.{i}.")
     for i, own in enumerate(content["epoch_so_far"]):
-        yield from _unlike({"metrics": dict}, own, f"epoch_so_far.{i}.")
+        yield from _epoch_so_far(own, f"epoch_so_far.{i}.")
+
+
+def _epoch_so_far(own: Any, where: str) -> Iterator[str]:
+    """Yield what is wrong with a process's sums, metrics and rows of the epoch; see `Task.on_save_checkpoint`."""
+    pattern = {"sums": tuple | NoneType, "metrics": dict, "pending": {"offered": list, "rows": dict}}
+    if problems := list(_unlike(pattern, own, where)):
+        yield from problems
+        return
+    rows, names = own["pending"]["rows"], own["pending"]["offered"]
+    if own["sums"] is not None and not _is_sum(own["sums"]):
+        yield f"{where}sums"
+    if not _all_tensors(own["metrics"]):
+        yield f"{where}metrics"
+    lengths = {value.shape[:1] for value in rows.values()} if _all_tensors(rows) else set()
+    if len(lengths) != min(1, len(rows)) or () in lengths or not {*rows} <= {*names}:
+        yield f"{where}pending.rows"
+
+
+def _is_sum(sums: tuple[Any, ...]) -> bool:
+    """Whether it is totals by name, and a number."""
+    return (
+        len(sums) == 2
+        and _all_tensors(sums[0])
+        and all(total.ndim == 0 for total in sums[0].values())
+        and isinstance(sums[1], int | float | torch.Tensor)
+    )
+
+
+def _all_tensors(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, torch.Tensor) for value in values.values())
 
 
 @cache

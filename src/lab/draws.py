@@ -6,6 +6,7 @@ processes. They are computed with int64 arithmetic alone, so that they can be ex
 
 import hashlib
 import math
+from functools import cache
 from statistics import NormalDist
 
 import torch
@@ -26,10 +27,23 @@ def normal(key: str, index: Tensor, *shape: int) -> Tensor:
     A logarithm or a cosine differs in its last bit between devices, and between the parts of a vector. A sum of whole
     numbers does not. The largest number is 7.4.
     """
-    number, table = bits(hashed(key), index, math.prod(shape)).flatten(), QUANTILES.to(index.device)
+    number, table = bits(hashed(key), index, math.prod(shape)).flatten(), quantiles(index.device)
     parts = ((number >> (64 - TABLE_BITS * (i + 1))) & (2**TABLE_BITS - 1) for i in range(NUM_TERMS))
     total = sum((table.index_select(0, part) for part in parts), torch.zeros_like(number))
     return (total.float() / UNIT).reshape(index.shape[0], *shape)
+
+
+def quantiles(device: torch.device) -> Tensor:
+    """The table; a GPU's copy is kept, for the way there is a wait."""
+    if device.type == "cpu" or torch.compiler.is_compiling():  # a trace's copy is no numbers
+        return QUANTILES.to(device)
+    return _copied(device)
+
+
+@cache
+def _copied(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # evaluation may ask first
+        return QUANTILES.to(device)
 
 
 def hashed(key: str) -> int:

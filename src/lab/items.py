@@ -1,17 +1,16 @@
 """The items that a user names: for one input as its feature finds them, for several inputs the rows of a table."""
 
-import csv
 import json
-import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lab.errors import UserError
 from lab.features.base import Feature, Sample
-from lab.features.files import refuse_wide
+from lab.features.files import csv_rows, opened, refuse_wide
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -53,7 +52,7 @@ def read(inputs: Mapping[str, Feature], items: Sequence[Item]) -> tuple[list[Sam
 
 
 def _rows(inputs: Mapping[str, Feature], source: str) -> Iterator[Item]:
-    """The rows of a table with a column for each input; paths are relative to its folder, or of `-` to this one."""
+    """The rows of a table with the columns of each input; paths are relative to its folder, or of `-` to this one."""
     path, names = Path(source), " and ".join(inputs)
     is_json = source == "-" or path.suffix.lower() in JSON_LINES
     if not is_json and path.suffix.lower() != ".csv":
@@ -61,8 +60,6 @@ def _rows(inputs: Mapping[str, Feature], source: str) -> Iterator[Item]:
             f"error: input={source}: {names} are read from a .csv or .jsonl table with a column for each;"
             " or, with input=-, from JSON lines on standard input."
         )
-    if source != "-" and not path.is_file():
-        raise UserError(f"error: input={source}: there is no such file.")
     rows: Iterator[dict[str, Any] | str] = _json_rows(source) if is_json else _csv_rows(inputs, source)
     if (first := next(rows, None)) is None:
         raise UserError(f"error: input={source}: it has no rows.")
@@ -78,6 +75,8 @@ def _item(inputs: Mapping[str, Feature], row: dict[str, Any] | str, folder: Path
         value = row.get(name)
         if value is None or (feature.accept and value == ""):
             error = error or f"it has no {name}"
+        elif feature.accept and not isinstance(value, str):
+            error = error or f"{name} is not the path of a file"
         elif isinstance(value, str):
             cells[name] = str(folder / value) if feature.accept else value
         else:
@@ -89,24 +88,25 @@ def _item(inputs: Mapping[str, Feature], row: dict[str, Any] | str, folder: Path
 
 
 def _csv_rows(inputs: Mapping[str, Feature], source: str) -> Iterator[dict[str, Any]]:
-    with open(source, "rb") as head:
-        refuse_wide(head.read(4), f"error: input={source}: it")
-    with open(source, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        table = csv.DictReader(file)
-        if missing := [name for name in inputs if name not in (table.fieldnames or ())]:
-            raise UserError(
-                f"error: input={source}: it has no column {missing[0]}; expected a column for each of"
-                f" {', '.join(inputs)}."
-            )
-        try:
-            yield from table
-        except csv.Error as error:
-            raise UserError(f"error: input={source}: line {table.line_num}: {error}.") from error
+    columns = columns_of(inputs)
+    for row in csv_rows(source, [column for each in columns.values() for column in each]):
+        rest = iter(row)
+        cells = {name: list(islice(rest, len(each))) for name, each in columns.items()}
+        texts = {name: [cell for cell in each if cell is not None] for name, each in cells.items()}
+        yield {name: inputs[name].of_cells(each) for name, each in texts.items() if len(each) == len(cells[name])}
+
+
+def columns_of(inputs: Mapping[str, Feature]) -> dict[str, list[str]]:
+    """The columns of a table by input. Where two inputs have one of the same name, it begins with the input's name."""
+    every = Counter(column for name, feature in inputs.items() for column in feature.columns(name))
+    return {
+        name: [column if every[column] == 1 else f"{name}_{column}" for column in feature.columns(name)]
+        for name, feature in inputs.items()
+    }
 
 
 def _json_rows(source: str) -> Iterator[dict[str, Any] | str]:
-    file: BinaryIO
-    with open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-") as file:
+    with opened(source, "") as file:
         for number, line in enumerate(file):
             if number == 0:
                 refuse_wide(line[:4], f"error: input={source}: it")

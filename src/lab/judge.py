@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,23 @@ from torch import Tensor
 
 from lab.checkpoints import damage, fingerprint
 from lab.data.base import Batch, Data
+from lab.data.facts import inputs_of
+from lab.display import say
 from lab.errors import UserError
 from lab.features.base import Feature
 from lab.folder import BEST, STAMP, check_finished, expanded, read_json
 from lab.paths import JUDGES
-from lab.predictor import inputs_of
 
 
 class Judge:
     """A finished run, frozen and in evaluation mode, on the device of what it is given.
 
     It is loaded at its first use, and is no module of the task that holds it: no checkpoint and no optimizer has its
-    weights, and the task is loaded without it. It computes in float32, whatever the precision of the run that asks it.
-    Gradients reach its inputs. A batch is as *its* net gets it: `prepare` makes it from raw entries.
-    A task may pass its own batch where both runs have the same data and splits: it is normalised by the same numbers.
+    weights, and the task is loaded without it. All judges of a folder are the same module. It computes in float32,
+    whatever the precision of the run that asks it. Gradients reach its inputs.
+
+    A batch is as *its* net gets it: `prepare` makes it from raw entries. A task may pass its own batch where both runs
+    have the same data and splits, and so normalise by the same numbers; a run that begins warns where these differ.
 
     Args:
         folder: of the run.
@@ -34,7 +37,7 @@ class Judge:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = expanded(str(folder)).absolute()
-        self.fingerprint: str | None = None  # that its weights must have; None: any
+        self.fingerprint = EXPECTED.get(self.folder)  # that its weights must have; None: any
 
     def __call__(self, batch: Batch) -> Any:
         """What its task's `predict_step` makes of a batch, such as probabilities."""
@@ -59,17 +62,12 @@ class Judge:
         return self._loaded[0].facts
 
     @cached_property
-    def _loaded(self) -> tuple[Data, LightningModule]:
-        from lab import run
-
+    def _loaded(self) -> tuple[Data, Any]:
         check_finished(self.folder)
-        if self.fingerprint not in (None, fingerprint(self.folder / BEST)):
+        found = fingerprint(self.folder / BEST)
+        if self.fingerprint not in (None, found):
             raise UserError(f"error: {self.folder}: {CHANGED}.")
-        # its first weights are drawn, and a validation step may be the first to ask it
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-            _, data, task = run.load(self.folder)
-            task.net = copy.deepcopy(task.net)  # a copy is not compiled
-            return data, task.requires_grad_(False)
+        return _load(self.folder, found)
 
     def _at(self, batch: Batch) -> tuple[LightningModule, Batch]:
         task, device = self._loaded[1], next(iter(batch.values())).device
@@ -82,7 +80,19 @@ class Judge:
         return self  # an average of the task's weights asks the same
 
 
+EXPECTED: dict[Path, str | None] = {}  # the fingerprints of judges that are made from now on; None: any
 CHANGED = "this judge has other weights than when the run was started; a new run takes them"
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, fingerprint: str) -> tuple[Data, Any]:
+    from lab import run
+
+    # its first weights are drawn, and a validation step may be the first to ask it
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        _, data, task = run.load(folder)
+        task.net = copy.deepcopy(task.net)  # a copy is not compiled
+        return data, task.requires_grad_(False)
 
 
 def judges(cfg: DictConfig) -> dict[str, Path]:
@@ -112,20 +122,29 @@ def wrong_judges(cfg: DictConfig, run: Path | None = None) -> Iterator[str]:
 
 
 def check_inputs(cfg: DictConfig, data: Data) -> None:
-    """Refuse judges that take other inputs than those of the data.
+    """Refuse judges that take other inputs than those of the data; warn where only their statistics differ.
 
     Raises:
         UserError: a line for each judge.
     """
-    from lab import run
-
-    problems = []
+    problems, own = [], data.facts.features
     for key, folder in judges(cfg).items():
-        _, its_data, task = run.load(folder)
-        if differ := list(_differences(inputs_of(its_data.facts.features, task.input_entries), data.facts.features)):
+        its_data, task = Judge(folder)._loaded
+        inputs = inputs_of(its_data.facts.features, task.input_entries)
+        if differ := list(_differences(inputs, own)):
             problems.append(f"error: {key}={folder}: its inputs are not those of this data: {', '.join(differ)}.")
+        elif others := list(_other_statistics(inputs, own)):
+            names = " and ".join(others)
+            say(f"warning: {key}={folder}: its {names} differ from this data's: it needs batches of Judge.prepare.")
     if problems:
         raise UserError(*problems)
+
+
+def _other_statistics(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> Iterator[str]:
+    """Yield the facts that differ though a net of one works with the other, such as `image_mean`."""
+    for name, feature in theirs.items():
+        now = own[name].facts()
+        yield from (f"{name}_{fact}" for fact, value in feature.facts().items() if now[fact] != value)
 
 
 def _differences(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> Iterator[str]:
@@ -136,19 +155,21 @@ def _differences(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> I
             continue
         was, now = feature.facts(), own[name].facts()
         for fact in feature.changes(own[name]) if type(feature) is type(own[name]) else ():
-            yield f"{fact} {_short(was[fact])} and not {_short(now[fact])}"
+            yield f"{fact} is {_short(was[fact])} in the judge, {_short(now[fact])} here"
         if type(feature) is not type(own[name]):
             yield f"{name} is of another type"
 
 
-def bind(task: LightningModule, cfg: DictConfig, run: Path) -> None:
-    """Have the judges of a run's task refuse weights other than those that the run was started with."""
-    known = _stamped(run)
-    expected = {folder: known.get(key) for key, folder in judges(cfg).items()}
-    for module in task.modules():
-        for value in vars(module).values():
-            if isinstance(value, Judge):
-                value.fingerprint = expected.get(value.folder)
+def expect(cfg: DictConfig, run: Path | None) -> None:
+    """Have judges that are made from now on refuse weights other than those that a run was started with.
+
+    Args:
+        cfg: of the run.
+        run: its folder. A run that begins, and has no stamp yet, expects the weights that there are now.
+    """
+    known = _stamped(run) if run else {}
+    for key, folder in judges(cfg).items():
+        EXPECTED[folder] = known.get(key) or (fingerprint(folder / BEST) if (folder / BEST).is_file() else None)
 
 
 def _stamped(run: Path) -> dict[str, str]:

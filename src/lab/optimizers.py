@@ -31,6 +31,7 @@ class NamedOptimizers(CombinedOptimizer):
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = optimizers
+        self.is_connected = False  # each loss depends on its optimizer's parameters
         for name, part in optimizers.items():
             for number, group in enumerate(part.param_groups, 1):
                 group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
@@ -44,14 +45,20 @@ class NamedOptimizers(CombinedOptimizer):
         """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
 
         Raises:
-            UserError: a part has no loss.
+            UserError: an optimizer has no loss, or at first one that depends on none of its parameters.
         """
         if missing := [name for name in self.optimizers if name not in losses]:
-            fail([f"step: its parts lack the loss of the optimizer {name}" for name in missing])
+            fail(
+                [f"step: Step.parts has no loss named {name}, which the optimizer {name} minimises" for name in missing]
+            )
         *_, last = self.optimizers
         for name, part in self.optimizers.items():
             parameters = [p for group in part.param_groups for p in group["params"]]
-            torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+            if losses[name].requires_grad or self.is_connected:
+                torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+            if not self.is_connected and all(p.grad is None for p in parameters):
+                fail([f"step: the loss {name} depends on no parameter of the optimizer {name}; look for a detach()"])
+        self.is_connected = True
 
 
 class NamedSchedules(LRScheduler):
@@ -85,16 +92,17 @@ class NamedSchedules(LRScheduler):
 
 def by_key(key: str, node: Any) -> dict[str, Any]:
     """The objects that a config's `optimizer` or `scheduler` names, by their keys: one, or one for each name."""
-    if not isinstance(node, DictConfig) or "_target_" in node:
-        return {key: node}
-    return {f"{key}.{name!s}": node[name] for name in node}
+    return {key: node} if _is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
 
 
 def factories(node: Any) -> Any:
     """What makes an optimizer, or a schedule, from a config's node; or one such factory for each name."""
-    if not isinstance(node, DictConfig) or "_target_" in node:
-        return instantiate(node)
-    return {str(name): instantiate(node[name]) for name in node}
+    return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
+
+
+def _is_one(node: Any) -> bool:
+    """Whether it is no mapping of names."""
+    return not isinstance(node, DictConfig) or "_target_" in node
 
 
 def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], module: nn.Module) -> Optimizer:

@@ -6,6 +6,8 @@ This module imports nothing heavy: predicting with an exported model does not lo
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,15 +27,17 @@ from lab.answers import Answer, Answers
 from lab.display import csv_cell, printable, say
 from lab.errors import RunError, blaming
 from lab.features.base import Row
+from lab.folder import atomic_write
 from lab.items import Item
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
+HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of surrogate pairs; the others stand for bytes of a file's name
 
 
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    asked = predictor.of_config(cfg)
+    asked = predictor.from_config(cfg)
     if cfg.flip:
         asked = predictor.mirrored(asked)
     output, to_file = str(cfg.output), cfg.output != "-"
@@ -43,8 +47,8 @@ def main(cfg: DictConfig) -> None:
     batches = as_they_come(found) if cfg.input == "-" else in_batches(found)
     batches = blamed(batches, f"input={cfg.input}: it could not be read")
     answers = Answers(asked, cfg.top_k, Path(output).with_suffix("") if to_file else None)
-    if answers.files:
-        check_folder(Path(output).with_suffix(""), str(cfg.input))
+    if answers.folder:
+        check_folder(answers.folder, output)
     shown: list[Answer] = []
     num = bad = 0
     total = len(found) if isinstance(found, Sequence) else None
@@ -59,7 +63,7 @@ def main(cfg: DictConfig) -> None:
     if to_file and not talk:
         show(shown, num - bad, num - len(shown), output)
     if answers.files and num > bad:
-        say(f"{' and '.join(answers.files)}: files in {Path(output).with_suffix('')}")
+        say(f"{' and '.join(answers.files)}: files in {answers.folder}")
     if bad:
         where = f"{output} says why, under error" if to_file else "their lines are empty"
         raise RunError(f"error: input: {bad} of {num} could not be read; {where}.")
@@ -89,10 +93,12 @@ def check(cfg: DictConfig) -> None:
         config.fail(problems)
 
 
-def check_folder(folder: Path, source: str) -> None:
-    """Raises UserError where files that are written into `folder` could replace those of the input."""
-    if source != "-" and folder.absolute() in (Path(source).absolute(), *Path(source).absolute().parents):
-        config.fail([f"output: its files are written to {folder}, which has the input; choose another name."])
+def check_folder(folder: Path, output: str) -> None:
+    """Raises UserError unless the folder of the outputs' files is new or empty."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        config.fail([f"output={output}: {folder} is not a folder for its files; choose another name."])
+    if folder.exists() and any(folder.iterdir()):
+        config.fail([f"output={output}: the folder {folder} is not empty; choose another name."])
 
 
 def blamed(batches: Iterable[list[Item]], what: str) -> Iterator[list[Item]]:
@@ -194,14 +200,13 @@ class Table:
         self.file.close()
         if not (self.start and len(self.columns) > self.num_columns):
             return
-        whole = Path(f"{self.output}.whole")
-        with open(self.output, "rb") as rows, open(whole, "wb") as file:
+        target = Path(os.path.realpath(self.output))
+        with open(target, "rb") as rows, atomic_write(target) as whole, open(whole, "xb") as file:
             header = io.StringIO(newline="")
             csv.writer(header).writerow(map(csv_cell, self.columns))
             file.write(header.getvalue().encode(errors="surrogateescape"))
             rows.seek(self.start)
             shutil.copyfileobj(rows, file)
-        whole.replace(self.output)
 
 
 class Parquet:
@@ -230,16 +235,23 @@ def opened(output: str) -> TextIO:
 
 
 def cell(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else csv_cell(value) if isinstance(value, str) else value
+    return (
+        f"{value:.4f}" if isinstance(value, float) else csv_cell(encodable(value)) if isinstance(value, str) else value
+    )
+
+
+def encodable(text: str) -> str:
+    r"""Half a surrogate pair, which JSON may have and no encoding has, becomes \ud83d or the like."""
+    return HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def utf8(text: str) -> str:
     r"""A file's name need not be text: a byte that is not UTF-8 becomes \xe9 or the like."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return encodable(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def show(answers: Sequence[Answer], num: int, num_more: int, output: str) -> None:
-    width = min(60, max(len(printable(answer.item)) for answer in answers))
+    width = min(60, max((len(printable(answer.item)) for answer in answers), default=0))
     for answer in answers:
         say(f"{shortened(printable(answer.item), width):<{width}}  {answer.shown}")
     more = f" ({num_more} more than shown)" if num_more else ""

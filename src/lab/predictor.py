@@ -2,9 +2,11 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 
 from lab import config, started
 from lab.errors import UserError
+from lab.explain.base import explainer, unexplained
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
 
 METADATA = "lab.json"  # the name, in an exported file, of its inputs and outputs as JSON
@@ -48,10 +51,10 @@ class Predictor:
 
     def rows(self, answer: Sample, sample: Sample, top_k: int) -> dict[str, list[Row]]:
         """What an answer says, by output: at most `top_k` rows each, the best first."""
-        return {name: each.rows(name, of(each, answer), sample, top_k) for name, each in self.outputs.items()}
+        return {name: each.rows(name, part_of(each, answer), sample, top_k) for name, each in self.outputs.items()}
 
 
-def of(feature: Feature, sample: Sample) -> Sample:
+def part_of(feature: Feature, sample: Sample) -> Sample:
     """The entries of one feature."""
     return {name: sample[name] for name in feature.entries}
 
@@ -66,22 +69,23 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
-def of_config(cfg: DictConfig) -> Predictor:
+def from_config(cfg: DictConfig) -> Predictor:
     """That of `run=` or `model=`, for inputs that a user gives.
 
     Raises:
         UserError: there is none, or it takes no inputs.
     """
-    asked = of_run(cfg.run, cfg.trainer) if cfg.run else of_onnx(Path(cfg.model))
+    asked = from_run(cfg.run, cfg.trainer) if cfg.run else from_onnx(Path(cfg.model))
     if not asked.inputs:
+        what = f"run={cfg.run}: its task" if cfg.run else f"model={cfg.model}: it"
         raise UserError(
-            f"error: {f'run={cfg.run}' if cfg.run else f'model={cfg.model}'}: it takes no input; lab export format=onnx"
-            " makes a file that gives an output for each index."
+            f"error: {what} takes no inputs, so there is no item to answer. Call its `predict_step`, or the exported"
+            " file, with `index`, the numbers of the samples to make."
         )
     return asked
 
 
-def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
+def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
     """A file of `lab export format=onnx`.
 
     Args:
@@ -110,8 +114,13 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        if package := missing_package(about):
+            raise UserError(
+                f"error: model={path}: it takes the package {package}, which is not installed."
+            ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(about["inputs"]), unpack(about["outputs"])
-        asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs) or NO_GRADIENTS)
+        entries = [entry.name for entry in session.get_inputs()]
+        asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs, entries) or NO_GRADIENTS)
         (answer, _) = asked.answers([asked.example()] * 2, (0, 1))
         asked.rows(answer, asked.example(), 1)
     except Exception as error:  # onnxruntime's own have no base class
@@ -123,7 +132,16 @@ def of_onnx(path: Path, num_threads: int = 0) -> Predictor:
     return asked
 
 
-def of_run(folder: str, accelerator: Any) -> Predictor:
+def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
+    """A package that defines one of the features in a file's metadata and is not installed; "": there is none."""
+    for feature in chain(about["inputs"].values(), about["outputs"].values()):
+        package = str(feature["_target_"]).partition(".")[0]
+        if package.isidentifier() and find_spec(package) is None:
+            return package
+    return ""
+
+
+def from_run(folder: str, accelerator: Any) -> Predictor:
     """The best weights of a finished run, on the `accelerator` asked for, in the run's precision.
 
     Raises:
@@ -133,6 +151,8 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
 
     run = import_heavy("lab.run")
     import torch
+
+    from lab.data.facts import inputs_of
 
     config.quiet()  # Lightning sets its level where it is imported
     saved, data, task = run.load(folder)
@@ -159,62 +179,37 @@ def of_run(folder: str, accelerator: Any) -> Predictor:
         exact = {name: made[name].float() if made[name].is_floating_point() else made[name] for name in entries}
         return {name: values.cpu().numpy() for name, values in exact.items()}
 
-    def explain(sample: Sample) -> str:
-        """By integrated gradients."""
-        (feature,) = inputs.values()
-        kind = explainer(feature)
-        method = kind.methods(feature)["integrated_gradients"]
-        net = copy.deepcopy(task.net)  # a copy is not compiled, and another thread may use the net
-        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[feature.entries[0]]
-        with precision.forward_context():
-            with torch.no_grad():
-                target = net(x).argmax(-1)
-            (values,) = method(net, x, target)
-        return kind.html(feature, sample[feature.entries[0]], values.detach())
-
-    why = unexplained(inputs, outputs)
-    return Predictor(inputs, outputs, predict, None if why else explain, why)
+    why = unexplained(inputs, outputs, task.input_entries)
+    explain = None if why else explaining(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
+    return Predictor(inputs, outputs, predict, explain, why)
 
 
-def inputs_of(features: Mapping[str, Feature], entries: Iterable[str]) -> dict[str, Feature]:
-    """The features that make one of these entries of a batch."""
-    taken = set(entries)
-    return {name: feature for name, feature in features.items() if taken & set(feature.entries)}
+def explaining(
+    feature: Feature, net: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
+) -> Callable[[Sample], str]:
+    """`Predictor.explain` by integrated gradients.
 
-
-def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
-    """The entries of the target that an output is scored against, the feature with the same facts; none: no score."""
-    if type(output).scores is Feature.scores:
-        return []
-    for feature in features.values():
-        if type(feature) is type(output) and feature.facts() == output.facts():
-            return list(feature.entries)
-    return []
-
-
-def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature]) -> str:
-    """Why predictions are not attributed to the inputs, in a sentence; "": they are."""
-    if len(outputs) != 1 or not next(iter(outputs.values())).choices:
-        return "Only the answers of a classifier are explained."
-    if len(inputs) != 1:
-        names = f": {', '.join(inputs)}" if inputs else ""
-        return f"Only answers to one input are explained; here are {len(inputs)}{names}."
-    (feature,) = inputs.values()
-    return "" if feature.explainer else f"There is no method yet that explains answers to {feature.item} inputs."
-
-
-def explainer(feature: Feature) -> Any:
-    """The module with the methods that attribute a prediction to an input.
-
-    Raises:
-        UserError: captum is not installed.
+    Args:
+        feature: the one input.
+        net: a function of its entry.
+        prepared: entries -> the batch as the net gets it.
+        forward_context: of the precision.
     """
-    try:
-        return import_module(feature.explainer)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "captum":
-            raise
-        raise UserError(f"error: explain: {error}. pip install 'lab[explain]'") from error
+    import torch
+
+    (entry,) = feature.entries
+    own_net = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
+
+    def explain(sample: Sample) -> str:
+        kind = explainer(feature)
+        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry]
+        with forward_context():
+            with torch.no_grad():
+                target = own_net()(x).argmax(-1)
+            (values,) = kind.methods()["integrated_gradients"](own_net(), x, target)
+        return kind.html(sample[entry], values.detach())
+
+    return explain
 
 
 def mirrored(asked: Predictor) -> Predictor:

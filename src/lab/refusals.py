@@ -77,6 +77,8 @@ def refused_with_several_optimizers(cfg: DictConfig) -> Iterator[str]:
         yield f"trainer.precision={trainer.precision}: {reason}; take bf16-mixed or 32-true"
     if not PLAIN.fullmatch(name) or options.get("find_unused_parameters") or options.get("static_graph"):
         yield f"trainer.strategy={name}: {reason}; take auto or ddp"
+    if cfg.compile:
+        yield f"compile={cfg.compile}: a compiled net can't be differentiated for each of several optimizers"
 
 
 def check_optimizers(cfg: DictConfig, task: Any) -> None:

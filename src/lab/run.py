@@ -63,7 +63,7 @@ from lab.folder import (
     write_text,
 )
 from lab.loggers import Metrics, forgiving, unexpanded
-from lab.metrics.added import added_metrics
+from lab.metrics.added import added_metrics, has_several_values
 from lab.nets.base import InitFromData
 from lab.optimizers import factories
 from lab.paths import keep_root
@@ -298,6 +298,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     own = cfg.copy()
     for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
         OmegaConf.update(own.net, key, None)
+    judge.expect(cfg, folder)
     try:
         task = build_task(own, data.facts)
     except InstantiationException as error:
@@ -305,7 +306,6 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
             f"error: {folder}: its net can't be built from {CONFIG} and {FACTS}: {one_line(error.__cause__ or error)}"
         ) from error
     restore(task, folder)
-    judge.bind(task, cfg, folder)
     return cfg, data, task.eval()
 
 
@@ -325,7 +325,7 @@ def load_data(folder: Path, root: Any = None) -> tuple[DictConfig, Data]:
 
 
 def read_facts(data: Data, folder: Path) -> Facts:
-    """What a run knows of its data.
+    """The facts of a run's data.
 
     Raises:
         UserError: its file is damaged, or describes other data.
@@ -391,8 +391,14 @@ def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
 
 
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
+    """Raises UserError where no validation will report what is monitored.
+
+    The parts of the loss, and the values of a metric that has several, are known after the first validation; `Guard`
+    checks them then.
+    """
     metrics = task.get_submodule("metrics.val_")
     assert isinstance(metrics, MetricCollection)
-    names = {f"val/{name}" for name in ("loss", *metrics.keys())}
-    if cfg.monitor.metric not in names and not cfg.monitor.metric.startswith("val/loss/"):  # Guard checks the parts
-        fail([f"monitor.metric: {unknown('metric', cfg.monitor.metric, names)}"])
+    names, monitored = {f"val/{name}" for name in ("loss", *metrics.keys())}, cfg.monitor.metric
+    is_open = any(map(has_several_values, metrics.values(copy_state=False))) and monitored.startswith("val/")
+    if monitored not in names and not monitored.startswith("val/loss/") and not is_open:
+        fail([f"monitor.metric: {unknown('metric', monitored, names)}"])

@@ -71,6 +71,7 @@ def join(folder: str) -> float:
 def parts(cfg: DictConfig, folder: Path | None, is_checked: bool = False) -> tuple[Data, L.LightningModule]:
     """The data, read, and the task: its weights drawn by the seed, found in the data, or another run's."""
     data = run.read_data(cfg, resume.inherited(cfg, folder), is_checked)
+    judge.expect(cfg, folder)
     judge.check_inputs(cfg, data)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     task = run.build_task(cfg, data.facts)
@@ -87,7 +88,6 @@ def train(
     cfg: DictConfig, data: Data, task: L.LightningModule, folder: Path, checkpoint: Path | None, step: int
 ) -> float:
     """Fit, then test the best weights; return the best value of the monitored metric, which a sweep optimises."""
-    judge.bind(task, cfg, folder)
     trainer = run.build_trainer(cfg, folder, step)
     if trainer.is_global_zero:
         say(opening(trainer, folder, step))

@@ -533,6 +533,8 @@ def proofs() -> Iterator[Case]:
     teacher = ["experiment=digits", "net=mlp", "net.widths=[32]", "data.image_size=8", "data.tiny=true", "ema=null"]
     quick = ["data.augment=null", "trainer.max_epochs=2", f"run={TMP}/teacher", "trainer=cpu", "figures=false"]
     assert ended(forked([*teacher, *quick, "trainer.enable_progress_bar=false"])) == 0
+    for variant in PROOFS:
+        uninterrupted(0, variant)
     for variant, point in product(PROOFS, (1, 13, 30)):
         yield f"SIGKILL, {variant}, batch {point}", lambda p=point, v=variant: interrupted(signal.SIGKILL, p, 0, v)
     for variant, point in product(PROOFS, (1, 13, 30)):

@@ -246,7 +246,7 @@ def test_it_answers_alike_from_the_run_an_exported_file_and_a_server(proof, lab_
     for one, other in zip(*rows.values(), strict=True):
         check_alike(one, other)
     cfg = config.compose("serve", [f"run={folder}", "trainer=cpu"])
-    with TestClient(build(cfg, predictor.of_run(str(folder), cfg.trainer), name, None)) as client:
+    with TestClient(build(cfg, predictor.from_run(str(folder), cfg.trainer), name, None)) as client:
         answer = client.post("/predict", **request)
         assert answer.status_code == 200, answer.text
         served = {key: plain(value, tmp_path) for key, value in answer.json().items() if key != "top"}

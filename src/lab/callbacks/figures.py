@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -18,6 +19,7 @@ from lab.display import printable, printable_lines
 from lab.features.base import sample_of
 from lab.folder import CONFIG, FIGURES, STAMP, read_text, write_text
 from lab.tasks.base import Task
+from lab.trainer import declared
 
 MOST_EMBEDDED = 1000  # samples in the projector
 NUM_TRAINING = 32  # samples of the first training batch
@@ -217,19 +219,25 @@ class Projector:
 
 def first_rows(batch: Batch) -> Batch:
     """A copy of a batch's first samples."""
-    num = len(batch["index"])
-    rows = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.shape[:1] == (num,)}
-    return {name: value[:NUM_TRAINING].clone() for name, value in rows.items()}
+    return {name: value[:NUM_TRAINING].clone() for name, value in batch.items()}
 
 
 @torch.no_grad()
 def epoch_figures(trainer: Trainer, task: Task) -> dict[str, Any]:
-    """What a task draws after an epoch, in eval mode; each module then has the mode that it had."""
+    """What a task draws after an epoch, in eval mode, with the averaged weights where validation has them.
+
+    Each module then has the mode, and the weights, that it had.
+    """
     modes = [(module, module.training) for module in task.modules()]
+    averages = [callback for callback in declared(trainer).callbacks if isinstance(callback, WeightAveraging)]
     task.eval()
+    for average in averages:
+        average.on_validation_epoch_start(trainer, task)  # which puts its weights in
     try:
         with trainer.precision_plugin.forward_context():
             return task.epoch_figures(trainer.current_epoch)
     finally:
+        for average in averages:
+            average.on_validation_epoch_end(trainer, task)
         for module, training in modes:
             module.training = training

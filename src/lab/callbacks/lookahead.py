@@ -4,6 +4,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from pydantic import PositiveInt
 from torch import Tensor
+from torchmetrics import Metric
 
 from lab.types import Fraction
 
@@ -36,10 +37,12 @@ class Lookahead(Callback):
             return  # gradients of an optimizer step are gathered
         self.step = step
         decay = self.decay * (step / last) ** 3
+        if step % self.every and step != last:
+            return
         for name, value in _floats(task).items():
             if step % self.every == 0:
                 value.copy_(self.slow[name].lerp_(value, 1 - decay))
-            elif step == last:
+            else:
                 value.copy_(self.slow[name])
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -50,4 +53,7 @@ class Lookahead(Callback):
 
 
 def _floats(task: LightningModule) -> dict[str, Tensor]:
-    return {name: value for name, value in task.get_submodule("net").state_dict().items() if value.is_floating_point()}
+    """The parameters and the buffers of a task that are floats, but for the metrics'."""
+    metrics = tuple(f"{name}." for name, module in task.named_modules() if isinstance(module, Metric))
+    every = task.state_dict()
+    return {name: x for name, x in every.items() if x.is_floating_point() and not name.startswith(metrics)}

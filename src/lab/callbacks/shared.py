@@ -28,7 +28,7 @@ def data_of(trainer: Any) -> Data:
 
 
 def gathered(trainer: Trainer, own: Any) -> list[Any]:
-    """What each process has, on process 0; nothing on the others. Each process has to call it."""
+    """Gather an object from every process to process 0; the others get []. Every process has to call it."""
     if trainer.world_size == 1:
         return [own]
     every = [None] * trainer.world_size if trainer.is_global_zero else None

@@ -29,11 +29,6 @@ class StepSeed(Callback):
     def on_test_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int, *_: Any) -> None:
         self._seed(f"{self.seed} test {batch_idx} {trainer.global_rank}")
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        self._seed(f"{self.seed} predict {batch_idx} {trainer.global_rank}")
-
     def _seed(self, key: str) -> None:
         number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
         torch.random.default_generator.manual_seed(number % 2**63)  # torch.manual_seed takes a millisecond: it notes

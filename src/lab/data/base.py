@@ -1,20 +1,20 @@
-"""What every data module shares: splits read once, loaders without hidden state, batches as dicts."""
+"""The base class of data modules: splits read once, loaders without hidden state, batches as dicts."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from lab.data.buckets import BucketSampler, buckets
 from lab.data.facts import Facts
 from lab.data.report import DataReport
+from lab.data.samplers import EpochSampler, shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.errors import UserError
 from lab.features.base import Feature
@@ -109,25 +109,6 @@ class TrainingSplit:
 
     def double(self) -> "TrainingSplit":
         return TrainingSplit(self.data, is_double=True)
-
-
-class EpochSampler(DistributedSampler[Batch]):
-    """The order of an epoch, a function of seed and epoch; the epoch that a run goes on in begins where it stopped.
-
-    Args:
-        start: samples of the epoch that this process has had.
-    """
-
-    def __init__(self, dataset: Batches, world_size: int, rank: int, seed: int, epoch: int, start: int) -> None:
-        super().__init__(dataset, world_size, rank, seed=seed, drop_last=True)
-        self.epoch, self.start = epoch, start
-
-    def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(super().__iter__(), self.start, None)
 
 
 class Data(L.LightningDataModule):
@@ -336,13 +317,6 @@ class Data(L.LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def shard(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """The batches of one of `world_size` processes: as many for each, none empty, every sample exactly once."""
-    num_batches = -(-num_samples // (batch_size * world_size))
-    mine = torch.arange(rank, num_samples, world_size)
-    return [batch.tolist() for batch in mine.tensor_split(num_batches)]
 
 
 def as_it_is(batch: Any) -> Batch:

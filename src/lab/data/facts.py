@@ -1,7 +1,7 @@
-"""What a run knows of its data: it is stored in `data.json`, and it fills the arguments of nets and tasks."""
+"""The facts of a run's data: they are stored in `data.json`, and fill the arguments of nets and tasks."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from lab.records import validation_error
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run knows of its data.
+    """The facts of a run's data.
 
     Args:
         features: the inputs and targets by the name that people see; they describe the entries of a batch.
@@ -77,7 +77,7 @@ NUM_SAMPLES, TEXT = TypeAdapter(dict[str, int]), TypeAdapter(str)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What facts give by the name of an argument.
+    """Facts by the argument they fill.
 
     Args:
         values: a fact has its own name where all features that state it agree, and always that of its feature before
@@ -101,6 +101,22 @@ def stated_by(features: Mapping[str, type[Feature]]) -> Iterator[str]:
     """Yield the arguments that the facts of features may fill, known before the data is read."""
     for name, feature in features.items():
         yield from (argument for argument, _ in arguments_of(name, feature))
+
+
+def inputs_of(features: Mapping[str, Feature], entries: Iterable[str]) -> dict[str, Feature]:
+    """The features that make one of these entries of a batch."""
+    taken = set(entries)
+    return {name: feature for name, feature in features.items() if taken & set(feature.entries)}
+
+
+def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
+    """The entries of the target that an output is scored against, the feature with the same facts; none: no score."""
+    if type(output).scores is Feature.scores:
+        return []
+    for feature in features.values():
+        if type(feature) is type(output) and feature.facts() == output.facts():
+            return list(feature.entries)
+    return []
 
 
 def stored_facts(folder: Path) -> Facts:

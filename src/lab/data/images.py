@@ -84,7 +84,8 @@ class ImageData(Data):
         image = image if image.is_floating_point() else image.float()
         if self.augment and self.trainer is not None and self.trainer.training:
             image = self.augment(image, batch["index"], self.seed, self.trainer.current_epoch)
-        mean, std = (_pixel_levels(share, image.dtype, image.device) for share in self._mean_and_std())
+        levels = _pixel_levels if torch.compiler.is_compiling() else _kept_pixel_levels  # a trace's are no numbers
+        mean, std = (levels(share, image.dtype, image.device) for share in self._mean_and_std())
         return batch | {"image": (image - mean).div_(std)}
 
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -230,10 +231,16 @@ def _in_memory(dataset: Any, name: str) -> Tensors:
     return Tensors(image=image, label=label)
 
 
-@cache
 def _pixel_levels(share: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Shares of white, one for each channel -> (C, 1, 1) levels of 0 to 255; kept, for a copy to a GPU is a wait."""
+    """Shares of white, one for each channel -> (C, 1, 1) levels of 0 to 255."""
     return 255 * torch.tensor(share, dtype=dtype, device=device)[:, None, None]
+
+
+@cache
+def _kept_pixel_levels(share: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """They are kept, for a copy to a GPU is a wait; evaluation may ask first, and training needs their gradients."""
+    with torch.inference_mode(False):
+        return _pixel_levels(share, dtype, device)
 
 
 def _statistics(image: Tensor) -> tuple[list[float], list[float]]:

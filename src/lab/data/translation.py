@@ -110,6 +110,9 @@ class TranslationData(Data):
             return text, target
         if text and target:
             contents = truncated(text.tokenizer, self.max_length), truncated(target.tokenizer, self.max_length)
+            if self.shared_vocabulary and contents[0] != contents[1]:
+                run = "the run whose weights this one starts from"
+                raise UserError(f"data.shared_vocabulary: {run} has two vocabularies; leave it out.")
         else:
             contents = self._trained(pairs)
         return Text(contents[0], self.max_length), Text(contents[1], self.max_length, entry="target")

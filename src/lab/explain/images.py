@@ -4,7 +4,7 @@ A method takes a net, (B, C, H, W) normalised images and the (B,) classes to exp
 pixel did for the logit of the class. What a pixel is compared with is 0, the mean of the training split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occ
 from PIL import Image
 from torch import Tensor, nn
 
+from lab.explain.base import Explainer
 from lab.explain.group import Group
 from lab.explain.overlay import Row, figure, overlay
 from lab.explain.scores import NUM_POINTS, Method
@@ -89,46 +90,45 @@ def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
     return [module for module, size in seen if size == sizes[-1]][-1] if sizes else None
 
 
-def methods(feature: Picture) -> dict[str, Method]:
-    return METHODS
+class ImageExplainer(Explainer):
+    feature: Picture
 
+    def methods(self) -> dict[str, Method]:
+        return METHODS
 
-def blank(feature: Picture) -> float:
-    """What a pixel is where it is taken away."""
-    return 0.0
+    @property
+    def blank(self) -> float:
+        """The mean of the training split."""
+        return 0.0
 
+    def left_out(self, net: nn.Module, x: Tensor) -> dict[str, str]:
+        if feature_map(net, x) is None:
+            return {"gradcam": "the net has no convolution that leaves more than a pixel"}
+        return {}
 
-def left_out(net: nn.Module, image: Tensor) -> dict[str, str]:
-    """The methods that say nothing of a net, and why."""
-    if feature_map(net, image) is None:
-        return {"gradcam": "the net has no convolution that leaves more than a pixel"}
-    return {}
+    def html(self, item: np.ndarray, attribution: Tensor) -> str:
+        """A (C, H, W) image under its (H, W) attribution."""
+        pixels = 255 * overlay(torch.from_numpy(item), attribution)
+        return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the answer")
 
+    def draw(self, group: Group, maps: Mapping[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
+        """A PNG, and the same in TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter  # a second, which lab serve need not wait for
 
-def html(feature: Picture, item: np.ndarray, attribution: Tensor) -> str:
-    """A (C, H, W) image under its (H, W) attribution."""
-    pixels = 255 * overlay(torch.from_numpy(item), attribution)
-    return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the answer")
-
-
-def draw(
-    feature: Picture, group: Group, maps: dict[str, Sequence[Tensor]], choices: Sequence[str], folder: Path
-) -> Path:
-    """A PNG, and the same in TensorBoard."""
-    from torch.utils.tensorboard import SummaryWriter  # a second, which lab serve need not wait for
-
-    rows = []
-    for i, item in enumerate(group.items):
-        said, share = choices[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
-        row = Row(torch.from_numpy(item), [values[i] for values in maps.values()], said, share)
-        if group.label is None:
-            row.more += f"\n{Path(group.samples[i]).name}"
-        elif group.label[i] != group.target[i]:
-            row.more += f"\nbut is {choices[int(group.label[i])]}"
-        rows.append(row)
-    path = folder / f"{group.name}.png"
-    columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]
-    save(figure(group.title, columns, rows), path)
-    with SummaryWriter(str(folder.parent)) as writer:
-        writer.add_image(f"{folder.name}/{group.name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
-    return path
+        rows = []
+        for i, item in enumerate(group.items):
+            said, share = choices[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
+            row = Row(torch.from_numpy(item), [values[i] for values in maps.values()], said, share)
+            if group.label is None:
+                row.more += f"\n{Path(group.samples[i]).name}"
+            elif group.label[i] != group.target[i]:
+                row.more += f"\nbut is {choices[int(group.label[i])]}"
+            rows.append(row)
+        path = folder / f"{group.name}.png"
+        columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]
+        save(figure(group.title, columns, rows), path)
+        with SummaryWriter(str(folder.parent)) as writer:
+            writer.add_image(
+                f"{folder.name}/{group.name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC"
+            )
+        return path

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 from lab import config, run
 from lab.check import wrong_arguments
 from lab.data.base import Data
+from lab.data.facts import inputs_of, scored
 from lab.display import in_utf8, say
 from lab.errors import UserError
+from lab.explain.base import explainer, unexplained
 from lab.explain.group import Group
 from lab.features.base import Feature
 from lab.folder import write_json
-from lab.predictor import explainer, inputs_of, scored, unexplained
 from lab.secrets import redacted
 from lab.tasks.base import Task
 from lab.test import read
@@ -38,7 +39,7 @@ class Keys:
     log_dir: Any
     data: Any
     input: Any
-    methods: Annotated[list[Literal["integrated_gradients", "gradcam", "occlusion"]], Field(min_length=1)]
+    methods: Annotated[list[str], Field(min_length=1)] | None
     num_mistakes: Annotated[int, Field(ge=0, le=MOST)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     trainer: Any
@@ -52,10 +53,13 @@ def main(cfg: DictConfig) -> None:
     run.settle(saved)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
-    if why := unexplained(inputs, task.outputs):
+    if why := unexplained(inputs, task.outputs, task.input_entries):
         raise UserError(f"error: run={cfg.run}: {why}")
     ((feature,), (output,)) = inputs.values(), task.outputs.values()
     kind = explainer(feature)
+    known = kind.methods()
+    if wrong := [name for name in cfg.methods or () if name not in known]:
+        config.fail([f"methods={wrong[0]}: {config.unknown('method', wrong[0], known)}"])
     from lab.explain import scores
 
     task.net = copy.deepcopy(task.net)  # a copy is not compiled, so that its layers can be looked into
@@ -67,31 +71,29 @@ def main(cfg: DictConfig) -> None:
         for group in groups
         for item, target in zip(group.items, group.target, strict=True)
     ]
-    methods = chosen(cfg.methods, kind.methods(feature), kind.left_out(task.net, samples[0][0]), feature.item)
+    methods = chosen(cfg.methods or list(known), known, kind.left_out(task.net, samples[0][0]))
     folder = Path(cfg.run) / FOLDER
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} can't be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, task, samples, net.entry, kind.blank(feature), cfg.seed)
+    maps, report = scores.explain(methods, task, samples, net.entry, kind.blank, cfg.seed)
     for group in groups:
         own = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
-        path = kind.draw(feature, group, own, output.choices, folder)
+        path = kind.draw(group, own, output.choices, folder)
         report.setdefault("samples", []).append(listed(group, path, output.choices))
         say(path)
     write_json(folder / "report.json", report)
     say(*table(report).split("\n"))
 
 
-def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str], item: str) -> dict[str, Any]:
+def chosen(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
     """The methods asked for that say something of the net; the others are named.
 
     Raises:
         UserError: there are none.
     """
-    why = {
-        name: left_out.get(name, f"it is not for {item}s") for name in names if name in left_out or name not in known
-    }
+    why = {name: left_out[name] for name in names if name in left_out}
     if len(why) == len(names):
         config.fail([f"methods: no {' and no '.join(names)} here: {why[names[0]]}; choose another"])
     for name, reason in why.items():

@@ -7,7 +7,7 @@ logit of the class. What it is compared with is an unknown token.
 import html as escaped
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lab.display import drawn, printable, printable_lines
+from lab.explain.base import Explainer
 from lab.explain.group import Group
 from lab.explain.scores import NUM_POINTS, Method
 from lab.features.text import Text
@@ -61,64 +62,67 @@ def occlusion(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Te
     return torch.stack(found)
 
 
-def methods(feature: Text) -> dict[str, Method]:
-    """Padding, and what begins and ends a text, stays."""
-    special = torch.tensor(sorted(feature.tokens.special))
+class TextExplainer(Explainer):
+    feature: Text
 
-    def blank(token: Tensor) -> Tensor:
-        return token.where(torch.isin(token, special.to(token.device)), feature.tokens.unknown)
+    def methods(self) -> dict[str, Method]:
+        """Padding, and what begins and ends a text, stays."""
+        special = torch.tensor(sorted(self.feature.tokens.special))
 
-    return {method.__name__: partial(method, blank) for method in (integrated_gradients, occlusion)}
+        def blank(token: Tensor) -> Tensor:
+            return token.where(torch.isin(token, special.to(token.device)), self.feature.tokens.unknown)
 
+        return {method.__name__: partial(method, blank) for method in (integrated_gradients, occlusion)}
 
-def blank(feature: Text) -> int:
-    """What a token is where it is taken away."""
-    return feature.tokens.unknown
+    @property
+    def blank(self) -> int:
+        """An unknown token."""
+        return self.feature.tokens.unknown
 
-
-def left_out(net: nn.Module, token: Tensor) -> dict[str, str]:
-    """The methods that say nothing of a net, and why."""
-    return {}
-
-
-def html(feature: Text, item: np.ndarray, attribution: Tensor) -> str:
-    """(T,) token ids, coloured by their (T,) attribution; full colour is the strongest."""
-    share = (attribution.float().cpu() / attribution.abs().max().clamp(min=1e-30).cpu()).tolist()
-    pieces = zip(feature.tokens.pieces(item), share, strict=True)
-    gap = " " if '"Whitespace"' in feature.tokenizer else ""
-    return gap.join(
-        f'<span style="background: rgba({FOR if s > 0 else AGAINST}, {0.8 * abs(s):.2f})">'
-        f"{escaped.escape(printable_lines(text))}</span>"
-        for text, s in pieces
-    )
-
-
-def draw(feature: Text, group: Group, maps: dict[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
-    """A page of coloured texts; the first method's in TensorBoard too."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    parts, heads = [], []
-    for i, item in enumerate(group.items):
-        said = f"{choices[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
-        if group.label is not None and group.label[i] != group.target[i]:
-            said += f", but is {choices[int(group.label[i])]}"
-        rows = "".join(
-            f"<tr><th>{name.replace('_', ' ')}</th><td>{html(feature, item, values[i])}</td></tr>"
-            for name, values in maps.items()
+    def html(self, item: np.ndarray, attribution: Tensor) -> str:
+        """(T,) token ids, coloured by their (T,) attribution; full colour is the strongest."""
+        share = (attribution.float().cpu() / attribution.abs().max().clamp(min=1e-30).cpu()).tolist()
+        pieces = zip(self.feature.tokens.pieces(item), share, strict=True)
+        gap = " " if '"Whitespace"' in self.feature.tokenizer else ""
+        return gap.join(
+            f'<span style="background: rgba({FOR if s > 0 else AGAINST}, {0.8 * abs(s):.2f})">'
+            f"{escaped.escape(printable_lines(text))}</span>"
+            for text, s in pieces
         )
-        parts.append(f"<h2>{escaped.escape(printable(said))}</h2><table>{rows}</table>")
-        heads.append(said)
-    path = folder / f"{group.name}.html"
-    title = escaped.escape(printable(group.title))
-    legend = f'<p><span style="background: rgba({FOR}, .6)">for the answer</span> <span style="background: \
-rgba({AGAINST}, .6)">against it</span></p>'
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    path.write_text(f"{head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
-    first = next(iter(maps.values()))
-    coloured_rows = [(feature.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)]
-    with SummaryWriter(str(folder.parent)) as writer, warnings.catch_warnings(action="ignore"):  # of letters it lacks
-        writer.add_figure(f"{folder.name}/{group.name}", coloured(group.title, heads, coloured_rows))
-    return path
+
+    def draw(self, group: Group, maps: Mapping[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
+        """A page of coloured texts; the first method's in TensorBoard too."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        parts, heads = [], []
+        for i, item in enumerate(group.items):
+            said = f"{choices[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
+            if group.label is not None and group.label[i] != group.target[i]:
+                said += f", but is {choices[int(group.label[i])]}"
+            rows = "".join(
+                f"<tr><th>{name.replace('_', ' ')}</th><td>{self.html(item, values[i])}</td></tr>"
+                for name, values in maps.items()
+            )
+            parts.append(f"<h2>{escaped.escape(printable(said))}</h2><table>{rows}</table>")
+            heads.append(said)
+        path = folder / f"{group.name}.html"
+        title = escaped.escape(printable(group.title))
+        legend = (
+            f'<p><span style="background: rgba({FOR}, .6)">for the answer</span>'
+            f' <span style="background: rgba({AGAINST}, .6)">against it</span></p>'
+        )
+        head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        path.write_text(f"{head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
+        first = next(iter(maps.values()))
+        coloured_rows = [
+            (self.feature.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)
+        ]
+        with (
+            SummaryWriter(str(folder.parent)) as writer,
+            warnings.catch_warnings(action="ignore"),
+        ):  # of letters it lacks
+            writer.add_figure(f"{folder.name}/{group.name}", coloured(group.title, heads, coloured_rows))
+        return path
 
 
 def _width(text: str) -> int:

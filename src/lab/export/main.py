@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from lab import config, predictor, run
 from lab.data.base import Data
+from lab.data.facts import scored
 from lab.display import say
 from lab.errors import RunError, UserError
 from lab.export import program
 from lab.export.program import FORMATS, Answer, Format
 from lab.features.base import Arrays, Feature, padded
 from lab.folder import read_json, write_json
-from lab.predictor import Predictor, of, scored
+from lab.predictor import Predictor, part_of
 from lab.tasks.base import Task
 from lab.test import read
 
@@ -41,12 +42,13 @@ def main(cfg: DictConfig) -> None:
     chosen, output = asked(cfg)
     saved, data, task = run.load(cfg.run, cfg.data.root)
     run.settle(saved)
-    checkpoint = predictor.of_run(cfg.run, OmegaConf.create(FLOAT32))
+    checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
     reports, size = {}, program.example(cast(Task, task), data)
     if not size:
         raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`: it has no batch.")
+    check_entries(cfg.format, size, checkpoint.outputs)
     read(data, cfg.run)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
@@ -54,7 +56,7 @@ def main(cfg: DictConfig) -> None:
         reports[output.name] = prove(path, cfg.format, checkpoint, size, data)
         if cfg.int8:
             quantised = path.with_name(f"{path.stem}_int8.onnx")
-            program.quantise(path, some(data, "train", NUM_FOR_CALIBRATION, size), quantised)
+            program.quantise(path, _given(some(data, "train", NUM_FOR_CALIBRATION, size), size), quantised)
             name, answer = quantised.name, chosen.read(quantised)
             reports[name] = report(quantised, "onnx, int8", checkpoint, answer, size, data)
         for name in reports:
@@ -100,6 +102,31 @@ def asked(cfg: DictConfig) -> tuple[Format, Path]:
     return chosen, output
 
 
+def check_entries(kind: str, size: Arrays, outputs: dict[str, Feature]) -> None:
+    """Refuse outputs whose entries a file can't tell apart.
+
+    Args:
+        kind: the format.
+        size: the entries that the file takes.
+        outputs: those of the task.
+
+    Raises:
+        UserError: two outputs have one entry; or in ONNX, whose names are unique, an input and an output have.
+    """
+    of_outputs: dict[str, str] = {}
+    for name, feature in outputs.items():
+        for entry in feature.entries:
+            if entry in of_outputs:
+                both = f"the outputs {of_outputs[entry]} and {name}" if of_outputs[entry] != name else name
+                raise UserError(f"error: export: {both} have two entries named {entry}; give each another name.")
+            if kind == "onnx" and entry in size:
+                raise UserError(
+                    f"error: format=onnx: an input and the output {name} have an entry named {entry}; give the output's"
+                    " another name, or choose format=torch_export."
+                )
+            of_outputs[entry] = name
+
+
 def make(chosen: Format, task: Any, data: Data, path: Path) -> None:
     """Raises RunError where torch, or the compiler, can't."""
     say(f"making       {path.name}")  # a translator takes a minute
@@ -124,16 +151,9 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
     first = some(data, "test", NUM_IN_BATCHES, size)
     num = len(next(iter(first.values())))
     first = {name: array[np.arange(NUM_IN_BATCHES) % num] for name, array in first.items()}
-    right = _checked(checkpoint, first)
-    compared = {f"batches of {n}": _compared(right, _in_batches(answer, first, n), outputs) for n in BATCH_SIZES}
-    parts, targets = [], []
-    length = len(data.splits["test"])
-    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
-        batch = _batch(data, "test", range(start, min(start + 64, length)))
-        entries = {name: batch[name] for name in size}
-        parts.append((_checked(checkpoint, entries), answer(_padded(entries, size))))
-        targets.append({name: batch[name] for each in outputs.values() for name in scored(data.facts.features, each)})
-    right, given = (_concatenated(each) for each in zip(*parts, strict=True))
+    right, given = checkpoint.predict(first), _given(first, size)
+    compared = {f"batches of {n}": _compared(right, _in_batches(answer, given, n), outputs) for n in BATCH_SIZES}
+    right, given, target = _of_test_split(checkpoint, answer, size, data)
     compared["test split"] = _compared(right, given, outputs)
     return {
         "format": kind,
@@ -141,19 +161,32 @@ def report(path: Path, kind: str, checkpoint: Predictor, answer: Answer, size: A
         "torch": torch.__version__,
         "max_difference": {name: max(each["difference"].values()) for name, each in compared.items()},
         "differing": {name: each["differing"] for name, each in compared.items()},
-        "num_samples": length,
+        "num_samples": len(data.splits["test"]),
         "same_answer": int((~np.any([each.differs(right, given) for each in outputs.values()], 0)).sum()),
-        **_scores(right, given, _concatenated(targets), outputs, data),
+        **_scores(right, given, target, outputs, data),
         "milliseconds": {
             f"batch of {n}": {
-                "eager": _milliseconds(checkpoint.predict, _with_index(entries)),
-                "exported": _milliseconds(answer, entries),
+                "eager": _milliseconds(checkpoint.predict, entries),
+                "exported": _milliseconds(answer, _given(entries, size)),
             }
             for n in (1, 64)
             for entries in [{name: array[:n] for name, array in first.items()}]
         },
         "num_threads": torch.get_num_threads(),
     }
+
+
+def _of_test_split(checkpoint: Predictor, answer: Answer, size: Arrays, data: Data) -> tuple[Arrays, Arrays, Arrays]:
+    """The answers of the checkpoint and of the file, and the targets."""
+    length = len(data.splits["test"])
+    entries = [name for each in checkpoint.outputs.values() for name in scored(data.facts.features, each)]
+    parts = []
+    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
+        batch = _batch(data, "test", range(start, min(start + 64, length)))
+        right, given = checkpoint.predict(_asked(batch, size)), answer(_padded(_given(batch, size), size))
+        parts.append((right, given, {name: batch[name] for name in entries}))
+    right, given, target = (_concatenated(each) for each in zip(*parts, strict=True))
+    return right, given, target
 
 
 def _compared(a: Arrays, b: Arrays, outputs: dict[str, Feature]) -> dict[str, dict[str, float]]:
@@ -175,7 +208,7 @@ def _scores(
             continue
         prefix = f"test_{name}_" if len(outputs) > 1 else "test_"
         for which, made in (("checkpoint", right), ("exported", given)):
-            scores = feature.scores(of(feature, made), {entry: target[entry] for entry in entries})
+            scores = feature.scores(part_of(feature, made), {entry: target[entry] for entry in entries})
             for score, value in scores.items():
                 found.setdefault(prefix + score, {})[which] = value
     return found
@@ -211,10 +244,9 @@ def _reason(error: Exception) -> str:
 
 
 def some(data: Data, name: str, num: int, size: Arrays) -> Arrays:
-    """The inputs' entries of at most so many samples of a split, at equal distances, in the size that a file takes."""
+    """At most so many samples of a split, at equal distances, in the size that a file takes: what `_asked` gives."""
     length = len(data.splits[name])
-    batch = _batch(data, name, range(0, length, -(-length // num)))
-    return _padded({entry: batch[entry] for entry in size}, size)
+    return _padded(_asked(_batch(data, name, range(0, length, -(-length // num))), size), size)
 
 
 def _batch(data: Data, name: str, index: range) -> Arrays:
@@ -222,16 +254,17 @@ def _batch(data: Data, name: str, index: range) -> Arrays:
 
 
 def _padded(entries: Arrays, size: Arrays) -> Arrays:
-    return {name: padded(array, size[name].shape) for name, array in entries.items()}
+    return {name: padded(array, size[name].shape) if name in size else array for name, array in entries.items()}
 
 
-def _checked(checkpoint: Predictor, entries: Arrays) -> Arrays:
-    return checkpoint.predict(_with_index(entries))
+def _given(batch: Arrays, size: Arrays) -> Arrays:
+    """The entries that a file takes."""
+    return {name: batch[name] for name in size}
 
 
-def _with_index(entries: Arrays) -> Arrays:
-    """With zeros where the file has no such input."""
-    return {"index": np.zeros(len(next(iter(entries.values()))), np.int64)} | entries
+def _asked(batch: Arrays, size: Arrays) -> Arrays:
+    """The same and `index`, which shows a task that draws by it and does not say so."""
+    return _given(batch, size) | {"index": batch["index"]}
 
 
 def _in_batches(answer: Answer, entries: Arrays, size: int) -> Arrays:

@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram
 
 from lab import predictor
 from lab.data.base import Data
+from lab.data.facts import inputs_of
 from lab.features.base import Arrays, Feature, pack, stack
-from lab.predictor import inputs_of
 from lab.tasks.base import Task
 
 Answer = Callable[[Arrays], Arrays]  # the inputs' entries -> the outputs'
@@ -91,7 +91,7 @@ def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> No
 
 
 def read_onnx(path: Path) -> Answer:
-    return predictor.of_onnx(path, torch.get_num_threads()).predict
+    return predictor.from_onnx(path, torch.get_num_threads()).predict
 
 
 def write_torch_export(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:

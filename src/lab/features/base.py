@@ -1,6 +1,7 @@
 """What goes into a run and what comes out of it: a type for each input, target and output, without torch."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -11,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lab.allow import locate
 from lab.errors import UserError
+from lab.features.files import content_of, utf8
+from lab.packages import RESERVED, packages
 from lab.records import validation_error
 
 Sample = dict[str, np.ndarray]  # batch entry -> the array of one sample
@@ -47,7 +50,9 @@ class Feature(ABC):
     content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
     in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
     accept: ClassVar[str] = ""  # the files that an item is, such as image/*; "": it is typed
-    explainer: ClassVar[str] = ""  # the module that attributes predictions to it, such as lab.explain.images
+    explainer: ClassVar[str] = (
+        ""  # the `Explainer` that attributes answers to it, such as lab.explain.images.ImageExplainer
+    )
 
     @property
     @abstractmethod
@@ -73,12 +78,27 @@ class Feature(ABC):
         """
         raise UserError(f"error: input: {type(self).__name__} cannot be read from files.")
 
+    def columns(self, name: str) -> Sequence[str]:
+        """The columns of a table in whose rows an item is, beside those of other inputs.
+
+        Args:
+            name: of the feature.
+        """
+        return (name,)
+
+    def of_cells(self, cells: Sequence[str]) -> str:
+        """The item in the cells of `columns`."""
+        return cells[0]
+
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
-        """The samples of the readable items, and for each item the error, or ""."""
+        """The samples of the readable items, and for each item the error, or "".
+
+        An item is a file's path if `accept` is set, else what `decode` takes.
+        """
         samples, errors = [], []
         for item in items:
             try:
-                samples.append(self.decode(item.encode(errors="surrogateescape"), np.inf))
+                samples.append(self.decode(content_of(item) if self.accept else utf8(item), np.inf))
                 errors.append("")
             except UserError as error:
                 errors.append(str(error))
@@ -115,7 +135,17 @@ class Feature(ABC):
         """The samples of a batch, left and right exchanged; None: they have no mirror image."""
         return None
 
+    @property
+    def about(self) -> str:
+        """A description in one line, such as "28 × 28 pixels"; "": its name says enough."""
+        return ""
+
     # as an output
+
+    @property
+    def is_file(self) -> bool:
+        """Whether an output is a file, and no columns of a table alone."""
+        return type(self).file is not Feature.file
 
     @property
     def choices(self) -> Sequence[str]:
@@ -163,8 +193,18 @@ class Feature(ABC):
         return np.max(each, 0)
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """(N,) whether the samples' answers are different."""
-        return ~(self.difference(a, b) <= 1e-4)  # of nan neither is true
+        """(N,) whether the samples' answers are different: a float x by more than 1e-4 max(1, |x|), an integer at all.
+
+        What is not finite differs.
+        """
+        return np.asarray(np.stack([_apart(a[name], b[name]) for name in self.entries]).any(0))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    exact = a.astype(np.float64)
+    most = 1e-4 * np.maximum(1, abs(exact)) if a.dtype.kind == "f" else 0
+    differs: np.ndarray = ~(np.isfinite(exact) & (abs(exact - b) <= most))
+    return np.asarray(differs.reshape(len(a), math.prod(a.shape[1:])).any(1))
 
 
 def stack(samples: Sequence[Sample]) -> Arrays:
@@ -193,7 +233,16 @@ def padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:
 
 
 def pack(features: Mapping[str, Feature]) -> dict[str, Any]:
-    """Features as plain values, for `unpack`."""
+    """Features as plain values, for `unpack`.
+
+    Raises:
+        UserError: a feature, or an entry that it makes, has a name that is no word.
+    """
+    try:
+        for name, feature in features.items():
+            _refuse_names(name, *feature.entries)
+    except ValueError as error:
+        raise UserError(f"error: {error}") from error
     return {
         name: {"_target_": f"{type(feature).__module__}.{type(feature).__qualname__}"} | asdict(feature)  # type: ignore[call-overload]
         for name, feature in features.items()
@@ -205,20 +254,41 @@ def unpack(content: Any) -> dict[str, Feature]:
 
     Raises:
         ValueError: they name what is not a feature, or what may not be called; or a value is missing or wrong.
+        UserError: they take a package that is not installed.
     """
     if not isinstance(content, dict):
         raise ValueError("features should be a mapping")
-    return {str(name): _unpacked(name, values) for name, values in content.items()}
+    _refuse_names(*content)
+    return {name: _unpacked(name, values) for name, values in content.items()}
+
+
+def _refuse_names(*names: str) -> None:
+    """Features and entries are keys of JSON, columns, parts of arguments and of files' names."""
+    for name in names:
+        if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
+            raise ValueError(f"features: {str(name)[:100]!r} is no name; expected letters, digits and _")
+
+
+def _located(where: str, target: str) -> Any:
+    """What a `_target_` names. Nothing but modules of features, and those of installed packages, is imported."""
+    top, dot, _ = target.partition(".")
+    installed = {name.partition(".")[0] for name in packages()}
+    if not (target.startswith("lab.features.") or top in installed):
+        if top in RESERVED or not (dot and top.isidentifier()):
+            raise ValueError(f"{where}: {target[:100]} is not a feature")
+        missing = f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
+        raise UserError(missing) from ModuleNotFoundError(top)
+    try:
+        return locate(target)
+    except ImportError as error:
+        raise ValueError(f"{where}: {target[:100]}: {' '.join(str(error).split())}") from error
 
 
 def _unpacked(name: str, values: Any) -> Feature:
     where = f"features.{name}"
     if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
         raise ValueError(f"{where} should name a class with _target_")
-    try:
-        kind: Any = locate(values["_target_"])
-    except ImportError as error:
-        raise ValueError(f"{where}: {values['_target_'][:100]}: {' '.join(str(error).split())}") from error
+    kind = _located(where, values["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Feature) and is_dataclass(kind)):
         raise ValueError(f"{where}: {values['_target_']} is not a feature")
     given, known = values.keys() - {"_target_"}, {field.name for field in fields(kind)}
@@ -226,6 +296,8 @@ def _unpacked(name: str, values: Any) -> Feature:
         different = " and ".join(sorted(given ^ known))
         raise ValueError(f"{where}: {different}: {kind.__name__} has {', '.join(sorted(known))}")
     try:
-        return TypeAdapter(kind).validate_json(json.dumps({key: values[key] for key in known}), strict=True)
+        feature: Feature = TypeAdapter(kind).validate_json(json.dumps({key: values[key] for key in known}), strict=True)
     except ValidationError as error:
         raise ValueError(f"{where}.{validation_error(error)}") from error
+    _refuse_names(*feature.entries)
+    return feature

@@ -1,8 +1,10 @@
 """Which files of a folder are read, and how; without torch, for the verbs that answer without it."""
 
+import csv
+import io
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -70,18 +72,66 @@ def lines(source: str, item: str) -> Iterator[str]:
             f"error: input={source}: it is a table; give a file with {item} on each line."
             " To read it as plain lines, use input=- < FILE."
         )
-    try:
-        found = _lines(open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-"))  # noqa: SIM115
-    except FileNotFoundError as error:
-        raise UserError(
-            f"error: input={source}: there is no such file, with {item} on each line; input=- reads standard input."
-        ) from error
-    except OSError as error:
-        raise UserError(f"error: input={source}: it can't be read: {error.strerror}.") from error
+    found = _lines(opened(source, f", with {item} on each line; input=- reads standard input"))
     if (first := next(found, None)) is None:
         raise UserError(f"error: input={source}: it is empty; {item} on each line is expected.")
     refuse_wide(first.encode(errors="surrogateescape"), f"error: input={source}: it")
     return chain([first], found)
+
+
+def csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
+    """The cells of these columns in each row of a CSV file; or `-`: of standard input, as they come.
+
+    None stands for a cell that a row is too short for.
+
+    Raises:
+        UserError: there is no such file, it is not one of rows, it lacks a column, or it has no rows.
+    """
+    if Path(source).is_dir():
+        raise UserError(f"error: input={source}: it is a folder; give a CSV file.")
+    rows = _csv_rows(source, columns)
+    if (first := next(rows, None)) is None:
+        raise UserError(f"error: input={source}: it has no rows.")
+    return chain([first], rows)
+
+
+def _csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
+    with opened(source, "; give a CSV file") as file:
+        refuse_wide(file.peek(4)[:4], f"error: input={source}: it")
+        table = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+        try:
+            places = _places(source, next(table, []), columns)
+            for row in table:
+                if row:
+                    yield [row[i] if i < len(row) else None for i in places]
+        except csv.Error as error:
+            raise UserError(f"error: input={source}: line {table.line_num}: {error}.") from error
+
+
+def _places(source: str, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    for name in columns:
+        if (num := header.count(name)) != 1:
+            has = f"it has {num} columns" if num else "it has no column"
+            raise UserError(f"error: input={source}: {has} {name}; expected a column for each of {', '.join(columns)}.")
+    return [header.index(name) for name in columns]
+
+
+def opened(source: str, expected: str) -> io.BufferedReader:
+    """The bytes of a file; or `-`: of standard input.
+
+    Args:
+        source: the file.
+        expected: the end of the sentence that there is no such file.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    try:
+        return open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-")
+    except FileNotFoundError as error:
+        raise UserError(f"error: input={source}: there is no such file{expected}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise UserError(f"error: input={source}: it can't be read: {getattr(error, 'strerror', error)}.") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
@@ -91,5 +141,32 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 def line_of(content: bytes) -> str:
     """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
-    text = content.decode(errors="surrogateescape")
-    return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+    return without_end(content.decode(errors="surrogateescape").removeprefix("\ufeff"))
+
+
+def without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def utf8(text: str) -> bytes:
+    """A text as it was read; surrogates that stand for bytes become these bytes.
+
+    Raises:
+        UserError: it has other halves of surrogate pairs, as JSON may.
+    """
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text[:100]} is not UTF-8") from error
+
+
+def content_of(path: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise UserError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from error

@@ -45,7 +45,7 @@ class Image(Feature):
     fact_names = ("num_channels", "image_size")
     qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
-    explainer = "lab.explain.images"
+    explainer = "lab.explain.images.ImageExplainer"
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
@@ -54,6 +54,10 @@ class Image(Feature):
     @property
     def entries(self) -> tuple[str, ...]:
         return (self.entry,)
+
+    @property
+    def about(self) -> str:
+        return f"{self.image_size} × {self.image_size} pixels"
 
     def changes(self, now: Self) -> list[str]:
         """The statistics may change: a run keeps its own."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from lab.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
-from lab.features.files import lines
+from lab.features.files import lines, without_end
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class ClassLabel(Feature):
         return len(self.class_names)
 
     @property
+    def about(self) -> str:
+        return f"{self.num_classes} classes"
+
+    @property
     def choices(self) -> list[str]:
         return self.class_names
 
@@ -40,10 +44,12 @@ class ClassLabel(Feature):
         return lines(source, "the name of a class")
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
-        name = content.decode(errors="replace").strip()
-        if name not in self.class_names:
-            raise UserError(f"{name[:100]} is not a class; the classes are {', '.join(self.class_names[:20])}.")
-        return {self.entry: np.array(self.class_names.index(name))}
+        text = content.decode(errors="surrogateescape")
+        for same in (str, without_end, str.strip):  # a name may begin or end with a space
+            found = [i for i, name in enumerate(self.class_names) if same(name) == same(text)]
+            if len(found) == 1:
+                return {self.entry: np.array(found[0])}
+        raise UserError(f"{text.strip()[:100]} is not a class; the classes are {', '.join(self.class_names[:20])}.")
 
     def example(self) -> Sample:
         return {self.entry: np.array(0)}

@@ -31,7 +31,7 @@ class Text(Feature):
 
     fact_names = ("vocab_size", "max_length", "tokenizer", "encoder_config")
     item, column, content_types = "text", "text", "text/"
-    explainer = "lab.explain.texts"
+    explainer = "lab.explain.texts.TextExplainer"
     tolerance = 0.02  # two translations may be as likely, and rounding chooses
 
     @property

@@ -29,20 +29,29 @@ class Tokens:
 
     Args:
         content: what `train` returned.
+
+    Raises:
+        UserError: it is damaged, or has no token for what is unknown, or for the end.
     """
 
     def __init__(self, content: str) -> None:
         try:
             self.tokenizer = Tokenizer.from_str(content)
+            special = [token["id"] for token in json.loads(content)["added_tokens"] if token["special"]]
         except Exception as error:  # the library's own
             raise UserError(f"data: the tokenizer is damaged ({' '.join(str(error).split())[:200]}).") from error
         self.tokenizer.encode_special_tokens = True  # a text that holds "<pad>" holds five characters
         self.vocab_size: int = self.tokenizer.get_vocab_size()
-        own = json.loads(content)
-        self.special = {PAD, *(token["id"] for token in own["added_tokens"] if token["special"])}
-        self.unknown: int = own["model"]["vocab"][own["model"]["unk_token"]]
-        ends = (self.tokenizer.token_to_id(name) for name in ("</s>", "[SEP]"))
-        self.end: int = next(i for i in ends if i is not None)
+        self.special = {PAD, *special}
+        self.unknown = self._id_of(getattr(self.tokenizer.model, "unk_token", None))
+        self.end = self._id_of("</s>", "[SEP]")
+
+    def _id_of(self, *names: str | None) -> int:
+        """The id of the first of these tokens that there is."""
+        found = (self.tokenizer.token_to_id(name) for name in names if name is not None)
+        if (number := next((i for i in found if i is not None), None)) is None:
+            raise UserError("data: the tokenizer is damaged (it has no token for what is unknown, or for the end).")
+        return int(number)
 
     @property
     def begins_word(self) -> list[bool]:
@@ -129,10 +138,11 @@ def pretrained(name: str, max_length: int) -> str:
     tokenizer.enable_truncation(max_length)
     content: str = tokenizer.to_str()
     try:
-        if Tokens(content).encode([""]) == [[]]:
-            raise UserError(f"data.tokenizer={name}: an empty text has no token of its own; choose another.")
-    except (KeyError, TypeError, StopIteration) as error:
+        tokens = Tokens(content)
+    except UserError as error:
         raise UserError(f"data.tokenizer={name}: it has no token for what is unknown, or for the end.") from error
+    if tokens.encode([""]) == [[]]:
+        raise UserError(f"data.tokenizer={name}: an empty text has no token of its own; choose another.")
     return content
 
 

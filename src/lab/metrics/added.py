@@ -2,7 +2,8 @@
 
 import inspect
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -12,8 +13,10 @@ from torchmetrics import Metric, MetricCollection
 
 from lab.allow import locate
 from lab.build import build
+from lab.check import parameters
 from lab.config import fail, one_line
 from lab.data.facts import Facts
+from lab.tasks.base import Task
 
 
 def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]:
@@ -23,7 +26,7 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
         UserError: a metric can't be built, or the task takes none.
     """
     added = cfg.task.get("metrics") or {}
-    if added and "metrics" not in inspect.get_annotations(vars(locate(cfg.task._target_))["__init__"]):
+    if added and not takes_metrics(locate(cfg.task._target_)):
         fail([f"task.metrics: task {cfg.task._target_.rpartition('.')[2]} does not accept additional metrics"])
     for name, node in added.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -39,6 +42,17 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
         if not isinstance(metric, Metric):
             fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
         yield str(name), metric
+
+
+def takes_metrics(task: Callable[..., Any]) -> bool:
+    """Whether a task has an argument `metrics` of metrics by name; that of `Task` has a collection for each stage."""
+    own, of_stages = (parameters(function)[0].get("metrics") for function in (task, Task))
+    return own is not None and of_stages is not None and own.annotation != of_stages.annotation
+
+
+def has_several_values(metric: Metric) -> bool:
+    """Whether a metric gives a dict, or does not declare what it gives: their names are known once it is computed."""
+    return inspect.get_annotations(type(metric).compute).get("return") not in (Tensor, "Tensor", "torch.Tensor")
 
 
 def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[str]) -> None:

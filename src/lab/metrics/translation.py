@@ -4,6 +4,8 @@ Sums are whole numbers: unlike floats, these give the same sum in any order, so 
 uninterrupted one does.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,7 +61,7 @@ class Accuracy(Metric):
 
 
 class TextPairs(Metric):
-    """Keeps references and translations of any widths. A subclass compares the texts."""
+    """Keeps references and translations of any widths, on the CPU. A subclass compares the texts."""
 
     reference: list[Tensor]
     translation: list[Tensor]
@@ -72,8 +74,14 @@ class TextPairs(Metric):
 
     def update(self, reference: Tensor, translation: Tensor) -> None:
         """(B, R) code points and (B, T) tokens, padded with zeros."""
-        self.reference.append(flat(reference))
-        self.translation.append(flat(translation))
+        self.reference.append(flat(reference).int().cpu())
+        self.translation.append(flat(translation).int().cpu())
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        """Gather them from all processes; NCCL takes what is on the GPU alone."""
+        for name in ("reference", "translation"):
+            setattr(self, name, [numbers.to(self.device) for numbers in getattr(self, name)])
+        super()._sync_dist(*args, **kwargs)
 
     def texts(self) -> tuple[list[str], list[str]]:
         """The references, and the translations."""

@@ -1,10 +1,13 @@
 import inspect
+from typing import Any
 
 from torch import Tensor, nn
 
 
 class TestTimeFlip(nn.Module):
     """Outside training, the mean of a net's logits for an image and for its mirror image; in training, the net.
+
+    Its weights have the names of the net's, so that a checkpoint of either fits the other.
 
     Args:
         net: takes `image` alone.
@@ -15,6 +18,8 @@ class TestTimeFlip(nn.Module):
         if (entries := list(inspect.signature(net.forward).parameters)) != ["image"]:
             raise ValueError(f"TestTimeFlip: expected a net that takes image; {type(net).__name__} takes {entries}")
         self.net = net
+        self.register_state_dict_post_hook(_without_net)
+        self.register_load_state_dict_pre_hook(_with_net)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, num_classes) logits."""
@@ -23,3 +28,18 @@ class TestTimeFlip(nn.Module):
             return logits
         logits = logits.clone()  # a CUDA graph overwrites them with the next ones
         return (logits + self.net(image.flip(-1))) / 2
+
+
+def _without_net(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, f"{prefix}net.", prefix)
+
+
+def _with_net(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state, prefix, f"{prefix}net.")
+
+
+def _rename(state: dict[str, Any], prefix: str, other: str) -> None:
+    """Replace a prefix of names, in their order."""
+    for name in list(state):
+        value = state.pop(name)
+        state[other + name.removeprefix(prefix) if name.startswith(prefix) else name] = value

@@ -35,12 +35,12 @@ class NGramEmbedding(nn.Embedding):
 
 
 class NGramLinear(nn.Module, InitFromData):
-    """Logits linear in the n-grams of a text: the sum of what each says, over the root of the number of tokens.
+    """Logits linear in the n-grams of a text: the sum of their weights, over the root of the number of tokens.
 
-    What one says is said as often as it occurs. All say nothing to begin with, or what naive Bayes would.
+    An n-gram that occurs twice counts twice. The weights are zero until `init_from` sets them to those of naive Bayes.
 
     Args:
-        dropout: probability of dropping what is said of a class by a token and the n-grams that end with it.
+        dropout: probability of dropping, for a class, the weights of a token and of the n-grams that end with it.
     """
 
     def __init__(self, vocab_size: int, num_classes: int, ngrams: int, num_buckets: int, dropout: float) -> None:

@@ -1,12 +1,15 @@
 """The inputs in the body of a request: raw, in a form, or in JSON. Every error is a sentence."""
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lab.features.base import Feature, Sample
@@ -18,6 +21,8 @@ class Json:
 
 
 Content = bytes | Json  # of one input
+BOUNDARY = re.compile(rb"[ \w'()+,./:=?-]{1,70}", re.ASCII)  # RFC 2046
+BYTES = "latin-1"  # the charset in which names and values of a form are the bytes that were sent
 
 
 class Form:
@@ -44,13 +49,13 @@ class Form:
             raise too_long(max_bytes)
         return kind
 
-    async def contents_of(self, request: Request, kind: str, body: bytes) -> dict[str, Content]:
-        """The content of each input."""
+    def contents_of(self, request: Request, kind: str, body: bytes) -> dict[str, Content]:
+        """The content of each input. It takes seconds for a large body, so the event loop leaves it to a thread."""
         if not body:
             raise HTTPException(400, f"The body is empty; send {self.takes}.")
         contents: dict[str, Content] = {}
         if kind == "multipart/form-data":
-            contents |= await self._of_form(request, body)
+            contents |= asyncio.run(self._of_form(request, body))
         elif kind == "application/json":
             contents |= self._of_json(body)
         else:
@@ -71,7 +76,8 @@ class Form:
             except ValueError as error:
                 raise HTTPException(422, f'"{name}" is not {feature.in_json}: {error}.') from error
         if not content:
-            raise HTTPException(400, f"The {feature.item} is empty: it has no bytes.")
+            what = f"The {feature.item}" if self.alone else f'"{name}"'
+            raise HTTPException(400, f"{what} is empty: it has no bytes.")
         return feature.decode(content, max_megapixels)
 
     async def _of_form(self, request: Request, body: bytes) -> dict[str, bytes]:
@@ -79,9 +85,10 @@ class Form:
             yield body
 
         most = len(self.inputs)
+        limits = {"max_files": most, "max_fields": most + 9, "max_part_size": len(body)}
         try:
-            form = await MultiPartParser(request.headers, stream(), max_files=most, max_fields=most + 9).parse()
-        except (MultiPartException, KeyError, ValueError) as error:  # KeyError: no boundary
+            form = await MultiPartParser(_boundary(request), stream(), **limits).parse()
+        except (MultiPartException, ValueError) as error:
             reason = getattr(error, "message", "it is no multipart/form-data with a boundary").rstrip(".")
             raise HTTPException(400, f"The form can't be read: {reason}.") from error
         try:
@@ -89,13 +96,17 @@ class Form:
         finally:
             await form.close()
 
-    async def _part(self, form: Mapping[str, UploadFile | str], name: str) -> bytes:
-        part = form.get("file" if self.alone else name)
-        if self.alone and not isinstance(part, UploadFile):
+    async def _part(self, form: FormData, name: str) -> bytes:
+        key = "file" if self.alone else name
+        parts = form.getlist(key.encode().decode(BYTES))
+        if len(parts) > 1:
+            raise HTTPException(422, f'The form has {len(parts)} parts named "{key}"; send one.')
+        if self.alone and not any(isinstance(part, UploadFile) for part in parts):
             raise HTTPException(422, 'The form has no file named "file".')
-        if part is None:
+        if not parts:
             raise HTTPException(422, f'The form has no part named "{name}"; send {self.takes}.')
-        return await part.read() if isinstance(part, UploadFile) else part.encode(errors="surrogateescape")
+        (part,) = parts
+        return await part.read() if isinstance(part, UploadFile) else part.encode(BYTES)
 
     def _of_json(self, body: bytes) -> dict[str, Json]:
         try:
@@ -106,6 +117,19 @@ class Form:
             if not isinstance(content, dict) or content.get(name) is None:
                 raise HTTPException(422, f'The JSON has no "{name}"; send {self.in_json}.')
         return {name: Json(content[name]) for name in self.inputs}
+
+
+def _boundary(request: Request) -> Headers:
+    """A form's content type with nothing but its boundary: any other parameter, such as a charset, is not obeyed.
+
+    Raises:
+        ValueError: it has none.
+    """
+    _, parameters = parse_options_header(request.headers["content-type"])
+    boundary = parameters.get(b"boundary", b"")
+    if not BOUNDARY.fullmatch(boundary):
+        raise ValueError("no boundary")
+    return Headers({"content-type": f'multipart/form-data; charset={BYTES}; boundary="{boundary.decode()}"'})
 
 
 def _quoted(in_json: str) -> str:

@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     with listening(
         str(cfg.host), cfg.port
     ) as listener:  # before the model is loaded, so that a taken port is reported at once
-        asked = predictor.of_config(cfg)
+        asked = predictor.from_config(cfg)
         run(cfg, asked, listener)
 
 

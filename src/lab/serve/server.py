@@ -20,9 +20,9 @@ from starlette.requests import ClientDisconnect
 from lab.errors import UserError
 from lab.features.base import Feature, Row, Sample, TooLargeError
 from lab.features.read_image import NUM_THREADS
-from lab.predictor import Predictor, of, prefixed
+from lab.predictor import Predictor, part_of, prefixed
 from lab.serve.batching import Batcher
-from lab.serve.form import Content, Form, too_long
+from lab.serve.form import Form, too_long
 from lab.serve.limits import Body, ByteBudget, Clock, DrainBody
 
 MAX_REQUESTS = 256  # that are received or answered at a time; more get an error
@@ -74,14 +74,14 @@ class Service:
 
     def _files(self, answer: Sample) -> dict[str, str]:
         """The outputs that are files, as data URLs."""
-        files = {name: feature.file(of(feature, answer)) for name, feature in self.asked.outputs.items()}
+        files = {name: feature.file(part_of(feature, answer)) for name, feature in self.asked.outputs.items()}
         return {name: data_url(*file) for name, file in files.items() if file is not None}
 
     def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
         """HTML of the inputs as the net sees them, and of the outputs."""
         return {
-            "inputs": {name: each.html(of(each, sample)) for name, each in self.asked.inputs.items()},
-            "outputs": {name: each.html(of(each, answer)) for name, each in self.asked.outputs.items()},
+            "inputs": {name: each.html(part_of(each, sample)) for name, each in self.asked.inputs.items()},
+            "outputs": {name: each.html(part_of(each, answer)) for name, each in self.asked.outputs.items()},
         }
 
     @asynccontextmanager
@@ -103,11 +103,10 @@ class Service:
         kind = self.form.kind_of(request, self.max_bytes)
         async with self.clock.limit(math.inf), self.budget.body() as counted:
             body = await self._body(request, counted)
-            contents = await self.form.contents_of(request, kind, body)
             self.batcher.coming += 1
             try:
                 async with self.clock.limit(self.cfg.timeout_s):
-                    return await self._in(self.decoding, self._decode, contents)
+                    return await self._in(self.decoding, self._decode, request, kind, body)
             finally:
                 self.batcher.coming -= 1
 
@@ -133,8 +132,9 @@ class Service:
             counted.close = None
         return bytes(body)
 
-    def _decode(self, contents: dict[str, Content]) -> Sample:
+    def _decode(self, request: Request, kind: str, body: bytes) -> Sample:
         sample: Sample = {}
+        contents = self.form.contents_of(request, kind, body)
         for name, content in contents.items():
             try:
                 sample |= self.form.decode(name, content, self.cfg.max_megapixels)
@@ -161,10 +161,13 @@ def data_url(suffix: str, content: bytes) -> str:
 def health(asked: Predictor) -> dict[str, Any]:
     """What is served: its inputs and outputs; those of one input also without its name."""
     inputs = {
-        name: {"item": each.item, "accept": each.accept, "choices": [*each.choices]} | _small(each)
+        name: _small(each) | {"item": each.item, "about": each.about, "accept": each.accept, "choices": [*each.choices]}
         for name, each in asked.inputs.items()
     }
-    outputs = {name: {"choices": [*each.choices]} | _small(each) for name, each in asked.outputs.items()}
+    outputs = {
+        name: _small(each) | {"about": each.about, "file": each.is_file, "choices": [*each.choices]}
+        for name, each in asked.outputs.items()
+    }
     (first, *others), (answer, *more) = inputs, outputs.values()
     alone = {} if others else {"takes": first} | _small(asked.inputs[first])
     return alone | {"classes": [] if more else answer["choices"], "inputs": inputs, "outputs": outputs}

@@ -1,4 +1,4 @@
-"""What every task shares: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
+"""The base class of tasks: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
 
 import inspect
 import math
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lab import draws
 from lab.data.base import Batch, Samples
 from lab.errors import UserError
 from lab.features.base import Feature
+from lab.metrics.buffer import MetricBuffer
 from lab.optimizers import NamedOptimizers, build_optimizer, build_schedule
 
 Stage = Literal["train", "val", "test"]
-MOST_BUFFERED = 2**20  # numbers, such as logits
 
 
 @dataclass
 class Step:
-    """What a task makes of a batch.
+    """The result of a task's step.
 
     Args:
         loss: a scalar, the mean over the batch. It is what the optimizer minimises.
@@ -38,54 +38,6 @@ class Step:
     loss: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-
-
-class MetricBuffer:
-    """Metrics that are updated with many small batches at once: an update costs as much as a small net.
-
-    Args:
-        metrics: each `update` has arguments named as outputs; torchmetrics passes those alone.
-    """
-
-    def __init__(self, metrics: MetricCollection) -> None:
-        self.metrics = metrics
-        self.offered: list[str] = []  # the names of a step's outputs
-        self.taken: list[str] = []  # those that a metric takes
-        self.shapes: list[torch.Size] = []  # of a sample
-        self.pending: list[list[Tensor]] = []
-        self.room = MOST_BUFFERED
-
-    def update(self, outputs: dict[str, Tensor]) -> None:
-        """Keep a copy of what the metrics take: a CUDA graph writes the next outputs over these."""
-        if not len(self.metrics):
-            return
-        if list(outputs) != self.offered:
-            self.flush()
-            metrics = self.metrics.values(copy_state=False)
-            taken = {name for metric in metrics for name in metric._filter_kwargs(**outputs)}
-            self.offered, self.taken = list(outputs), [name for name in outputs if name in taken]
-        kept = [outputs[name] for name in self.taken]
-        shapes = [value.shape[1:] for value in kept]
-        if shapes != self.shapes:
-            self.flush()
-            self.shapes = shapes
-        self.pending.append([value.detach().clone() for value in kept])
-        self.room -= sum(value.numel() for value in kept)
-        if self.room <= 0:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.pending:
-            columns = map(torch.cat, zip(*self.pending, strict=True))
-            self.metrics.update(**dict(zip(self.taken, columns, strict=True)))
-        self.pending, self.room = [], MOST_BUFFERED
-
-    def compute(self) -> dict[str, Any]:
-        """The values of all batches since the last time, by name."""
-        self.flush()
-        values = self.metrics.compute()
-        self.metrics.reset()
-        return values
 
 
 class Task(L.LightningModule):
@@ -117,9 +69,10 @@ class Task(L.LightningModule):
     `epoch_figures(epoch)` gives the same after each training epoch, in eval mode and without gradients, on process 0
     alone: it must not gather. The file of a figure has the latest epoch; TensorBoard has all.
 
-    What a step draws comes from `self.uniform` or `self.normal`: functions of seed, stage, sample and name, and in
-    training of the epoch. Evaluation therefore gives the same values with any batch size, order and number of
-    processes. Two draws of one step need two names. Other generators, such as dropout's, are seeded for each batch.
+    A step, and `predict_step`, draws random numbers with `self.uniform` or `self.normal`; they are functions of seed,
+    stage, sample and name, and in training of the epoch. Evaluation therefore gives the same values with any batch
+    size, order and number of processes. Two draws of one step need two names. Other generators, such as dropout's, are
+    seeded for each batch of training and evaluation; `predict_step` must not use them.
 
     Args:
         net: what is trained; the names of its `forward`'s arguments say which entries of a batch it gets.
@@ -141,7 +94,7 @@ class Task(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        metrics = {stage: (metrics or {}).get(stage) or MetricCollection({}) for stage in get_args(Stage)}
+        metrics = {stage: _apart((metrics or {}).get(stage) or MetricCollection({})) for stage in get_args(Stage)}
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.arguments = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
@@ -186,11 +139,11 @@ class Task(L.LightningModule):
         return {}
 
     def uniform(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
-        """(B, *shape) numbers in [0, 1), those of a sample the same in any batch."""
+        """(B, *shape) numbers in [0, 1). A sample's numbers are the same in every batch."""
         return draws.uniform(self._key(stage, name), batch["index"], *shape)
 
     def normal(self, batch: Batch, stage: str, *shape: int, name: str = "") -> Tensor:
-        """(B, *shape) normal numbers of mean 0 and variance 1, those of a sample the same in any batch."""
+        """(B, *shape) normal numbers of mean 0 and variance 1. A sample's numbers are the same in every batch."""
         return draws.normal(self._key(stage, name), batch["index"], *shape)
 
     def _key(self, stage: str, name: str) -> str:
@@ -211,7 +164,7 @@ class Task(L.LightningModule):
         return self._step(batch, "val").outputs
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The same."""
+        """The step's outputs, for the callbacks."""
         return self._step(batch, "test").outputs
 
     @property
@@ -276,10 +229,13 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add an epoch's sums so far, of each process, so that a run can be resumed in the middle of the epoch."""
-        self.metric_buffers["train"].flush()
         metrics: Any = self.metrics["train_"]
         metrics.persistent(True)
-        own = {"sums": self.sums.get("train"), "metrics": metrics.state_dict()}
+        own = {
+            "sums": self.sums.get("train"),
+            "metrics": metrics.state_dict(),
+            "pending": self.metric_buffers["train"].state(),
+        }
         metrics.persistent(False)
         every: list[Any] = [own]
         if self.trainer.world_size > 1:
@@ -299,14 +255,18 @@ class Task(L.LightningModule):
         if own["sums"] is not None:
             self.sums["train"] = own["sums"]
             self.metrics["train_"].load_state_dict(own["metrics"])
+            self.metric_buffers["train"].restore(own["pending"])
 
     def _step(self, batch: Batch, stage: Stage) -> Step:
         step = self.step(batch, stage)
         self.metric_buffers[stage].update(step.outputs)
         scalars = {"loss": step.loss} | step.parts
         totals, num = self.sums.get(stage, ({}, 0))
-        if (totals and totals.keys() != scalars.keys()) or "loss" in step.parts:
-            raise ValueError(f"{stage}: the parts of the loss are {list(step.parts)}, and before {list(totals)[1:]}")
+        if "loss" in step.parts:
+            raise ValueError("step: a part cannot be named loss")
+        if totals and totals.keys() != scalars.keys():
+            names = f"got {list(step.parts)}, before {list(totals)[1:]}"
+            raise ValueError(f"step: parts must have the same names in every step of a stage; {stage}: {names}")
         size = self.size(batch)
         sums = {name: totals.get(name, 0.0) + value.detach().float() * size for name, value in scalars.items()}
         self.sums[stage] = sums, num + size
@@ -323,3 +283,12 @@ class Task(L.LightningModule):
             mean.reset()
         values |= self.metric_buffers[stage].compute()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")
+
+
+def _apart(metrics: MetricCollection) -> MetricCollection:
+    """The same metrics, none of which shares the state of another.
+
+    Torchmetrics lets those share one whose states are equal after the first batch, though each takes its own outputs.
+    """
+    every: dict[str, Metric | MetricCollection] = dict(metrics.items(keep_base=True, copy_state=False))
+    return MetricCollection(every, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)

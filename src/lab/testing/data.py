@@ -131,16 +131,19 @@ class DataContract(Contract):
         assert order(batches, 2) == whole[2:]
         assert len(order(batches, 3)) == len(whole), "the next epoch is not whole"
 
-    def test_processes_share_out_the_samples(self, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("size", [SIZE, 1])
+    def test_processes_share_out_the_samples(self, size: int, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+        data.batch_size = size
         for stage in STAGES:
             seen = []
             for rank in range(3):
                 monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 3))
                 seen.append(order(loader(data, stage), 0))
             assert len({len(batches) for batches in seen}) == 1
+            assert all(batch for batches in seen for batch in batches), "a batch is empty"
             every, most = flat(itertools.chain(*seen)), len(data.splits[stage])
             assert len(set(every)) == len(every), "a sample is seen twice"
-            assert len(every) == most or (stage == "train" and len(every) > most - 3 * SIZE - 3), "some are never seen"
+            assert len(every) == most or (stage == "train" and len(every) > most - 3 * size - 3), "some are never seen"
 
     def test_more_processes_than_samples_is_an_error(self, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(data, "_rank", lambda: (0, 1_000_000))

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,6 +104,14 @@ class FeatureContract:
     def test_answers_are_rows_of_plain_values(self, feature: Feature) -> None:
         for i, sample in enumerate(self.samples):
             assert_shown(feature, "mine", sample, self.inputs[i] if self.inputs else {})
+
+    def test_html_shows_names_as_text(self, feature: Any) -> None:
+        """Names come from files of others, such as the header of a table."""
+        names = {f.name: getattr(feature, f.name) for f in fields(feature)}
+        texts = {k: v for k, v in names.items() if isinstance(v, list) and v and isinstance(v[0], str)}
+        hostile = replace(feature, **{k: [f'{each}<b>&"' for each in v] for k, v in texts.items()})
+        for sample in self.samples:
+            assert "<b>" not in hostile.html(sample)
 
     def test_an_answer_does_not_differ_from_itself(self, feature: Feature) -> None:
         if not self.samples:

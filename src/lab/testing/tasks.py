@@ -54,7 +54,7 @@ class TaskContract(Contract):
         sizes = torch.tensor([float(task.size(half)) for half in halves])
         for name, expected in whole.items():
             mean = (torch.stack([values[name] for values in each]) * sizes).sum() / sizes.sum()
-            torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4, msg=f"{name}: {mean}, not {expected}")
 
     def test_outputs_have_a_row_for_each_sample(self, task: Any, batch: Batch) -> None:
         for stage in ("train", "val", "test"):
