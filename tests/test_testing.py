@@ -430,7 +430,7 @@ def test_a_feature_that_breaks_its_contract_is_noticed(kind, test):
 
 
 def test_a_feature_of_a_module_that_lab_may_not_call_is_noticed():
-    with pytest.raises(ValueError, match="not among what a config may call"):
+    with pytest.raises(UserError, match="the package test_testing, .* is not installed"):
         OfLevels().test_it_comes_back_from_json(Level())
 
 
