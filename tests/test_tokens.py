@@ -56,8 +56,6 @@ class TestTokens:
         assert len({tokens.train(texts, kind, 60, 1, 64) for _ in range(5)}) == 1
 
 
-<<<<<<< HEAD
-=======
 class TestText(FeatureContract):
     feature = Text(tokens.train(TEXTS, "words", 50, 1, 4), 4)
     contents = (b"the cat sat", "größer".encode(), b"")
@@ -65,7 +63,6 @@ class TestText(FeatureContract):
     samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
 
 
->>>>>>> fdocs
 def without_unknown(own):
     own["model"]["unk_token"] = None
 
@@ -91,16 +88,6 @@ def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
         with pytest.raises(UserError, match="^data: the tokenizer is damaged ") as error:
             build(json.dumps(own))
         assert len(str(error.value).splitlines()) == 1
-<<<<<<< HEAD
-
-
-class TestText(FeatureContract):
-    feature = Text(tokens.train(TEXTS, "words", 50, 1, 4), 4)
-    contents = (b"the cat sat", "größer".encode(), b"")
-    garbage = (b"\x00\xff\xfe garbage \x80", "the cat".encode("utf-16"))
-    samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
-=======
->>>>>>> fdocs
 
 
 def test_decoding_stops_at_the_end():

@@ -28,6 +28,10 @@ class Numbers(Feature):
         return (self.entry,)
 
     @property
+    def size(self) -> int:
+        return len(self.names)
+
+    @property
     def about(self) -> str:
         return ", ".join(self.names)
 
