@@ -50,9 +50,7 @@ class Feature(ABC):
     content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
     in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
     accept: ClassVar[str] = ""  # the files that an item is, such as image/*; "": it is typed
-    explainer: ClassVar[str] = (
-        ""  # the `Explainer` that attributes answers to it, such as lab.explain.images.ImageExplainer
-    )
+    explainer: ClassVar[str] = ""  # the class that attributes answers to it: "lab.explain.images.ImageExplainer"
 
     @property
     @abstractmethod
