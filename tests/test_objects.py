@@ -15,13 +15,12 @@ from torchmetrics.wrappers import Running
 from lab import config, resume, run, train
 from lab.check import check
 from lab.errors import UserError
-from lab.metrics.added import added_metrics, refuse_unfit, takes_metrics
+from lab.metrics.added import refuse_unfit, takes_metrics
 from lab.runs.index import Run
 from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid
 from lab.tasks.base import Task
 from lab.tasks.classification import Classification
-from lab.tasks.translation import Translation
 from lab.words import literals
 
 AUGMENT = "lab.data.augment.Augment"
@@ -180,12 +179,6 @@ def test_a_metric_is_tried_by_each_process_alone(metric, monkeypatch):
     assert all(part.sync_on_compute for part in metric.modules() if hasattr(part, "sync_on_compute"))
 
 
-def test_a_task_says_that_it_takes_no_metrics():
-    cfg = OmegaConf.create({"task": {"_target_": "lab.tasks.translation.Translation", "metrics": {"a": "x"}}})
-    with pytest.raises(UserError, match=r"^error: task.metrics: task Translation does not accept additional metrics$"):
-        list(added_metrics(cfg, None))
-
-
 class Inherits(Classification):
     pass
 
@@ -223,7 +216,7 @@ class HasACollectionForEachStage(Task):
     ("task", "expected"),
     [
         (Classification, True), (Inherits, True), (PassesOn, True), (PassesOnTwice, True), (HasItsOwn, False),
-        (Translation, False), (IsNoClassifier, False), (IsNoClassifierEither, False),
+        (IsNoClassifier, False), (IsNoClassifierEither, False),
         (HasACollectionForEachStage, False),
     ],
 )  # fmt: skip

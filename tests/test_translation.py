@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import sacrebleu
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torchmetrics.utilities import dim_zero_cat
 
@@ -23,6 +24,7 @@ from lab.errors import RunError, UserError
 from lab.export import main as export
 from lab.features.text import Text
 from lab.figures.table import table
+from lab.metrics.added import added_metrics
 from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
@@ -519,3 +521,9 @@ def test_texts_are_kept_on_the_cpu_and_gathered_from_every_process():
     assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 4
     metric.unsync()
     assert rows(dim_zero_cat(metric.translation)) == [[5, 6], [7]] * 2
+
+
+def test_a_task_says_that_it_takes_no_metrics():
+    cfg = OmegaConf.create({"task": {"_target_": "lab.tasks.translation.Translation", "metrics": {"a": "x"}}})
+    with pytest.raises(UserError, match=r"^error: task.metrics: task Translation does not accept additional metrics$"):
+        list(added_metrics(cfg, None))

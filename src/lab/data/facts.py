@@ -129,6 +129,10 @@ def stored_facts(folder: Path) -> Facts:
         return Facts.of_plain(read_json(folder / FACTS))
     except ValueError as error:
         raise UserError(f"error: {folder / FACTS} is damaged: {error}.") from error
+    except UserError as error:  # a package is missing
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise UserError(f"error: {folder / FACTS}: {str(error).removeprefix('error: ')}") from error.__cause__
 
 
 def _same(values: Any) -> bool:

@@ -98,6 +98,7 @@ def csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
 def _csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
     with opened(source, "; give a CSV file") as file:
         refuse_wide(file.peek(4)[:4], f"error: input={source}: it")
+        csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 characters otherwise
         table = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
         try:
             places = _places(source, next(table, []), columns)
