@@ -1,5 +1,6 @@
 """A run is a folder. Make one, build what its config describes, come back to it later."""
 
+import ctypes
 import math
 import os
 import sys
@@ -75,6 +76,7 @@ from lab.summary import stopped
 from lab.tasks.base import Task
 from lab.trainer import declared, only
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -89,10 +91,22 @@ NOTHING = nullcontext()
 STEP_HOOKS = [name for name in vars(Callback) if name.startswith(("on_train_batch", "on_before_", "on_after_"))]
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep up to a gigabyte that is free. Other C libraries are left as they are.
+
+    It gives free memory back to the system as soon as there is enough at the end of its heap. Whether that is the case
+    after each backward of a CNN is chance. Where it was, an epoch took 1.4 times as long: new pages are zeroed.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # its largest; it would stay at 128 KiB where the other one is set
+
+
 def settle(cfg: DictConfig) -> None:
     """Set what holds for the whole process, and put right what torch and Lightning get wrong about the machine."""
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step
+    keep_freed_memory()
     if num_threads() is not None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
