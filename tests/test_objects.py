@@ -172,7 +172,7 @@ def test_a_metric_takes_no_other_place(name):
 def test_a_metric_is_tried_by_each_process_alone(metric, monkeypatch):
     gathered = []
 
-    def gather(value, *_):
+    def gather(value, *_, **__):
         gathered.append(value)  # the other process waits elsewhere
         return [value]
 
