@@ -43,7 +43,7 @@ class _Builder:
         self.facts, self.none_is_unset = facts, none_is_unset
 
     def build(self, key: str, node: Any, path: tuple[str, ...], given: Mapping[str, Any]) -> Any:
-        """What a node stands for; `path` are the keys of it and the nodes around it, the innermost first."""
+        """Build the object of a node. `path` has the keys of the node and of those around it, the innermost first."""
         if isinstance(node, ListConfig):
             return [self.build(f"{key}[{i}]", child, path, {}) for i, child in enumerate(node)]
         if not isinstance(node, DictConfig):

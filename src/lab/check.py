@@ -173,7 +173,7 @@ def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
 
 
 def wrong_arguments(key: str, function: Callable[..., Any], node: Any, facts: Collection[str] = ()) -> Iterator[str]:
-    """What of a call's arguments does not fit its signature; `facts` may fill those that it leaves out."""
+    """Yield a line for each argument of a call that does not fit its signature. `facts` may fill missing ones."""
     takes, takes_any = parameters(function)
     given = {name: value for name, value in node.items() if not (name.startswith("_") and name.endswith("_"))}
     dot, colon = (f"{key}.", f"{key}: ") if key else ("", "")

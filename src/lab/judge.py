@@ -40,13 +40,13 @@ class Judge:
         self.fingerprint = EXPECTED.get(self.folder)  # that its weights must have; None: any
 
     def __call__(self, batch: Batch) -> Any:
-        """What its task's `predict_step` makes of a batch, such as probabilities."""
+        """The result of its task's `predict_step` on a batch, such as probabilities."""
         task, batch = self._at(batch)
         with torch.autocast(task.device.type, enabled=False):
             return task.predict_step(batch, 0)
 
     def logits(self, batch: Batch) -> Tensor:
-        """What its net makes of a batch."""
+        """The output of its net on a batch."""
         task, batch = self._at(batch)
         with torch.autocast(task.device.type, enabled=False):
             logits: Tensor = task(batch)
@@ -58,7 +58,7 @@ class Judge:
 
     @property
     def facts(self) -> Any:
-        """What it knows of its data, such as `class_names`."""
+        """The facts of its data."""
         return self._loaded[0].facts
 
     @cached_property
@@ -102,7 +102,7 @@ def judges(cfg: DictConfig) -> dict[str, Path]:
 
 
 def fingerprints(cfg: DictConfig) -> dict[str, str]:
-    """Those of the judges' weights, by key, for a run's stamp."""
+    """The fingerprints of the judges' weights, by key, for a run's stamp."""
     return {key: fingerprint(folder / BEST) for key, folder in judges(cfg).items()}
 
 

@@ -96,12 +96,12 @@ def by_key(key: str, node: Any) -> dict[str, Any]:
 
 
 def factories(node: Any) -> Any:
-    """What makes an optimizer, or a schedule, from a config's node; or one such factory for each name."""
+    """The factory of a config's optimizer or schedule, or a factory for each name."""
     return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
 
 
 def _is_one(node: Any) -> bool:
-    """Whether it is no mapping of names."""
+    """Whether a node of the config is one object, not a mapping of names."""
     return not isinstance(node, DictConfig) or "_target_" in node
 
 
@@ -157,7 +157,7 @@ def build_schedule(
 
 
 def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:
-    """What a config gives for each of a task's optimizers.
+    """The factory of each of a task's optimizers.
 
     Args:
         key: of the config, `optimizer` or `scheduler`.

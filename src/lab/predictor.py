@@ -1,4 +1,4 @@
-"""What answers: a finished run, or a file that `lab export` made. Only the former imports torch."""
+"""Predictors: a finished run, or a file of `lab export`. Only a run imports torch."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ class Predictor:
         return [{name: values[i] for name, values in made.items()} for i in range(len(samples))]
 
     def rows(self, answer: Sample, sample: Sample, top_k: int) -> dict[str, list[Row]]:
-        """What an answer says, by output: at most `top_k` rows each, the best first."""
+        """The rows of an answer by output: at most `top_k` each, the best first."""
         return {name: each.rows(name, part_of(each, answer), sample, top_k) for name, each in self.outputs.items()}
 
 
@@ -70,7 +70,7 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
 
 
 def from_config(cfg: DictConfig) -> Predictor:
-    """That of `run=` or `model=`, for inputs that a user gives.
+    """The predictor of `run=` or `model=`, for inputs that a user gives.
 
     Raises:
         UserError: there is none, or it takes no inputs.

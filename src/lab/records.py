@@ -69,14 +69,14 @@ class Sweep(_Record):
     varied: list[str] = []
 
 
-class Facts(_Record):
+class Data(_Record):
     """`lab.data.facts.Facts` reads the rest."""
 
     fingerprint: str
 
 
 RECORDS: dict[str, type[_Record]] = {
-    "stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep, "data.json": Facts,
+    "stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep, "data.json": Data,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a run shows: figures of its training, and of the splits by the best weights."""
+"""Figures of a run: of its training, and of the splits by the best weights."""
 
 import struct
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ class Figures(Callback):
             board.experiment.add_text(name, printable_lines(text), step)
 
     def _project(self, projector: "Projector", trainer: Trainer) -> None:
-        """What the net's last layer is given, for TensorBoard's projector."""
+        """Write the inputs of the net's last layer for TensorBoard's projector."""
         if not projector.features:
             return
         feature, index = torch.cat(projector.features), torch.cat(projector.index).tolist()
@@ -224,7 +224,7 @@ def first_rows(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def epoch_figures(trainer: Trainer, task: Task) -> dict[str, Any]:
-    """What a task draws after an epoch, in eval mode, with the averaged weights where validation has them.
+    """The figures of a task after an epoch, in eval mode, with the averaged weights where validation has them.
 
     Each module then has the mode, and the weights, that it had.
     """

@@ -1,4 +1,4 @@
-"""What callbacks that read a task's outputs share."""
+"""Functions shared by the callbacks that read a task's outputs."""
 
 import sys
 from collections.abc import Iterator

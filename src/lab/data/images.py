@@ -89,7 +89,7 @@ class ImageData(Data):
         return batch | {"image": (image - mean).div_(std)}
 
     def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Those of each channel, in [0, 1]."""
+        """Mean and standard deviation of each channel, in [0, 1]."""
         image = self.facts.features["image"]
         return tuple(image.mean or [0.0] * image.num_channels), tuple(image.std or [1.0] * image.num_channels)
 

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """The order of an epoch, a function of seed and epoch; the epoch that a run goes on in begins where it stopped.
+    """The order of an epoch, a function of seed and epoch; a resumed epoch begins where it stopped.
 
     Args:
         start: samples of the epoch that this process has had.

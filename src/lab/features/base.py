@@ -1,4 +1,4 @@
-"""What goes into a run and what comes out of it: a type for each input, target and output, without torch."""
+"""The types of a run's inputs, targets and outputs, without torch."""
 
 import json
 import math
@@ -178,7 +178,7 @@ class Feature(ABC):
         return None
 
     def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
-        """How good outputs are for targets of the same feature; none: they cannot be compared one by one."""
+        """Scores of outputs against targets of the same feature, by name; empty: they cannot be compared one by one."""
         return {}
 
     # how an exported file is compared with the checkpoint
@@ -268,7 +268,7 @@ def _refuse_names(*names: str) -> None:
 
 
 def _located(where: str, target: str) -> Any:
-    """What a `_target_` names. Nothing but modules of features, and those of installed packages, is imported."""
+    """The class that a `_target_` names. Only modules of `lab.features` and of installed packages are imported."""
     top, dot, _ = target.partition(".")
     installed = {name.partition(".")[0] for name in packages()}
     if not (target.startswith("lab.features.") or top in installed):

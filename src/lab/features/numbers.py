@@ -56,7 +56,7 @@ class Numbers(Feature):
         return {self.entry: np.array(values, np.float32)}
 
     def from_json(self, value: Any) -> bytes:
-        """Of a list of numbers, or the text of their CSV."""
+        """The content of a list of numbers, or of their text as CSV."""
         if isinstance(value, str):
             return value.encode()
         numbers = value if isinstance(value, list) else [value]

@@ -71,7 +71,7 @@ class MetricBuffer:
             self._keep(list(state["rows"].values()))
 
     def _rows(self) -> dict[str, Tensor]:
-        """What is pending, on the device of the metrics: a checkpoint's rows come on the CPU."""
+        """The pending rows on the device of the metrics. The rows of a checkpoint are on the CPU."""
         device = next(iter(self.metrics.values(copy_state=False))).device if self.pending else None
         columns = (torch.cat([rows.to(device) for rows in column]) for column in zip(*self.pending, strict=True))
         return dict(zip(self.taken, columns, strict=True)) if self.pending else {}

@@ -1,4 +1,4 @@
-"""What a net may declare besides its layers."""
+"""Optional declarations of a net."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol, Self

@@ -174,7 +174,7 @@ class Task(L.LightningModule):
 
     @property
     def outputs(self) -> dict[str, Feature]:
-        """What `predict_step` gives, by the name that people see; none: there is nothing to predict.
+        """The features that `predict_step` returns, by the name that people see; empty: there is nothing to predict.
 
         `predict_step(batch, batch_idx)` returns a dict with the entries of all of them, a row for each sample.
         """
