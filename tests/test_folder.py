@@ -419,7 +419,8 @@ def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finis
     (tmp_path / "data.json").write_text(json.dumps(changed(content, "features/image/_target_", target)))
     with pytest.raises(UserError) as error:
         run.read_facts(loaded[1], tmp_path)
-    assert str(error.value) == f"error: features.image: the package evil, which has {target}, is not installed."
+    problem = f"features.image: the package evil, which has {target}, is not installed."
+    assert str(error.value) == f"error: {tmp_path}/data.json: {problem}"
 
 
 @pytest.mark.parametrize(
