@@ -18,7 +18,8 @@ import bench
 import torch
 import torch.nn.functional as F
 
-from lab import config, run
+from lab.build import build_task, read_data
+from lab.engine.config.compose import compose_config
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import END, FIRST_SAID, greedy
@@ -33,9 +34,9 @@ NETS = {
 
 def floor() -> None:
     """Print the seconds of each epoch of a bare loop."""
-    cfg = config.compose("train", [*LSTM, "trainer=cpu"])
-    data = run.read_data(cfg)
-    net = run.build_task(cfg, data.facts).net
+    cfg = compose_config("train", [*LSTM, "trainer=cpu"])
+    data = read_data(cfg)
+    net = build_task(cfg, data.facts).net
     batches = list(data.train_dataloader())
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, fused=True)
     for _ in range(cfg.trainer.max_epochs):

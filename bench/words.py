@@ -30,10 +30,10 @@ def baseline(experiment: str, overrides: list[str]) -> float:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from lab import config
-    from lab.run import build_data
+    from lab.build import build_data
+    from lab.engine.config.compose import compose_config
 
-    splits, _ = build_data(config.compose("train", [f"experiment={experiment}", *overrides])).read_splits()
+    splits, _ = build_data(compose_config("train", [f"experiment={experiment}", *overrides])).read_splits()
     best = (0.0, 0.0)
     for options in NGRAMS[experiment]:
         vectorizer = TfidfVectorizer(lowercase=experiment == "sentiment", **options).fit(splits["train"].text)

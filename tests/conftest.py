@@ -17,8 +17,13 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lab import allow, check, config, run, train
-from lab.errors import UserError
+from lab import train
+from lab.build import build_trainer
+from lab.engine.config import allow
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.training.process import filter_warnings
+from lab.runs import check
 
 torch.set_num_threads(1)
 torch.ones(1, requires_grad=True).backward()  # a first one after torch.export would start threads that no fork survives
@@ -51,10 +56,10 @@ def takes(net: str) -> list[str]:
 @cache
 def fitting(*choice: str) -> str:
     """`experiment=…`: digits, or the first that goes with these options of a group."""
-    config.quiet()
+    filter_warnings()
     for name in sorted(options("experiment"), key=lambda name: name != "digits"):
         with suppress(UserError):
-            check.check(config.compose("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
+            check.check(compose_config("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
             return f"experiment={name}"
     return "experiment=digits"
 
@@ -80,9 +85,9 @@ def compose(tmp_path: Path) -> Callable[..., DictConfig]:
     """The config of a small training run on the CPU that writes below `tmp_path`."""
 
     def compose(*overrides: str) -> DictConfig:
-        config.quiet()
+        filter_warnings()
         quick = [f"log_dir={tmp_path}/logs", "trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
-        return config.compose("train", [*quick, *overrides])
+        return compose_config("train", [*quick, *overrides])
 
     return compose
 
@@ -155,7 +160,7 @@ def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
     cfg.trainer.max_steps = num
     data, task = train.parts(cfg, None)
     losses = Losses()
-    trainer = run.build_trainer(cfg, folder)
+    trainer = build_trainer(cfg, folder)
     trainer.callbacks.append(losses)
     trainer.fit(task, data)
     shutil.rmtree(folder)

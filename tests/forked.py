@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lab.train", "lab.sweep.main", "lab.tune.main", "lab.cli"])
+SERVER.set_forkserver_preload(["lab.train", "lab.sweep.main", "lab.verbs.tune.main", "lab.engine.cli"])
 
 
 def run(command: list[str], folder: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -39,9 +39,9 @@ def work(command: list[str], folder: Path, environ: dict[str, str], out: str, er
     sys.modules.pop("sitecustomize", None)
     with contextlib.suppress(ImportError):
         import sitecustomize  # noqa: F401  as Python does where it starts
-    from lab import cli, seconds
+    from lab.engine import cli, timing
 
-    seconds.restart()
+    timing.restart()
     code = 1
     try:
         cli.main()

@@ -18,11 +18,12 @@ import torch
 from conftest import LAB, TINY
 from torch.utils.data import get_worker_info
 
-from lab import cli, run
-from lab.checkpoints import seal
+from lab import runs
 from lab.data import tiny
 from lab.data.image_files import ImageFiles
 from lab.data.images import Digits
+from lab.engine import cli
+from lab.engine.runs.checkpoints import seal
 from lab.nets.mlp import MLP
 from lab.tasks.classification import Classification
 
@@ -476,13 +477,13 @@ def test_a_picture_that_breaks_during_training_fails_the_run(tmp_path, monkeypat
     """All are read before; this one is cut afterwards."""
     monkeypatch.chdir(tmp_path)
     splits(Path.touch, "val/a/12.png")(monkeypatch)
-    create = run.create
+    create = runs.create
 
     def create_and_cut(*args):
         create(*args)
         cut(Path("images/val/a/12.png"))
 
-    monkeypatch.setattr(run, "create", create_and_cut)
+    monkeypatch.setattr("lab.runs.create", create_and_cut)
     with pytest.raises(SystemExit, match="2"):
         lab(monkeypatch, FOLDER)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "data"))]

@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import CONF
 
-from lab import config
 from lab.data import tiny
+from lab.engine.config.command_line import check_command_line
 
 BENCH = CONF.parent / "bench"
 sys.path.append(str(BENCH))
@@ -29,7 +29,7 @@ def test_there_is_something_to_time():
 @pytest.mark.parametrize("name", TRAIN)
 def test_a_command_is_one_that_lab_takes(name):
     overrides = [word.replace("SEED", "0") for word in TRAIN[name] if "=" in word]
-    config.check_command_line("train", [*overrides, *(["-m"] if "-m" in TRAIN[name] else [])])
+    check_command_line("train", [*overrides, *(["-m"] if "-m" in TRAIN[name] else [])])
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from lab import allow, build, run, test
-from lab.check import wrong_calls
+from lab import runs
+from lab.build import added_metrics, build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
-from lab.errors import UserError
+from lab.engine.config import allow, instantiate
+from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
-from lab.metrics.added import added_metrics
+from lab.runs.check import wrong_calls
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
 WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))
@@ -102,7 +103,7 @@ def target(name, **arguments):
 
 
 def built(node, facts, **given):
-    return build.build(OmegaConf.create({"net": node}).net, facts, **given)
+    return instantiate.build(OmegaConf.create({"net": node}).net, facts, **given)
 
 
 def plain(value):
@@ -369,7 +370,7 @@ def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems
 def test_what_a_group_sets_is_not_set_again(key, problem, compose):
     cfg = compose("experiment=digits")
     OmegaConf.update(cfg, key, 1, force_add=True)
-    build_it = run.build_data if key.startswith("data") else lambda cfg: run.build_task(cfg, IMAGES)
+    build_it = build_data if key.startswith("data") else lambda cfg: build_task(cfg, IMAGES)
     with pytest.raises(UserError, match=problem):
         build_it(cfg)
 
@@ -415,7 +416,7 @@ def test_a_runs_own_facts_come_before_those_of_the_run_it_starts_from(own, inher
 )
 def test_a_test_names_the_features_that_have_changed(now, different):
     problems = [f"data: {each} differ from those that logs/x was trained with." for each in different]
-    assert list(test.changes(IMAGES, now, "logs/x")) == problems
+    assert list(runs.changes(IMAGES, now, "logs/x")) == problems
 
 
 @pytest.mark.parametrize("facts", [IMAGES, TWO_CAMERAS, replace(IMAGES, features={"row": Numbers(["x", "y"])})])

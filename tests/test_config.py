@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import options
 
-from lab.check import check
-from lab.errors import UserError
+from lab.engine.errors import UserError
+from lab.runs.check import check
 
 WRONG = {
     "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",

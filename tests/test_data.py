@@ -11,13 +11,14 @@ from conftest import CONF, fitting, options
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lab import allow, run
+from lab.build import read_data
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
 from lab.data.images import ImageData, _kept_pixel_levels
 from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
-from lab.errors import UserError
+from lab.engine.config import allow
+from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
 from lab.testing import DataContract
@@ -29,7 +30,7 @@ CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.va
 
 
 def read(compose, name, *more):
-    return run.read_data(compose(fitting(f"data={name}"), f"data={name}", "data.tiny=true", *more))
+    return read_data(compose(fitting(f"data={name}"), f"data={name}", "data.tiny=true", *more))
 
 
 def words(name):
@@ -171,7 +172,7 @@ def test_stratified_split_takes_its_share_of_each_class():
 def test_digits_are_scikit_learns(compose):
     from sklearn.datasets import load_digits
 
-    splits = run.read_data(compose("experiment=digits", "data.image_size=8")).splits.values()
+    splits = read_data(compose("experiment=digits", "data.image_size=8")).splits.values()
     image, label = (torch.cat([split.tensors[name] for split in splits]) for name in ("image", "label"))
     digits = load_digits()
     ours = sorted(zip(label.tolist(), (image[:, 0] * (16 / 255)).round().long().flatten(1).tolist(), strict=True))
@@ -323,7 +324,7 @@ def test_debians_files_are_unpacked_once(compose, tmp_path, monkeypatch):
         (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     monkeypatch.setitem(images.DEBIAN, "FashionMNIST", debian)
     root = tmp_path / "root"
-    data = run.read_data(compose("experiment=digits", "data=fashion_mnist", f"data.root={root}"))
+    data = read_data(compose("experiment=digits", "data=fashion_mnist", f"data.root={root}"))
     assert data.facts.num_samples == {"train": 140, "val": 20, "test": 40}
     assert [path.name for path in (root / "FashionMNIST").iterdir()] == ["raw"]
 
@@ -335,7 +336,7 @@ def test_transparency_is_laid_on_white(tmp_path):
 
 class TestImageFolder:
     def data(self, compose, root, *more):
-        return run.read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
+        return read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
 
     @staticmethod
     def fill(folder, classes="ab", num=4):
@@ -394,7 +395,7 @@ class TestImageFolder:
 
     def test_no_root(self, compose):
         with pytest.raises(UserError, match="data.root=PATH"):
-            run.read_data(compose("experiment=image_folder"))
+            read_data(compose("experiment=image_folder"))
 
     def test_a_corrupt_image_is_named(self, compose, tmp_path):
         self.fill(tmp_path / "x")
@@ -414,4 +415,4 @@ def test_a_set_that_can_not_be_had_is_said_in_a_line(compose, tmp_path, monkeypa
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
     with pytest.raises(UserError, match=r"KMNIST is not in .*no network.*data.root=PATH"):
-        run.read_data(compose("experiment=digits", "data=kmnist", f"data.root={tmp_path}/nothing"))
+        read_data(compose("experiment=digits", "data=kmnist", f"data.root={tmp_path}/nothing"))

@@ -8,16 +8,20 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lab import cli, config, paths, resume, run
-from lab import test as lab_test
+from lab.build import read_data
 from lab.data import image_folder
 from lab.data.report import DataReport
 from lab.data.split import grouped_split, split_of
-from lab.errors import UserError
+from lab.engine import cli
+from lab.engine.config import paths
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
 from lab.features.files import files_below
 from lab.features.image import Image as ImageFeature
 from lab.features.read_image import read_image
+from lab.runs import resume
 from lab.tasks.classification import ClassAccuracy, OfEachClass
+from lab.verbs import test
 
 PIXELS = np.random.default_rng(0)
 
@@ -36,7 +40,7 @@ def pictures(folder, classes="ab", num=4, suffix="png"):
 
 
 def images(compose, root, *more):
-    return run.read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
+    return read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_the_files_of_a_resumed_run_are_not_decoded_again(compose, tmp_path, mon
     decoded = []
     monkeypatch.setattr(image_folder, "unreadable", lambda paths, *_: decoded.extend(paths) or {})
     cfg = compose("experiment=image_folder", f"data.root={tmp_path}", "data.num_workers=0")
-    run.read_data(cfg, is_checked=is_checked)
+    read_data(cfg, is_checked=is_checked)
     assert len(decoded) == (0 if is_checked else 8)
 
 
@@ -271,10 +275,10 @@ def test_a_run_has_its_report_and_is_tested_where_its_data_is_now(trained, tmp_p
     assert str(tmp_path) not in report + (folder / "test_predictions.csv").read_text()
     (tmp_path / "x").rename(tmp_path / "y")
     capsys.readouterr()
-    lab_test.main(config.compose("test", [f"run={folder}", f"data.root={tmp_path}/y"]))
+    test.main(compose_config("test", [f"run={folder}", f"data.root={tmp_path}/y"]))
     assert "warning" not in capsys.readouterr().err
     pictures(tmp_path / "z", num=10)
-    lab_test.main(config.compose("test", [f"run={folder}", f"data.root={tmp_path}/z"]))
+    test.main(compose_config("test", [f"run={folder}", f"data.root={tmp_path}/z"]))
     assert "warning: the data has changed since" in capsys.readouterr().err
 
 
@@ -288,10 +292,10 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     cfg.data.root = "2024"
     paths.keep_root(cfg)
     assert cfg.data.root == str(tmp_path / "2024")
-    resume.check_data(run.read_data(cfg), folder)
+    resume.check_data(read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")
     with pytest.raises(UserError, match="data: it has changed since"):
-        resume.check_data(run.read_data(cfg), folder)
+        resume.check_data(read_data(cfg), folder)
 
 
 def test_a_long_report_is_short_on_screen():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import LAB, PLAIN
 
-from lab import allow, run
-from lab.config import quiet
+from lab import runs
+from lab.engine.config import allow
+from lab.engine.training.process import filter_warnings
 
 QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 
@@ -87,8 +88,8 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     assert len([row for row in rows if row["test/loss"]]) == 1
     torch.load(folder / "best.ckpt", weights_only=True)
 
-    quiet()
-    _, data, task = run.load(folder)
+    filter_warnings()
+    _, data, task = runs.load(folder)
     data.setup("test")
     predictions = list(csv.DictReader((folder / "test_predictions.csv").read_text().splitlines()))
     assert [row["sample"] for row in predictions] == list(data.names["test"]), "rows of both, in the samples' order"
@@ -116,7 +117,7 @@ def test_every_rank_of_a_sweeps_job_has_that_jobs_config(lab, recorder, tmp_path
     for rate in ("0.001", "0.01"):
         assert ranks[f"rank0_{rate}_3"]["weights"] == ranks[f"rank1_{rate}_3"]["weights"]
     folders = run_folders(tmp_path)
-    assert sorted(run.load(folder)[0].optimizer.lr for folder in folders) == [0.001, 0.01]
+    assert sorted(runs.load(folder)[0].optimizer.lr for folder in folders) == [0.001, 0.01]
 
 
 @pytest.fixture

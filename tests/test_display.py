@@ -5,9 +5,10 @@ import subprocess
 
 import pytest
 
-from lab import cli, summary
-from lab.display import command, csv_cell, in_utf8, printable, say
-from lab.errors import UserError
+from lab.engine import cli
+from lab.engine.display import command, csv_cell, in_utf8, printable, say
+from lab.engine.errors import UserError
+from lab.engine.runs import summary
 
 
 @pytest.mark.parametrize(

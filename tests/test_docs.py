@@ -10,9 +10,10 @@ import pytest
 from conftest import CONF, LAB
 from nbclient import NotebookClient
 
-from lab import cli, config
 from lab.data import tiny
-from lab.export import main as export
+from lab.engine import cli
+from lab.engine.config.compose import compose_config
+from lab.verbs.export import main as export
 
 ROOT = CONF.parent
 COMMANDS = re.findall(r"^lab .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -46,7 +47,7 @@ def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
         folder = trained(f"experiment={experiment}", *net, "data.tiny=true", "debug=two_batches")
         words = [word.replace(f"logs/{experiment}/…", str(folder)) for word in words]
         if "model.onnx" in command:
-            export.main(config.compose("export", [f"run={folder}"]))
+            export.main(compose_config("export", [f"run={folder}"]))
     words = [word.replace("TEXTS", str(tmp_path / "texts")) for word in words]
     words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
     words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py

@@ -6,8 +6,8 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from lab import draws
 from lab.data import augment
+from lab.engine import draws
 
 KINDS = {"uniform": (draws.uniform, 0.5, 1 / 12), "normal": (draws.normal, 0.0, 1.0)}
 

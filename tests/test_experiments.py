@@ -9,7 +9,7 @@ import torch
 from conftest import CONF, fitting, options, step_losses
 
 from lab import train
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 GOLDEN = Path(__file__).with_name("golden.json")
 NEEDS_GPU = {"trainer": {"gpu", "ddp"}}

@@ -11,16 +11,16 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.errors import UserError
-from lab.explain import base, images, scores
-from lab.explain import main as explain
-from lab.explain.overlay import Row, figure, overlay
+from lab.engine.config.compose import compose_config as compose_verb
+from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.nets import flip
 from lab.tasks.classification import Classification
+from lab.verbs.explain import base, images, scores
+from lab.verbs.explain import main as explain
+from lab.verbs.explain.overlay import Row, figure, overlay
 
 QUICK = (
     "experiment=digits",
@@ -265,12 +265,14 @@ BAD = {
 @pytest.fixture(scope="module")
 def mlp(tmp_path_factory):
     """A run that is only looked at."""
-    from lab import config, train
+    from lab import train
+    from lab.engine.config.compose import compose_config
+    from lab.engine.training.process import filter_warnings
 
-    config.quiet()
+    filter_warnings()
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = [*QUICK[:-1], "net=mlp", "debug=two_batches", "trainer=cpu", f"run={folder}"]
-    train.main(config.compose("train", [*words, "trainer.enable_progress_bar=false"]))
+    train.main(compose_config("train", [*words, "trainer.enable_progress_bar=false"]))
     return folder
 
 
@@ -304,7 +306,7 @@ def test_a_file_where_the_pictures_should_go(mlp):
 
 
 def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
-    monkeypatch.delitem(sys.modules, "lab.explain.images", raising=False)
+    monkeypatch.delitem(sys.modules, "lab.verbs.explain.images", raising=False)
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(UserError, match=r"explain: .*pip install 'lab\[explain\]'") as error:
@@ -317,7 +319,7 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
     [
         ("captum", UserError, r"pip install 'lab\[explain\]'"),
         ("captum.attr", UserError, r"pip install 'lab\[explain\]'"),
-        ("lab.explain.images", ImportError, "No module"),
+        ("lab.verbs.explain.images", ImportError, "No module"),
         ("scipy", ImportError, "No module"),
         (None, ImportError, "No module"),
     ],

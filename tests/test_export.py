@@ -10,12 +10,14 @@ import pytest
 import torch
 from conftest import PLAIN, options, takes
 
-from lab import config, predictor, run, train
-from lab.errors import RunError, UserError
-from lab.export import main as export
-from lab.export import program as exported
+from lab import runs, train
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
 from lab.features.base import unpack
 from lab.features.labels import ClassLabel
+from lab.verbs import predictor
+from lab.verbs.export import main as export
+from lab.verbs.export import program as exported
 
 SMALL = {
     "mlp": ["net.widths=[8]", "net.batch_norm=true"],
@@ -38,7 +40,7 @@ def finished(tmp_path_factory):
     """A run with its model.onnx, not to be changed."""
     place = tmp_path_factory.mktemp("run")
     quick = ("trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(config.compose("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
+    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
     exports(place)
     return place
 
@@ -49,7 +51,7 @@ def folder(finished, tmp_path):
 
 
 def exports(folder, *overrides):
-    export.main(config.compose("export", [f"run={folder}", *overrides]))
+    export.main(compose_config("export", [f"run={folder}", *overrides]))
     return json.loads((folder / "export.json").read_text())
 
 
@@ -78,7 +80,7 @@ def test_every_net_is_exported_and_answers_as_its_checkpoint(net, trained, capsy
 
 def test_the_file_holds_what_it_takes_to_use_it(folder):
     exports(folder, "format=torch_export")
-    asked, (_, data, task) = predictor.from_onnx(folder / "model.onnx"), run.load(folder)
+    asked, (_, data, task) = predictor.from_onnx(folder / "model.onnx"), runs.load(folder)
     assert asked.outputs == task.outputs == {"class": ClassLabel(list(map(str, range(10))), entry="class")}
     assert asked.inputs == {"image": data.facts.features["image"]}
     feature = asked.inputs["image"]
@@ -156,7 +158,7 @@ def test_a_broken_export_is_refused_and_what_was_there_stays(broken, name, said,
 
 
 def test_of_a_compiled_net_the_net_itself_is_exported(folder):
-    _, data, task = run.load(folder)
+    _, data, task = runs.load(folder)
     image = torch.randint(
         0,
         256,

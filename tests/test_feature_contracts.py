@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from lab import items
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Feature, pack, unpack
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.testing import FeatureContract
+from lab.verbs import items
 
 
 def png(*size):

@@ -24,12 +24,13 @@ def read(path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run that averages its weights, whose best epoch is not its last."""
-    from lab import config, train
+    from lab import train
+    from lab.engine.config.compose import compose_config
 
     logs = tmp_path_factory.mktemp("logs")
     words = ["experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=12", "trainer=cpu", "ema=0.5"]
     words += ["scheduler=constant", "optimizer.lr=0.03", "monitor={metric: val/acc, mode: max}", f"log_dir={logs}"]
-    train.main(config.compose("train", [*words, "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=5"]))
+    train.main(compose_config("train", [*words, "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=5"]))
     (folder,) = (logs / "digits").iterdir()
     return folder
 
@@ -68,7 +69,7 @@ def test_the_validation_figures_are_of_the_best_weights(run):
 
 
 def test_each_test_sample_has_its_row(run):
-    from lab import run as runs
+    from lab import runs
 
     _, data, task = runs.load(run)
     data.setup("test")

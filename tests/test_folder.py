@@ -13,16 +13,23 @@ import torch
 from conftest import PLAIN
 from omegaconf import OmegaConf
 
-from lab import checkpoints, config, report, resume, run, train
-from lab import folder as folders
-from lab.allow import read_config, refuse
+from lab import runs, train
+from lab.build import build_trainer
 from lab.callbacks.timer import Timer
-from lab.errors import UserError
-from lab.folder import read_json, read_metrics, refuse_links, write_config
-from lab.loggers import Metrics
-from lab.refusals import refusals
-from lab.runs import main as runs
-from lab.runs.index import read
+from lab.engine import folder as folders
+from lab.engine.config.allow import read_config, refuse
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.folder import read_json, read_metrics, refuse_links, write_config
+from lab.engine.runs import checkpoints
+from lab.engine.runs.index import read
+from lab.engine.training.loggers import Metrics
+from lab.engine.training.process import filter_warnings
+from lab.runs import resume
+from lab.runs.refusals import refusals
+from lab.verbs import report
+from lab.verbs import runs as runs_verb
 
 DEEP = 100_000
 GARBAGE = {
@@ -50,16 +57,16 @@ FILES = ("results.json", "stamp.json", "data.json", "config.yaml", "metrics.csv"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config.quiet()
+    filter_warnings()
     folder = tmp_path_factory.mktemp("finished") / "run"
     words = [*PLAIN, "net=mlp", "net.widths=[4]", "debug=two_batches", "trainer=cpu", f"run={folder}"]
-    train.main(config.compose("train", [*words, "trainer.enable_progress_bar=false"]))
+    train.main(compose_config("train", [*words, "trainer.enable_progress_bar=false"]))
     return folder
 
 
 @pytest.fixture(scope="module")
 def loaded(finished):
-    return run.load(finished)
+    return runs.load(finished)
 
 
 def readers(file, folder, loaded):
@@ -69,30 +76,30 @@ def readers(file, folder, loaded):
     trainer = SimpleNamespace(callbacks=[Timer()], is_global_zero=False)
     return {
         "results.json": [
-            lambda: run.load(folder),
+            lambda: runs.load(folder),
             lambda: resume.finished(folder),
-            lambda: run.recorded(folder, trainer).__enter__(),
+            lambda: runs.recorded(folder, trainer).__enter__(),
             lambda: folders.check_finished(folder),
         ],
         "stamp.json": [
-            lambda: config.with_the_runs_own([f"run={folder}"]),
+            lambda: with_the_runs_own([f"run={folder}"]),
             lambda: resume.merge(cfg, folder),
             lambda: resume.record(cfg, {}, folder),
         ],
         "data.json": [
-            lambda: run.load(folder),
+            lambda: runs.load(folder),
             lambda: resume.check_data(data, folder),
             lambda: resume.inherited(OmegaConf.create({"finetune": str(folder)}), None),
         ],
         "config.yaml": [
-            lambda: run.load(folder),
-            lambda: config.with_the_runs_own([f"run={folder}"]),
+            lambda: runs.load(folder),
+            lambda: with_the_runs_own([f"run={folder}"]),
             lambda: resume.merge(cfg, folder),
             lambda: read_config(folder),
         ],
         "metrics.csv": [lambda: read_metrics(folder / file), lambda: Metrics(folder, 1)],
         "last.ckpt": [lambda: checkpoints.newest(folder), lambda: resume.position(cfg, folder, task)],
-        "best.ckpt": [lambda: run.load(folder), lambda: run.restore(task, folder)],
+        "best.ckpt": [lambda: runs.load(folder), lambda: runs.restore(task, folder)],
     }[file]
 
 
@@ -126,7 +133,7 @@ def test_a_damaged_file_is_named_in_one_line(file, garbage, finished, loaded, tm
     assert status["whole"] == "finished", "a damaged run hides no other"
     if file in ("results.json", "stamp.json"):
         assert status["bad"] == "damaged"
-    runs.main(["--log-dir", str(tmp_path / "runs"), "--format", "json"])
+    runs_verb.main(["--log-dir", str(tmp_path / "runs"), "--format", "json"])
 
 
 @pytest.mark.parametrize(
@@ -294,9 +301,9 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, planted, tmp_path):
     folder = planted(name, kind)
     for verb in (
         lambda: refuse_links(folder),
-        lambda: run.load(folder),
+        lambda: runs.load(folder),
         lambda: report.main([f"run={folder}"]),
-        lambda: config.with_the_runs_own([f"run={folder}"]),
+        lambda: with_the_runs_own([f"run={folder}"]),
     ):
         with pytest.raises(UserError):
             verb()
@@ -312,16 +319,16 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, planted, tmp_path):
 )  # fmt: skip
 def test_other_links_are_left_alone(name, target, planted):
     folder = planted(name, "a link", target)
-    run.load(folder)
-    assert config.with_the_runs_own([f"run={folder}"])[-1] == f"run={folder}"
+    runs.load(folder)
+    assert with_the_runs_own([f"run={folder}"])[-1] == f"run={folder}"
 
 
 @pytest.mark.parametrize("name", ["wandb", "events", "wandb/debug.log", "fit-p-0.txt", "checkpoints/x/last.ckpt"])
 def test_a_link_that_leads_out_is_refused_before_training(name, planted):
     folder = planted(name, "a link")
-    run.load(folder)
+    runs.load(folder)
     with pytest.raises(UserError, match="is a symbolic link"):
-        config.with_the_runs_own([f"run={folder}"])
+        with_the_runs_own([f"run={folder}"])
 
 
 @pytest.mark.parametrize(
@@ -356,9 +363,9 @@ def test_a_config_writes_to_its_run_alone(node):
 def test_a_profiler_writes_to_the_run(dirpath, compose, tmp_path):
     node = "{_target_: lightning.pytorch.profilers.SimpleProfiler, filename: p, dirpath: %s}" % (dirpath or "null")
     cfg = compose(*PLAIN, f"trainer.profiler={node}", "trainer=cpu")
-    trainer = run.build_trainer(cfg, tmp_path / "run")
+    trainer = build_trainer(cfg, tmp_path / "run")
     assert trainer.profiler.dirpath == (tmp_path / "run" / dirpath if dirpath else None)
-    assert not run.evaluation_trainer(cfg, {}).profiler.filename, "a test writes nothing"
+    assert not runs.evaluation_trainer(cfg, {}).profiler.filename, "a test writes nothing"
 
 
 @pytest.mark.parametrize("kind", ["RichProgressBar", "TQDMProgressBar", "ProgressBar"])
@@ -408,7 +415,7 @@ def test_facts_that_no_data_has_are_refused(key, value, problem, finished, loade
     content = json.loads((finished / "data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps(changed(content, key, value)))
     with pytest.raises(UserError, match=rf"data.json is damaged: .*{problem}") as error:
-        run.read_facts(loaded[1], tmp_path)
+        runs.read_facts(loaded[1], tmp_path)
     assert one_line(str(error.value))
     assert "evil" not in sys.modules
 
@@ -418,7 +425,7 @@ def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finis
     content = json.loads((finished / "data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps(changed(content, "features/image/_target_", target)))
     with pytest.raises(UserError) as error:
-        run.read_facts(loaded[1], tmp_path)
+        runs.read_facts(loaded[1], tmp_path)
     problem = f"features.image: the package evil, which has {target}, is not installed."
     assert str(error.value) == f"error: {tmp_path}/data.json: {problem}"
 
@@ -433,7 +440,7 @@ def test_a_loaded_config_is_checked_as_a_typed_one(line, finished, tmp_path):
     OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x, force_add=True)
     OmegaConf.save(cfg, folder / "config.yaml")
     with pytest.raises(UserError, match="config.yaml is damaged: (net|optimizer|data)"):
-        run.load(folder)
+        runs.load(folder)
 
 
 PARTS = b"trainer: {}\ndata: {}\nnet: {}\ntask: {}\noptimizer: {}\nscheduler: {}\nlogger: {}\n"

@@ -12,10 +12,16 @@ from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
 from torch import nn
 
-from lab import check, checkpoints, config, paths, resume, run, train
-from lab import judge as judge_module
-from lab.errors import UserError
-from lab.judge import Judge
+from lab import runs, train
+from lab.engine.config import paths
+from lab.engine.config.command_line import with_latest, with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.runs import checkpoints
+from lab.engine.training.process import filter_warnings
+from lab.runs import check, resume
+from lab.runs import judge as judge_module
+from lab.runs.judge import Judge
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +68,14 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     assert weights
     assert all(name.startswith("net.") for name in weights)
 
-    _, data, task = run.load(tmp_path / "whole")
+    _, data, task = runs.load(tmp_path / "whole")
     data.setup()
     (batch,) = [data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(data.splits["test"]))))]
     expected = task.step(batch, "test").loss.item()
     assert json.loads((tmp_path / "whole/results.json").read_text())["test"]["test/loss"] == pytest.approx(expected)
 
     (teacher / "best.ckpt").write_bytes((tmp_path / "whole/best.ckpt").read_bytes())  # another run's
-    _, _, again = run.load(tmp_path / "whole")
+    _, _, again = runs.load(tmp_path / "whole")
     assert task(batch).equal(again(batch)), "the net answers without its teacher"
     with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started") as error:
         again.step(batch, "test")
@@ -86,15 +92,15 @@ def test_a_teacher_may_move_and_the_run_be_resumed_from_anywhere(finished, tmp_p
     shutil.copytree(finished / "teacher", tmp_path / "logs/teacher")
     monkeypatch.chdir(tmp_path)
     student("logs/teacher", "trainer.max_epochs=1", "run=student")
-    assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
+    assert runs.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
     monkeypatch.chdir(tmp_path / "elsewhere")
-    cfg = config.compose("train", config.with_the_runs_own(["run=../student", "trainer.max_epochs=2"]))
+    cfg = compose_config("train", with_the_runs_own(["run=../student", "trainer.max_epochs=2"]))
     merged, changes = resume.merge(cfg, Path("../student"))
     assert merged.task.teacher == f"{tmp_path}/logs/teacher"
     assert changes == {"trainer.max_epochs": 2}
     shutil.move(tmp_path / "logs/teacher", tmp_path / "elsewhere/moved")
     resumed("../student", "trainer.max_epochs=2", "++task.teacher=moved")
-    assert run.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
+    assert runs.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
 
 
 class TestJudge:
@@ -107,7 +113,7 @@ class TestJudge:
         return torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def test_it_answers_as_its_run(self, judge, images, finished):
-        _, data, task = run.load(finished / "teacher")
+        _, data, task = runs.load(finished / "teacher")
         batch = data.on_after_batch_transfer({"image": images})
         assert judge.prepare({"image": images})["image"].equal(batch["image"])
         assert judge.logits(batch).equal(task(batch))
@@ -182,8 +188,8 @@ def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
 
 def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch):
     judge_module._load.cache_clear()
-    loaded, load = [], run.load
-    monkeypatch.setattr(run, "load", lambda folder: loaded.append(folder) or load(folder))
+    loaded, load = [], runs.load
+    monkeypatch.setattr("lab.runs.load", lambda folder: loaded.append(folder) or load(folder))
     _, task = train.parts(judged(finished / "teacher"), None)
     assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
     assert loaded == [finished / "teacher"]
@@ -198,8 +204,8 @@ def test_other_statistics_are_warned_of(more, warns, finished, capsys):
 
 
 def judged(teacher, *more):
-    config.quiet()
-    return config.compose("train", [*words(teacher), "experiment=digits", "data.tiny=true", "trainer=cpu", *more])
+    filter_warnings()
+    return compose_config("train", [*words(teacher), "experiment=digits", "data.tiny=true", "trainer=cpu", *more])
 
 
 @pytest.mark.parametrize(
@@ -242,11 +248,11 @@ def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):
 def test_the_path_is_kept_whole(key, value, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.chdir(tmp_path)
-    cfg = config.compose("train", ["experiment=digits", f"+task.{key}={value}"])
+    cfg = compose_config("train", ["experiment=digits", f"+task.{key}={value}"])
     paths.keep_root(cfg)
     assert cfg.task[key] == (expected and expected.format(home="/home/x", cwd=tmp_path))
 
 
 def test_the_latest_run_may_teach(finished):
-    (word,) = config.with_latest([f"log_dir={finished}", "task.teacher=latest"])[1:]
+    (word,) = with_latest([f"log_dir={finished}", "task.teacher=latest"])[1:]
     assert word == f"task.teacher={finished}/teacher"

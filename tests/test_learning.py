@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab import run
+from lab import runs
 from lab.data.augment import Augment
 from lab.nets.mlp import MLP
 
@@ -75,6 +75,6 @@ def test_what_is_reported_is_what_the_best_weights_answer(trained):
 
 
 def _splits(folder):
-    _, data, _ = run.load(folder)
+    _, data, _ = runs.load(folder)
     data.setup("fit")
     return {name: split.tensors for name, split in data.splits.items()}

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import CONF
 
-from lab import cli, run
+from lab.build import read_data
 from lab.data import images, tiny
-from lab.errors import UserError
-from lab.folder import expanded
+from lab.engine import cli
+from lab.engine.errors import UserError
+from lab.engine.folder import expanded
 
 SOURCES = [path for name in ("src", "bench") for path in sorted((CONF.parent / name).rglob("*.py"))]
 TEXT = {"open": 1, "read_text": 0, "write_text": 1, "fdopen": 1}  # functions, and which argument may be the mode
@@ -57,7 +58,7 @@ def test_a_user_without_a_home_is_told_in_a_line(compose, monkeypatch, data):
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as where a container runs under any number
     words = [f"experiment={'sentiment' if data == 'text_table' else 'digits'}", f"data={data}"]
     with pytest.raises(UserError, match="no home. Set HOME") as error:
-        run.read_data(compose(*words, *(["data.root=~/x"] if data in ("image_folder", "text_table") else [])))
+        read_data(compose(*words, *(["data.root=~/x"] if data in ("image_folder", "text_table") else [])))
     assert "\n" not in str(error.value)
 
 
@@ -85,14 +86,14 @@ def test_a_package_that_is_installed_after_a_failed_download_is_used(compose, pa
     cfg = compose("experiment=fashion_mnist", f"data.root={tmp_path}/data")
     said = f"could not be downloaded.* install Debian's package dataset-fashion-mnist, which fills {tmp_path}/debian"
     with pytest.raises(UserError, match=said):
-        run.read_data(cfg)
+        read_data(cfg)
     package()
     if left is not None:
         raw.mkdir(parents=True, exist_ok=True)
         for name in left:  # what a download has left
             packed = tmp_path / f"debian/{name}.gz"
             (raw / name).write_bytes(gzip.decompress(packed.read_bytes()) if packed.exists() else b"")
-    assert sum(len(split) for split in run.read_data(cfg).splits.values()) > 0
+    assert sum(len(split) for split in read_data(cfg).splits.values()) > 0
     assert not list(raw.glob(".*")), "unpacked in part"
 
 

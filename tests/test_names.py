@@ -11,16 +11,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import report
 from lab.callbacks.figures import Figures
-from lab.display import printable, printable_lines
-from lab.explain import images as explain_images
-from lab.explain import main as explain
-from lab.explain.group import Group
+from lab.engine.display import printable, printable_lines
 from lab.features.image import Image as Picture
 from lab.figures import classification as figures
 from lab.figures import page
 from lab.figures.images import images
+from lab.verbs import report
+from lab.verbs.explain import images as explain_images
+from lab.verbs.explain import main as explain
+from lab.verbs.explain.group import Group
 
 NASTY = ["caf\udce9", "\ud83d", "a\x1b[2J\tb\0", r"$x$ and $y^{$\$5", "_two\nlines"]
 

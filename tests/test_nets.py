@@ -9,10 +9,10 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import check, train
-from lab.build import build
+from lab import train
 from lab.data.facts import Facts
-from lab.errors import UserError
+from lab.engine.config.instantiate import build
+from lab.engine.errors import UserError
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.nets import flip
@@ -21,6 +21,7 @@ from lab.nets.cnn import CNN
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
+from lab.runs import check
 from lab.testing import NetContract
 from lab.testing.base import perturbed, tensors
 from lab.testing.data import class_names

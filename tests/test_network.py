@@ -22,7 +22,7 @@ import pytest
 from conftest import LAB, TINY
 from PIL import Image
 
-from lab import cli
+from lab.engine import cli
 
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 EVENTS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto")

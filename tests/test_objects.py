@@ -12,16 +12,21 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchmetrics.wrappers import Running
 
-from lab import config, resume, run, train
-from lab.check import check
-from lab.errors import UserError
-from lab.metrics.added import refuse_unfit, takes_metrics
-from lab.runs.index import Run
+from lab import runs, train
+from lab.build import takes_metrics
+from lab.engine.config.command_line import check_command_line, with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_words import parsed
+from lab.engine.config.words import literals
+from lab.engine.errors import UserError
+from lab.engine.runs.index import Run
+from lab.metrics.added import refuse_unfit
+from lab.runs import resume
+from lab.runs.check import check
 from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid
 from lab.tasks.base import Task
 from lab.tasks.classification import Classification
-from lab.words import literals
 
 AUGMENT = "lab.data.augment.Augment"
 FLIP = {"_target_": AUGMENT, "flip": True}
@@ -56,16 +61,16 @@ OBJECTS = [  # words, a key, and what the config has there
 @pytest.mark.parametrize(("words", "key", "expected"), OBJECTS)
 def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_path):
     words = literals(["experiment=digits", *words])
-    cfg = config.compose("train", words)
+    cfg = compose_config("train", words)
     assert OmegaConf.select(cfg, key) == expected
 
     place = tmp_path / "run"
     place.mkdir()
     (place / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     (place / "stamp.json").write_text(json.dumps({"overrides": [*words, f"run={place}"]}))
-    again = config.with_the_runs_own([*words, f"run={place}"])
-    assert config.check_command_line("train", again) is False
-    resumed = config.compose("train", again)
+    again = with_the_runs_own([*words, f"run={place}"])
+    assert check_command_line("train", again) is False
+    resumed = compose_config("train", again)
     assert OmegaConf.select(resumed, key) == expected, "the same command, given again, says something else"
     assert resume.merge(resumed, place)[1] == {}
 
@@ -79,22 +84,22 @@ def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_pa
 ])  # fmt: skip
 def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
     words = [*([] if words[0].startswith("experiment") else ["experiment=digits"]), *words]
-    wanted = config.compose("train", words)
+    wanted = compose_config("train", words)
     run = Run("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
     written = experiment([run], [*words, "seed=3", "log_dir=l", f"run={tmp_path}/l"])
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf/experiment/best.yaml").write_text(written)
-    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
-    found = config.compose("train", ["experiment=best", *(word for word in words if word.startswith("name="))])
+    monkeypatch.setattr("lab.engine.config.compose.CONF", tmp_path / "conf")
+    found = compose_config("train", ["experiment=best", *(word for word in words if word.startswith("name="))])
     wanted.name = found.name
     assert found == wanted
 
 
 def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
     words = ["experiment=digits", "data.augment={rotate: 5},{crop: 1}", "data.augment.flip=true"]
-    assert config.check_command_line("train", ["-m", *words])
-    grid = Grid(overrides=config.parsed(words), place=tmp_path, monitor=OmegaConf.create({}))
-    jobs = [config.compose("train", task.overrides).data.augment for task in grid.tasks]
+    assert check_command_line("train", ["-m", *words])
+    grid = Grid(overrides=parsed(words), place=tmp_path, monitor=OmegaConf.create({}))
+    jobs = [compose_config("train", task.overrides).data.augment for task in grid.tasks]
     assert jobs == [{"_target_": AUGMENT, "rotate": 5, "flip": True}, {"_target_": AUGMENT, "crop": 1, "flip": True}]
 
 
@@ -107,7 +112,7 @@ def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
     ],
 )
 def test_a_wrong_argument_of_an_object_is_named(word, said):
-    cfg = config.compose("train", ["experiment=digits", word])
+    cfg = compose_config("train", ["experiment=digits", word])
     with pytest.raises(UserError, match=said):
         check(cfg)
 
@@ -131,7 +136,7 @@ def test_a_metric_is_added_from_a_config(metric, compose, tmp_path):
     results = (tmp_path / "run/results.json").read_text()
     assert '"val/more"' in results
     assert '"test/more"' in results
-    assert "more" in run.load(tmp_path / "run")[2].metrics["val_"]
+    assert "more" in runs.load(tmp_path / "run")[2].metrics["val_"]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,19 @@ from gan import Gan
 from omegaconf import OmegaConf
 from torch import nn
 
-from lab import allow, check, checkpoints, config, run, train
-from lab.errors import RunError, UserError
+from lab import train
+from lab.build import build_trainer
+from lab.engine.config import allow
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
+from lab.engine.runs import checkpoints
+from lab.engine.training.process import filter_warnings
 from lab.optim import BiasSGD, MuonAdamW
-from lab.optimizers import NamedOptimizers
+from lab.runs import check
 from lab.tasks.base import Step
-from lab.tune import finders
-from lab.tune import main as tune
+from lab.tasks.optimizers import NamedOptimizers
+from lab.verbs.tune import finders
+from lab.verbs.tune import main as tune
 
 FORK = multiprocessing.get_context("fork")
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.01, "betas": [0.5, 0.9]}
@@ -77,7 +83,7 @@ def test_each_optimizer_learns_from_its_own_loss_alone(gan, every, clip, tmp_pat
     cfg = gan(*words, scheduler=CONSTANT, noise=False)
     data, task = train.parts(cfg, None)
     twin, seen = copy.deepcopy(task), Batches()
-    trainer = run.build_trainer(cfg, tmp_path)
+    trainer = build_trainer(cfg, tmp_path)
     trainer.callbacks.append(seen)
     trainer.fit(task, data)
 
@@ -137,7 +143,7 @@ LOOKAHEAD = "+callbacks.lookahead={_target_: lab.callbacks.lookahead.Lookahead, 
 )
 def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_path, monkeypatch):
     train.main(gan(f"run={tmp_path}/whole", *words, **kinds))
-    build = run.build_trainer
+    build = build_trainer
 
     def with_stop(*args):
         trainer = build(*args)
@@ -145,7 +151,7 @@ def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_pat
         return trainer
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "build_trainer", with_stop)
+        patch.setattr("lab.build.build_trainer", with_stop)
         with pytest.raises(ZeroDivisionError):
             train.main(gan(f"run={tmp_path}/cut", *words, **kinds))
     assert (tmp_path / "cut/last.ckpt").exists()
@@ -333,9 +339,9 @@ def test_a_loss_that_does_not_depend_on_its_optimizer_s_parameters_is_refused(na
 
 
 def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
-    own = tune._settings(config.compose("tune", ["experiment=digits", "data.tiny=true", "lr.steps=20", "trainer=cpu"]))
+    own = tune._settings(compose_config("tune", ["experiment=digits", "data.tiny=true", "lr.steps=20", "trainer=cpu"]))
     cfg = gan(optimizer={"discriminator": SGD, "generator": ADAM})
-    config.quiet()
+    filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     seen, rates = [], []
     right = NamedOptimizers.backward

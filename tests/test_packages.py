@@ -9,8 +9,11 @@ import pytest
 from conftest import CONF
 from omegaconf import OmegaConf
 
-from lab import allow, config, packages
-from lab.errors import UserError
+from lab.engine.config import allow, packages
+from lab.engine.config.command_line import _experiments, check_command_line
+from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_words import is_group, parsed
+from lab.engine.errors import UserError
 
 NET = """
 from dataclasses import dataclass
@@ -91,14 +94,14 @@ def test_a_run_uses_it_and_comes_back_by_its_folder(tmp_path, lab):
 
 
 def test_every_list_of_options_has_its_own(mine):
-    assert "mine" in "\n".join(config._experiments("train"))
+    assert "mine" in "\n".join(_experiments("train"))
     with pytest.raises(UserError, match="unknown net mien. Did you mean mine"):
-        config.check_command_line("train", ["experiment=mine", "net=mien"])
+        check_command_line("train", ["experiment=mine", "net=mien"])
     with pytest.raises(UserError, match="unknown experiment mnie. Did you mean mine"):
-        config.check_command_line("tune", ["experiment=mnie"])
-    assert config.check_command_line("train", ["-m", "experiment=digits,mine", "net=glob(mi*)"])
-    assert [o.key_or_group for o in config.parsed(["net=mine"])] == ["net"]
-    cfg = config.compose("train", ["experiment=digits", "net=mine", "net.options={bias: false}"])
+        check_command_line("tune", ["experiment=mnie"])
+    assert check_command_line("train", ["-m", "experiment=digits,mine", "net=glob(mi*)"])
+    assert [o.key_or_group for o in parsed(["net=mine"])] == ["net"]
+    cfg = compose_config("train", ["experiment=digits", "net=mine", "net.options={bias: false}"])
     assert cfg.net.options._target_ == "mine.nets.deep.linear.Options", "an annotation names the class"
 
 
@@ -109,14 +112,14 @@ def test_a_folder_with_two_names_on_the_path_is_one(tmp_path, monkeypatch, names
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", [*(name.format(place=place) for name in names), *sys.path])
     assert packages.packages()["mine"] == (place / "mine",)
-    assert config.compose("train", ["experiment=digits", "net=mine"]).net._target_ == "mine.Net"
+    assert compose_config("train", ["experiment=digits", "net=mine"]).net._target_ == "mine.Net"
 
 
 def test_a_new_group_is_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(install(tmp_path, "mine", {"__init__.py": "", "conf/judge/x.yaml": "a: 1"}))
-    assert config.is_group("judge")
-    assert config.is_group("net")
-    assert config.compose("train", ["experiment=digits", "+judge=x"]).judge.a == 1
+    assert is_group("judge")
+    assert is_group("net")
+    assert compose_config("train", ["experiment=digits", "+judge=x"]).judge.a == 1
 
 
 @pytest.mark.parametrize("group", ["net", "data", "task", "callbacks.x"])
@@ -164,7 +167,7 @@ def test_a_file_of_a_name_that_lab_has_is_refused(tmp_path, monkeypatch, clash):
     place = install(tmp_path, "mine", FILES | {f"conf/{clash}": "a: 1"})
     monkeypatch.syspath_prepend(place)
     with pytest.raises(UserError, match=f"mine/conf/{clash} has the name of .*conf/{clash}; rename it") as error:
-        config.compose("train", ["experiment=digits"])
+        compose_config("train", ["experiment=digits"])
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -172,7 +175,7 @@ def test_a_file_of_a_name_that_two_packages_have_is_refused(tmp_path, monkeypatc
     for name in ("first", "second"):
         monkeypatch.syspath_prepend(install(tmp_path / name, name, {"__init__.py": "", "conf/net/same.yaml": "a: 1"}))
     with pytest.raises(UserError, match=r"conf/net/same.yaml has the name of .*conf/net/same.yaml"):
-        config.compose("train", ["experiment=digits"])
+        compose_config("train", ["experiment=digits"])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_a_file_of_a_name_that_two_packages_have_is_refused(tmp_path, monkeypatc
 def test_an_entry_point_that_names_no_package_of_its_own_is_named(tmp_path, monkeypatch, entry_points, problem):
     monkeypatch.syspath_prepend(install(tmp_path, "mine", entry_points=entry_points))
     with pytest.raises(UserError, match=problem) as error:
-        config.compose("train", ["experiment=digits"])
+        compose_config("train", ["experiment=digits"])
     assert "mine-0.dist-info/entry_points.txt" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
@@ -202,7 +205,7 @@ def test_a_package_in_a_package_and_a_single_module(tmp_path, monkeypatch):
     for name in ("company.other.Net", "alone.nets.Net"):
         with pytest.raises(ImportError):
             allow.locate(name)
-    assert config.compose("train", ["experiment=digits", "net=inner"]).net.a == 1
+    assert compose_config("train", ["experiment=digits", "net=inner"]).net.a == 1
     for name in ("alone", "company.inner.nets", "company.inner", "company"):
         sys.modules.pop(name, None)
 
@@ -215,7 +218,7 @@ def test_the_distribution_that_is_imported_is_the_one_that_counts(tmp_path, monk
 
 def test_lab_has_rooms_inside_its_rooms():
     assert allow.is_own("lab.nets.cnn")
-    for name in ("lab.nets.cnn.nn", "lab.nets", "lab.nets.missing", "lab.serve.server", "lab.nets.__init__"):
+    for name in ("lab.nets.cnn.nn", "lab.nets", "lab.nets.missing", "lab.verbs.serve.server", "lab.nets.__init__"):
         assert not allow.is_own(name)
 
 

@@ -18,13 +18,15 @@ from conftest import LAB, PLAIN
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lab import config, predict, predictor, train
-from lab.answers import Answer
-from lab.errors import RunError, UserError
-from lab.export import main as export
+from lab import train
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
-from lab.predictor import Predictor
+from lab.verbs import predict, predictor
+from lab.verbs.answers import Answer
+from lab.verbs.export import main as export
+from lab.verbs.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def folder(tmp_path_factory):
     """A run that can read digits, with its model.onnx."""
     place = tmp_path_factory.mktemp("run")
     quick = ("trainer=cpu", "trainer.max_epochs=12", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(config.compose("train", [*PLAIN, *quick, "net=mlp"]))
-    export.main(config.compose("export", [f"run={place}"]))
+    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp"]))
+    export.main(compose_config("export", [f"run={place}"]))
     return place
 
 
@@ -60,7 +62,7 @@ def table(path):
 @pytest.fixture
 def ask(tmp_path):
     def ask(*overrides, output="out.csv"):
-        predict.main(config.compose("predict", [*overrides, f"output={tmp_path}/{output}"]))
+        predict.main(compose_config("predict", [*overrides, f"output={tmp_path}/{output}"]))
         return table(tmp_path / output) if output == "out.csv" else None
 
     return ask
@@ -311,7 +313,7 @@ def fake(monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
 
     def ask(*overrides):
-        predict.main(config.compose("predict", ["model=x.onnx", *overrides]))
+        predict.main(compose_config("predict", ["model=x.onnx", *overrides]))
 
     return SimpleNamespace(build=fake, ask=ask)
 

@@ -19,17 +19,18 @@ import torch
 from fastapi.testclient import TestClient
 from torch import nn
 
-from lab import config, predict, predictor
-from lab.errors import RunError, UserError
-from lab.export import main as export
-from lab.export import program as exported
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
-from lab.predictor import Predictor
-from lab.serve.form import Form
-from lab.serve.server import PAGE, build
+from lab.verbs import predict, predictor
+from lab.verbs.export import main as export
+from lab.verbs.export import program as exported
+from lab.verbs.predictor import Predictor
+from lab.verbs.serve.form import Form
+from lab.verbs.serve.server import PAGE, build
 
 WORDS = ClassLabel(["dark", "light", "<b>"], entry="word")
 IMAGE, SIZE = Image(1, 2), Numbers(["width", "height"], entry="size")
@@ -106,7 +107,7 @@ def predict_to(monkeypatch, tmp_path):
 
     def predict_to(asked, source, output, *overrides):
         monkeypatch.setattr(predictor, "from_onnx", lambda _: asked)
-        predict.main(config.compose("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
+        predict.main(compose_config("predict", ["model=x.onnx", f"input={source}", f"output={output}", *overrides]))
 
     return predict_to
 
@@ -379,7 +380,7 @@ def test_only_probabilities_have_a_mean_over_mirror_images():
 
 
 def client(asked):
-    return TestClient(build(config.compose("serve", ["model=x.onnx"]), asked, "x", {"testserver"}))
+    return TestClient(build(compose_config("serve", ["model=x.onnx"]), asked, "x", {"testserver"}))
 
 
 def test_a_server_takes_several_inputs_and_gives_several_outputs():

@@ -7,9 +7,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lab import config, predict, run, train
+from lab import runs, train
+from lab.build import build_task, read_data
 from lab.data.text import emoji_names
-from lab.errors import UserError
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.verbs import predict
 
 SPECIAL = ["[PAD]", *(f"[unused{i}]" for i in range(5)), "[UNK]", "[CLS]", "[SEP]"]  # as BERT's are, but fewer
 
@@ -52,7 +55,7 @@ def test_it_is_frozen_or_fine_tuned_and_asked_without_its_weights(trained, bert,
     place = shutil.copytree(bert, tmp_path / "bert")
     folder = trained(*words(place, f"net.frozen={frozen}"))
     shutil.rmtree(place)
-    _, data, task = run.load(folder)
+    _, data, task = runs.load(folder)
     own, now = weights(bert), dict(task.net.encoder.named_parameters())
     assert {name: now[name].equal(value) for name, value in own.items() if name in now}.items() >= {
         ("embeddings.word_embeddings.weight", frozen),
@@ -67,13 +70,13 @@ def test_it_is_frozen_or_fine_tuned_and_asked_without_its_weights(trained, bert,
     assert tokens.decode(tokens.encode(["dog face"])) == ["dog face"]
     (tmp_path / "texts").write_text("dog face\n\n")
     output = tmp_path / "out.csv"
-    predict.main(config.compose("predict", [f"run={folder}", f"input={tmp_path}/texts", f"output={output}"]))
+    predict.main(compose_config("predict", [f"run={folder}", f"input={tmp_path}/texts", f"output={output}"]))
     assert len(output.read_text().splitlines()) == 3
 
 
 def test_padding_changes_no_answer(compose, bert):
     cfg = compose(*words(bert))
-    net = run.build_task(cfg, run.read_data(cfg).facts).net.eval()
+    net = build_task(cfg, read_data(cfg).facts).net.eval()
     token = torch.tensor([[7, 9, 30, 41, 8]])
     torch.testing.assert_close(net(torch.nn.functional.pad(token, (0, 4))), net(token))
 

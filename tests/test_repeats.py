@@ -9,7 +9,7 @@ from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.repeats import aggregate, write_out_of_fold
 
@@ -59,10 +59,10 @@ def test_cross_validation_tests_every_sample_once(lab, tmp_path):
 
 
 def test_an_official_test_set_stays_out_of_it(compose):
-    from lab import run
+    from lab.build import read_data
 
     cfg = compose("experiment=fashion_mnist", "data.tiny=true", "cv=4", "fold=1")
-    whole, fold = run.read_data(compose("experiment=fashion_mnist", "data.tiny=true")), run.read_data(cfg)
+    whole, fold = read_data(compose("experiment=fashion_mnist", "data.tiny=true")), read_data(cfg)
     sizes = {name: len(split) for name, split in fold.splits.items()}
     assert sizes["test"] == 40
     assert sum(sizes.values()) == len(whole.splits["train"]) + len(whole.splits["val"])
@@ -71,7 +71,7 @@ def test_an_official_test_set_stays_out_of_it(compose):
 def test_files_of_a_group_stay_together(compose, tmp_path):
     from PIL import Image
 
-    from lab import run
+    from lab.build import read_data
 
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
@@ -79,13 +79,13 @@ def test_files_of_a_group_stay_together(compose, tmp_path):
             Image.new("L", (8, 8), i).save(tmp_path / name / f"p{i // 4}-{i}.png")
     words = ["experiment=image_folder", f"data.root={tmp_path}", r"data.group='(p\d+)-'"]
     for more in ([], ["cv=3", "fold=2"]):
-        data = run.read_data(compose(*words, *more))
+        data = read_data(compose(*words, *more))
         groups = [
             {path.rpartition("/")[2].partition("-")[0] for path in data.names[s]} for s in ("train", "val", "test")
         ]
         assert sorted(name for group in groups for name in group) == [f"p{i}" for i in range(6)]
     with pytest.raises(UserError, match="finds nothing in"):
-        run.read_data(compose(*words[:2], "data.group=nobody"))
+        read_data(compose(*words[:2], "data.group=nobody"))
 
 
 def test_a_fold_that_is_missing_and_a_key_that_only_some_have_are_told_apart(tmp_path, capsys):

@@ -12,12 +12,12 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from lab import report
-from lab.display import drawn, printable
-from lab.errors import UserError
+from lab.engine.display import drawn, printable
+from lab.engine.errors import UserError
+from lab.engine.markdown import read_table
 from lab.figures.classification import classes
-from lab.figures.table import read_table
-from lab.report import _curves
+from lab.verbs import report
+from lab.verbs.report import _curves
 
 
 @pytest.fixture

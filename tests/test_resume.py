@@ -21,11 +21,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lab import check, checkpoints, config, lock, run, train
-from lab.errors import UserError
-from lab.runs import main as runs_main
+from lab import runs, train
+from lab.build import build_trainer
+from lab.engine import lock
+from lab.engine.config.command_line import recomposed, with_latest, with_the_runs_own
+from lab.engine.config.compose import CONF, compose_config
+from lab.engine.errors import UserError
+from lab.engine.runs import checkpoints
+from lab.engine.training.process import filter_warnings
+from lab.runs import check
 from lab.tasks.base import Step
 from lab.tasks.classification import Classification
+from lab.verbs import runs as runs_main
 
 NUM_BATCHES = 4
 QUICK = (
@@ -35,7 +42,7 @@ QUICK = (
 
 
 def lab_train(*words):
-    return train.main(config.compose("train", config.with_the_runs_own([*QUICK, *words])))
+    return train.main(compose_config("train", with_the_runs_own([*QUICK, *words])))
 
 
 class StopAt(L.Callback):
@@ -54,7 +61,7 @@ def stopped(monkeypatch):
     """Train until a signal arrives at a batch."""
 
     def stopped(batch, number, *words):
-        build = run.build_trainer
+        build = build_trainer
 
         def with_stop(*args):
             trainer = build(*args)
@@ -62,7 +69,7 @@ def stopped(monkeypatch):
             return trainer
 
         with monkeypatch.context() as patch:
-            patch.setattr(run, "build_trainer", with_stop)
+            patch.setattr("lab.build.build_trainer", with_stop)
             if number == signal.SIGKILL:
                 with pytest.raises(RuntimeError, match="as good as killed"):
                     lab_train(*words)
@@ -96,8 +103,8 @@ def test_another_net_inside_a_net_is_refused_as_any_other_change(tmp_path):
     words = ["experiment=fashion_mnist", "data.tiny=true", "trainer=cpu"]
     folder = tmp_path / "run"
     folder.mkdir()
-    run.write_config(folder, config.compose("train", words))
-    run.write_json(folder / "stamp.json", {"overrides": words})
+    runs.write_config(folder, compose_config("train", words))
+    runs.write_json(folder / "stamp.json", {"overrides": words})
     for word, key in (("net@net.net=mlp", "net.net.batch_norm"), ("net.net.widths=[4,4,8,8]", "net.net.widths")):
         with pytest.raises(UserError, match=f"{key} cannot change when"):
             resume(folder, word)
@@ -185,9 +192,9 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, capsys):
 
 def test_a_finished_run_goes_on_for_longer(tmp_path):
     lab_train(f"run={tmp_path}/run", "scheduler=one_cycle", "optimizer.lr=0.01")
-    train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=5"])))
+    train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=5"])))
     assert checkpoints.read(tmp_path / "run/last.ckpt")["global_step"] == 5 * NUM_BATCHES
-    cfg, _, _ = run.load(tmp_path / "run")
+    cfg, _, _ = runs.load(tmp_path / "run")
     assert (cfg.trainer.max_epochs, cfg.net.dropout) == (5, 0.3)
     stamp = json.loads((tmp_path / "run/stamp.json").read_text())
     assert stamp["resumed"][0]["changes"] == {"trainer.max_epochs": 5}
@@ -196,7 +203,7 @@ def test_a_finished_run_goes_on_for_longer(tmp_path):
 
 
 def resume(folder, *words):
-    return train.main(config.compose("train", config.with_the_runs_own([f"run={folder}", *words])))
+    return train.main(compose_config("train", with_the_runs_own([f"run={folder}", *words])))
 
 
 def saved(folder):
@@ -273,19 +280,19 @@ def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopp
 )
 def test_a_value_can_be_changed_back(began, steps, tmp_path):
     """In a process of each resume's own the words would be typed; here they are composed."""
-    from lab.folder import write_config, write_json
-    from lab.resume import merge, record
+    from lab.engine.folder import write_config, write_json
+    from lab.runs.resume import merge, record
 
     words = ["experiment=digits", "trainer=cpu", *began]
     write_json(tmp_path / "stamp.json", {"overrides": words})
-    write_config(tmp_path, config.compose("train", words))
+    write_config(tmp_path, compose_config("train", words))
     for word, value in steps:
-        cfg, changes = merge(config.compose("train", config.with_the_runs_own([f"run={tmp_path}", word])), tmp_path)
+        cfg, changes = merge(compose_config("train", with_the_runs_own([f"run={tmp_path}", word])), tmp_path)
         record(cfg, changes, tmp_path)
         key = {"trainer=cpu": "trainer.strategy"}.get(word, word.partition("=")[0])
         assert OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key) == value
         assert changes == {key: value}
-        _, none = merge(config.compose("train", config.with_the_runs_own([f"run={tmp_path}"])), tmp_path)
+        _, none = merge(compose_config("train", with_the_runs_own([f"run={tmp_path}"])), tmp_path)
         assert none == {}
 
 
@@ -295,13 +302,13 @@ def test_what_a_run_began_with_stays(tmp_path, word):
     with pytest.raises(
         UserError, match=r"cannot change when .* is resumed; it was .*These keys may change: trainer.max_epochs"
     ):
-        train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", word])))
+        train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", word])))
 
 
 def test_the_latest_run_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run=latest: there is no run in logs"):
-        config.with_latest(["run=latest"])
+        with_latest(["run=latest"])
     for began, name in enumerate(["digits/a", "one", "sweep/x/000", ".archive/b", "digits/new/.hidden"]):
         folder = tmp_path / "logs" / name
         folder.mkdir(parents=True)
@@ -309,16 +316,16 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
         (folder / "stamp.json").write_text(json.dumps({"began": began, "overrides": []}))
         os.utime(folder / "stamp.json", (-began, -began))  # a copy's times say nothing
         newest = "sweep/x/000" if began >= 2 else name
-        assert config.with_latest(["run=latest"]) == [f"run=logs/{newest}"]
-    assert config.with_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
+        assert with_latest(["run=latest"]) == [f"run=logs/{newest}"]
+    assert with_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
     for key in ("finetune", "warm_start"):
-        assert config.with_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
-    assert config.with_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
+        assert with_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
+    assert with_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
     assert runs_main._below("latest", Path("logs")) == "sweep/x/000"
     for verb in ("test", "predict", "serve", "explain", "export"):
-        assert config.compose(verb, ["run=latest", "log_dir=x"]).log_dir == "x"
+        assert compose_config(verb, ["run=latest", "log_dir=x"]).log_dir == "x"
     (tmp_path / "logs/one/stamp.json").write_text('{"began": "x"}')
-    assert config.with_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
+    assert with_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
 
 
 @pytest.mark.parametrize("move", [os.rename, shutil.copytree])
@@ -363,7 +370,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
     folder.mkdir()
     for name in names:
         (folder / name).write_text("{")
-    assert config.with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
+    assert with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
     with lock.locked(folder, is_new=True):
         assert not list(folder.glob(".*.tmp"))
 
@@ -372,12 +379,12 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
 def test_a_folder_of_something_else_is_no_new_run(name, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="it is no run's folder, and not empty"):
-        config.with_the_runs_own([f"run={tmp_path}"])
+        with_the_runs_own([f"run={tmp_path}"])
 
 
 def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
     folder = tmp_path / "run"
-    cfg = config.compose("train", [*QUICK, "seed=2", f"run={folder}"])
+    cfg = compose_config("train", [*QUICK, "seed=2", f"run={folder}"])
     with forked_lock(folder):
         before = contents(folder)
         with pytest.raises(UserError, match="another process is training in"):
@@ -452,7 +459,7 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     other.start()
     held.wait(60)
     with pytest.raises(UserError, match="another process is training in"):
-        train.main(config.compose("train", config.with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
+        train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
     done.set()
     other.join()
 
@@ -464,7 +471,7 @@ def requeued(tmp_path, monkeypatch):
     requeue = cache(lambda: calls.append("requeued"))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("ENVIRONMENT", "BATCH")
-    for module in ("lab.stop", "lab.callbacks.last"):
+    for module in ("lab.engine.launch.signals", "lab.callbacks.last"):
         monkeypatch.setattr(f"{module}.requeue", requeue)
     monkeypatch.chdir(tmp_path)
     return calls
@@ -480,7 +487,7 @@ def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, requeued):
 
 
 def test_a_slurm_job_that_is_warned_while_it_does_not_train_is_started_again_too(monkeypatch, requeued):
-    monkeypatch.setattr(run, "restore", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    monkeypatch.setattr("lab.runs.restore", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(SystemExit):
         lab_train("trainer.max_epochs=1")
     assert requeued == ["requeued"]
@@ -491,7 +498,7 @@ def test_fine_tuning_takes_the_weights_and_warm_starting_the_optimizer_too(tmp_p
     best = checkpoints.read(tmp_path / "first/best.ckpt")
     tasks = {}
     for key in ("finetune", "warm_start"):
-        cfg = config.compose("train", [*QUICK, f"{key}={tmp_path}/first"])
+        cfg = compose_config("train", [*QUICK, f"{key}={tmp_path}/first"])
         _, tasks[key] = train.parts(cfg, None)
         name = "net.layers.1.weight"
         assert tasks[key].state_dict()[name].equal(best["state_dict"][name])
@@ -503,7 +510,7 @@ def test_fine_tuning_takes_the_weights_and_warm_starting_the_optimizer_too(tmp_p
 def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys):
     lab_train(f"run={tmp_path}/first", "trainer.max_epochs=1")
     shutil.rmtree(tmp_path / "second", ignore_errors=True)
-    cfg = config.compose("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
+    cfg = compose_config("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
     train.parts(cfg, None)
     assert "new: " in capsys.readouterr().out
 
@@ -520,17 +527,17 @@ def test_weights_may_come_from_a_cache_of_links(key, link, tmp_path, early):
         if link == "a chain":
             (tmp_path / "second.ckpt").symlink_to(source)
             source = tmp_path / "second.ckpt"
-    cfg = config.compose("train", [*QUICK, "net.batch_norm=false", f"{key}={source}"])
+    cfg = compose_config("train", [*QUICK, "net.batch_norm=false", f"{key}={source}"])
     _, task = train.parts(cfg, None)
     best = checkpoints.read(early / "best.ckpt")["state_dict"]
     assert same(dict(task.state_dict()), dict(best))
 
 
 def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
-    config.quiet()
+    filter_warnings()
     asked = []
     monkeypatch.setattr(check.tempfile, "TemporaryDirectory", lambda dir: asked.append(dir) or MagicMock())
-    cfg = config.compose("train", [*QUICK, f"log_dir={tmp_path}/logs"])
+    cfg = compose_config("train", [*QUICK, f"log_dir={tmp_path}/logs"])
     for words in ({"folder": tmp_path / "x/run"}, {"folder": tmp_path}, {"writes": False}, {}):
         check.check(cfg, **words)
     assert asked == [tmp_path, tmp_path, tmp_path]
@@ -542,9 +549,9 @@ def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
 def test_a_resume_inside_of_hydras_own_job_leaves_it_as_it_is():
     """As the command line runs it: `hydra.main` has begun its job."""
     words = ["experiment=digits", "trainer=cpu"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         job = HydraConfig.instance().cfg
-        assert config.recomposed("train", words).trainer.accelerator == "cpu"
+        assert recomposed("train", words).trainer.accelerator == "cpu"
         assert GlobalHydra.instance().hydra is hydra
         assert HydraConfig.instance().cfg is job

@@ -19,12 +19,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import config, run, train
-from lab import test as lab_test
+from lab import runs, train
+from lab.build import build_task, build_trainer, read_data
 from lab.callbacks.last import Last
-from lab.config import compose as compose_verb
 from lab.data import tiny
-from lab.errors import RunError, UserError
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.config.compose import compose_config as compose_verb
+from lab.engine.errors import RunError, UserError
+from lab.engine.training import process
+from lab.verbs import test
 
 QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2")
 
@@ -67,7 +71,7 @@ def test_curves_are_in_tensorboard(trained):
 def test_a_run_loads_from_its_folder_alone(trained, monkeypatch, tmp_path):
     folder = trained(*QUICK)
     monkeypatch.chdir("/")
-    cfg, data, task = run.load(folder)
+    cfg, data, task = runs.load(folder)
     assert cfg.net.widths == [256, 128]
     assert not data.splits, "the data was read"
     assert not task.training
@@ -87,7 +91,7 @@ def test_what_is_no_finished_run_is_refused(trained, remove, message):
     folder = trained(*QUICK)
     (folder / remove).unlink() if remove != "." else folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(UserError, match=f"is not a finished run: {message}"):
-        run.load(folder)
+        runs.load(folder)
 
 
 def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch):
@@ -103,12 +107,12 @@ def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch
     assert results["status"] == "failed"
     assert results["error"] == "RuntimeError: no luck"
     with pytest.raises(UserError, match="is not a finished run"):
-        run.load(folder)
+        runs.load(folder)
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
     folders: list = []
-    threads = [threading.Thread(target=lambda: folders.append(run.unused(tmp_path))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: folders.append(runs.unused(tmp_path))) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(set(folders)) == 8
@@ -134,7 +138,7 @@ def test_the_test_metrics_come_again_from_the_folder_alone(trained, more, capsys
         assert not [name for name in weights if "_orig_mod" in name]
     before = json.loads((folder / "results.json").read_text())["test"]
     capsys.readouterr()
-    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    test.main(compose_verb("test", [f"run={folder}"]))
     shown = capsys.readouterr().out
     for name in ("acc", "f1", "loss"):
         assert f"test/{name:<7} {before[f'test/{name}']:.4f}" in shown
@@ -145,7 +149,7 @@ def test_the_averaged_weights_are_the_ones_tested(trained):
     checkpoint = torch.load(folder / "best.ckpt", weights_only=True)
     averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
     assert not averaged["net.layers.1.weight"].equal(current["net.layers.1.weight"])
-    _, data, task = run.load(folder)
+    _, data, task = runs.load(folder)
     assert task.net.layers[1].weight.equal(averaged["net.layers.1.weight"])
     data.setup("test")
     trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
@@ -180,11 +184,11 @@ def test_seed_zero_is_a_seed(compose, tmp_path):
     losses = []
     for seed in (0, 0, 1):
         cfg = compose(*QUICK, f"seed={seed}")
-        data = run.read_data(cfg)
+        data = read_data(cfg)
         L.seed_everything(seed, verbose=False)
-        trainer = run.build_trainer(cfg, tmp_path)
+        trainer = build_trainer(cfg, tmp_path)
         trainer.callbacks.append(callback := Losses())
-        trainer.fit(run.build_task(cfg, data.facts), data)
+        trainer.fit(build_task(cfg, data.facts), data)
         losses.append(callback.values)
     assert losses[0] == losses[1] != losses[2]
 
@@ -220,7 +224,7 @@ def test_a_run_that_ends_before_its_first_validation_is_validated(trained, overr
     results = json.loads((folder / "results.json").read_text())
     assert results["status"] == "finished"
     assert results["best"]["value"] > 0
-    run.load(folder)
+    runs.load(folder)
 
 
 def test_a_diverged_run_fails_and_says_so(trained, tmp_path):
@@ -246,7 +250,7 @@ def test_pretrained_weights_are_not_fetched_to_load_a_run(trained, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
-    assert run.load(folder)[0].net.weights == "DEFAULT"
+    assert runs.load(folder)[0].net.weights == "DEFAULT"
 
 
 def test_secrets_stay_references(trained, monkeypatch):
@@ -263,18 +267,18 @@ def test_changed_data_is_noticed(trained, tmp_path, capsys):
     folder = trained(
         "experiment=image_folder", f"data.root={tmp_path}/images", "debug=two_batches", "data.num_workers=0"
     )
-    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    test.main(compose_verb("test", [f"run={folder}"]))
     assert "changed" not in capsys.readouterr().err
     mean = json.loads((folder / "data.json").read_text())["features"]["image"]["mean"]
     (tmp_path / "images/a/0.png").unlink()
-    lab_test.main(compose_verb("test", [f"run={folder}"]))
+    test.main(compose_verb("test", [f"run={folder}"]))
     assert "warning: the data has changed" in capsys.readouterr().err
-    _, data, _ = run.load(folder)
+    _, data, _ = runs.load(folder)
     data.setup("test")
     assert data.facts.features["image"].mean == mean, "the weights were trained with another mean"
     shutil.copytree(tmp_path / "images/a", tmp_path / "images/d")
     with pytest.raises(UserError, match="data: label: num_classes, class_names differ from those"):
-        lab_test.main(compose_verb("test", [f"run={folder}"]))
+        test.main(compose_verb("test", [f"run={folder}"]))
 
 
 @pytest.fixture
@@ -298,7 +302,7 @@ def test_twelve_pictures_in_five_modes_train(trained, twelve):
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, split):
     cfg = compose("experiment=image_folder", f"data.root={twelve}", "trainer.max_epochs=1")
-    path = Path(run.read_data(cfg).splits[split].paths[0])
+    path = Path(read_data(cfg).splits[split].paths[0])
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError) as caught:
         train.main(cfg)
@@ -309,12 +313,12 @@ def test_a_corrupt_picture_is_named_in_a_line_wherever_it_is(compose, twelve, sp
 @pytest.mark.parametrize(("limit", "threads"), [("150000 100000", 2), ("max 100000", 3), ("10000 100000", 1)])
 def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, monkeypatch, compose):
     (tmp_path / "cpu.max").write_text(limit)
-    monkeypatch.setattr(run, "CONTAINER_CORES", tmp_path / "cpu.max")
+    monkeypatch.setattr("lab.engine.training.process.CONTAINER_CORES", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
     try:
         torch.set_num_threads(4)
-        run.settle(compose("experiment=digits"))
+        process.settle(compose("experiment=digits"))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -335,7 +339,7 @@ def test_ctrl_c_ends_with_130_and_says_so_in_the_folder(tmp_path):
     (folder,) = tmp_path.glob("logs/digits/*")
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
     with pytest.raises(UserError, match="its status is interrupted"):
-        run.load(folder)
+        runs.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -355,10 +359,10 @@ def test_all_files_of_a_run_lie_in_the_one_folder(typed, place, tmp_path, monkey
     monkeypatch.setenv("LAB_PLACE", "elsewhere")
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    words = config.with_the_runs_own(["experiment=digits", "trainer=cpu", f"run={typed}"])
-    cfg = config.compose("train", words)
+    words = with_the_runs_own(["experiment=digits", "trainer=cpu", f"run={typed}"])
+    cfg = compose_config("train", words)
     assert Path(cfg.run).absolute() == tmp_path / place
-    trainer = run.build_trainer(cfg, Path(cfg.run))
+    trainer = build_trainer(cfg, Path(cfg.run))
     board, table = trainer.loggers
     last = next(callback for callback in trainer.callbacks if isinstance(callback, Last))
     folders = [trainer.checkpoint_callback.dirpath, board.log_dir, trainer.default_root_dir, *(
@@ -369,12 +373,12 @@ def test_all_files_of_a_run_lie_in_the_one_folder(typed, place, tmp_path, monkey
 @pytest.mark.parametrize("key", ["log_dir", "finetune", "warm_start", "data.root"])
 def test_a_tilde_is_the_home_in_every_path(key, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    cfg = config.compose("train", ["experiment=image_folder", f"{key}=~/a$b"])
+    cfg = compose_config("train", ["experiment=image_folder", f"{key}=~/a$b"])
     assert OmegaConf.select(cfg, key) == f"{tmp_path}/a$b"
-    assert OmegaConf.select(config.compose("train", ["experiment=image_folder", f"{key}=a/~"]), key) == "a/~"
+    assert OmegaConf.select(compose_config("train", ["experiment=image_folder", f"{key}=a/~"]), key) == "a/~"
 
 
 @pytest.mark.parametrize("key", ["run", "model", "input", "output"])
 def test_a_tilde_is_the_home_for_predict_too(key, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert config.compose("predict", ["input=x", f"{key}=~/a"])[key] == f"{tmp_path}/a"
+    assert compose_config("predict", ["input=x", f"{key}=~/a"])[key] == f"{tmp_path}/a"

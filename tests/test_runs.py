@@ -17,11 +17,11 @@ import pytest
 from conftest import TINY
 from omegaconf import OmegaConf
 
-from lab import lock
-from lab.errors import UserError
-from lab.folder import PARTS, write_json
-from lab.runs.index import INDEX, read
-from lab.runs.main import main
+from lab.engine import lock
+from lab.engine.errors import UserError
+from lab.engine.folder import PARTS, write_json
+from lab.engine.runs.index import INDEX, read
+from lab.verbs.runs import main
 
 SCORES = {"mlp": [0.90, 0.92, 0.94], "cnn": [0.95, 0.96, 0.99]}
 
@@ -247,7 +247,7 @@ def test_a_mistake_is_said_in_a_line(words, said):
 
 def test_listing_imports_nothing_heavy(logs):
     code = (
-        "import sys; from lab.runs.main import main; main([]); main(['--group-by', 'net']);"
+        "import sys; from lab.verbs.runs import main; main([]); main(['--group-by', 'net']);"
         "print([name for name in ('torch', 'lightning', 'hydra', 'omegaconf', 'scipy') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=logs.parent, capture_output=True, text=True, check=True)

@@ -10,14 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 from test_runs import put
 
-from lab.config import compose
-from lab.errors import UserError
-from lab.folder import write_config, write_json
-from lab.runs.index import Run, parsed, read, select
-from lab.runs.main import main
-from lab.runs.rows import distinct, ordered
-from lab.runs.table import FORMATS, shown
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.folder import write_config, write_json
+from lab.engine.runs.index import Run, parsed, read, select
+from lab.engine.runs.rows import distinct, ordered
+from lab.engine.runs.table import FORMATS, shown
 from lab.sweep.experiment import write_best
+from lab.verbs.runs import main
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
 
@@ -117,7 +117,7 @@ def runs(**overrides):
 
 @cache
 def real_config():
-    return OmegaConf.to_container(compose("train", ["experiment=digits", "trainer=cpu"]))
+    return OmegaConf.to_container(compose_config("train", ["experiment=digits", "trainer=cpu"]))
 
 
 def configured(logs, folder, commit, data, **changes):

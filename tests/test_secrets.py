@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from lab import cli, config, folder, predict, run, secrets, train
-from lab.answers import Answers
-from lab.check import check
+from lab import runs, train
 from lab.data import tiny
 from lab.data.facts import Facts
 from lab.data.report import DataReport
-from lab.errors import UserError
+from lab.engine import cli, folder, secrets
+from lab.engine.config.command_line import check_command_line
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
-from lab.items import Item
-from lab.predictor import Predictor
+from lab.runs.check import check
+from lab.verbs import predict
+from lab.verbs.answers import Answers
+from lab.verbs.items import Item
+from lab.verbs.predictor import Predictor
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
 
@@ -56,7 +60,7 @@ def caught(monkeypatch, capsys, *words, app):
 
 def show(verb):
     """Print what a job has of its config."""
-    cfg = config.compose(verb, sys.argv[1:])
+    cfg = compose_config(verb, sys.argv[1:])
     print(OmegaConf.to_container(cfg, resolve=True))
     print("${oc.env:CANARY}")
 
@@ -88,7 +92,7 @@ def test_a_folders_name_is_written_out(key, monkeypatch):
     monkeypatch.setenv("CANARY", CANARY)
     word = f"{key}'${{oc.env:CANARY}}'}}" if "{" in key else f"{key}=${{oc.env:CANARY}}"
     with pytest.raises(UserError, match="becomes a folder name"):
-        config.compose("train", ["experiment=digits", word])
+        compose_config("train", ["experiment=digits", word])
 
 
 VALUES = [
@@ -114,7 +118,7 @@ def test_a_value_is_recognised_in_every_form(value, shown, monkeypatch):
 
 
 def test_another_reference_may_name_a_folder():
-    assert config.compose("train", ["experiment=digits", "log_dir=a_${seed}", "name=b_${fold}"]).log_dir == "a_0"
+    assert compose_config("train", ["experiment=digits", "log_dir=a_${seed}", "name=b_${fold}"]).log_dir == "a_0"
 
 
 def test_what_is_no_secret_stays(monkeypatch):
@@ -179,7 +183,7 @@ def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}/my pics'")
     folder = tmp_path / "r"
     folder.mkdir()
-    run.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), folder)
+    runs.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), folder)
     assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
     assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
 
@@ -198,7 +202,7 @@ def test_a_value_of_the_environment_has_its_type_checked(compose, key, expected,
 
 def test_unknown_key_is_no_hint_at_itself():
     with pytest.raises(UserError, match="there is no data here. There are: "):
-        config.check_command_line("predict", ["run=r", "data.root=y"])
+        check_command_line("predict", ["run=r", "data.root=y"])
 
 
 @pytest.mark.parametrize("value", [CANARY, "/a b/c-0117", "~/data-0117", "ключ-0117"])
@@ -218,6 +222,6 @@ def test_a_relative_reference_is_found_from_anywhere(compose, value, prefix, mon
     monkeypatch.chdir(tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}'")
     (tmp_path / "r").mkdir()
-    run.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), tmp_path / "r")
+    runs.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), tmp_path / "r")
     root = f"{tmp_path}/" * prefix + "${oc.env:CANARY}"
     assert f"root: {root}\n" in (tmp_path / "r/config.yaml").read_text()

@@ -25,13 +25,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision import datasets
 
-from lab import allow, checkpoints, resume, run, train
-from lab import test as lab_test
-from lab.check import check
-from lab.config import compose as compose_verb
+from lab import runs, train
+from lab.build import read_data
 from lab.data import tiny
-from lab.errors import UserError
+from lab.engine.config import allow
+from lab.engine.config.compose import compose_config as compose_verb
+from lab.engine.errors import UserError
+from lab.engine.runs import checkpoints
 from lab.features.read_image import read_image, suffixes
+from lab.runs import resume
+from lab.runs.check import check
+from lab.verbs import test
 
 QUICK = (*PLAIN, "net=mlp", "debug=two_batches")
 SRC = CONF.parent / "src" / "lab"
@@ -60,14 +64,16 @@ FOREIGN = """
     torchvision.datasets.CIFAR10 torchvision.models.get_model
 """
 OWN = """
-    lab.run.subprocess.run lab.stamp.subprocess.run lab.stop.requeue lab.stop.subprocess.run lab.cli.main
-    lab.cli.import_module lab.folder.write_json lab.folder.os.system lab.config.compose lab.config.fail
-    lab.checkpoints.torch.load lab.checkpoints.read lab.resume.start_from lab.train.main lab.allow.import_module
-    lab.allow.hydra_instantiate lab.loggers.Metrics lab.data.images.tempfile.mkdtemp
+    lab.runs.load.subprocess.run lab.engine.runs.stamp.subprocess.run lab.engine.launch.signals.requeue
+    lab.engine.launch.signals.subprocess.run lab.engine.cli.main lab.engine.cli.import_module
+    lab.engine.folder.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
+    lab.engine.errors.fail lab.engine.runs.checkpoints.torch.load lab.engine.runs.checkpoints.read
+    lab.runs.finetune.start_from lab.train.main lab.engine.config.allow.import_module
+    lab.engine.config.allow.hydra_instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
     lab.data.images.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.images._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
-    lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab.
-    .lab lab..optim lab.optim.Muon.step
+    lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab
+    lab..optim lab.optim.Muon.step
 """
 BORROWED = """
     lab.data.images.Path lab.data.images.find_spec lab.data.images.one_line lab.callbacks.last.requeue
@@ -179,7 +185,7 @@ def test_a_hostile_config_is_refused_before_anything_is_imported(trick, group, c
     refused(error)
 
 
-@pytest.mark.parametrize("name", ["os.system", "torch.load", "lab.stop.requeue"])
+@pytest.mark.parametrize("name", ["os.system", "torch.load", "lab.engine.launch.signals.requeue"])
 def test_the_command_line_refuses_it(name, compose):
     with pytest.raises(
         UserError, match=rf"error: net\._target_={name}: not among what a config may call; a fork installs"
@@ -215,9 +221,9 @@ def planted(finished, tmp_path):
 def test_a_run_folders_config_is_not_trusted(trick, key, planted, evil):
     folder = planted(key, TRICKS[trick])
     doors = {
-        "load": lambda: run.load(folder),
+        "load": lambda: runs.load(folder),
         "rank": lambda: train.join(str(folder)),
-        "test": lambda: lab_test.main(compose_verb("test", [f"run={folder}"])),
+        "test": lambda: test.main(compose_verb("test", [f"run={folder}"])),
         "resume": lambda: resume.merge(compose_verb("train", QUICK), folder),
     }
     for door, enter in doors.items():
@@ -240,7 +246,7 @@ def test_a_run_folders_yaml_makes_no_objects(finished, tmp_path):
     for text in (f"net: !!python/object/apply:os.system ['touch {canary}']", "- 1", "net: [", "\0"):
         (tmp_path / "run" / "config.yaml").write_text(text)
         with pytest.raises(UserError, match="is damaged") as error:
-            run.load(tmp_path / "run")
+            runs.load(tmp_path / "run")
         refused(error)
     assert not canary.exists()
 
@@ -256,7 +262,7 @@ def test_a_run_folders_facts_are_not_trusted(value, feature, finished, tmp_path,
         facts["features"]["image"] = value
     (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"data\.json( is damaged|: .* package evil, .* is not installed)") as error:
-        run.load(tmp_path / "run")
+        runs.load(tmp_path / "run")
     refused(error)
 
 
@@ -265,7 +271,7 @@ def test_a_class_name_is_not_resolved(finished, tmp_path, evil):
     facts = json.loads((finished / "data.json").read_text())
     facts["features"]["label"]["class_names"] = names = ["${oc.env:EVIL_NAME}"] * 10
     (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
-    _, _, task = run.load(tmp_path / "run")
+    _, _, task = runs.load(tmp_path / "run")
     assert task.class_names == names
 
 
@@ -529,7 +535,7 @@ def test_a_run_folders_checkpoint_is_not_trusted(name, finished, tmp_path, lab, 
     shutil.copy(file, tmp_path / "run" / name)
     if name == "best.ckpt":
         with pytest.raises(UserError, match="it may hold only tensors and plain containers"):
-            run.load(tmp_path / "run")
+            runs.load(tmp_path / "run")
     else:
         result = lab("train", "run=run", "trainer.max_epochs=2")
         assert result.returncode == 2
@@ -597,7 +603,7 @@ def test_a_cifar_file_with_another_checksum_is_not_unpickled(name, which, compos
     ]
     (folder / victim).write_bytes(pickle.dumps(_touch(str(canary))))
     with pytest.raises(UserError, match=f"data: {name} is not in"):
-        run.read_data(compose("experiment=digits", f"data={name.lower()}", f"data.root={tmp_path}/data"))
+        read_data(compose("experiment=digits", f"data={name.lower()}", f"data.root={tmp_path}/data"))
     with pytest.raises((UserError, RuntimeError)):
         dataset(tmp_path / "data")
     assert not canary.exists()

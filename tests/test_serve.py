@@ -20,23 +20,25 @@ import pytest
 from conftest import LAB, PLAIN
 from PIL import Image
 
-from lab import config, predict, train
-from lab.errors import UserError
-from lab.export import main as export
+from lab import train
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
-from lab.predictor import Predictor
-from lab.serve import main as serve
-from lab.serve.server import MAX_REQUESTS, PAGE, build
+from lab.verbs import predict
+from lab.verbs.export import main as export
+from lab.verbs.predictor import Predictor
+from lab.verbs.serve import main as serve
+from lab.verbs.serve.server import MAX_REQUESTS, PAGE, build
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
     quick = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(config.compose("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
-    export.main(config.compose("export", [f"run={place}"]))
+    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
+    export.main(compose_config("export", [f"run={place}"]))
     return place
 
 
@@ -81,7 +83,7 @@ def expected(folder, pictures, tmp_path, *overrides):
         (tmp_path / f"{i:03d}.png").write_bytes(content)
     output = tmp_path / "out.jsonl"
     asked = [f"run={folder}", f"input={tmp_path}/*.png", f"output={output}", *overrides]
-    predict.main(config.compose("predict", asked))
+    predict.main(compose_config("predict", asked))
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -340,7 +342,7 @@ def test_elsewhere_than_on_loopback_it_says_what_that_means_and_any_name_is_answ
 def test_an_extra_that_is_missing(monkeypatch, folder):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape("pip install 'lab[serve]'")) as said:
-        serve.main(config.compose("serve", [f"model={folder}/model.onnx"]))
+        serve.main(compose_config("serve", [f"model={folder}/model.onnx"]))
     assert "\n" not in str(said.value)
 
 
@@ -361,7 +363,7 @@ class Slow:
 async def asked_at_once(slow, pictures, *overrides):
     """Status codes and errors, through the application itself."""
     app = build(
-        config.compose("serve", list(overrides)),
+        compose_config("serve", list(overrides)),
         Predictor(
             {"image": Picture(1, 4)},
             {"class": ClassLabel(["a", "b"], entry="class")},

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab import config
-from lab.errors import UserError
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
 from lab.features import read_image
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
-from lab.predictor import Predictor
-from lab.serve import limits, server
-from lab.serve.limits import ByteBudget, Server
-from lab.serve.main import listening
+from lab.verbs.predictor import Predictor
+from lab.verbs.serve import limits, server
+from lab.verbs.serve.limits import ByteBudget, Server
+from lab.verbs.serve.main import listening
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 
@@ -56,7 +56,7 @@ def build(*overrides, seconds=0.0):
         return {"class": np.tile(np.float32([0.75, 0.25]), (len(arrays["image"]), 1))}
 
     asked = Predictor({"image": Picture(1, 4)}, {"class": ClassLabel(["a", "b"], entry="class")}, predict)
-    return server.build(config.compose("serve", list(overrides)), asked, "x", {"localhost"})
+    return server.build(compose_config("serve", list(overrides)), asked, "x", {"localhost"})
 
 
 @asynccontextmanager

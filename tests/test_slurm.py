@@ -13,8 +13,8 @@ import pytest
 from conftest import LAB, TINY
 from optuna.trial import TrialState
 
-from lab import checkpoints
-from lab.lock import is_held
+from lab.engine.lock import is_held
+from lab.engine.runs import checkpoints
 from lab.sweep.study import open_storage
 
 SWEEP = [str(LAB), "train", "-m", "experiment=digits", *TINY.split(), "sweep.name=x", "launcher=slurm"]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY
 
-from lab import external, started
-from lab.errors import UserError
+from lab.engine.errors import UserError
+from lab.engine.launch import environment, rendezvous
 
 TORCHRUN = {
     "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "1", "GROUP_RANK": "0",
@@ -30,12 +30,12 @@ def settled(monkeypatch):
     """What is left of the variables that begin so, and whether they make this one of several processes."""
 
     def settled(environ):
-        for name in {*started.RANKS, *started.TASKS, *started.SRUN, *started.BATCH_ONLY, "ENVIRONMENT"}:
+        for name in {*environment.RANKS, *environment.TASKS, *environment.SRUN, *environment.BATCH_ONLY, "ENVIRONMENT"}:
             monkeypatch.delenv(name, raising=False)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        started.drop_stale_ranks()
-        return {name for name in environ if name in os.environ}, external.cluster()
+        environment.drop_stale_ranks()
+        return {name for name in environ if name in os.environ}, rendezvous.cluster()
 
     return settled
 
@@ -65,7 +65,7 @@ def test_the_processes_of_torchrun_and_srun_know_their_ranks(settled, environ):
     assert left == environ.keys()
     assert (cluster.global_rank(), cluster.world_size()) in [(1, 2), (3, 4)]
     with pytest.raises(UserError, match="start a sweep directly"):
-        external.refuse_several("-m", "a sweep")
+        rendezvous.refuse_several("-m", "a sweep")
 
 
 def test_what_lightning_refuses_of_srun_is_one_line(settled):
@@ -73,7 +73,7 @@ def test_what_lightning_refuses_of_srun_is_one_line(settled):
         settled(without(SRUN, "SLURM_NTASKS_PER_NODE"))
 
 
-@pytest.mark.parametrize("name", [started.LINE, started.MEETING])
+@pytest.mark.parametrize("name", [environment.LINE, environment.MEETING])
 def test_what_lab_tells_its_own_processes_stays(settled, name):
     assert settled({"LOCAL_RANK": "1", "WORLD_SIZE": "2", name: "5"})[0] == {"LOCAL_RANK", "WORLD_SIZE", name}
 
@@ -96,7 +96,7 @@ def test_what_lab_tells_its_own_processes_stays(settled, name):
 def test_a_folder_follows_from_a_batch_job_alone(settled, monkeypatch, environ, terminal, job):
     settled(environ)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(closed=False, isatty=lambda: terminal))
-    assert started.slurm_job() == job
+    assert environment.slurm_job() == job
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_folder_follows_from_a_batch_job_alone(settled, monkeypatch, environ, 
 )
 def test_any_number_of_threads_that_openmp_allows_is_read(monkeypatch, text, number):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert started.num_threads() == number
+    assert environment.num_threads() == number
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert started.num_threads() is None
+    assert environment.num_threads() is None
 
 
 def test_no_process_of_ours_imports_what_lies_in_its_folder(settled, monkeypatch, tmp_path):
@@ -114,7 +114,7 @@ def test_no_process_of_ours_imports_what_lies_in_its_folder(settled, monkeypatch
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
     modules = "import calendar, queue, random, selectors"
-    python, *flags = started.COMMAND[:-1]
+    python, *flags = environment.COMMAND[:-1]
     plain = without(os.environ, "PYTHONSAFEPATH")
     subprocess.run([python, *flags, modules], env=plain, check=True)
     settled({})
@@ -143,4 +143,4 @@ def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
 
 def test_several_machines_are_for_torchrun_and_srun():
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines needs torchrun or srun"):
-        external.check_size(SimpleNamespace(num_nodes=2, world_size=4))
+        rendezvous.check_size(SimpleNamespace(num_nodes=2, world_size=4))

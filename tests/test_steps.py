@@ -15,11 +15,15 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
-from lab import config, draws, run, train
+from lab import runs, train
+from lab.build import build_task, build_trainer
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
 from lab.callbacks.predictions import Predictions, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
-from lab.errors import UserError
+from lab.engine import draws
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.training.process import filter_warnings
 from lab.metrics.buffer import MetricBuffer
 from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
@@ -57,9 +61,9 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     quiet = ["figures=true", "trainer=cpu", "trainer.enable_progress_bar=false", f"run={folder}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "build_task", with_class(Drawing, run.build_task))
-        config.quiet()
-        train.main(config.compose("train", [*QUICK, *quiet]))
+        patch.setattr("lab.build.build_task", with_class(Drawing, build_task))
+        filter_warnings()
+        train.main(compose_config("train", [*QUICK, *quiet]))
     return folder
 
 
@@ -92,21 +96,21 @@ def test_each_part_is_logged_once_an_epoch_over_all_samples(drawn):
 
 
 def test_the_test_is_the_same_again_with_any_batch_size(drawn):
-    config.quiet()
+    filter_warnings()
     expected = json.loads((drawn / "results.json").read_text())["test"]
     for batch_size in (7, 1000):
-        cfg, data, task = run.load(drawn)
+        cfg, data, task = runs.load(drawn)
         task.__class__ = Drawing
         data.batch_size = batch_size
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         found = L.Trainer(accelerator="cpu", **quiet).test(task, data, verbose=False)[0]
         assert found == pytest.approx(expected, rel=1e-5)
-    assert [type(c) for c in run.evaluation_trainer(cfg, cfg.trainer).callbacks if isinstance(c, StepSeed)]
+    assert [type(c) for c in runs.evaluation_trainer(cfg, cfg.trainer).callbacks if isinstance(c, StepSeed)]
 
 
 def test_rows_and_figures_are_those_of_their_samples(drawn):
     rows = table(drawn / "test_predictions.csv")
-    _, data, _ = run.load(drawn)
+    _, data, _ = runs.load(drawn)
     data.setup("test")
     noise = draws.normal("3 test ", torch.arange(len(rows)), 2, 3)
     assert [row["sample"] for row in rows] == list(data.names["test"])
@@ -118,7 +122,7 @@ def test_rows_and_figures_are_those_of_their_samples(drawn):
 
 
 def test_parts_of_other_names_are_refused(drawn):
-    _, data, task = run.load(drawn)
+    _, data, task = runs.load(drawn)
     data.setup("test")
     batch = data.on_after_batch_transfer(data.splits["test"].__getitems__([0, 1]))
     steps = [Step(torch.ones(()), {name: torch.ones(()) for name in names}) for names in ("", "a", ["loss"])]
@@ -216,7 +220,7 @@ class Fake(Right):
 
 
 def test_metrics_that_agree_on_the_first_batch_do_not_share_a_state(drawn):
-    _, _, task = run.load(drawn)
+    _, _, task = runs.load(drawn)
     given = MetricCollection({"real": Real(), "fake": Fake(), "again": Real()}, prefix="its_")
     task = Task(task.net, None, None, {"val": given})
     buffer = task.metric_buffers["val"]
@@ -286,11 +290,11 @@ class Undeclared(Boxes):
     ],
 )  # fmt: skip
 def test_a_name_is_monitored_that_validation_may_report(metrics, monitored, accepted, drawn):
-    _, _, task = run.load(drawn)
+    _, _, task = runs.load(drawn)
     task = Task(task.net, None, None, {"val": MetricCollection(metrics)})
     cfg = OmegaConf.create({"monitor": {"metric": monitored}})
     with nullcontext() if accepted else pytest.raises(UserError, match=f"monitor.metric: unknown metric {monitored}"):
-        run.check_monitor(cfg, task)
+        runs.check_monitor(cfg, task)
 
 
 # predictions
@@ -334,9 +338,9 @@ def test_an_error_in_the_test_leaves_no_half_table(compose, tmp_path):
     cfg = compose(*QUICK, "data.batch_size=16")
     data, task = train.parts(cfg, None)
     task.__class__ = Failing
-    run.create(cfg, data, tmp_path)
+    runs.create(cfg, data, tmp_path)
     with pytest.raises(ValueError, match=r"the columns are \['other'\], and those before \['noise', 'label'\]"):
-        run.build_trainer(cfg, tmp_path).test(task, data, verbose=False)
+        build_trainer(cfg, tmp_path).test(task, data, verbose=False)
     assert not list(tmp_path.glob("*predictions*"))
     assert not list(tmp_path.glob(".*predictions*"))
 
@@ -396,10 +400,10 @@ def test_the_projector_has_a_thousand_features_and_their_samples():
 
 
 def test_figures_after_an_epoch_change_no_mode(drawn):
-    _, _, task = run.load(drawn)
+    _, _, task = runs.load(drawn)
     task.__class__ = Drawing
     task.train()
-    config.quiet()
+    filter_warnings()
     frozen = next(module for module in task.net.modules() if isinstance(module, nn.Linear)).eval()
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert epoch_figures(trainer, task) == {"drawn": "after epoch 0"}
@@ -420,9 +424,9 @@ class Weights(Classification):
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_figures_after_an_epoch_have_the_averaged_weights(epoch, drawn, monkeypatch):
-    _, _, task = run.load(drawn)
+    _, _, task = runs.load(drawn)
     task.__class__ = Weights
-    config.quiet()
+    filter_warnings()
     average = EMAWeightAveraging(decay=0.5)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[average])
     monkeypatch.setattr(L.Trainer, "current_epoch", epoch)

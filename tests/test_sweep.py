@@ -14,10 +14,13 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lab import checkpoints, config, started
-from lab.allow import instantiate
-from lab.errors import UserError
-from lab.folder import write_json
+from lab.engine.config.allow import instantiate
+from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_words import parsed
+from lab.engine.errors import UserError
+from lab.engine.folder import write_json
+from lab.engine.launch import environment
+from lab.engine.runs import checkpoints
 from lab.sweep import main as sweep
 from lab.sweep.grid import Grid
 from lab.sweep.launcher import Job
@@ -70,9 +73,9 @@ def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, 
 
     shutil.copytree(CONF, tmp_path / "conf")
     shutil.copy(place / "best.yaml", tmp_path / "conf/experiment/best_of_eight.yaml")
-    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
-    cfg = config.compose("train", ["experiment=best_of_eight"])
-    own = config.compose("train", ["experiment=digits", *TINY.split()])
+    monkeypatch.setattr("lab.engine.config.compose.CONF", tmp_path / "conf")
+    cfg = compose_config("train", ["experiment=best_of_eight"])
+    own = compose_config("train", ["experiment=digits", *TINY.split()])
     assert all(cfg[key] == own[key] for key in own if key not in ("name", "callbacks", "sweep"))
 
     before = (place / "000/results.json").stat().st_mtime_ns
@@ -139,12 +142,12 @@ def test_a_hopeless_trial_is_pruned(lab, tmp_path):
     }.items(),
 )  # fmt: skip
 def test_the_space_is_hydras(word, expected):
-    assert distribution(*config.parsed([word])) == expected
+    assert distribution(*parsed([word])) == expected
 
 
 def test_a_grid_refuses_what_has_no_values():
     with pytest.raises(UserError, match="sweep=optuna"):
-        Grid(overrides=config.parsed(["a=interval(0,1)"]), place=None, monitor=None)
+        Grid(overrides=parsed(["a=interval(0,1)"]), place=None, monitor=None)
 
 
 def test_a_key_is_varied_only_where_it_is_and_the_front_is_of_both_objectives(lab, tmp_path):
@@ -215,25 +218,25 @@ def test_words_in_another_order_are_the_same_sweep_with_the_same_points(tmp_path
 
 
 def test_a_key_that_is_added_is_varied_as_any_other():
-    search = Grid(overrides=config.parsed(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
+    search = Grid(overrides=parsed(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
     assert search.varied == {"trainer.x"}
 
 
 def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
     words = ["experiment=digits", "net=mlp,cnn", "net.widths=[8]", "seed=0,1"]
-    search = Grid(overrides=config.parsed(words), place=None, monitor=None)
+    search = Grid(overrides=parsed(words), place=None, monitor=None)
     assert [task.overrides[1] for task in search.tasks] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
 
 
 def test_torchrun_does_not_start_sweeps(monkeypatch):
-    for name in started.TORCHRUN:
+    for name in environment.TORCHRUN:
         monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="start a sweep directly"):
         sweep.main(["-m", "experiment=digits", "seed=1,2"])
 
 
 def test_a_trial_that_was_cut_short_while_it_was_asked_has_the_whole_space(tmp_path):
-    words = config.parsed(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
+    words = parsed(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
     arguments = {"overrides": words, "place": tmp_path, "monitor": OmegaConf.create({"metric": "a", "mode": "max"})}
     sampler, pruner = (
         OmegaConf.create({"_target_": f"optuna.{n}"}) for n in ("samplers.TPESampler", "pruners.NopPruner")
@@ -293,8 +296,8 @@ def test_a_study_whose_last_line_is_torn_goes_on_without_it(cut, tmp_path):
 
 @pytest.mark.parametrize("line", [b"3\n", b"[]\n", b'{"op_code": 99}\n', b"\xff\n", bytes(100) + b"\n"])
 def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
-    cfg = config.compose("train", ["experiment=digits", "sweep=optuna"])
-    words = config.parsed(["optimizer.lr=interval(0.1,1)"])
+    cfg = compose_config("train", ["experiment=digits", "sweep=optuna"])
+    words = parsed(["optimizer.lr=interval(0.1,1)"])
 
     def study():
         return instantiate(cfg.sweep)(overrides=words, place=tmp_path, monitor=cfg.monitor)

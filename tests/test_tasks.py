@@ -18,10 +18,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from torchmetrics import MeanMetric
 
-from lab import run
+from lab import runs
+from lab.build import build_task, build_trainer, read_data
 from lab.callbacks.lookahead import Lookahead
 from lab.callbacks.step_seed import StepSeed
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.optim import BiasSGD, MuonAdamW, triangle, warmup_cosine
 from lab.testing import ClassifierContract, TaskContract
 
@@ -31,9 +32,9 @@ QUICK = PLAIN
 def build(cfg):
     """A task, and a batch."""
     L.seed_everything(0, verbose=False)
-    data = run.read_data(cfg)
+    data = read_data(cfg)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    return run.build_task(cfg, data.facts), batch
+    return build_task(cfg, data.facts), batch
 
 
 class TestEveryTask(TaskContract):
@@ -71,8 +72,8 @@ def test_metrics_agree_with_sklearn(classifier):
 
 def test_label_smoothing_is_for_training_alone(compose):
     cfg = compose(*QUICK, "net=mlp", "task.label_smoothing=0.2")
-    data = run.read_data(cfg)
-    task = run.build_task(cfg, data.facts)
+    data = read_data(cfg)
+    task = build_task(cfg, data.facts)
     batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())))
     logits = task(batch)
     expected = F.cross_entropy(logits, batch["label"], label_smoothing=0.2)
@@ -82,7 +83,7 @@ def test_label_smoothing_is_for_training_alone(compose):
 
 def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
     folder = trained(*QUICK, "net=mlp", "trainer.max_epochs=1", "data.batch_size=16")
-    _, data, task = run.load(folder)
+    _, data, task = runs.load(folder)
     data.setup("test")
     batches = [data.on_after_batch_transfer(batch) for batch in data.test_dataloader()]
     assert len({len(batch["label"]) for batch in batches}) > 1, "all batches have one size: nothing is shown"
@@ -139,11 +140,11 @@ def test_every_optimizer_learns_a_batch_by_heart(compose, optimizer, tmp_path):
 @pytest.mark.parametrize("scheduler", options("scheduler"))
 def test_schedules_last_as_long_as_the_run(compose, scheduler, tmp_path):
     cfg = compose(*QUICK, "net=mlp", f"scheduler={scheduler}", "trainer.max_epochs=12")
-    data = run.read_data(cfg)
-    trainer = run.build_trainer(cfg, tmp_path)
+    data = read_data(cfg)
+    trainer = build_trainer(cfg, tmp_path)
     rates = Rates()
     trainer.callbacks.append(rates)
-    trainer.fit(run.build_task(cfg, data.facts), data)
+    trainer.fit(build_task(cfg, data.facts), data)
     assert len(rates.values) == 12 * len(data.train_dataloader())
     assert max(rates.values) == pytest.approx(cfg.optimizer.lr, rel=0.05)
     if scheduler == "constant":

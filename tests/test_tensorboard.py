@@ -13,8 +13,8 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from lab.folder import write_json
-from lab.loggers import log_hyperparameters
+from lab.engine.folder import write_json
+from lab.engine.training.loggers import log_hyperparameters
 
 RUNS = {  # folder: overrides, monitored metric
     "digits/2026-01-01": ("experiment=digits", "val/acc"),

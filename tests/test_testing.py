@@ -12,7 +12,7 @@ from conftest import CONF
 from torch import nn
 
 from lab.data.base import Data, Tensors
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.nets.mlp import MLP
@@ -96,8 +96,8 @@ def test_a_net_that_breaks_its_contract_is_noticed(net, test):
 
 def test_a_module_that_imports_lightning_by_another_is_noticed():
     assert {"torch", "lab"} <= of_nets.imported("lab.nets.mlp")
-    assert "lightning" in of_nets.imported("lab.tasks.search") | of_nets.imported("lab.data.main")
-    assert "hydra" in of_nets.imported("lab.check")
+    assert "lightning" in of_nets.imported("lab.tasks.search") | of_nets.imported("lab.verbs.data")
+    assert "hydra" in of_nets.imported("lab.runs.check")
 
 
 def test_a_constraint_that_only_the_code_knows_is_noticed(monkeypatch):

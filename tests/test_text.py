@@ -10,10 +10,15 @@ import torch
 from conftest import Rows
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 
-from lab import config, run, test, train
+from lab import runs, train
+from lab.build import build_trainer, init_from_data, read_data
 from lab.data.buckets import buckets
 from lab.data.text import emoji_names
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.training.process import filter_warnings
 from lab.nets.ngrams import NGramLinear
+from lab.verbs import test
 
 QUICK = (
     "experiment=language_id", "data.tiny=true", "data.batch_size=100", "net.dropout=0.5", "data.word_dropout=0.2",
@@ -58,8 +63,8 @@ def test_a_process_has_a_batch_even_where_the_samples_hardly_suffice():
 
 @pytest.fixture(scope="module")
 def names():
-    config.quiet()
-    return run.read_data(config.compose("train", ["experiment=language_id"]))
+    filter_warnings()
+    return read_data(compose_config("train", ["experiment=language_id"]))
 
 
 def padding(loader):
@@ -113,11 +118,11 @@ def test_the_names_of_an_emoji_are_in_one_split(names):
 @pytest.mark.parametrize("words", [QUICK, TRANSLATION], ids=["language_id", "translate_tatoeba"])
 def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, words):
     def lab_train(folder):
-        train.main(config.compose("train", config.with_the_runs_own([*words, folder])))
+        train.main(compose_config("train", with_the_runs_own([*words, folder])))
 
     lab_train(f"run={tmp_path}/whole")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "build_trainer", with_callback(run.build_trainer, StopAt(NUM_BATCHES + 1, signal.SIGTERM)))
+        patch.setattr("lab.build.build_trainer", with_callback(build_trainer, StopAt(NUM_BATCHES + 1, signal.SIGTERM)))
         with pytest.raises(SystemExit, match="143"):
             lab_train(f"run={tmp_path}/cut")
     lab_train(f"run={tmp_path}/cut")
@@ -131,7 +136,7 @@ def test_two_processes_score_as_one_does(lab, tmp_path, capsys, words):
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "run/results.json").read_text())["test"]
     capsys.readouterr()
-    test.main(config.compose("test", [f"run={tmp_path}/run", "trainer=cpu"]))
+    test.main(compose_config("test", [f"run={tmp_path}/run", "trainer=cpu"]))
     shown = dict(re.findall(r"(test/\S+) +(\d+\.\d+)", capsys.readouterr().out))
     assert len(shown) > 2
     assert {name: float(value) for name, value in shown.items()} == pytest.approx(
@@ -154,7 +159,7 @@ def test_a_short_run_learns(trained, words):
     folder = trained("experiment=sentiment", *words, *quick)
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["test/acc"] > 0.8
-    _, data, _ = run.load(folder)
+    _, data, _ = runs.load(folder)
     data.setup()
     assert data.facts == data.found, "what a run remembers is not what its data gives"
 
@@ -167,7 +172,7 @@ def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_be
     assert right.float().mean() > 0.95
     folder = trained(*words)
     _, finetuned = train.parts(compose(*words, f"finetune={folder}"), None)
-    _, _, ended = run.load(folder)
+    _, _, ended = runs.load(folder)
     weight = ended.net.linear.embedding.weight
     assert finetuned.net.linear.embedding.weight.equal(weight)
     assert not weight.equal(task.net.linear.embedding.weight)
@@ -176,7 +181,7 @@ def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_be
 def test_linear_logits_start_at_what_all_texts_say(names):
     sizes = names.facts.features["text"].vocab_size, names.facts.features["label"].num_classes
     own, expected = (NGramLinear(*sizes, 2, 1000, 0.0) for _ in range(2))
-    run.init_from_data(own, names)
+    init_from_data(own, names)
     split = names.splits["train"]
     assert len(split) > 1000, "the count is in several parts"
     expected.init_from(Rows(**split.__getitems__(list(range(len(split))))))

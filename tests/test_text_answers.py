@@ -16,17 +16,19 @@ from fastapi.testclient import TestClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lab import config, predict, predictor, train
-from lab.errors import RunError, UserError
-from lab.explain import main as explain
-from lab.explain import texts
-from lab.export import main as export
+from lab import train
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
 from lab.features import tokens
 from lab.features.base import pack, unpack
 from lab.features.text import Text
 from lab.features.tokens import END, UNKNOWN
 from lab.nets.recurrent import Recurrent
-from lab.serve.server import build
+from lab.verbs import predict, predictor
+from lab.verbs.explain import main as explain
+from lab.verbs.explain import texts
+from lab.verbs.export import main as export
+from lab.verbs.serve.server import build
 
 TEXTS = ["dog face", "Hundegesicht", "", "😀", "مرحبا <b>|</b>", "x" * 100_000, "grinning face"]
 
@@ -43,13 +45,13 @@ def folder(tmp_path_factory):
         f"run={place}",
     )
     small = ("data.tiny=true", "data.max_length=24", "net=gru", "net.embedding_dim=8", "net.hidden=8")
-    train.main(config.compose("train", ["experiment=language_id", *small, *quick]))
-    export.main(config.compose("export", [f"run={place}"]))
+    train.main(compose_config("train", ["experiment=language_id", *small, *quick]))
+    export.main(compose_config("export", [f"run={place}"]))
     return place
 
 
 def asked(tmp_path, *overrides, output="out.csv"):
-    predict.main(config.compose("predict", [*overrides, f"output={tmp_path}/{output}"]))
+    predict.main(compose_config("predict", [*overrides, f"output={tmp_path}/{output}"]))
     with open(tmp_path / output, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -101,7 +103,7 @@ def test_standard_input_is_a_stream_and_so_is_standard_output(folder, tmp_path, 
     (tmp_path / "texts").write_text("cat\n\nHund\n")
     with open(tmp_path / "texts") as file:
         monkeypatch.setattr(sys, "stdin", file)
-        predict.main(config.compose("predict", [f"model={folder}/model.onnx", "input=-", "output=-"]))
+        predict.main(compose_config("predict", [f"model={folder}/model.onnx", "input=-", "output=-"]))
     answers = capsys.readouterr().out.splitlines()
     assert len(answers) == 3
     assert set(answers) <= set(class_names(folder))
@@ -219,20 +221,20 @@ def test_a_text_is_no_html():
 def test_explanations_are_pages_of_coloured_text(folder, lines, tmp_path, capsys):
     good = tmp_path / "good.txt"
     good.write_text("\n".join(TEXTS))
-    explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", f"input={good}"]))
+    explain.main(compose_config("explain", [f"run={folder}", "trainer=cpu", f"input={good}"]))
     page = (folder / "explain/inputs.html").read_text()
     assert page.count("<h2>") == len(TEXTS)
     assert "rgba(178, 24, 43" in page
     assert "left out" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"^error: methods=gradcam: unknown method gradcam\. .*integrated_gradients"):
-        explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "methods=[occlusion,gradcam]"]))
+        explain.main(compose_config("explain", [f"run={folder}", "trainer=cpu", "methods=[occlusion,gradcam]"]))
     assert EventAccumulator(str(folder)).Reload().Images("explain/inputs")
-    explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", "num_mistakes=3"]))
+    explain.main(compose_config("explain", [f"run={folder}", "trainer=cpu", "num_mistakes=3"]))
     report = json.loads((folder / "explain/report.json").read_text())
     assert {"integrated_gradients", "occlusion", "random"} == set(report["methods"])
     assert [group["picture"] for group in report["samples"]] == ["mistakes.html", "right.html"]
     with pytest.raises(UserError, match="it is not UTF-8"):
-        explain.main(config.compose("explain", [f"run={folder}", "trainer=cpu", f"input={lines}"]))
+        explain.main(compose_config("explain", [f"run={folder}", "trainer=cpu", f"input={lines}"]))
 
 
 def test_galleries_are_tables_of_texts(folder):
@@ -244,8 +246,8 @@ def test_galleries_are_tables_of_texts(folder):
 
 
 def test_a_server_takes_texts(folder):
-    of_run = predictor.from_run(str(folder), config.compose("predict", ["trainer=cpu", "input=-"]).trainer)
-    app = build(config.compose("serve", [f"run={folder}"]), of_run, "a run", {"testserver"})
+    of_run = predictor.from_run(str(folder), compose_config("predict", ["trainer=cpu", "input=-"]).trainer)
+    app = build(compose_config("serve", [f"run={folder}"]), of_run, "a run", {"testserver"})
     with TestClient(app) as client:
         assert client.get("/health").json()["takes"] == "text"
         by_json = client.post("/predict", json={"text": "dog face"}).json()

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import CONF
 
-from lab import run
-from lab.errors import UserError
+from lab.build import read_data
+from lab.engine.errors import UserError
 
 ROWS = [(f"text {i}", "ab"[i % 2]) for i in range(40)]
 
@@ -29,7 +29,7 @@ def write(path, rows=ROWS, columns=("text", "label")):
 
 
 def read(compose, root, *more):
-    return run.read_data(compose("experiment=sentiment", f"data.root={root}", *more))
+    return read_data(compose("experiment=sentiment", f"data.root={root}", *more))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "CSV"])
@@ -139,7 +139,7 @@ def test_a_root_that_is_none(compose, tmp_path, make, message):
     with pytest.raises(UserError, match=message):
         read(compose, tmp_path / "x")
     with pytest.raises(UserError, match=r"data.root=PATH"):
-        run.read_data(compose("experiment=sentiment"))
+        read_data(compose("experiment=sentiment"))
 
 
 def test_texts_of_every_kind_are_taken(compose, tmp_path):
@@ -173,7 +173,7 @@ class TestPublicSets:
     def test_the_library_is_not_there(self, compose, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
         with pytest.raises(UserError, match=r"data: imdb takes pip install 'lab\[datasets\]'"):
-            run.read_data(compose("experiment=language_id", "data=imdb"))
+            read_data(compose("experiment=language_id", "data=imdb"))
 
     def test_neither_cache_nor_network(self, compose, monkeypatch):
         def load(path):
@@ -183,7 +183,7 @@ class TestPublicSets:
         with pytest.raises(
             UserError, match=r"ag_news is not in the cache .*reach fancyzhx/ag_news.*tiny=true needs none"
         ):
-            run.read_data(compose("experiment=language_id", "data=ag_news"))
+            read_data(compose("experiment=language_id", "data=ag_news"))
 
 
 def test_the_bench_has_a_baseline_for_each_of_its_experiments(monkeypatch):

@@ -7,12 +7,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_names import NASTY, shown
 
-from lab.display import printable, printable_lines
-from lab.explain import texts as explain_texts
-from lab.explain.group import Group
+from lab.engine.display import printable, printable_lines
 from lab.features import tokens
 from lab.features.text import Text
 from lab.figures.attention import attention
+from lab.verbs.explain import texts as explain_texts
+from lab.verbs.explain.group import Group
 
 
 @pytest.mark.parametrize("name", NASTY)

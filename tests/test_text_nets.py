@@ -8,9 +8,9 @@ from conftest import Rows
 from omegaconf import OmegaConf
 from torch import nn
 
-from lab import allow
-from lab.build import build
-from lab.errors import UserError
+from lab.engine.config import allow
+from lab.engine.config.instantiate import build
+from lab.engine.errors import UserError
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.nets.recurrent import Recurrent
 from lab.nets.transformer import Transformer

@@ -6,20 +6,20 @@ import time
 import pytest
 from test_data_report import images, picture, pictures
 
-from lab import run
+from lab.build import read_data
 from lab.data.report import DataReport
 from lab.data.split import groups_of
 from lab.data.translation import related
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.text import Text
 
 
 def texts(compose, root, *more):
-    return run.read_data(compose("experiment=sentiment", f"data.root={root}", *more))
+    return read_data(compose("experiment=sentiment", f"data.root={root}", *more))
 
 
 def pairs(compose, root, *more):
-    return run.read_data(compose("experiment=translate_tatoeba", f"data.root={root}", *more))
+    return read_data(compose("experiment=translate_tatoeba", f"data.root={root}", *more))
 
 
 def table(path, rows, header=("text", "label")):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from lab import run
+from lab.build import read_data
 from lab.data.text import Ragged, WordDropout, emoji_names
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features import tokens
 from lab.features.text import Text
 from lab.testing import FeatureContract
@@ -140,7 +140,7 @@ def test_words_are_dropped_whole_and_one_stays(kind, share):
 
 
 def test_words_are_dropped_in_training_alone_whatever_the_batch(compose):
-    data = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.word_dropout=0.9"))
+    data = read_data(compose("experiment=language_id", "data.tiny=true", "data.word_dropout=0.9"))
     data.setup()
     batch = data.splits["train"].__getitems__([3, 20, 7, 11])
     assert data.on_after_batch_transfer(batch)["token"].equal(batch["token"])
@@ -157,8 +157,8 @@ def test_words_are_dropped_in_training_alone_whatever_the_batch(compose):
 
 
 def test_an_inherited_tokenizer_cuts_where_the_data_says(compose):
-    first = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.tokens=words"))
-    second = run.read_data(compose("experiment=language_id", "data.tiny=true", "data.max_length=3"))
+    first = read_data(compose("experiment=language_id", "data.tiny=true", "data.tokens=words"))
+    second = read_data(compose("experiment=language_id", "data.tiny=true", "data.max_length=3"))
     second.inherited = first.facts
     second.splits, second.facts = {}, None
     second.setup()

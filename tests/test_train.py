@@ -14,20 +14,24 @@ from conftest import PLAIN
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
-from lab import config, run, seconds, train
+from lab import train
+from lab.build import build_trainer, read_data
 from lab.callbacks.best import keep_inside
 from lab.callbacks.timer import Timer
-from lab.check import check
-from lab.errors import UserError
+from lab.engine import timing
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import UserError
+from lab.engine.runs.summary import duration, stopped, table
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
-from lab.refusals import check_lengths
-from lab.summary import duration, stopped, table
+from lab.runs.check import check
+from lab.runs.refusals import check_lengths
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "data.batch_size=32", "trainer=cpu", "trainer.enable_progress_bar=false")
 
 
 def lab_train(*words):
-    return train.main(config.compose("train", config.with_the_runs_own([*QUICK, *words])))
+    return train.main(compose_config("train", with_the_runs_own([*QUICK, *words])))
 
 
 def results(folder):
@@ -65,15 +69,15 @@ class Gradients(L.Callback):
     ids=str,
 )  # fmt: skip
 def test_a_gathered_gradient_is_the_mean_over_the_samples(tmp_path, monkeypatch, words, groups):
-    build, gradients = run.build_trainer, Gradients()
+    build, gradients = build_trainer, Gradients()
 
     def with_gradients(*args):
         trainer = build(*args)
         trainer.callbacks.append(gradients)
         return trainer
 
-    monkeypatch.setattr(run, "build_trainer", with_gradients)
-    train.main(config.compose("train", [*words, "trainer.max_epochs=1", f"log_dir={tmp_path}"]))
+    monkeypatch.setattr("lab.build.build_trainer", with_gradients)
+    train.main(compose_config("train", [*words, "trainer.max_epochs=1", f"log_dir={tmp_path}"]))
     if groups:
         assert [len(sizes) for sizes in gradients.sizes] == groups
     else:
@@ -159,7 +163,7 @@ def test_one_cycle_keeps_the_groups_learning_rates_apart(optimizer):
 
 def test_a_resumed_run_knows_its_last_validation(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "best_score", lambda *_: 1 / 0)  # as good as killed, after the training
+        patch.setattr("lab.runs.best_score", lambda *_: 1 / 0)  # as good as killed, after the training
         with pytest.raises(ZeroDivisionError):
             lab_train(f"run={tmp_path}/run", "trainer.max_epochs=2")
     lab_train(f"run={tmp_path}/run", "trainer.max_epochs=2")
@@ -204,10 +208,10 @@ def test_a_run_that_cannot_be_resumed_says_so_when_it_starts_and_stops(tmp_path,
 
 
 def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(seconds, "PATIENCE", 0.05)
-    with seconds.announced("Decoding 3 images"):
+    monkeypatch.setattr(timing, "PATIENCE", 0.05)
+    with timing.announced("Decoding 3 images"):
         time.sleep(0.2)
-    with seconds.announced("Nothing"):
+    with timing.announced("Nothing"):
         pass
     assert capsys.readouterr().out == "Decoding 3 images ...\nDecoding 3 images: 0 s\n"
 
@@ -251,7 +255,7 @@ def test_a_duration_is_said_as_people_do(value, text):
 )
 def test_limits_are_those_of_each_process(compose, words, problem):
     cfg = compose("experiment=digits", "data.tiny=true", "data.augment=null", "data.batch_size=32", *words)
-    data = run.read_data(cfg)
+    data = read_data(cfg)
     check_lengths(OmegaConf.merge(cfg, {"trainer": {"devices": 1, "num_nodes": 1}}), data)
     cfg.trainer.devices, cfg.trainer.strategy = 2, "ddp"
     with pytest.raises(UserError, match=problem):

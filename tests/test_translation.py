@@ -15,21 +15,24 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchmetrics.utilities import dim_zero_cat
 
-from lab import config, predict, predictor, run, test, train
+from lab import runs, train
+from lab.build import added_metrics, read_data
 from lab.data.buckets import buckets
 from lab.data.facts import stored_facts
 from lab.data.pairs import Pairs
 from lab.data.translation import EmojiTranslations, related
-from lab.errors import RunError, UserError
-from lab.export import main as export
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError, UserError
+from lab.engine.markdown import table
+from lab.engine.training.process import filter_warnings
 from lab.features.text import Text
-from lab.figures.table import table
-from lab.metrics.added import added_metrics
 from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
 from lab.testing.base import build, compose, read
+from lab.verbs import predict, predictor, test
+from lab.verbs.export import main as export
 
 PAD, START, END = 0, 2, 3
 NETS = {
@@ -344,8 +347,8 @@ def learned(tmp_path_factory):
         "data.val_fraction=0.1", "data.test_fraction=0.1", "trainer.max_epochs=6", "trainer=cpu",
         "trainer.enable_progress_bar=false", f"run={folder}",
     ]  # fmt: skip
-    config.quiet()
-    train.main(config.compose("train", words))
+    filter_warnings()
+    train.main(compose_config("train", words))
     return folder
 
 
@@ -365,10 +368,10 @@ def test_scores_are_sacrebleu_s_of_what_was_written(learned):
 
 
 def test_scores_do_not_depend_on_how_the_samples_are_batched(learned):
-    config.quiet()
+    filter_warnings()
     found = []
     for batch_size in (1, 3, 64):
-        _, data, task = run.load(learned)
+        _, data, task = runs.load(learned)
         data.batch_size = batch_size
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         found.append(trainer.test(task, data, verbose=False)[0])
@@ -378,7 +381,7 @@ def test_scores_do_not_depend_on_how_the_samples_are_batched(learned):
 
 
 def test_lab_test_says_it_again(learned, capsys):
-    test.main(config.compose("test", [f"run={learned}"]))
+    test.main(compose_config("test", [f"run={learned}"]))
     results = json.loads((learned / "results.json").read_text())["test"]
     assert f"test/bleu       {results['test/bleu']:.4f}" in capsys.readouterr().out
 
@@ -398,7 +401,7 @@ def test_a_table_keeps_its_columns_whatever_is_in_its_cells():
 
 def test_a_run_translates_without_its_data(learned, monkeypatch):
     monkeypatch.setattr(Pairs, "read_pairs", None)
-    _, _, task = run.load(learned)
+    _, _, task = runs.load(learned)
     token = torch.tensor(task.tokens.encode(["I see two red dogs."]))
     (text,) = task.target_tokens.decode(task.predict_step({"token": token}, 0)["translation"].tolist())
     assert text.startswith("Je vois")
@@ -413,9 +416,9 @@ def exported(request, tmp_path_factory):
         "data.max_length=16", "optimizer.lr=0.02", "trainer.max_epochs=6", "trainer=cpu",
         "trainer.enable_progress_bar=false", "figures=false", f"run={folder}",
     ]  # fmt: skip
-    config.quiet()
-    train.main(config.compose("train", words))
-    export.main(config.compose("export", [f"run={folder}"]))
+    filter_warnings()
+    train.main(compose_config("train", words))
+    export.main(compose_config("export", [f"run={folder}"]))
     return folder
 
 
@@ -426,7 +429,7 @@ def test_a_file_holds_the_search_and_says_what_the_checkpoint_says(exported, tmp
     (tmp_path / "in.txt").write_text("\n".join(["dog face", "", "😀", "cat " * 40, "grinning face with big eyes"]))
     said = []
     for which in (f"run={exported}", f"model={exported}/model.onnx"):
-        predict.main(config.compose("predict", [which, f"input={tmp_path}/in.txt", f"output={tmp_path}/out.csv"]))
+        predict.main(compose_config("predict", [which, f"input={tmp_path}/in.txt", f"output={tmp_path}/out.csv"]))
         said.append([row["translation"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())])
     assert said[0] == said[1]
     assert len(set(said[0])) > 2, "a mix-up would not be seen"
@@ -441,12 +444,12 @@ def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
 
     monkeypatch.setattr(export.program, "program", greedy_program)
     with pytest.raises(RunError, match=r"is refused: .*\d+% of the answers \(translation\) differ \(at most 2% may\)"):
-        export.main(config.compose("export", [f"run={exported}"]))
+        export.main(compose_config("export", [f"run={exported}"]))
     assert (exported / "model.onnx").read_bytes() == before
 
 
 def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypatch):
-    _, data, task = run.load(exported)
+    _, data, task = runs.load(exported)
     data.setup()
     path = exported / "model.onnx"
     right, size = predictor.from_onnx(path), export.program.example(task, data)
@@ -473,7 +476,7 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
 def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to(exported):
     words = ["experiment=translate_emoji", "data.tiny=true", "data.max_length=4"]
     facts = stored_facts(exported)
-    data = run.read_data(config.compose("train", words), facts)
+    data = read_data(compose_config("train", words), facts)
     for name, feature in facts.features.items():
         assert data.facts.features[name].vocab_size == feature.vocab_size
     token = data.splits["train"].__getitems__(list(range(20)))["token"]
@@ -484,11 +487,11 @@ def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to
 
 def test_a_translator_in_eight_bits_is_refused(learned):
     with pytest.raises(UserError, match="int8: it is for outputs with a score"):
-        export.main(config.compose("export", [f"run={learned}", "int8=true"]))
+        export.main(compose_config("export", [f"run={learned}", "int8=true"]))
 
 
 def test_the_loss_is_the_mean_over_tokens_and_smoothed_in_training_alone(learned):
-    _, data, task = run.load(learned)
+    _, data, task = runs.load(learned)
     data.batch_size = 64
     data.setup()
     batch = next(iter(data.val_dataloader()))

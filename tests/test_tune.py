@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import TINY
 
-from lab import config
-from lab.errors import RunError
-from lab.tune import curves, finders
-from lab.tune import main as tune
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError
+from lab.engine.training.process import filter_warnings
+from lab.verbs.tune import curves, finders
+from lab.verbs.tune import main as tune
 
 SMALL = f"{TINY} data.tiny=false data.image_size=8 net.widths=[64]"
 
@@ -40,9 +41,9 @@ def test_a_learning_rate_is_found_drawn_and_makes_no_run(lab, tmp_path):
 @pytest.mark.parametrize("scheduler", ["one_cycle", "triangle"])
 def test_the_groups_of_an_optimizer_keep_their_ratio(optimizer, scheduler, monkeypatch):
     words = ["net.widths=[8,8]", "net.batch_norm=true", f"optimizer={optimizer}", f"scheduler={scheduler}"]
-    cfg = config.compose("tune", ["experiment=digits", *TINY.split(), *words, "lr.steps=20"])
+    cfg = compose_config("tune", ["experiment=digits", *TINY.split(), *words, "lr.steps=20"])
     own = tune._settings(cfg)
-    config.quiet()
+    filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     seen, ratios = [], []
     right = torch.optim.Optimizer.zero_grad
@@ -105,11 +106,11 @@ def test_a_loss_that_is_no_number_at_first_gives_no_suggestion():
 
 
 def test_batches_that_are_gathered_for_a_step_are_one_point(monkeypatch):
-    cfg = config.compose(
+    cfg = compose_config(
         "tune", ["experiment=digits", *TINY.split(), "lr.steps=20", "trainer.accumulate_grad_batches=2"]
     )
     own, seen = tune._settings(cfg), []
-    config.quiet()
+    filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     finders.find_lr(cfg, own, seen.append)
     rates, losses = curves.by_step(seen)

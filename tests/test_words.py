@@ -5,9 +5,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lab import config, words
-from lab.folder import write_config
-from lab.runs.index import Run
+from lab.engine.config import words
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.folder import write_config
+from lab.engine.runs.index import Run
 from lab.sweep.experiment import experiment
 
 NAMES = (
@@ -62,7 +63,7 @@ def test_a_run_in_any_folder_is_resumed(compose, tmp_path, monkeypatch):
     folder.mkdir()
     write_config(folder, compose("experiment=digits", "seed=3"))
     (folder / "stamp.json").write_text('{"overrides": ["experiment=digits", "seed=3"]}')
-    found = config.with_the_runs_own(words.literals(["run=r (1)", "seed=4"]))
+    found = with_the_runs_own(words.literals(["run=r (1)", "seed=4"]))
     assert found == ["experiment=digits", "seed=4", "run='r (1)'"]
 
 

@@ -1,127 +1,204 @@
-"""Build what a config names. An argument that it leaves out, and a fact of the data has the name of, is filled."""
+"""Config and facts become objects: the data, the net, the task and the trainer."""
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from omegaconf import DictConfig
+from torchmetrics import Metric
 
-from lab.allow import locate, refuse_calls
-from lab.check import parameters
-from lab.config import fail, one_line
-from lab.data.facts import Arguments, Facts
-from lab.errors import UserError
+from lab.callbacks.accumulation import Accumulation
+from lab.callbacks.best import BestCheckpoint, keep_inside
+from lab.callbacks.early import Early
+from lab.callbacks.figures import Figures
+from lab.callbacks.guard import Guard
+from lab.callbacks.last import Last
+from lab.callbacks.lines import Lines
+from lab.callbacks.parity import Parity
+from lab.callbacks.predictions import Predictions
+from lab.callbacks.progress import ProgressBar
+from lab.callbacks.pruning import TRIAL, Pruning
+from lab.callbacks.resources import Resources
+from lab.callbacks.step_seed import StepSeed
+from lab.callbacks.timer import Timer
+from lab.data.base import Data, TrainingSplit
+from lab.data.facts import Facts
+from lab.engine import timing
+from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.instantiate import build
+from lab.engine.config.signatures import parameters
+from lab.engine.errors import fail, one_line
+from lab.engine.launch import rendezvous
+from lab.engine.runs.checkpoints import CheckpointIO
+from lab.engine.runs.ending import ends
+from lab.engine.training.lightning_quirks import STEP_HOOKS, NoProfiler
+from lab.engine.training.loggers import Metrics, forgiving, unexpanded
+from lab.engine.training.trainer import declared
+from lab.nets.base import InitFromData
+from lab.tasks.base import Task
 
-MOST_SHOWN = 40  # characters of a fact in a message
 
-
-def build(
-    node: DictConfig, facts: Facts | None = None, given: Mapping[str, Any] | None = None, none_is_unset: bool = False
-) -> Any:
-    """Call what a node of the config names, after the nodes in it; each is filled with the facts that it requires.
-
-    A fact fills an argument of its name that has no default. No node sets an argument that is a fact. In a node whose
-    key is the name of a feature, that feature's facts come first. Facts never go through Hydra: a class may have a name
-    such as `${x}`.
-
-    Args:
-        node: of the config.
-        facts: of the data.
-        given: arguments of the outermost call, where it takes them; they replace those of the node.
-        none_is_unset: an argument whose default is None is filled too, as torchmetrics' require it.
+def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]:
+    """Build the metrics of a config by name; an argument that is not set is filled with the fact of its name.
 
     Raises:
-        UserError: the config may not call it; it states a fact of the data; a fact is ambiguous; or the call refuses.
+        UserError: a metric can't be built, or the task takes none.
     """
-    return _Builder(facts, none_is_unset).build(refuse_calls(node), node, (), given or {})
+    added = cfg.task.get("metrics") or {}
+    if added and not takes_metrics(locate(cfg.task._target_)):
+        fail([f"task.metrics: task {cfg.task._target_.rpartition('.')[2]} does not accept additional metrics"])
+    for name, node in added.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            fail([f"task.metrics.{name}={node}: expected a class with its arguments, {{_target_: torchmetrics.NAME}}"])
+        try:
+            locate(node._target_)
+        except ImportError as error:
+            fail([f"task.metrics.{name}: {one_line(error)}"])
+        try:
+            metric = build(node, facts, none_is_unset=True)
+        except InstantiationException as error:
+            fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
+        if not isinstance(metric, Metric):
+            fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
+        yield str(name), metric
 
 
-class _Builder:
-    def __init__(self, facts: Facts | None, none_is_unset: bool) -> None:
-        self.facts, self.none_is_unset = facts, none_is_unset
-
-    def build(self, key: str, node: Any, path: tuple[str, ...], given: Mapping[str, Any]) -> Any:
-        """Build the object of a node. `path` has the keys of the node and of those around it, the innermost first."""
-        if isinstance(node, ListConfig):
-            return [self.build(f"{key}[{i}]", child, path, {}) for i, child in enumerate(node)]
-        if not isinstance(node, DictConfig):
-            return node
-        names: list[Any] = [name for name in node if not _is_special(str(name))]
-        if "_target_" not in node:
-            return {name: self.build(f"{key}.{name}", node[name], (name, *path), {}) for name in names}
-        function = locate(node["_target_"])
-        takes, _ = parameters(function)
-        given = {name: value for name, value in given.items() if name in takes}
-        filled = self._filled(key, function, node, path, given)
-        own = [name for name in names if name not in given]
-        if node.get("_recursive_", True):
-            made = {name: self.build(f"{key}.{name}", node[name], (name, *path), {}) for name in own}
-        else:
-            made = {name: _plain(node[name]) for name in own}
-        return _called(key, function, made | filled | given, bool(node.get("_partial_")))
-
-    def _filled(
-        self,
-        key: str,
-        function: Callable[..., Any],
-        node: DictConfig,
-        path: tuple[str, ...],
-        given: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """The facts for the arguments that a call requires and is not given."""
-        stated = self.facts.arguments(path) if self.facts else Arguments()
-        needed = [name for name in required(function, self.none_is_unset) if name not in given]
-        problems = [_ambiguous(f"{key}.{n}", n, stated.ambiguous[n]) for n in needed if n in stated.ambiguous]
-        problems += [
-            f"{key}.{name}: the data states it ({_short(stated.values[name])}); leave it out{_so_that(name, needed)}."
-            for name in map(str, node)
-            if name in stated.values and name not in given
-        ]
-        if problems:
-            fail(problems)
-        return {name: stated.values[name] for name in needed if name in stated.values}
+def takes_metrics(task: Callable[..., Any]) -> bool:
+    """Whether a task has an argument `metrics` of metrics by name; that of `Task` has a collection for each stage."""
+    own, of_stages = (parameters(function)[0].get("metrics") for function in (task, Task))
+    return own is not None and of_stages is not None and own.annotation != of_stages.annotation
 
 
-def required(function: Callable[..., Any], none_is_unset: bool = False) -> Iterator[str]:
-    """Yield the arguments of a call that have no default, those of base classes included."""
-    takes = parameters(function)[0] | dict(inspect.signature(function).parameters)  # a class may define `__new__`
-    for name, parameter in takes.items():
-        if parameter.default is parameter.empty or (none_is_unset and parameter.default is None):
-            yield name
+def by_key(key: str, node: Any) -> dict[str, Any]:
+    """The objects that a config's `optimizer` or `scheduler` names, by their keys: one, or one for each name."""
+    return {key: node} if _is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
 
 
-def _called(key: str, function: Callable[..., Any], arguments: dict[str, Any], is_partial: bool) -> Any:
-    try:
-        return partial(function, **arguments) if is_partial else function(**arguments)
-    except UserError:
-        raise
-    except (ValueError, OSError) as error:  # it refuses a value, or a file is missing
-        fail([f"{key}: {error}"])
-    except Exception as error:
-        raise InstantiationException(f"{key}: {one_line(error)}") from error
+def factories(node: Any) -> Any:
+    """The factory of a config's optimizer or schedule, or a factory for each name."""
+    return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
 
 
-def _so_that(name: str, needed: Collection[str]) -> str:
-    return "" if name in needed else "; it is filled where the class has no default"
+def _is_one(node: Any) -> bool:
+    """Whether a node of the config is one object, not a mapping of names."""
+    return not isinstance(node, DictConfig) or "_target_" in node
 
 
-def _ambiguous(key: str, name: str, stated: Mapping[str, Any]) -> str:
-    values = ", ".join(f"{feature} states {_short(value)}" for feature, value in stated.items())
-    names = " or ".join(f"{feature}_{name}" for feature in stated)
-    return f"{key}: {values}; name the argument {names}"
+def read_data(cfg: DictConfig, inherited: Facts | None = None, is_checked: bool = False) -> Data:
+    """The data of a config, read and split.
+
+    Args:
+        cfg: of a run.
+        inherited: facts of the run whose weights this run starts from.
+        is_checked: another process of the run, or the run before it was resumed, could read every file.
+    """
+    data = build_data(cfg)
+    data.inherited, data.is_checked = inherited, is_checked
+    with timing.announced("Reading the data"):
+        data.prepare_data()
+        data.setup("fit")
+    return data
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+def build_data(cfg: DictConfig) -> Data:
+    """The data of a config, not read yet."""
+    given = {"seed": cfg.seed, "cv": cfg.cv, "fold": cfg.fold}
+    fail_of_given("data", cfg.data, given)
+    data: Data = build(cfg.data, given=given)
+    return data
 
 
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def build_task(cfg: DictConfig, facts: Facts) -> Task:
+    """The task of a config around its net; both are filled with the facts of the data that they require."""
+    given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
+    given["seed"] = cfg.seed
+    fail_of_given("task", cfg.task, ("net", *given))
+    net = build(cfg.net, facts)
+    if cfg.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
+    if metrics := dict(added_metrics(cfg, facts)):
+        given["metrics"] = metrics
+    task: Task = build(cfg.task, facts, given | {"net": net})
+    return task
 
 
-def _is_special(name: str) -> bool:
-    """Whether it is Hydra's, such as `_target_`."""
-    return name.startswith("_") and name.endswith("_")
+def fail_of_given(key: str, node: DictConfig, given: Collection[str]) -> None:
+    """Refuse a node of the config that has arguments which it gets from elsewhere."""
+    if problems := [f"{key}.{name}: leave it out; {name}=… sets it." for name in given if name in node]:
+        fail(problems)
+
+
+def init_from_data(task: LightningModule, data: Data) -> None:
+    """Set those weights of a new task that depend on the training split."""
+    for module in task.modules():
+        if isinstance(module, InitFromData):
+            module.init_from(TrainingSplit(data))
+
+
+def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
+    """The trainer of a config, which writes its checkpoints and curves into `folder`, from `from_step` on."""
+    metric, mode, folder = cfg.monitor.metric, cfg.monitor.mode, folder.absolute()
+    callbacks: list[Callback] = [
+        BestCheckpoint(folder, metric, mode),
+        Last(folder, ends(cfg), **cfg.checkpoint),
+        StepSeed(cfg.seed),
+        *([Accumulation()] if cfg.trainer.accumulate_grad_batches > 1 else []),
+        Guard(folder, cfg.not_finite),
+        LearningRateMonitor(),
+        Timer(),
+        Resources(),
+        *_own_callbacks(cfg, folder),
+        Parity(cfg),
+    ]
+    bar = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
+    callbacks.append(ProgressBar() if bar else Lines())
+    if cfg.early_stopping is not None:
+        callbacks.append(Early(metric, patience=cfg.early_stopping, mode=mode))
+    if TRIAL in os.environ:
+        callbacks.append(Pruning(metric))
+    if cfg.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
+    purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
+    loggers = [
+        forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
+        forgiving(Metrics(folder, from_step)),
+    ]
+    callbacks += [Figures(folder, loggers, cfg.figures), Predictions(folder)]
+    own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
+    own["plugins"].append(rendezvous.cluster() or LightningEnvironment())  # Lightning would guess
+    if cfg.trainer.get("profiler") is None:
+        own["profiler"] = NoProfiler()
+    trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
+    profiler = declared(trainer).profiler
+    if profiler.dirpath is not None:
+        profiler.dirpath = folder / profiler.dirpath
+    for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
+        for name in STEP_HOOKS:
+            if getattr(type(callback), name) is getattr(Callback, name):
+                setattr(callback, name, None)
+    # Lightning's own wait for all processes inside a handler
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
+    """Yield the callbacks that the config defines."""
+    for name, node in cfg.callbacks.items():
+        callback = instantiate(node)
+        if isinstance(callback, ModelCheckpoint):
+            keep_inside(callback, folder / "checkpoints" / str(name))
+        yield callback

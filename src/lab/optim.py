@@ -9,8 +9,8 @@ from torch.nn import Parameter
 from torch.optim import LBFGS, SGD, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from lab.errors import UserError
-from lab.types import Fraction
+from lab.engine.constraints import Fraction
+from lab.engine.errors import UserError
 
 
 class CombinedOptimizer(Optimizer):

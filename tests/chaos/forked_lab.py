@@ -7,9 +7,9 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1"}
 
-from lab import cli
+from lab.engine import cli
 
-for module in ("lab.train", "lab.sweep.main", "lab.data.text_files", "lab.explain.main", "lab.export.main"):
+for module in ("lab.train", "lab.sweep.main", "lab.data.text_files", "lab.verbs.explain.main", "lab.verbs.export.main"):
     cli.import_heavy(module)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from forked_lab import lab
 
-from lab.display import printable
+from lab.engine.display import printable
 
 TMP = Path(tempfile.mkdtemp(prefix="lab-hostile-"))
 SECRET = "the-canary-sings"

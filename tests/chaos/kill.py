@@ -35,13 +35,17 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
 import page
 
-from lab import cli, config
 from lab.data import tiny
-from lab.errors import RunError
+from lab.engine import cli
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.errors import RunError
 
 cli.import_heavy("lab.train")
-from lab import checkpoints, lock  # noqa: E402
-from lab import run as lab_run  # noqa: E402
+from lab import build as lab_build  # noqa: E402
+from lab import runs  # noqa: E402
+from lab.engine import lock  # noqa: E402
+from lab.engine.runs import checkpoints  # noqa: E402
 from lab.train import main as lab_train  # noqa: E402
 
 NUM_BATCHES, EPOCHS = 8, 4
@@ -112,15 +116,15 @@ def train(words: list[str], callback: Callback | None = None) -> None:
         log = os.open(TMP / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1), os.dup2(log, 2)
         if callback:
-            build = lab_run.build_trainer
+            build_before = lab_build.build_trainer
 
             def with_callback(*args: Any) -> Any:
-                trainer = build(*args)
+                trainer = build_before(*args)
                 trainer.callbacks.append(callback)
                 return trainer
 
-            lab_run.build_trainer = with_callback
-        lab_train(config.compose("train", config.with_the_runs_own(words)))
+            lab_build.build_trainer = with_callback
+        lab_train(compose_config("train", with_the_runs_own(words)))
         code = 0
     except SystemExit as stopped:
         code = int(stopped.code or 0)
@@ -296,7 +300,7 @@ def resumed_elsewhere(point: int, how: str, variant: str) -> str | None:
     reference = TMP / f"reference {variant}".replace(" ", "_")
     if outcome(folder) != expected:
         return "other weights or metrics"
-    best, best_reference = (lab_run.read_json(path / "results.json", "best")["best"] for path in (folder, reference))
+    best, best_reference = (runs.read_json(path / "results.json", "best")["best"] for path in (folder, reference))
     shutil.rmtree(folder)
     return None if best == best_reference else f"best: {best}, not {best_reference}"
 
@@ -485,10 +489,10 @@ def save_on_a_full_disk(folder: Path) -> str | None:
 
 def logs_on_a_full_disk(folder: Path) -> str | None:
     """The run's loggers write to the full disk, its checkpoints elsewhere."""
-    build = lab_run.build_trainer
+    build_before = lab_build.build_trainer
 
     def elsewhere(cfg: Any, run_folder: Path, *args: Any) -> Any:
-        trainer = build(cfg, run_folder, *args)
+        trainer = build_before(cfg, run_folder, *args)
         for logger in trainer.loggers:
             logger.path = logger._root_dir = folder / "metrics.csv"
         return trainer
@@ -498,12 +502,12 @@ def logs_on_a_full_disk(folder: Path) -> str | None:
             while True:
                 file.write(b"0" * 4096)
 
-    lab_run.build_trainer = elsewhere
+    lab_build.build_trainer = elsewhere
     try:
         pid = forked(overrides(TMP / "full-disk"), At(9, fill))
         code, log = ended(pid), (TMP / f"{pid}.log").read_text()
     finally:
-        lab_run.build_trainer = build
+        lab_build.build_trainer = build_before
     if code:
         return f"exit code {code}: {log[-600:]}"
     said = log.count("can't write")

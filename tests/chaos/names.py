@@ -22,7 +22,7 @@ os.environ |= {"OMP_NUM_THREADS": "1"}
 from forked_lab import lab
 
 from lab.data import tiny
-from lab.display import printable
+from lab.engine.display import printable
 
 NAMES = [
     "plain", "two words", " leading", "trailing ", "tab\there", "图片", "josé", "jose\u0301", "Ünïcödé", "Данные",

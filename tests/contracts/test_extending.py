@@ -13,7 +13,7 @@ from pathlib import Path
 import page
 import pytest
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 ELSEWHERE = ("lab export", "lab serve")  # test_proofs.py does both
 

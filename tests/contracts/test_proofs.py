@@ -25,9 +25,10 @@ from conftest import PROOFS
 from fastapi.testclient import TestClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lab import config, predictor
-from lab.serve.server import build
+from lab.engine.config.compose import compose_config
 from lab.testing import ClassifierContract, DataContract, FeatureContract, TaskContract
+from lab.verbs import predictor
+from lab.verbs.serve.server import build
 
 WORDS = {name: ["data.batch_size=16", "data.tiny=true"] for name in ("diffusion", "fusion", "gan", "distillation")}
 WORDS |= {"detector": ["data.num_pictures=160", "data.batch_size=10"], "regression": ["data.batch_size=30"]}
@@ -245,7 +246,7 @@ def test_it_answers_alike_from_the_run_an_exported_file_and_a_server(proof, lab_
     check_answers(name, rows["run"])
     for one, other in zip(*rows.values(), strict=True):
         check_alike(one, other)
-    cfg = config.compose("serve", [f"run={folder}", "trainer=cpu"])
+    cfg = compose_config("serve", [f"run={folder}", "trainer=cpu"])
     with TestClient(build(cfg, predictor.from_run(str(folder), cfg.trainer), name, None)) as client:
         answer = client.post("/predict", **request)
         assert answer.status_code == 200, answer.text

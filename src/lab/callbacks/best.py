@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lab.folder import BEST
+from lab.engine.folder import BEST
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -3,7 +3,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from lab.display import say
+from lab.engine.display import say
 
 
 class Early(EarlyStopping):

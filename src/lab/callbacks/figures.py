@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.base import Batch, Samples
-from lab.display import printable, printable_lines
+from lab.engine.display import printable, printable_lines
+from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
+from lab.engine.training.trainer import declared
 from lab.features.base import sample_of
-from lab.folder import CONFIG, FIGURES, STAMP, read_text, write_text
 from lab.tasks.base import Task
-from lab.trainer import declared
 
 MOST_EMBEDDED = 1000  # samples in the projector
 NUM_TRAINING = 32  # samples of the first training batch

@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lab import crash
-from lab.config import unknown
-from lab.errors import RunError, UserError
+from lab.engine.errors import RunError, UserError, unknown
+from lab.engine.runs import crash
 
 
 class Guard(Callback):

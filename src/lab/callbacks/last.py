@@ -7,9 +7,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from pydantic import PositiveFloat, PositiveInt
 
-from lab.ending import why_ended
-from lab.folder import LAST
-from lab.stop import requeue, stop
+from lab.engine.folder import LAST
+from lab.engine.launch.signals import requeue, stop
+from lab.engine.runs.ending import why_ended
 
 
 class Last(Callback):
@@ -20,7 +20,7 @@ class Last(Callback):
 
     Args:
         folder: the run's.
-        end: the settings that decide when training ends: see `lab.ending`.
+        end: the settings that decide when training ends: see `lab.engine.runs.ending`.
         every_n_steps: save after so many optimizer steps too, not only after each epoch.
         every_n_minutes: the same, by the clock.
     """

@@ -2,8 +2,8 @@ import time
 
 from lightning import Callback, LightningModule, Trainer
 
-from lab.display import say
-from lab.summary import duration
+from lab.engine.display import say
+from lab.engine.runs.summary import duration
 
 
 class Lines(Callback):

@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torchmetrics import Metric
 
-from lab.types import Fraction
+from lab.engine.constraints import Fraction
 
 
 class Lookahead(Callback):

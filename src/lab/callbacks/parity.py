@@ -5,7 +5,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from lab.errors import RunError
+from lab.engine.errors import RunError
 
 
 class Parity(Callback):

@@ -14,8 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.base import Batch
-from lab.display import csv_cell
-from lab.folder import PREDICTIONS, atomic_write
+from lab.engine.display import csv_cell
+from lab.engine.folder import PREDICTIONS, atomic_write
 from lab.tasks.base import Task
 
 

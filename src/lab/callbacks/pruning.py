@@ -1,10 +1,11 @@
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from lab.errors import Pruned
+from lab.engine.errors import Pruned
 
 TRIAL = "LAB_TRIAL"  # the environment's name for the trial that a run is: its study's storage may hold a password
 
@@ -23,8 +24,7 @@ class Pruning(Callback):
         if trainer.is_global_zero:
             import optuna
 
-            from lab.allow import instantiate
-            from lab.sweep.study import open_storage
+            from lab.engine.config.allow import instantiate
 
             url, name, number, pruner = json.loads(os.environ[TRIAL])
             study = optuna.load_study(storage=open_storage(url), study_name=name, pruner=instantiate(pruner))
@@ -39,3 +39,25 @@ class Pruning(Callback):
             prune = self.trial.should_prune()
         if trainer.strategy.broadcast(prune):
             raise Pruned
+
+
+def open_storage(url: str) -> Any:
+    """The storage of a study, as Optuna takes it: that of a journal in a file, or the address of a database."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if url.startswith("journal:"):
+        backend = JournalFileBackend(url.removeprefix("journal:"))
+        _drop_torn_line(Path(url.removeprefix("journal:")), backend)
+        return JournalStorage(backend)
+    return url
+
+
+def _drop_torn_line(path: Path, backend: Any) -> None:
+    """Remove what a process that was killed left of its last line: Optuna would append the next line to it."""
+    from optuna.storages.journal._file import get_lock_file
+
+    with get_lock_file(backend._lock), open(path, "r+b") as file:
+        text = file.read()
+        if not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)

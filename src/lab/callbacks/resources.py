@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lab.trainer import declared
+from lab.engine.training.trainer import declared
 
 
 class Resources(Callback):

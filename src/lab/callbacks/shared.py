@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from lab.data.base import Data
-from lab.display import say
+from lab.engine.display import say
 from lab.tasks.base import Task
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from lab import seconds
+from lab.engine import timing
 
 
 class Timer(Callback):
@@ -48,4 +48,4 @@ class Timer(Callback):
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
         self.counted = True
         if self.first_step is None:
-            self.first_step = seconds.passed()
+            self.first_step = timing.passed()

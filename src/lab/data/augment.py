@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from lab.draws import bits, fraction, mix
-from lab.types import Fraction
+from lab.engine.constraints import Fraction
+from lab.engine.draws import bits, fraction, mix
 
 
 class Augment:

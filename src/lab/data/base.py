@@ -16,9 +16,9 @@ from lab.data.facts import Facts
 from lab.data.report import DataReport
 from lab.data.samplers import EpochSampler, shard
 from lab.data.split import fold_split, grouped_split, stratified_split
-from lab.errors import UserError
+from lab.engine.errors import UserError
+from lab.engine.training.trainer import declared
 from lab.features.base import Feature
-from lab.trainer import declared
 
 Batch = dict[str, Tensor]
 """The samples of a step by entry, such as `image`; each entry is a tensor with a row for each sample.

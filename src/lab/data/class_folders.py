@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab.data.report import DataReport
 from lab.data.split import by_split, split_of, split_words
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.files import files_below, is_hidden, visible
 
 NAMED = 8  # folders in an error

@@ -2,17 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from lab.errors import UserError
+from lab.engine.config.signatures import Arguments
+from lab.engine.errors import UserError
+from lab.engine.folder import FACTS, read_json
+from lab.engine.records import validation_error
 from lab.features.base import Feature, pack, unpack
-from lab.folder import FACTS, read_json
-from lab.records import validation_error
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,6 @@ class Facts:
 
 
 NUM_SAMPLES, TEXT = TypeAdapter(dict[str, int]), TypeAdapter(str)
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Facts by the argument they fill.
-
-    Args:
-        values: a fact has its own name where all features that state it agree, and always that of its feature before
-            it: `num_classes` and `label_num_classes`. A qualified fact has only the latter: `image_std`.
-        ambiguous: the names that stand for different values: name -> feature -> value.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    ambiguous: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def arguments_of(name: str, feature: Feature | type[Feature]) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lab import seconds
 from lab.data.base import Batch, Batches, as_it_is
 from lab.data.report import digest
-from lab.errors import UserError
+from lab.engine import timing
+from lab.engine.errors import UserError
 from lab.features.read_image import NUM_THREADS, read_image
 
 
@@ -48,7 +48,7 @@ class ImageFiles(Batches):
         image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
         patience = timeout if num_workers else 0
         batches = DataLoader(self, batch_size=64, num_workers=num_workers, timeout=patience, collate_fn=as_it_is)
-        with seconds.announced(f"Decoding {len(self):,} images"):
+        with timing.announced(f"Decoding {len(self):,} images"):
             for batch in tqdm(batches, "Decoding", leave=False, disable=None):
                 image[batch["index"]] = batch["image"]
         return image

@@ -14,10 +14,10 @@ from lab.data.class_folders import ClassFiles, read_class_folders, relative
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData
 from lab.data.split import groups_of
-from lab.errors import UserError
+from lab.engine.constraints import Share
+from lab.engine.errors import UserError
+from lab.engine.folder import expanded
 from lab.features.read_image import suffixes
-from lab.folder import expanded
-from lab.types import Share
 
 
 class ImageFolder(ImageData):

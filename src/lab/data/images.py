@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as TF
 
-from lab.config import one_line
 from lab.data import tiny
 from lab.data.augment import Augment
 from lab.data.base import Batch, Batches, Data, Tensors
@@ -24,13 +23,13 @@ from lab.data.facts import Facts
 from lab.data.image_files import ImageFiles
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
-from lab.display import in_utf8
-from lab.errors import UserError
+from lab.engine.constraints import Share
+from lab.engine.display import in_utf8
+from lab.engine.errors import UserError, one_line
+from lab.engine.folder import atomic_write, expanded
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
-from lab.folder import atomic_write, expanded
-from lab.types import Share
 
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 

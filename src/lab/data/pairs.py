@@ -12,7 +12,7 @@ from lab.data.split import SPLITS, split_of
 from lab.data.table import read_table, read_text
 from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.files import TABLES, visible
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from lab.display import printable
-from lab.errors import UserError
-from lab.folder import DATA_REPORT
+from lab.engine.display import printable
+from lab.engine.errors import UserError
+from lab.engine.folder import DATA_REPORT
 
 NUM_CLASSES, NUM_LINES, LONGEST = 5, 3, 160  # of the short report, whose lines are cut to so many characters
 MOST_NAMED = 20  # bad samples in an error

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SYNONYMS = {

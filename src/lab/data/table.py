@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.config import unknown
-from lab.errors import UserError
+from lab.engine.errors import UserError, unknown
 from lab.features.files import TABLES, refuse_wide
 
 

@@ -15,14 +15,14 @@ from lab.data.base import Batch, Batches, Data
 from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
 from lab.data.split import refuse_one_class
-from lab.display import in_utf8
-from lab.errors import UserError
+from lab.engine.constraints import Fraction, Share
+from lab.engine.display import in_utf8
+from lab.engine.errors import UserError
+from lab.engine.markdown import table
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
 from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
-from lab.figures.table import table
-from lab.types import Fraction, Share
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
 

@@ -14,10 +14,10 @@ from lab.data.class_folders import read_class_folders
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
 from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
-from lab.errors import UserError
+from lab.engine.constraints import Share
+from lab.engine.errors import UserError
+from lab.engine.folder import expanded
 from lab.features.files import TABLES, visible
-from lab.folder import expanded
-from lab.types import Share
 
 
 @dataclass

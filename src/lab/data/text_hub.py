@@ -4,11 +4,10 @@ from typing import Any, Literal
 
 import torch
 
-from lab.config import one_line
 from lab.data import tiny_text
 from lab.data.text import Labelled, TextData
-from lab.errors import UserError
-from lab.types import Share
+from lab.engine.constraints import Share
+from lab.engine.errors import UserError, one_line
 
 SETS = {  # id on the hub, the column of the texts, and the split that tests: that of sst2 is published without classes
     "ag_news": ("fancyzhx/ag_news", "text", "test"),

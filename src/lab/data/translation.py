@@ -15,11 +15,11 @@ from lab.data.base import Batches, Data
 from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
-from lab.errors import UserError
+from lab.engine.constraints import Share
+from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
 from lab.features.tokens import START, Kind, Tokens, train, truncated
-from lab.types import Share
 
 Pair = tuple[str, str]  # a text, and its translation
 

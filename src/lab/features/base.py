@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from lab.allow import locate
-from lab.errors import UserError
+from lab.engine.config.allow import locate
+from lab.engine.config.packages import RESERVED, packages
+from lab.engine.errors import UserError
+from lab.engine.records import validation_error
 from lab.features.files import content_of, utf8
-from lab.packages import RESERVED, packages
-from lab.records import validation_error
 
 Sample = dict[str, np.ndarray]  # batch entry -> the array of one sample
 Arrays = dict[str, np.ndarray]  # batch entry -> an array with a row for each sample
@@ -50,7 +50,7 @@ class Feature(ABC):
     content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
     in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
     accept: ClassVar[str] = ""  # the files that an item is, such as image/*; "": it is typed
-    explainer: ClassVar[str] = ""  # the class that attributes answers to it: "lab.explain.images.ImageExplainer"
+    explainer: ClassVar[str] = ""  # the class that attributes answers to it: "lab.verbs.explain.images.ImageExplainer"
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 SYSTEM = (  # folders and files that a system or a tool makes by itself, in lower case
     "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db",

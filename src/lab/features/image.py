@@ -15,11 +15,11 @@ import PIL.Image
 from PIL import UnidentifiedImageError
 from pydantic import FiniteFloat, PositiveFloat
 
-from lab.errors import UserError
+from lab.engine.constraints import Count
+from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
 from lab.features.files import files_below, refuse_wide
 from lab.features.read_image import num_pixels, read_image, read_images, suffixes
-from lab.types import Count
 
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 
@@ -45,7 +45,7 @@ class Image(Feature):
     fact_names = ("num_channels", "image_size")
     qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
-    explainer = "lab.explain.images.ImageExplainer"
+    explainer = "lab.verbs.explain.images.ImageExplainer"
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
 from lab.features.files import lines, without_end
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Feature, Row, Sample
 from lab.features.files import csv_rows
 

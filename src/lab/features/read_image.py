@@ -15,7 +15,7 @@ from PIL.IcoImagePlugin import IcoFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 # Formats whose headers give the size that is decoded. AVIF is missing: its frames may be larger than its header says.
 # BLP, FITS, ICNS and IPTC hold files of other formats.

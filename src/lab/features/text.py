@@ -5,11 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
-from lab.errors import UserError
+from lab.engine.constraints import Count
+from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
 from lab.features.files import line_of, lines, refuse_wide
 from lab.features.tokens import Tokens
-from lab.types import Count
 
 NO_TEXT = "it is not UTF-8"
 
@@ -31,7 +31,7 @@ class Text(Feature):
 
     fact_names = ("vocab_size", "max_length", "tokenizer", "encoder_config")
     item, column, content_types = "text", "text", "text/"
-    explainer = "lab.explain.texts.TextExplainer"
+    explainer = "lab.verbs.explain.texts.TextExplainer"
     tolerance = 0.02  # two translations may be as likely, and rounding chooses
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
 

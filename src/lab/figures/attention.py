@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lab.display import drawn
+from lab.engine.display import drawn
 from lab.figures.page import page
 
 INCH = 0.22  # a token's

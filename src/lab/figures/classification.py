@@ -1,6 +1,6 @@
 """Figures of what a classifier makes of samples: each a function of probabilities, labels and names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,9 @@ from torchmetrics.functional.classification import (
     binary_roc,
 )
 
-from lab.data.base import Samples
-from lab.display import drawn, printable
+from lab.engine.display import drawn, printable
+from lab.engine.markdown import table
 from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
-from lab.figures.table import table
 
 GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
 NUM_SHOWN = 32  # samples
@@ -26,7 +25,7 @@ MOST_LINES = 10  # classes that have a curve of their own
 
 
 def classification(
-    probability: Tensor, label: Tensor, names: Sequence[str], samples: Samples
+    probability: Tensor, label: Tensor, names: Sequence[str], show: Callable[[Tensor, Sequence[str], str], Any]
 ) -> dict[str, Figure | str]:
     """All that there is to see of a split.
 
@@ -34,7 +33,7 @@ def classification(
         probability: (N, K).
         label: (N,).
         names: of the K classes.
-        samples: the N.
+        show: draws samples, chosen by their positions among the N, each with a caption, under a title.
     """
     sure, prediction = probability.max(-1)
     names = list(map(printable, names))  # a line break would be a further line of a caption
@@ -50,7 +49,7 @@ def classification(
         which = which[:NUM_SHOWN]
         rows = zip(*(values[which].tolist() for values in (label, prediction, sure)), strict=True)
         captions = [f"{names[said]}\n→ {names[seen]} {p:.2f}" for said, seen, p in rows]
-        found[name] = samples.show(which, captions, GALLERIES[name]) if captions else None
+        found[name] = show(which, captions, GALLERIES[name]) if captions else None
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lab.display import drawn
+from lab.engine.display import drawn
 from lab.figures.page import page
 
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from lab.display import drawn, say
+from lab.engine.display import drawn, say
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]

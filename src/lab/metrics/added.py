@@ -2,52 +2,11 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Collection
 
 import torch
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-
-from lab.allow import locate
-from lab.build import build
-from lab.check import parameters
-from lab.config import fail, one_line
-from lab.data.facts import Facts
-from lab.tasks.base import Task
-
-
-def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]:
-    """Build the metrics of a config by name; an argument that is not set is filled with the fact of its name.
-
-    Raises:
-        UserError: a metric can't be built, or the task takes none.
-    """
-    added = cfg.task.get("metrics") or {}
-    if added and not takes_metrics(locate(cfg.task._target_)):
-        fail([f"task.metrics: task {cfg.task._target_.rpartition('.')[2]} does not accept additional metrics"])
-    for name, node in added.items():
-        if not isinstance(node, DictConfig) or "_target_" not in node:
-            fail([f"task.metrics.{name}={node}: expected a class with its arguments, {{_target_: torchmetrics.NAME}}"])
-        try:
-            locate(node._target_)
-        except ImportError as error:
-            fail([f"task.metrics.{name}: {one_line(error)}"])
-        try:
-            metric = build(node, facts, none_is_unset=True)
-        except InstantiationException as error:
-            fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
-        if not isinstance(metric, Metric):
-            fail([f"task.metrics.{name}: {node._target_} is no metric of torchmetrics"])
-        yield str(name), metric
-
-
-def takes_metrics(task: Callable[..., Any]) -> bool:
-    """Whether a task has an argument `metrics` of metrics by name; that of `Task` has a collection for each stage."""
-    own, of_stages = (parameters(function)[0].get("metrics") for function in (task, Task))
-    return own is not None and of_stages is not None and own.annotation != of_stages.annotation
 
 
 def has_several_values(metric: Metric) -> bool:

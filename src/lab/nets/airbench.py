@@ -3,8 +3,8 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.engine.constraints import Widths
 from lab.nets.base import InitFromData, TrainingSamples
-from lab.types import Widths
 
 
 class Airbench(nn.Module, InitFromData):

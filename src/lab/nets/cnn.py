@@ -1,7 +1,7 @@
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import Fraction
+from lab.engine.constraints import Fraction
 
 
 class CNN(nn.Module):

@@ -1,7 +1,7 @@
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import FourWidths
+from lab.engine.constraints import FourWidths
 
 
 class FastCNN(nn.Module):

@@ -3,7 +3,7 @@ from itertools import pairwise
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import Fraction, Widths
+from lab.engine.constraints import Fraction, Widths
 
 
 class MLP(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from lab.engine.constraints import Fraction
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
-from lab.types import Fraction
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 

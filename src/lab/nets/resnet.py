@@ -1,7 +1,7 @@
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import Widths
+from lab.engine.constraints import Widths
 
 
 class ResNet(nn.Module):

@@ -3,7 +3,7 @@ import json
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lab.types import Fraction
+from lab.engine.constraints import Fraction
 
 
 class SentenceEncoder(nn.Module):

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.engine.constraints import Fraction
 from lab.nets.recurrent import CELLS, at, mirrored
 from lab.nets.transformer import padding_mask
-from lab.types import Fraction
 
 
 class Seq2Seq(nn.Module):

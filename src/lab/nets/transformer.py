@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from lab.engine.constraints import Fraction
 from lab.nets.ngrams import NGramEmbedding
-from lab.types import Fraction
 
 
 class Transformer(nn.Module):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.display import printable, say
-from lab.errors import UserError
-from lab.folder import read_metrics
-from lab.keys import key_of
-from lab.runs.index import ARROWS
+from lab.engine.display import printable, say
+from lab.engine.errors import UserError
+from lab.engine.folder import read_metrics
+from lab.engine.keys import key_of
+from lab.engine.runs.index import ARROWS
 from lab.sweep.launcher import Job, Task
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over

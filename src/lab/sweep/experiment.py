@@ -6,13 +6,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lab.config import compose, is_group
-from lab.display import command, say
-from lab.folder import STAMP, plain, read_json
-from lab.keys import key_of
-from lab.runs.index import Run, read
+from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_words import is_group
+from lab.engine.config.words import value_of
+from lab.engine.display import command, say
+from lab.engine.folder import STAMP, plain, read_json
+from lab.engine.keys import key_of
+from lab.engine.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
-from lab.words import value_of
 
 PLACES = ("run", "log_dir")
 EXTRA = ("debug", "sweep", "launcher")  # groups that come after an experiment, or are no part of a run's config
@@ -74,7 +75,7 @@ def _words(choices: dict[str, Any]) -> list[str]:
 
 
 def _plain(words: Sequence[str]) -> dict[str, Any]:
-    return plain(compose("train", words))
+    return plain(compose_config("train", words))
 
 
 def _lost(old: dict[str, Any], new: dict[str, Any], top: str = "") -> Iterator[tuple[str, str]]:

@@ -3,8 +3,9 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from lab.config import fail, fitting, is_group
-from lab.keys import key_of
+from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.errors import fail
+from lab.engine.keys import key_of
 from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.errors import PRUNED
-from lab.folder import CONFIG
+from lab.engine.errors import PRUNED
+from lab.engine.folder import CONFIG
 
 
 class Task(NamedTuple):

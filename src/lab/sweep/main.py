@@ -19,15 +19,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lab import config, lock, resume
-from lab.allow import instantiate, locate
-from lab.display import command, say
-from lab.errors import UserError
-from lab.external import refuse_several
-from lab.folder import SWEEP, read_json, write_json
-from lab.keys import key_of
-from lab.started import slurm_job
-from lab.stop import requeue
+from lab.engine import lock
+from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_words import first, is_repeated, parsed
+from lab.engine.display import command, say
+from lab.engine.errors import UserError, fail
+from lab.engine.folder import SWEEP, read_json, write_json
+from lab.engine.keys import key_of
+from lab.engine.launch.environment import slurm_job
+from lab.engine.launch.rendezvous import refuse_several
+from lab.engine.launch.signals import requeue
+from lab.runs import resume
 from lab.sweep.board import Board
 from lab.sweep.experiment import write_best
 from lab.sweep.launcher import Launcher
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     refuse_several("--multirun", "a sweep")
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
-    overrides = config.parsed(words)
+    overrides = parsed(words)
     cfg = _first(overrides)
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
     search, launcher = _build(cfg, overrides, place, words)
@@ -82,7 +85,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> tuple[Search, Launcher]:
     """The search and the launcher of a config; the folder remembers the words with which the sweep began."""
-    from lab.check import Root, wrong_arguments
+    from lab.engine.config.signatures import wrong_arguments
+    from lab.runs.check import Root
 
     new = not (place / SWEEP).exists()
     try:
@@ -91,9 +95,9 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: l
         for key in OWN:
             problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
-            config.fail(problems)
-        if config.repeats(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
-            config.fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
+            fail(problems)
+        if is_repeated(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
+            fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
         own = repeated([o for o in overrides if o.key_or_group.partition(".")[0] not in OWN], cfg)
         launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
         search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
@@ -101,7 +105,7 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: l
         if new and not (place / SWEEP).exists():  # the name is not taken by what was refused
             shutil.rmtree(place)
         if isinstance(error, ImportError):
-            config.fail([f"sweep: {error}. pip install 'lab[sweep]'"])
+            fail([f"sweep: {error}. pip install 'lab[sweep]'"])
         raise
     if new:
         write_json(place / SWEEP, {"words": words, "varied": sorted(search.varied)})
@@ -151,24 +155,22 @@ def _stop(search: Search, launcher: Launcher, board: Board) -> None:
 
 def _place(words: list[str]) -> tuple[Path, list[str]]:
     """The sweep's folder, and its words: those with which it began, and the new ones."""
-    cfg = _first(config.parsed(words))
+    cfg = _first(parsed(words))
     if cfg.run is not None:
-        config.fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; remove run="])
+        fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; remove run="])
     name = cfg.sweep.name or _name(words)
     place = Path(cfg.log_dir) / cfg.name / str(name)
     if not (place / SWEEP).exists():
         while place.exists() and not cfg.sweep.name:  # two began in one second
             place = place.with_name(f"{place.name}_")
         if place.exists() and any(not path.name.startswith(".") for path in place.iterdir()):
-            config.fail([f"sweep.name={name}: {place} exists and is not a sweep; choose another name"])
+            fail([f"sweep.name={name}: {place} exists and is not a sweep; choose another name"])
         place.mkdir(parents=True, exist_ok=True)
         return place, words
     began = [word for word in read_json(place / SWEEP, "words")["words"] if not _is_launchers(word)]
     new = {key_of(word): word for word in words if word not in began}
     if changed := [w for w in new.values() if key_of(w) not in MAY_CHANGE and not _is_launchers(w)]:
-        config.fail(
-            [f"{word}: {place} was started with {' '.join(began)}; choose another sweep.name" for word in changed]
-        )
+        fail([f"{word}: {place} was started with {' '.join(began)}; choose another sweep.name" for word in changed])
     return place, [*(new.pop(key_of(word), word) for word in began), *new.values()]  # a grid counts in their order
 
 
@@ -186,7 +188,7 @@ def _is_launchers(word: str) -> bool:
 
 def _first(overrides: Sequence[Override]) -> DictConfig:
     """The config of the first job, which the sweep's own settings are read from."""
-    return config.compose("train", config.first(overrides))
+    return compose_config("train", first(overrides))
 
 
 class Warned(KeyboardInterrupt):

@@ -15,8 +15,11 @@ from collections.abc import Callable
 
 import torch
 
-from lab import cli, config, lock, seconds, train
-from lab.started import num_threads
+from lab import train
+from lab.engine import cli, lock, timing
+from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.compose import compose_config
+from lab.engine.launch.environment import num_threads
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -26,12 +29,12 @@ def _fit(job: Job) -> int:
     """What a job does, in its own process; returns its exit code."""
 
     def work() -> None:
-        seconds.restart()
+        timing.restart()
         if num_threads() is None and hasattr(os, "sched_getaffinity"):
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         lock.wait_for(job.folder)  # whoever ran the sweep before may still be saving
         clear(job.folder)
-        train.main(config.compose("train", config.with_the_runs_own(job.words)))
+        train.main(compose_config("train", with_the_runs_own(job.words)))
 
     return cli.exit_code(work)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from lab.config import fail, parsed
-from lab.display import csv_cell, printable, say
-from lab.errors import UserError
-from lab.folder import PREDICTIONS, atomic_write
-from lab.runs.index import read
-from lab.runs.rows import grouped, headings
-from lab.runs.table import headed, terminal
+from lab.engine.config.sweep_words import parsed
+from lab.engine.display import csv_cell, printable, say
+from lab.engine.errors import UserError, fail
+from lab.engine.folder import PREDICTIONS, atomic_write
+from lab.engine.runs.index import read
+from lab.engine.runs.rows import grouped, headings
+from lab.engine.runs.table import headed, terminal
 
 REPEATS = ("seed", "fold")  # keys whose values are no choice
 

@@ -8,11 +8,10 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from lab.config import fail
-from lab.display import say
-from lab.errors import PRUNED, UserError
-from lab.folder import RESULTS, read_json
-from lab.started import COMMAND
+from lab.engine.display import say
+from lab.engine.errors import PRUNED, UserError, fail
+from lab.engine.folder import RESULTS, read_json
+from lab.engine.launch.environment import COMMAND
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
 OWN = ("--requeue", "--open-mode=append", "--signal=SIGUSR1@90", "--export=ALL")  # warned of its end, it is requeued

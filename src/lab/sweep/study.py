@@ -10,25 +10,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import get_lock_file
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import PositiveInt
 
-from lab.allow import instantiate
-from lab.callbacks.pruning import TRIAL
-from lab.config import fail, fitting, is_group
-from lab.display import command
-from lab.errors import UserError
-from lab.runs.index import read_run
+from lab.callbacks.pruning import TRIAL, open_storage
+from lab.engine.config.allow import instantiate
+from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.display import command
+from lab.engine.errors import UserError, fail
+from lab.engine.runs.index import read_run
 from lab.sweep.launcher import Job, Task
 from lab.sweep.search import Search
 
@@ -209,22 +206,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage | str:
-    if url.startswith("journal:"):
-        backend = JournalFileBackend(url.removeprefix("journal:"))
-        _drop_torn_line(Path(url.removeprefix("journal:")), backend)
-        return optuna.storages.JournalStorage(backend)
-    return url
-
-
-def _drop_torn_line(path: Path, backend: JournalFileBackend) -> None:
-    """Remove what a process that was killed left of its last line: Optuna would append the next line to it."""
-    with get_lock_file(backend._lock), open(path, "r+b") as file:
-        text = file.read()
-        if not text.endswith(b"\n"):
-            file.truncate(text.rfind(b"\n") + 1)
 
 
 def distribution(override: Override) -> BaseDistribution:

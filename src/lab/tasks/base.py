@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from lab import draws
 from lab.data.base import Batch, Samples
-from lab.errors import UserError
+from lab.engine import draws
+from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.metrics.buffer import MetricBuffer
-from lab.optimizers import NamedOptimizers, build_optimizer, build_schedule
+from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule
 
 Stage = Literal["train", "val", "test"]
 

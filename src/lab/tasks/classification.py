@@ -9,11 +9,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from lab.data.base import Batch, Samples
+from lab.engine.constraints import Fraction
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.metrics.added import refuse_unfit
 from lab.tasks.base import Stage, Step, Task
-from lab.types import Fraction
 
 
 class ClassAccuracy(MulticlassAccuracy):
@@ -88,7 +88,7 @@ class Classification(Task):
     def figures(self, samples: Samples, preds: Tensor, target: Tensor) -> dict[str, Any]:
         from lab.figures.classification import classification  # matplotlib takes half a second
 
-        return classification(preds.float().softmax(-1), target, self.class_names, samples)
+        return classification(preds.float().softmax(-1), target, self.class_names, samples.show)
 
     @property
     def outputs(self) -> dict[str, Feature]:

@@ -9,14 +9,14 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lab.data.base import Batch, Samples
-from lab.errors import UserError
+from lab.engine.constraints import Fraction
+from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
 from lab.features.tokens import PAD, START, Tokens
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
 from lab.tasks.base import Stage, Step, Task
 from lab.tasks.search import beam_search, greedy
-from lab.types import Fraction
 
 NUM_SHOWN = 40  # translations of a split
 NUM_MAPS = 6  # of them, with what they took from where
@@ -88,8 +88,8 @@ class Translation(Task):
         }
 
     def figures(self, samples: Samples, translation: Tensor) -> dict[str, Any]:
+        from lab.engine.markdown import table
         from lab.figures.attention import attention  # matplotlib takes half a second
-        from lab.figures.table import table
 
         num = len(translation)
         shown = torch.linspace(0, num - 1, min(num, NUM_SHOWN)).long()  # of all parts of the split

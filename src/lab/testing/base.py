@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lab import config, run
+from lab.build import build_task, init_from_data, read_data
 from lab.data.base import Batch, Batches, Data
+from lab.engine.config.compose import compose_config
+from lab.engine.training.process import filter_warnings
 
 
 class Contract:
@@ -52,15 +54,15 @@ def read(overrides: Sequence[str]) -> Data:
     cfg = compose(*overrides)
     what = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["data", "cv", "fold"]), resolve=False)
     if (what, cfg.seed) not in _data:
-        _data[what, cfg.seed] = run.read_data(cfg)
+        _data[what, cfg.seed] = read_data(cfg)
     return copy.copy(_data[what, cfg.seed])
 
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    config.quiet()
+    filter_warnings()
     quick = ["trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
-    return config.compose("train", [*quick, *overrides])
+    return compose_config("train", [*quick, *overrides])
 
 
 _data: dict[tuple[str, int], Data] = {}  # by config and seed
@@ -69,8 +71,8 @@ _data: dict[tuple[str, int], Data] = {}  # by config and seed
 def build(cfg: DictConfig, data: Data, weights: int = 0) -> Any:
     """The task of a config, with the weights that a seed draws; the task's own draws have that of the config."""
     L.seed_everything(weights, workers=True, verbose=False)
-    task: Any = run.build_task(cfg, data.facts)
-    run.init_from_data(task, data)
+    task: Any = build_task(cfg, data.facts)
+    init_from_data(task, data)
     return task
 
 

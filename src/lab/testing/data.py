@@ -9,10 +9,10 @@ from lightning.fabric.utilities.data import _set_sampler_epoch as set_epoch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lab import run
+from lab.build import read_data
 from lab.data.base import Batch, Batches, Data
 from lab.data.facts import Facts
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel
 from lab.testing.base import Contract, compose, read
 
@@ -82,11 +82,11 @@ class DataContract(Contract):
         assert {stage: len(data.splits[stage]) for stage in STAGES} == data.facts.num_samples
 
     def test_splits_depend_on_the_split_seed_alone(self, data: Data, overrides: Sequence[str]) -> None:
-        assert run.read_data(compose(*overrides, "seed=7")).facts == data.facts
+        assert read_data(compose(*overrides, "seed=7")).facts == data.facts
         if data.names:  # some are drawn
             cfg = compose(*overrides)
             OmegaConf.update(cfg, "data.split_seed", data.split_seed + 1, force_add=True)
-            other = run.read_data(cfg)
+            other = read_data(cfg)
             assert other.facts.fingerprint != data.facts.fingerprint
 
     def test_facts_are_plain_values(self, data: Data) -> None:

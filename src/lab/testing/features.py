@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Feature, Sample, pack, stack, unpack
 
 GARBAGE = (b"", b"\x00\xff\xfe garbage \x80", b"%PDF-1.4")

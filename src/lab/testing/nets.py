@@ -9,9 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lab import check, run
+from lab.build import build_task
 from lab.data.base import Batch, Data
-from lab.errors import UserError
+from lab.engine.config import signatures
+from lab.engine.errors import UserError
+from lab.runs import check
 from lab.testing.base import Contract, build, learned, perturbed, rows, take, tensors
 
 NUM = 6  # samples
@@ -91,7 +93,7 @@ class NetContract(Contract):
         assert not found & {"lightning", "pytorch_lightning", "hydra", "omegaconf"}
 
     def test_its_arguments_are_annotated(self, net: nn.Module) -> None:
-        takes, _ = check.parameters(type(net))
+        takes, _ = signatures.parameters(type(net))
         assert not [name for name, p in takes.items() if p.annotation is inspect.Parameter.empty]
 
     def test_annotations_refuse_what_the_net_does(self, net: nn.Module, cfg: DictConfig, data: Data) -> None:
@@ -103,7 +105,7 @@ class NetContract(Contract):
             if list(check.wrong_calls(other, ["data", "net"])):
                 continue
             try:
-                run.build_task(other, data.facts)
+                build_task(other, data.facts)
             except (ValueError, TypeError, RuntimeError, UserError) as error:
                 pytest.fail(f"net.{name}=-1: its annotation should refuse it: {error}")
 

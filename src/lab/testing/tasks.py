@@ -8,8 +8,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lab import checkpoints, run, train
+from lab import runs, train
 from lab.data.base import Batch, Data
+from lab.engine.runs import checkpoints
 from lab.features.labels import ClassLabel
 from lab.tasks.base import Step
 from lab.testing.base import Contract, build, compose, learned, perturbed, rows, take
@@ -114,7 +115,7 @@ class TaskContract(Contract):
         assert losses[0].equal(losses[1])
 
     def test_the_monitored_metric_is_one_of_the_tasks(self, cfg: DictConfig, task: Any) -> None:
-        run.check_monitor(cfg, task)
+        runs.check_monitor(cfg, task)
 
     def test_a_run_that_is_resumed_ends_as_one_that_was_not(self, overrides: Sequence[str], tmp_path: Path) -> None:
         quick = [*overrides, "debug=two_batches", "scheduler=constant", "early_stopping=null", f"log_dir={tmp_path}"]

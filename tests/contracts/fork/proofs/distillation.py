@@ -5,10 +5,10 @@ from typing import Any
 import torch.nn.functional as F
 from pydantic import PositiveFloat
 
-from lab.judge import Judge
+from lab.engine.constraints import Fraction
+from lab.runs.judge import Judge
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
-from lab.types import Fraction
 
 
 class Distillation(Classification):

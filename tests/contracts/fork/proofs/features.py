@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from lab.errors import UserError
+from lab.engine.errors import UserError
 from lab.features.base import Feature, Row, Sample
 from lab.features.image import Image
 

@@ -1,0 +1,191 @@
+"""What a config may call. A `_target_` is judged by its name, before anything is imported; then by who defines it.
+
+Only this file imports what a config names; it and `lab.engine.config.instantiate` call it. Nothing heavy is
+imported here.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.engine import folder as folders
+from lab.engine.config.packages import has_module, owner
+from lab.engine.config.places import outside
+from lab.engine.errors import fail, one_line, unknown
+
+LAB = Path(__file__).parents[2]
+
+# The modules of lab whose own public classes and functions a config may call; `*` is any module below, at any depth.
+# A fork's are those of its installed package: see lab.packages.
+MODULES = (
+    "lab.callbacks.*",
+    "lab.data.*",
+    "lab.features.*",
+    "lab.nets.*",
+    "lab.tasks.*",
+    "lab.optim",
+    "lab.sweep.grid",
+    "lab.sweep.pool",
+    "lab.sweep.slurm",
+    "lab.sweep.study",
+)
+
+# The names under which it finds other packages' classes, and where those have to be defined. No more of torch: its
+# `load` and its `hub.load`, for two, execute what they are given.
+CLASSES = {
+    r"torch\.optim(\.lr_scheduler)?\.[A-Z]\w*": "torch.optim.",
+    r"torch\.nn\.[A-Z]\w*": "torch.nn.modules.",
+    r"lightning(\.pytorch)?\.Trainer": "lightning.pytorch.trainer.",
+    r"lightning\.pytorch\.(callbacks|loggers|profilers|strategies)\.[A-Z]\w*": "lightning.pytorch.",
+    r"optuna\.(samplers|pruners)\.[A-Z]\w*": "optuna.",
+    r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
+    r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
+}
+GROUPS = {  # where in a config lab's own may stand, "task." is inside a task; a fork's may stand anywhere
+    "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.features.": ("data", "task."),
+    "lab.nets.": ("net", "task."), "lab.tasks.": ("task",),
+    "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
+    "lightning.pytorch.Trainer": ("trainer",),
+}  # fmt: skip
+REFUSED = (
+    "not among what a config may call; a fork installs its own package with an entry point in the group lab.packages"
+)
+
+
+def locate(name: str) -> Callable[..., Any]:
+    """The class or function of a `_target_`.
+
+    Raises:
+        ImportError: it may not be called, or is not there.
+    """
+    home = _home(name)
+    if home is None:
+        raise ImportError(REFUSED)
+    module_name, _, last = name.rpartition(".")
+    module = import_module(module_name)
+    if not hasattr(module, last):
+        raise ImportError(f"{unknown('name', last, [n for n in vars(module) if n[0] != '_'])} (in {module_name})")
+    found = getattr(module, last)
+    own = home == module_name
+    fitting = inspect.isclass(found) or (own and inspect.isfunction(found))
+    defined = found.__module__ == home if fitting and own else fitting and f"{found.__module__}.".startswith(home)
+    if not defined:
+        raise ImportError(f"{REFUSED} ({module_name} does not define it)")
+    return found
+
+
+def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
+    """Refuse a config, or the part of one at `key`, that names what it may not call. Nothing is imported.
+
+    References are followed. One that can't be followed now is left to `instantiate`, which is `strict`: it raises.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    leaves = list(_leaves(key, cfg, strict))
+    problems = [problem for leaf in leaves if (problem := _wrong(*leaf))]
+    if not strict:
+        problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
+    if problems:
+        fail(problems)
+
+
+def instantiate(node: Any, **given: Any) -> Any:
+    """Hydra's `instantiate`, with these arguments too, of what may be called.
+
+    Raises:
+        UserError: a line for each thing that may not.
+    """
+    refuse(given, refuse_calls(node), strict=True)
+    return hydra_instantiate(node, **given)
+
+
+def refuse_calls(node: Any) -> str:
+    """Refuse a config, or a part of one, that names what may not be called or is not there; return its key.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    at = str(node._get_full_key(None)) if OmegaConf.is_config(node) else ""
+    refuse(node, at, strict=True)
+    for key, name, shown in _leaves(at, node, strict=True):
+        if key.endswith("_target_"):
+            try:
+                locate(name)
+            except ImportError as error:
+                fail([f"{key}{shown}: {one_line(error)}"])
+    return at
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config in a run's folder, whoever wrote it.
+
+    Raises:
+        UserError: it is none, or names what may not be called.
+    """
+    cfg = folders.read_config(folder)
+    refuse(cfg)
+    return cfg
+
+
+def is_own(module: str) -> bool:
+    """Whether it is a module of lab, or of an installed package, whose classes a config may call.
+
+    Nothing is imported to find out: there has to be a file or a folder of this name.
+    """
+    for pattern in MODULES:
+        room, star, _ = pattern.partition("*")
+        if module == pattern or (star and module.startswith(room) and has_module((LAB,), module.partition(".")[2])):
+            return True
+    return owner(module) is not None
+
+
+def _home(name: str) -> str | None:
+    """The module that must define this name; with a dot at its end, any module below. None: it is refused."""
+    module, _, last = name.rpartition(".")
+    if last.isidentifier() and last[0] != "_" and is_own(module):
+        return module
+    return next((home for pattern, home in CLASSES.items() if re.fullmatch(pattern, name)), None)
+
+
+def _wrong(key: str, value: Any, shown: str) -> str | None:
+    last = key.rpartition(".")[2]
+    if last == "_target_" and not (isinstance(value, str) and _home(value)):
+        return f"{key}{shown}: {REFUSED}"
+    if last == "_target_":
+        allowed = next((groups for own, groups in GROUPS.items() if value.startswith(own)), None)
+        place = key.removesuffix("._target_")
+        fits = (place.startswith(at) if at.endswith(".") else place.split(".")[0] == at for at in allowed or ())
+        if allowed and place != "_target_" and not any(fits):
+            return f"{key}{shown}: it belongs under {allowed[0]}"
+    if last == "_args_":
+        return f"{key}: arguments are given by name"
+    if last != "_target_" and isinstance(value, str) and "${" in value:
+        return f"{key}: it holds ${{ where no reference can be"  # Hydra would follow it
+    return None
+
+
+def _leaves(key: str, node: Any, strict: bool, hidden: bool = False) -> Iterator[tuple[str, Any, str]]:
+    """Keys, values with references followed, and `=value` as it may be shown: not what came out of a reference."""
+    mapping = isinstance(node, dict | DictConfig)
+    special = key.endswith(("_target_", "_args_"))
+    if special or not (mapping or isinstance(node, list | tuple | ListConfig)):
+        yield key, node, "" if hidden else f"={' '.join(str(node).split())}"
+        return
+    for name in node if mapping else range(len(node)):
+        path = (f"{key}.{name}" if key else str(name)) if mapping else f"{key}[{name}]"
+        raw = node._get_node(name)._value() if OmegaConf.is_config(node) else None
+        try:
+            child = node[name]
+        except OmegaConfBaseException:
+            if strict:
+                raise
+            continue
+        yield from _leaves(path, child, strict, hidden or (isinstance(raw, str) and "${" in raw))

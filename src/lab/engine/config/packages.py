@@ -1,0 +1,147 @@
+"""Packages that add to lab without a change in it. Nothing heavy is imported here, and nothing of theirs.
+
+An installed distribution names its package in the entry points of the group `lab.packages`:
+
+    [project.entry-points."lab.packages"]
+    mine = "mine"
+
+Configs may then call the classes and functions that its modules define, and its folder `conf/` stands beside lab's.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from lab.engine.errors import UserError
+
+GROUP = "lab.packages"
+# Libraries that no distribution may name as its own: a config would call all of theirs.
+RESERVED = {
+    *sys.stdlib_module_names, "__main__", "lab", "hydra", "omegaconf", "torch", "torchvision", "torchmetrics",
+    "lightning", "optuna",
+}  # fmt: skip
+
+
+def packages() -> dict[str, tuple[Path, ...]]:
+    """The packages that installed distributions declare, each with its folders; a single module has none.
+
+    Raises:
+        UserError: an entry point names no package, or one that is not importable.
+    """
+    return _packages(tuple(sys.path))
+
+
+def conf_folders() -> list[Path]:
+    """The folders of YAMLs that these packages have."""
+    return [folder / "conf" for folders in packages().values() for folder in folders if (folder / "conf").is_dir()]
+
+
+def owner(module: str) -> str | None:
+    """The package that a module is in, or is; None: it is in none of them, or does not exist."""
+    for name, folders in packages().items():
+        if module == name:
+            return name
+        if module.startswith(f"{name}.") and has_module(folders, module[len(name) + 1 :]):
+            return name
+    return None
+
+
+def has_module(folders: tuple[Path, ...], name: str) -> bool:
+    """Whether a package in these folders has this module, or subpackage; nothing is imported to find out."""
+    *parents, last = name.split(".")
+    if not all(part.isidentifier() and part[:2] != "__" for part in (*parents, last)):
+        return False
+    places = [folder.joinpath(*parents) for folder in folders]
+    return any((place / f"{last}.py").is_file() or (place / last).is_dir() for place in places)
+
+
+def install() -> None:
+    """Have Hydra find the packages' YAMLs wherever it composes a config."""
+    Plugins.instance().register(PackagesSearchPath)
+
+
+class PackagesSearchPath(SearchPathPlugin):
+    """Appends the folders `conf/` of installed packages to Hydra's search path.
+
+    Hydra takes the first of two files of one name without a word, so that a second one is refused here.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        seen = [Path(entry.path) for entry in search_path.get_path() if entry.provider == "main" and entry.path]
+        for folder in conf_folders():
+            names = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
+            clashes = [(name, other) for name in names for other in seen if (other / name).exists()]
+            if clashes:
+                raise UserError(
+                    *(f"error: {folder / name} has the name of {other / name}; rename it." for name, other in clashes)
+                )
+            search_path.append(GROUP, str(folder))
+            seen.append(folder)
+
+
+@cache
+def _packages(path: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+    return {name: _folders(name, entry_points) for name, entry_points in _declared(path)}
+
+
+def _declared(path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each package with the file that declares it. As importlib.metadata finds them, in a tenth of its time."""
+    seen = set()
+    for folder in filter(None, path):  # "" is the working directory, where nothing is installed
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.endswith((".dist-info", ".egg-info")))
+        except OSError:
+            continue
+        for name in names:
+            distribution = re.sub(r"[-_.]+", "-", name.rpartition(".")[0].partition("-")[0]).lower()
+            if distribution in seen:  # an earlier folder's is the one that is imported
+                continue
+            seen.add(distribution)
+            entry_points = os.path.join(folder, name, "entry_points.txt")
+            try:
+                with open(entry_points, encoding="utf-8") as file:
+                    lines = file.read().splitlines()
+            except OSError:
+                continue
+            yield from ((package, entry_points) for package in _values(lines))
+
+
+def _values(lines: list[str]) -> Iterator[str]:
+    """The values of the group in the lines of an `entry_points.txt`."""
+    section = ""
+    for line in map(str.strip, lines):
+        if line.startswith("["):
+            section = line.strip("[] ")
+        elif section == GROUP and line and line[0] not in "#;":
+            yield line.partition("=")[2].strip()
+
+
+def _folders(name: str, entry_points: str) -> tuple[Path, ...]:
+    def refuse(problem: str) -> UserError:
+        return UserError(
+            f"error: {entry_points}: {GROUP}: {problem}. Correct its pyproject.toml, and install it again."
+        )
+
+    top, *rest = parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise refuse(f"expected the name of a package, such as mine, got {name!r}")
+    if top in RESERVED:
+        raise refuse(f"{name} is not a package of your own")
+    spec = find_spec(top)
+    # a namespace package has a folder twice where sys.path has two names of it, such as "" and the working directory
+    folders = list(dict.fromkeys(Path(folder).resolve() for folder in (spec and spec.submodule_search_locations) or ()))
+    there = spec is not None
+    for part in rest:
+        there = has_module(tuple(folders), part)
+        folders = [folder / part for folder in folders if (folder / part).is_dir()]
+    if not there:
+        raise refuse(f"there is no package {name}")
+    return tuple(folders)

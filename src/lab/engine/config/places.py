@@ -1,0 +1,55 @@
+"""Where a run writes: the keys of a config whose values name folders and files. Nothing heavy is imported here."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lab.engine import secrets
+from lab.engine.folder import flat
+
+ROOT = ("name", "log_dir", "run", "sweep.name")
+GROUPS = ("callbacks", "logger", "trainer")  # whose objects write
+ARGUMENTS = (
+    "dirpath", "dir", "save_dir", "root_dir", "default_root_dir", "sub_dir", "filename", "name", "version",
+    "offline_directory", "log_dir", "id", "prefix", "artifact_location", "tracking_uri",
+)  # fmt: skip
+CHOSEN = (("callbacks", "dirpath"), *(("logger", name) for name in ("dir", "save_dir", "offline_directory")))  # by lab
+SERVER = re.compile(r"(https?|databricks)(://.*)?|sqlite:///[\w.-]+")  # a database lies beside the log_dir
+SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")  # file:/tmp, s3://bucket
+
+
+def is_place(key: str) -> bool:
+    return key in ROOT or (key.partition(".")[0] in GROUPS and key.rpartition(".")[2] in ARGUMENTS)
+
+
+def outside(key: str, value: Any) -> str | None:
+    """Return an error if an argument points outside the run folder."""
+    last = key.rpartition(".")[2]
+    if key in ROOT or not isinstance(value, str) or not is_place(key):
+        return None
+    if last == "tracking_uri":
+        return None if SERVER.fullmatch(value) else f"{key}: expected https://SERVER, or sqlite:///FILE"
+    chosen = (key.partition(".")[0], last) in CHOSEN
+    if chosen or SCHEME.match(value) or Path(value).is_absolute() or ".." in Path(value).parts or value.startswith("~"):
+        advice = "leave it out" if chosen else "give a name"
+        return f"{key}: it may lie outside of the run's folder, in which all of a run's files lie; {advice}"
+    return None
+
+
+def from_environment(cfg: Any) -> Iterator[str]:
+    """A line for each name of a folder or file that comes, by whatever references, from a variable's value."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for key, raw in flat(cfg).items():
+        if not is_place(key) or not isinstance(raw, str) or "${" not in raw or key.endswith(".tracking_uri"):
+            continue
+        with secrets.watched() as names, suppress(OmegaConfBaseException):
+            OmegaConf.select(cfg, key)
+        for name in dict.fromkeys(names):
+            yield (
+                f"{key}={raw}: this value becomes a folder name, so it cannot come from ${{oc.env:{name}}}."
+                " Write it out."
+            )

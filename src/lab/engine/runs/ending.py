@@ -1,0 +1,80 @@
+"""When training ends, and whether a checkpoint has anything left to train. Nothing heavy is imported here."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lab.engine.errors import UserError
+from lab.engine.folder import plain
+
+ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
+
+
+def ends(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings that decide when training ends. A finished run trains again only if one of them changed."""
+    return plain(OmegaConf.create({key: OmegaConf.select(cfg, key) for key in ENDS}))
+
+
+def check_limits(end: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
+    """Refuse limits that a checkpoint has passed: no training makes a run shorter.
+
+    Raises:
+        UserError: a limit is smaller than what the checkpoint has trained.
+    """
+    in_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] > 0
+    epochs = content["epoch"] + (in_epoch and not content["last"]["fitted"])
+    for key, done in (("trainer.max_epochs", epochs), ("trainer.max_steps", content["global_step"])):
+        if _limit(end[key]) < done:
+            unit = key.rpartition("_")[2]
+            raise UserError(
+                f"error: {key}={end[key]}: {folder} has trained {done} {unit} already. Give a larger number;"
+                f" finetune={folder} starts a new run from its weights."
+            )
+
+
+def why_ended(end: dict[str, Any], content: dict[str, Any]) -> str | None:
+    """Return why a checkpoint whose training has ended has nothing left to train with these settings, if so."""
+    last = content["last"]
+    if not last["fitted"]:
+        return None
+    if key := _reached(end, content):
+        return f"{key}={end[key]} is reached; a larger one trains further"
+    old, new = last["end"]["early_stopping"], end["early_stopping"]
+    if old is not None and _stopped_early(content):
+        if new is None or new > old:
+            return None
+        return "it stopped early; change early_stopping too: a larger one, or null, trains further"
+    elapsed = content["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    if elapsed >= _seconds(last["end"]["trainer.max_time"]):
+        if elapsed < _seconds(end["trainer.max_time"]):
+            return None
+        return "its time was up; change trainer.max_time too: a larger one, or null, trains further"
+    return None if _reached(last["end"], content) else "one of its callbacks stopped it"
+
+
+def _reached(end: dict[str, Any], content: dict[str, Any]) -> str | None:
+    """Return the key of the limit that a checkpoint has reached."""
+    for key, done in (("trainer.max_epochs", content["epoch"]), ("trainer.max_steps", content["global_step"])):
+        if done >= _limit(end[key]):
+            return key
+    return None
+
+
+def _limit(value: int | None) -> float:
+    return float("inf") if value is None or value == -1 else value
+
+
+def _stopped_early(content: dict[str, Any]) -> bool:
+    states = (state for key, state in content["callbacks"].items() if key.partition("{")[0] == "Early")
+    return any(state["wait_count"] >= state["patience"] for state in states)
+
+
+def _seconds(duration: Any) -> float:
+    """Return what Lightning's Timer makes of `max_time`."""
+    if duration is None:
+        return float("inf")
+    if isinstance(duration, str):
+        duration = dict(zip(("days", "hours", "minutes", "seconds"), map(int, duration.split(":")), strict=True))
+    return timedelta(**duration).total_seconds()

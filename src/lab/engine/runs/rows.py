@@ -1,0 +1,90 @@
+"""The rows of `lab runs`: one for each run, or one for each group of runs. Nothing heavy is imported here."""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lab.engine.errors import UserError
+from lab.engine.runs.index import ARROWS, Run, monitored, the_best
+from lab.engine.runs.table import Row
+
+
+def headings(runs: Sequence[Run]) -> dict[str, str]:
+    """Of the columns whose direction is known: `val/acc ↑`; `test/acc` has that of `val/acc`."""
+    arrows = monitored(runs)
+    arrows |= {f"test/{name.partition('/')[2]}": arrow for name, arrow in arrows.items() if name.startswith("val/")}
+    return {name: f"{name} {arrow}" for name, arrow in arrows.items()}
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """A row for each run: what sets it apart, its scores, and about it."""
+    keys, metrics = _varied(runs), list(monitored(runs))
+    tests = dict.fromkeys(name for run in runs for name in run.test if name != "test/loss")
+
+    def row(run: Run) -> Row:
+        about = {"params": run.parameters, "seconds": run.seconds, "began": run.value("began"), "host": run.host}
+        scores = {name: run.best.get("value") if run.best.get("metric") == name else None for name in metrics}
+        scores |= {name: run.test.get(name) for name in tests}
+        own = {key: run.value(key) for key in keys}
+        return {"run": run.folder, "status": run.status, **own, **scores, **about, "why": run.error[:60]}
+
+    return [row(run) for run in runs]
+
+
+def _varied(runs: Sequence[Run]) -> list[str]:
+    """The overrides that not all runs share."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith("sweep"))
+    values = {key: {(key in run.overrides, run.value(key)) for run in runs} for key in keys}
+    return [key for key in keys if key != "experiment" and len(values[key]) > 1]
+
+
+def grouped(runs: Sequence[Run], keys: Sequence[str]) -> Iterator[Row]:
+    """A row for each combination of the keys' values: mean ± standard deviation of the finished runs' scores."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.value(key) for key in keys), []).append(run)
+    names = list(dict.fromkeys([*monitored(runs), *(name for run in runs for name in run.test)]))
+    for values, members in groups.items():
+        done = distinct(run for run in members if run.status == "finished")
+        scores = {name: spread([v for run in done if (v := run.value(name)) is not None]) for name in names}
+        yield {**dict(zip(keys, values, strict=True)), "n": len(done), **scores}
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """The newest of each sample: a run with the config, data and commit of another is no new sample of a mean."""
+    return list({run.sample: run for run in runs}.values())
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def ordered(rows: Sequence[Row], runs: Sequence[Run], word: str) -> list[Row]:
+    """Rows sorted by a column; `-KEY`: the largest first. Those without a value come last.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    name = word.removeprefix("-").rstrip(f" {''.join(ARROWS.values())}")
+    if name == "best":
+        name = the_best(runs, f"sort {word}")
+    if name not in rows[0]:
+        raise UserError(f"error: sort {word}: there is no such column. The columns are: {', '.join(rows[0])}.")
+    keyed = [(key, row) for row in rows if (key := _order(row[name])) is not None]
+    keyed.sort(key=lambda pair: pair[0], reverse=word.startswith("-"))
+    return [*(row for _, row in keyed), *(row for row in rows if _order(row[name]) is None)]
+
+
+def _order(value: Any) -> tuple[bool, float, str] | None:
+    """What a cell is sorted by: a number, the mean of a group, or a text; None where there is nothing."""
+    if value is None or value == "":
+        return None
+    try:
+        key = float(value.partition(" ±")[0] if isinstance(value, str) else value)
+    except ValueError:
+        return True, 0.0, str(value)
+    return None if math.isnan(key) else (False, key, "")

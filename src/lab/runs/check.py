@@ -1,0 +1,207 @@
+"""Is a config sound? Its values are compared with the signatures of the classes it names, before any data is read."""
+
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from lab.build import by_key
+from lab.data.base import Data
+from lab.data.facts import stated_by
+from lab.engine.config.allow import instantiate, locate, refuse
+from lab.engine.config.signatures import wrong_arguments
+from lab.engine.constraints import Fraction
+from lab.engine.display import in_utf8
+from lab.engine.errors import fail, one_line
+from lab.runs.judge import wrong_judges
+from lab.runs.refusals import refusals, refused_with_several_optimizers
+from lab.tasks.optimizers import build_schedule, by_name
+
+OTHER_KEY = re.compile(r"\$\{(?!\s*oc\.)")  # a reference to another key of the config, not to the environment
+
+
+@dataclass
+class Root:
+    """The keys of conf/train.yaml, with the types of those that no class takes; a new key there is named here too."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seeds: PositiveInt | None
+    cv: Annotated[int, Field(ge=2)] | None
+    fold: NonNegativeInt | None
+    early_stopping: PositiveInt | None
+    ema: Fraction | None
+    compile: bool | Literal["reduce-overhead", "max-autotune"]
+    matmul_precision: Literal["highest", "high", "medium"]
+    channels_last: bool
+    run: str | None
+    finetune: str | None
+    warm_start: str | None
+    checkpoint: Any
+    figures: bool
+    not_finite: Literal["stop", "skip"]
+    name: str
+    log_dir: str
+    monitor: Any
+    callbacks: Any
+    data: Any
+    net: Any
+    task: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: Any
+    logger: Any
+    sweep: Any
+    launcher: Any
+
+
+@dataclass
+class Monitor:
+    metric: str
+    mode: Literal["min", "max"]
+
+
+def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> None:
+    """Refuse a training config that can't run on this machine.
+
+    Args:
+        cfg: of `lab train`.
+        folder: the run's, where it is known; otherwise it will be made in `log_dir`.
+        writes: whether anything is going to be written there.
+
+    Raises:
+        UserError: a line for each problem.
+    """
+    refuse(cfg)
+    if problems := list(without_target(cfg)):
+        fail(problems)
+    problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
+    problems += wrong_calls(cfg)
+    if writes:
+        problems += _unwritable("run" if folder else "log_dir", folder or Path(cfg.log_dir))
+    problems += [
+        f"{key}={cfg[key]}: it is not UTF-8, and TensorBoard writes no such folder; name another"
+        for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
+    ]  # fmt: skip
+    problems += refusals(cfg)
+    problems += wrong_judges(cfg, folder)
+    if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
+        problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
+    if cfg.fold is not None and not problems and cfg.fold >= (cfg.cv or 0):
+        problems.append(f"fold={cfg.fold}: " + (f"there are 0 to {cfg.cv - 1}" if cfg.cv else "of how many? cv=5"))
+    if cfg.finetune and cfg.warm_start:
+        problems.append("finetune and warm_start: one of them; the latter takes the optimizer's state too")
+    if not problems:
+        problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
+    if not problems:  # last, for some open their database
+        problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
+    if problems:
+        fail(problems)
+
+
+def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Iterator[str]:
+    """Whatever in a config, or in these groups of it, does not fit the signatures of the classes that it names."""
+    stated: set[str] = set()
+    for key, target, node in _calls(cfg):
+        if groups is not None and key.partition(".")[0] not in groups:
+            continue
+        try:
+            function = locate(target) if isinstance(target, str) else target
+        except ImportError as error:
+            yield f"{key}._target_={target}: {one_line(error)}"
+            continue
+        if key == "data" and isinstance(function, type) and issubclass(function, Data):
+            stated |= set(stated_by(function.features))
+        is_filled = key.partition(".")[0] in ("net", "task")
+        yield from wrong_arguments(key, function, node, stated if is_filled else ())
+
+
+def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
+    """Every call that the config stands for: its key, the callable or its name, and the arguments.
+
+    The data comes first, for it knows what nets and tasks are given. An argument that refers to another key is left
+    out, for that is checked where it stands.
+    """
+
+    def walk(key: str, node: Any, raw: Any) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
+        if isinstance(node, dict):
+            plain = {name: ... if OTHER_KEY.search(str(raw[name])) else value for name, value in node.items()}
+            if "_target_" in node:
+                yield key, str(node["_target_"]), plain
+            for name, child in node.items():
+                yield from walk(f"{key}.{name}" if key else str(name), child, raw[name])
+        elif isinstance(node, list):
+            for i, child in enumerate(node):
+                yield from walk(f"{key}[{i}]", child, raw[i])
+
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    yield "", Root, tree
+    yield "monitor", Monitor, tree["monitor"]
+    for key in sorted(tree, key=lambda key: key != "data"):
+        yield from walk(key, tree[key], raw[key])
+
+
+def _unwritable(key: str, folder: Path) -> Iterator[str]:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError:
+        yield f"{key}={folder}: {there} is not a folder that can be written to"
+
+
+def without_target(cfg: DictConfig) -> Iterator[str]:
+    """The optimizers and schedules that name no class."""
+    for group in ("optimizer", "scheduler"):
+        found = by_key(group, cfg[group]) or {group: None}
+        for key, node in found.items():
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                yield f"{key}: expected an object with a _target_, or a mapping of names to such objects"
+
+
+def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
+    yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
+    yield "callbacks", lambda: [instantiate(callback) for callback in cfg.callbacks.values()]
+
+    def optimizer(key: str, node: DictConfig) -> None:
+        net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        made[key] = instantiate(node)(net.named_parameters())
+
+    def scheduler(key: str, node: DictConfig) -> Any:
+        own = made.get(key.replace("scheduler", "optimizer", 1), next(iter(made.values())))
+        return build_schedule(instantiate(node), own, [""], lambda: 100)
+
+    made: dict[str, torch.optim.Optimizer] = {}
+    optimizers, schedulers = by_key("optimizer", cfg.optimizer), by_key("scheduler", cfg.scheduler)
+    yield from ((key, partial(optimizer, key, node)) for key, node in optimizers.items())
+    if made.keys() == optimizers.keys():  # those that are yielded are built by now
+        yield from ((key, partial(scheduler, key, node)) for key, node in schedulers.items())
+
+
+def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
+    try:
+        build()
+    except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        yield f"{key}: {one_line(error.__cause__ or error)}"
+
+
+def check_optimizers(cfg: DictConfig, task: Any) -> None:
+    """Raises UserError where the config's optimizers and schedules are not those that the task needs."""
+    names = task.parameters_of().keys()
+    by_name("optimizer", task.optimizer, names)
+    by_name("scheduler", task.scheduler, names)
+    if len(names) > 1:
+        if problems := list(refused_with_several_optimizers(cfg)):
+            fail(problems)
+        task.build_optimizer()

@@ -1,0 +1,163 @@
+"""The optimizer and the schedule of a task, from the factories of its config: one of each, or one for each name."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lab.engine.errors import fail, unknown
+from lab.optim import CombinedOptimizer
+
+T = TypeVar("T")
+
+
+NamedParameters = Iterable[tuple[str, Parameter]]
+
+
+class NamedOptimizers(CombinedOptimizer):
+    """The optimizers of a task that has several, such as those of a GAN's two nets, as one.
+
+    Their names become the names of their parameter groups, which tell the curves of the learning rates apart.
+
+    Args:
+        optimizers: by name.
+    """
+
+    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        self.optimizers = optimizers
+        self.is_connected = False  # each loss depends on its optimizer's parameters
+        for name, part in optimizers.items():
+            for number, group in enumerate(part.param_groups, 1):
+                group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
+        groups = [group for part in optimizers.values() for group in part.param_groups]
+        if not all("param_names" in group for group in groups):
+            for group in groups:  # torch takes names of all parameters or of none
+                group.pop("param_names", None)
+        super().__init__(list(optimizers.values()), {})
+
+    def backward(self, losses: Mapping[str, Tensor], scale: Any) -> None:
+        """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
+
+        Raises:
+            UserError: an optimizer has no loss, or at first one that depends on none of its parameters.
+        """
+        if missing := [name for name in self.optimizers if name not in losses]:
+            fail(
+                [f"step: Step.parts has no loss named {name}, which the optimizer {name} minimises" for name in missing]
+            )
+        *_, last = self.optimizers
+        for name, part in self.optimizers.items():
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            if losses[name].requires_grad or self.is_connected:
+                torch.autograd.backward(losses[name] * scale, inputs=parameters, retain_graph=name != last)
+            if not self.is_connected and all(p.grad is None for p in parameters):
+                fail([f"step: the loss {name} depends on no parameter of the optimizer {name}; look for a detach()"])
+        self.is_connected = True
+
+
+class NamedSchedules(LRScheduler):
+    """A schedule for each of several optimizers, as one.
+
+    Args:
+        optimizer: what is scheduled.
+        schedules: those of its optimizers, by name.
+    """
+
+    def __init__(self, optimizer: NamedOptimizers, schedules: Mapping[str, LRScheduler]) -> None:
+        if wrong := [name for name, part in schedules.items() if isinstance(part, ReduceLROnPlateau)]:
+            fail([f"scheduler.{name}: ReduceLROnPlateau needs a metric in each step; take another" for name in wrong])
+        self.optimizer = optimizer  # no super().__init__: it would start a schedule of its own
+        self.schedules = schedules
+
+    def step(self, epoch: int | None = None) -> None:
+        for part in self.schedules.values():
+            part.step()
+
+    def get_last_lr(self) -> list[Any]:
+        return [lr for part in self.schedules.values() for lr in part.get_last_lr()]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"schedules": {name: part.state_dict() for name, part in self.schedules.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, part in self.schedules.items():
+            part.load_state_dict(state_dict["schedules"][name])
+
+
+def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], module: nn.Module) -> Optimizer:
+    """Return one optimizer for the parameters of a module.
+
+    Args:
+        given: the factories of (name, parameter) pairs -> optimizer.
+        parameters: the pairs of each optimizer, by the optimizer's name.
+        module: whose parameters they are.
+
+    Raises:
+        UserError: the names are others, or a parameter that is trained belongs to no optimizer, or to several.
+    """
+    pairs = {key: [(name, p) for name, p in named if p.requires_grad] for key, named in parameters.items()}
+    count = Counter(id(p) for own in pairs.values() for _, p in own)
+    if wrong := [name for name, p in module.named_parameters() if count[id(p)] != p.requires_grad]:
+        some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        fail(
+            [
+                f"{type(module).__name__}.parameters_of: expected each trained parameter once, but {some}"
+                f" {'are' if len(wrong) > 1 else 'is'} given to no optimizer or to several; freeze what is not trained"
+            ]
+        )
+    chosen = by_name("optimizer", given, pairs)
+    optimizers: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
+    return NamedOptimizers(optimizers) if len(optimizers) > 1 else next(iter(optimizers.values()))
+
+
+def build_schedule(
+    given: Any, optimizer: Optimizer, names: Collection[str], total_steps: Callable[[], int]
+) -> LRScheduler:
+    """Return one schedule for all parameters.
+
+    Args:
+        given: the factories of optimizer -> schedule.
+        optimizer: what `build_optimizer` returns.
+        names: of the task's optimizers.
+        total_steps: the length of the run, for the schedules that take it.
+
+    Raises:
+        UserError: the names are others.
+    """
+
+    def build(factory: Callable[..., LRScheduler], part: Optimizer) -> LRScheduler:
+        is_taken = "total_steps" in inspect.signature(factory).parameters
+        return factory(part, **({"total_steps": total_steps()} if is_taken else {}))
+
+    chosen = by_name("scheduler", given, names)
+    if not isinstance(optimizer, NamedOptimizers):
+        return build(next(iter(chosen.values())), optimizer)
+    return NamedSchedules(optimizer, {name: build(chosen[name], each) for name, each in optimizer.optimizers.items()})
+
+
+def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:
+    """The factory of each of a task's optimizers.
+
+    Args:
+        key: of the config, `optimizer` or `scheduler`.
+        given: the same for all, or a mapping.
+        names: of the task's optimizers; the only one of most tasks is named "".
+
+    Raises:
+        UserError: the mapping has other names.
+    """
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    if "" in names:
+        fail([f"{key}: the task has one {key}; expected a _target_, got the names {', '.join(given)}"])
+    problems = [f"{key}: {unknown('name', name, names)}" for name in given if name not in names]
+    problems += [f"{key}.{name}: the task needs it" for name in names if name not in given and not problems]
+    if problems:
+        fail(problems)
+    return given

@@ -1,0 +1,226 @@
+"""`lab runs`: the runs in `logs/` as a table. Nothing heavy is imported before a run is run again."""
+
+import argparse
+import math
+import shutil
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lab.engine.display import say
+from lab.engine.errors import RunError, UserError
+from lab.engine.folder import DIFF, FACTS, STAMP, flat, latest, read_bytes, read_config, read_json
+from lab.engine.lock import held
+from lab.engine.runs.index import Run, monitored, read, select, the_best
+from lab.engine.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
+from lab.engine.runs.table import FOR_PROGRAMS, FORMATS, headed, terminal, text
+
+HELP = """lab runs [RUN ...]                        a table; RUN is a folder below logs/, or a pattern
+lab runs best [RUN ...]                   the best of them
+lab runs compare A B                      their configs and scores side by side; A and B may match several seeds
+lab runs rerun RUN                        the same again: are its scores the same?
+lab runs archive|rm [RUN ...]             out of the way, or for good; asks first
+
+  where KEY=VALUE ...    only those: an override, a column, best, a metric; also !=, <, >, <=, >=
+  sort KEY               -KEY: the largest first
+  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; identical runs count once
+  --format FORMAT        text, markdown, latex, csv, json
+  --all                  all columns, though they are wider than the terminal
+  --log-dir FOLDER       logs"""
+ACTIONS = ("best", "compare", "rerun", "archive", "rm")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: there is no such run, key or option.
+    """
+    if {"-h", "--help"} & set(arguments):
+        say(*HELP.split("\n"))
+        return
+    parser = argparse.ArgumentParser(prog="lab runs", add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--where", nargs="+", default=[])
+    parser.add_argument("--sort")
+    parser.add_argument("--group-by")
+    parser.add_argument("--format", choices=list(FORMATS), default="text")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--log-dir", type=Path, default=Path("logs"))
+    action, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in ACTIONS else ("list", arguments)
+    try:
+        args, unknown = parser.parse_known_args(list(options(rest)))
+    except argparse.ArgumentError as error:
+        raise UserError(f"error: {error}") from error
+    if unknown:
+        raise UserError(f"error: unknown option {unknown[0]}.", *HELP.splitlines())
+    if not args.log_dir.is_dir():
+        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it; --log-dir names another.")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
+    below = [_below(word, args.log_dir) for word in args.words]
+    runs = read(args.log_dir)
+    if action == "compare":
+        compare(runs, below, args)
+        return
+    found = select(runs, below, args.where)
+    if not found:
+        raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
+    {"list": table, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](found, args)
+
+
+def _below(word: str, logs: Path) -> str:
+    """A run as it is called below the logs, however it was given; `latest` is the newest."""
+    word = str(latest(logs)) if word == "latest" else word
+    for root in (logs, logs.absolute()):
+        if Path(word).is_relative_to(root):
+            return str(Path(word).relative_to(root))
+    return word
+
+
+def options(words: Sequence[str]) -> Iterator[str]:
+    """`where` and `sort KEY` as argparse has them; `-KEY` is no option to it then."""
+    rest = iter(words)
+    for word in rest:
+        yield f"--sort={next(rest, '')}" if word == "sort" else "--where" if word == "where" else word
+
+
+def table(runs: list[Run], args: argparse.Namespace) -> None:
+    keys = args.group_by.split(",") if args.group_by else []
+    if wrong := [key for key in keys if all(run.value(key) is None and key not in run.overrides for run in runs)]:
+        raise UserError(f"error: --group-by {wrong[0]}: none of these runs has such an override.")
+    rows = list(grouped(runs, keys)) if keys else rows_of(runs)
+    if args.sort:
+        rows = ordered(rows, runs, args.sort)
+    if args.format not in FOR_PROGRAMS:
+        rows = headed(rows, headings(runs))
+    _say(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
+
+
+def _say(table: str) -> None:
+    say(*table.split("\n"))
+
+
+def best(runs: list[Run], args: argparse.Namespace) -> None:
+    """The folder of the best run, by the metric that it monitors."""
+    done = [run for run in runs if run.status == "finished" and run.best]
+    if not done:
+        raise UserError("error: none of these runs is finished.")
+    metric = the_best(done, "best")
+    choose = max if done[0].best["mode"] == "max" else min
+    winner = choose(done, key=lambda run: run.best["value"])
+    say(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}")
+
+
+def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
+    """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
+    if len(words) != 2:
+        raise UserError("error: compare takes two runs or patterns: lab runs compare A B")
+    sides = [distinct(run for run in select(runs, [word], args.where) if run.status == "finished") for word in words]
+    for word, side in zip(words, sides, strict=True):
+        if not side:
+            raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
+    configs = [flat(read_config(args.log_dir / side[0].folder)) for side in sides]
+    different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
+    rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
+    everyone = [*sides[0], *sides[1]]
+    names = headings(everyone)
+    scores = dict.fromkeys([*monitored(everyone), *(name for run in everyone for name in run.test)])
+    shared = [name for name in scores if all(run.value(name) is not None for run in everyone)]
+    for name in shared:
+        a, b = ([run.value(name) for run in side] for side in sides)
+        rows.append({"": names.get(name, name), words[0]: spread(a), words[1]: spread(b)})
+    _say(text(rows) if args.format == "text" else FORMATS[args.format](rows))
+    repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
+    if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
+        say(f"{many[0]} has several runs of one seed. Select one per seed with `where` to get a paired test.")
+        return
+    pairs = [(repeats[0][key], repeats[1][key]) for key in repeats[0] if key in repeats[1]]
+    if len(pairs) > 1:
+        for name in shared:
+            say(paired(name, [(a.value(name), b.value(name)) for a, b in pairs]))
+
+
+def _repeat(folder: Path) -> tuple[Any, ...]:
+    """Which of the runs that are paired a run is: its seed, its fold."""
+    cfg = read_config(folder)
+    return tuple(cfg.get(key) for key in ("seed", "cv", "fold"))
+
+
+def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean difference and Student's paired t-test (Student 1908)."""
+    differences = [b - a for a, b in pairs]
+    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+    if deviation == 0:
+        return f"{name}: {mean:+.4f} in each of {len(pairs)} pairs"
+    from scipy.stats import ttest_rel
+
+    p = ttest_rel([b for _, b in pairs], [a for a, _ in pairs]).pvalue
+    return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} pairs, p = {p:.3g}"
+
+
+def rerun(runs: list[Run], args: argparse.Namespace) -> None:
+    """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
+    if len(runs) != 1:
+        raise UserError(f"error: rerun takes one run; {len(runs)} match.")
+    from lab.engine import cli
+    from lab.engine.config.words import override_word
+
+    old = args.log_dir / runs[0].folder
+    new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    train, config = cli.import_heavy("lab.train"), cli.import_heavy("lab.engine.config.compose")
+    train.main(config.compose("train", [*config.words_of(old), override_word("run", str(new))]))
+    stamps = [read_json(folder / STAMP) for folder in (old, new)]
+    diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
+    scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
+    same = {
+        "config": flat(read_config(old)) == flat(read_config(new)),
+        "code": stamps[0]["git"] == stamps[1]["git"] and diffs[0] == diffs[1],
+        "packages": stamps[0]["packages"] == stamps[1]["packages"],
+        "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],
+        "scores": (scores[0].best, scores[0].test) == (scores[1].best, scores[1].test),
+    }
+    say("")
+    for what, agrees in same.items():
+        say(f"{what:<9} {'the same' if agrees else 'different'}")
+    if not same["scores"]:
+        changed = ", ".join(dict.fromkeys(key for resumed in stamps[0]["resumed"] for key in resumed["changes"]))
+        why = f" {old} was resumed with another {changed}; the rerun had it from the start." if changed else ""
+        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.{why}")
+
+
+def archive(runs: list[Run], args: argparse.Namespace) -> None:
+    """Move runs to `.archive`, which no table shows."""
+
+    def move(run: Run) -> None:
+        target = place = args.log_dir / ".archive" / run.folder
+        numbers = count(1)
+        while target.exists():
+            target = place.with_name(f"{place.name}_{next(numbers)}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(args.log_dir / run.folder, target)
+
+    _asked("archive", runs, args, move)
+
+
+def remove(runs: list[Run], args: argparse.Namespace) -> None:
+    """Delete runs."""
+    _asked("remove", runs, args, lambda run: shutil.rmtree(args.log_dir / run.folder))
+
+
+def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[Run], None]) -> None:
+    if busy := [run.folder for run in runs if run.status == "running"]:
+        raise UserError(f"error: {busy[0]} is running.")
+    _say(terminal(headed(rows_of(runs), headings(runs))))
+    say(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        say("Nothing was changed.")
+        return
+    for run in runs:
+        with held(args.log_dir / run.folder, sure=True):  # none has started since the question
+            do(run)
