@@ -80,7 +80,7 @@ def test_tab_completion_installs(lab):
 def test_heavy_modules_are_not_imported_before_a_job(arguments):
     code = f"""
 import sys
-from lab import cli
+from lab.engine import cli
 sys.argv = ["lab", *{arguments!r}]
 try:
     cli.main()
@@ -98,7 +98,7 @@ assert not heavy, heavy
 def test_a_job_does_not_import_what_it_does_not_use():
     code = """
 import sys
-from lab import cli
+from lab.engine import cli
 cli.import_heavy("lab.train")
 assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules and "sklearn" not in sys.modules
 from scipy import signal

@@ -53,7 +53,7 @@ class Recorder(L.Callback):
 """
     )
     (folder / "sitecustomize.py").write_text(
-        "from lab import allow\nallow.MODULES += ('recorder',)\n"
+        "from lab.engine.config import allow\nallow.MODULES += ('recorder',)\n"
     )  # as a fork does
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(allow, "MODULES", (*allow.MODULES, "recorder"))
@@ -166,7 +166,7 @@ def test_processes_with_other_weights_do_not_train(lab, recorder, tmp_path):
         "            next(task.parameters()).data.add_(1e-3)\n"
     )
     (recorder / "wrong.py").write_text(wrong)
-    (recorder / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('recorder', 'wrong')\n")
+    (recorder / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('recorder', 'wrong')\n")
     result = lab("train", *QUICK, "trainer=ddp_cpu", "+callbacks.wrong={_target_: wrong.Wrong}")
     assert result.returncode == 1
     assert "error: the weights of processes 0 and 1 differ" in result.stderr
@@ -176,7 +176,7 @@ def test_processes_with_other_weights_do_not_train(lab, recorder, tmp_path):
 def test_processes_with_another_config_do_not_train(lab, recorder, tmp_path):
     """As where the environment of a second machine is another."""
     (recorder / "sitecustomize.py").write_text(
-        "import os\nfrom lab import allow\nallow.MODULES += ('recorder',)\n"
+        "import os\nfrom lab.engine.config import allow\nallow.MODULES += ('recorder',)\n"
         "os.environ['LR'] = '0.1' if os.environ.get('LOCAL_RANK') == '1' else '0.01'\n"
     )
     result = lab("train", *QUICK, "trainer=ddp_cpu", "optimizer.lr='${oc.decode:${oc.env:LR}}'")

@@ -101,7 +101,7 @@ def test_a_run_and_its_export_write_the_same(more, folder, digits, ask, tmp_path
 def test_no_torch_is_imported_for_an_exported_model(folder, digits, tmp_path):
     code = f"""
 import sys
-from lab import cli
+from lab.engine import cli
 sys.argv = ["lab", "predict", "model={folder}/model.onnx", "input={digits}"]
 cli.main()
 heavy = {{"torch", "lightning", "torchvision", "torchmetrics", "sklearn", "matplotlib"}} & set(sys.modules)

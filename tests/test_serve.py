@@ -279,7 +279,7 @@ def test_what_is_asked_is_answered_before_the_end(folder, tmp_path):
 def test_no_torch_is_imported_for_an_exported_model(folder):
     code = f"""
 import signal, sys, threading
-from lab import cli
+from lab.engine import cli
 from lab.serve import main as serve
 serve_run = serve.run
 def run(*arguments):

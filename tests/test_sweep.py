@@ -51,7 +51,7 @@ class Fault(L.Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 """
     )
-    (tmp_path / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('faults',)\n")
+    (tmp_path / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('faults',)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
 

@@ -353,7 +353,7 @@ def faulty(
         f"            open({str(code / 'at')!r}, 'w').write(str(time.time()))\n"
         f"            {FAULTS[fault]}\n"
     )
-    (code / "sitecustomize.py").write_text("from lab import allow\nallow.MODULES += ('faults',)\n")
+    (code / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('faults',)\n")
     words = [
         *overrides(folder, variant=variant, processes=2),
         "trainer=ddp_cpu",
