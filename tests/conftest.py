@@ -24,6 +24,8 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.engine.training.process import filter_warnings
 from lab.runs import check
+from lab.runs.open import Run
+from lab.train import prepare
 
 torch.set_num_threads(1)
 torch.ones(1, requires_grad=True).backward()  # a first one after torch.export would start threads that no fork survives
@@ -158,7 +160,7 @@ class Rows:
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
     cfg.trainer.max_steps = num
-    data, task = train.parts(cfg, None)
+    data, task = prepare(Run(cfg))
     losses = Losses()
     trainer = build_trainer(cfg, folder)
     trainer.callbacks.append(losses)

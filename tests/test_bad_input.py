@@ -483,7 +483,7 @@ def test_a_picture_that_breaks_during_training_fails_the_run(tmp_path, monkeypat
         create(*args)
         cut(Path("images/val/a/12.png"))
 
-    monkeypatch.setattr("lab.runs.create", create_and_cut)
+    monkeypatch.setattr("lab.runs.open.create", create_and_cut)
     with pytest.raises(SystemExit, match="2"):
         lab(monkeypatch, FOLDER)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "data"))]

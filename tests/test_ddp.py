@@ -166,7 +166,9 @@ def test_processes_with_other_weights_do_not_train(lab, recorder, tmp_path):
         "            next(task.parameters()).data.add_(1e-3)\n"
     )
     (recorder / "wrong.py").write_text(wrong)
-    (recorder / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('recorder', 'wrong')\n")
+    (recorder / "sitecustomize.py").write_text(
+        "from lab.engine.config import allow\nallow.MODULES += ('recorder', 'wrong')\n"
+    )
     result = lab("train", *QUICK, "trainer=ddp_cpu", "+callbacks.wrong={_target_: wrong.Wrong}")
     assert result.returncode == 1
     assert "error: the weights of processes 0 and 1 differ" in result.stderr

@@ -83,7 +83,9 @@ def test_an_error_has_the_lines_that_it_was_given():
 
 
 def test_an_error_of_a_worker_is_shown_without_its_traceback():
-    message = "Caught UserError in DataLoader worker process 0.\nTraceback: …\nlab.engine.errors.UserError: data: x is bad.\n"
+    message = (
+        "Caught UserError in DataLoader worker process 0.\nTraceback: …\nlab.engine.errors.UserError: data: x is bad.\n"
+    )
     assert str(UserError(message)) == "data: x is bad."
 
 

@@ -12,7 +12,7 @@ from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
 from torch import nn
 
-from lab import runs, train
+from lab import runs
 from lab.engine.config import paths
 from lab.engine.config.command_line import with_latest, with_the_runs_own
 from lab.engine.config.compose import compose_config
@@ -22,6 +22,8 @@ from lab.engine.training.process import filter_warnings
 from lab.runs import check, resume
 from lab.runs import judge as judge_module
 from lab.runs.judge import Judge
+from lab.runs.open import Run
+from lab.train import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -190,14 +192,14 @@ def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch
     judge_module._load.cache_clear()
     loaded, load = [], runs.load
     monkeypatch.setattr("lab.runs.load", lambda folder: loaded.append(folder) or load(folder))
-    _, task = train.parts(judged(finished / "teacher"), None)
+    _, task = prepare(Run(judged(finished / "teacher")))
     assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
     assert loaded == [finished / "teacher"]
 
 
 @pytest.mark.parametrize(("more", "warns"), [([], False), (["data.split_seed=7"], True)])
 def test_other_statistics_are_warned_of(more, warns, finished, capsys):
-    train.parts(judged(finished / "teacher", *more), None)
+    prepare(Run(judged(finished / "teacher", *more)))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: task.teacher=")]
     assert len(said) == warns
     assert all("its image_mean and image_std differ from this data's: it needs batches" in line for line in said)
@@ -237,7 +239,7 @@ def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teache
 def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):
     cfg = judged(finished / "teacher", *words)
     with pytest.raises(UserError, match=f"error: task.teacher=.*inputs are not those of this data: .*{differ}") as e:
-        train.parts(cfg, None)
+        prepare(Run(cfg))
     assert len(str(e.value).splitlines()) == 1
 
 

@@ -9,7 +9,6 @@ from conftest import Rows, fitting, options
 from torch import nn
 from torchvision import models
 
-from lab import train
 from lab.data.facts import Facts
 from lab.engine.config.instantiate import build
 from lab.engine.errors import UserError
@@ -22,9 +21,11 @@ from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
 from lab.runs import check
+from lab.runs.open import Run
 from lab.testing import NetContract
 from lab.testing.base import perturbed, tensors
 from lab.testing.data import class_names
+from lab.train import prepare
 
 NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
 
@@ -103,10 +104,10 @@ class TestFlip:
         words = ["experiment=digits", "data.tiny=true", "optimizer=adam", "ema=null"]
         nets = ["net=fast_cnn_flip", "net.net.widths=[4,4,8,8]"], ["net=fast_cnn", "net.widths=[4,4,8,8]"]
         before, after = nets if wrapped else nets[::-1]
-        _, task = train.parts(compose(*words, *before), None)
+        _, task = prepare(Run(compose(*words, *before)))
         torch.save({"state_dict": task.state_dict()}, tmp_path / "other.ckpt")
         capsys.readouterr()
-        _, again = train.parts(compose(*words, *after, f"finetune={tmp_path}/other.ckpt", "seed=5"), None)
+        _, again = prepare(Run(compose(*words, *after, f"finetune={tmp_path}/other.ckpt", "seed=5")))
         num = len(task.state_dict())
         assert f"{num} of {num} tensors are loaded" in capsys.readouterr().out
         for one, other in zip(task.parameters(), again.parameters(), strict=True):
@@ -162,7 +163,7 @@ def test_cnn_is_the_seeds():
 class TestAirbench:
     def test_its_first_layer_whitens_patches(self, compose):
         words = ("experiment=digits", "data=cifar10", "net=airbench", "net.widths=[8,8,8]", "data.tiny=true")
-        data, task = train.parts(compose(*words, "data.augment={flip: true, crop: 2}"), None)
+        data, task = prepare(Run(compose(*words, "data.augment={flip: true, crop: 2}")))
         split = data.splits["train"]
         image = data.on_after_batch_transfer(split.__getitems__(range(len(split))))["image"]
         with torch.no_grad():

@@ -24,8 +24,10 @@ from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
 from lab.optim import BiasSGD, MuonAdamW
 from lab.runs import check
+from lab.runs.open import Run
 from lab.tasks.base import Step
 from lab.tasks.optimizers import NamedOptimizers
+from lab.train import prepare
 from lab.verbs.tune import finders
 from lab.verbs.tune import main as tune
 
@@ -81,7 +83,7 @@ def test_each_optimizer_learns_from_its_own_loss_alone(gan, every, clip, tmp_pat
     """As a plain loop does, which asks autograd for the gradient of each loss by its optimizer's parameters."""
     words = [f"trainer.accumulate_grad_batches={every}", f"trainer.gradient_clip_val={clip or 'null'}"]
     cfg = gan(*words, scheduler=CONSTANT, noise=False)
-    data, task = train.parts(cfg, None)
+    data, task = prepare(Run(cfg))
     twin, seen = copy.deepcopy(task), Batches()
     trainer = build_trainer(cfg, tmp_path)
     trainer.callbacks.append(seen)
@@ -151,7 +153,7 @@ def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_pat
         return trainer
 
     with monkeypatch.context() as patch:
-        patch.setattr("lab.build.build_trainer", with_stop)
+        patch.setattr("lab.train.build_trainer", with_stop)
         with pytest.raises(ZeroDivisionError):
             train.main(gan(f"run={tmp_path}/cut", *words, **kinds))
     assert (tmp_path / "cut/last.ckpt").exists()
@@ -233,7 +235,7 @@ def test_any_optimizers_step_and_are_restored_as_they_are_alone():
 )
 def test_names_that_are_not_the_task_s_are_refused(gan, kinds, message):
     with pytest.raises(UserError, match=f"^error: {re.escape(message)}"):
-        train.parts(gan(**kinds), None)
+        prepare(Run(gan(**kinds)))
 
 
 @pytest.mark.parametrize(
@@ -281,8 +283,8 @@ def test_settings_that_do_not_fit_are_refused_before_the_data_is_read(gan, kinds
 @pytest.mark.parametrize("word", ["trainer.precision=16-mixed", "trainer.strategy=fsdp", "compile=reduce-overhead"])
 def test_one_target_for_all_is_refused_where_the_task_has_several(gan, word):
     with pytest.raises(UserError, match=f"{word}: (it works with one loss|a compiled net)"):
-        train.parts(gan(word, optimizer=ADAM), None)
-    train.parts(gan("trainer.precision=bf16-mixed", optimizer=ADAM), None)
+        prepare(Run(gan(word, optimizer=ADAM)))
+    prepare(Run(gan("trainer.precision=bf16-mixed", optimizer=ADAM)))
 
 
 def test_names_for_a_task_with_one_optimizer_are_refused(compose):
@@ -290,7 +292,7 @@ def test_names_for_a_task_with_one_optimizer_are_refused(compose):
     OmegaConf.set_struct(cfg, False)
     cfg.optimizer = BOTH
     with pytest.raises(UserError, match="the task has one optimizer; expected a _target_, got the names generator, di"):
-        train.parts(cfg, None)
+        prepare(Run(cfg))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_names_for_a_task_with_one_optimizer_are_refused(compose):
 def test_a_parameter_has_one_optimizer(gan, shares, message, monkeypatch):
     monkeypatch.setattr(Gan, "parameters_of", shares)
     with pytest.raises(UserError, match=message):
-        train.parts(gan(optimizer=ADAM, scheduler=CYCLE), None)[1].build_optimizer()
+        prepare(Run(gan(optimizer=ADAM, scheduler=CYCLE)))[1].build_optimizer()
 
 
 def test_a_loss_without_an_optimizer_s_name_is_refused(gan, monkeypatch, tmp_path):
@@ -358,7 +360,7 @@ def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["schedules", "names", "state"])
 def test_a_checkpoint_of_other_optimizers_is_refused(gan, damage, tmp_path):
-    _, task = train.parts(gan(), None)
+    _, task = prepare(Run(gan()))
     optimizers, schedule = task.build_optimizer().state_dict(), {"schedules": {"generator": {}, "discriminator": {}}}
     content = {"optimizer_states": [optimizers], "lr_schedulers": [schedule]}
     checkpoints.check_optimizer(content, task, tmp_path)
@@ -375,11 +377,11 @@ def test_a_checkpoint_of_other_optimizers_is_refused(gan, damage, tmp_path):
 def test_a_warm_start_takes_the_state_of_the_same_optimizers(gan, tmp_path):
     train.main(gan(f"run={tmp_path}/first"))
     warm = f"warm_start={tmp_path}/first"
-    _, task = train.parts(gan(warm), None)
+    _, task = prepare(Run(gan(warm)))
     assert task.optimizer_state.keys() == set(range(8))
     for other in ({"generator": SGD, "discriminator": SGD}, {"generator": ADAM, "discriminator": MUON}):
         with pytest.raises(UserError, match="it was trained with another optimizer"):
-            train.parts(gan(warm, optimizer=other), None)
+            prepare(Run(gan(warm, optimizer=other)))
 
 
 def as_torchrun(cfg, rank, num, port):

@@ -30,8 +30,10 @@ from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
 from lab.runs import check
+from lab.runs.open import Run
 from lab.tasks.base import Step
 from lab.tasks.classification import Classification
+from lab.train import prepare
 from lab.verbs import runs as runs_main
 
 NUM_BATCHES = 4
@@ -69,7 +71,7 @@ def stopped(monkeypatch):
             return trainer
 
         with monkeypatch.context() as patch:
-            patch.setattr("lab.build.build_trainer", with_stop)
+            patch.setattr("lab.train.build_trainer", with_stop)
             if number == signal.SIGKILL:
                 with pytest.raises(RuntimeError, match="as good as killed"):
                     lab_train(*words)
@@ -487,7 +489,7 @@ def test_a_slurm_job_that_is_started_again_goes_on(stopped, tmp_path, requeued):
 
 
 def test_a_slurm_job_that_is_warned_while_it_does_not_train_is_started_again_too(monkeypatch, requeued):
-    monkeypatch.setattr("lab.runs.restore", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    monkeypatch.setattr("lab.runs.results.restore", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(SystemExit):
         lab_train("trainer.max_epochs=1")
     assert requeued == ["requeued"]
@@ -499,7 +501,7 @@ def test_fine_tuning_takes_the_weights_and_warm_starting_the_optimizer_too(tmp_p
     tasks = {}
     for key in ("finetune", "warm_start"):
         cfg = compose_config("train", [*QUICK, f"{key}={tmp_path}/first"])
-        _, tasks[key] = train.parts(cfg, None)
+        _, tasks[key] = prepare(Run(cfg))
         name = "net.layers.1.weight"
         assert tasks[key].state_dict()[name].equal(best["state_dict"][name])
     assert tasks["finetune"].optimizer_state is None
@@ -511,7 +513,7 @@ def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys)
     lab_train(f"run={tmp_path}/first", "trainer.max_epochs=1")
     shutil.rmtree(tmp_path / "second", ignore_errors=True)
     cfg = compose_config("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
-    train.parts(cfg, None)
+    prepare(Run(cfg))
     assert "new: " in capsys.readouterr().out
 
 
@@ -528,7 +530,7 @@ def test_weights_may_come_from_a_cache_of_links(key, link, tmp_path, early):
             (tmp_path / "second.ckpt").symlink_to(source)
             source = tmp_path / "second.ckpt"
     cfg = compose_config("train", [*QUICK, "net.batch_norm=false", f"{key}={source}"])
-    _, task = train.parts(cfg, None)
+    _, task = prepare(Run(cfg))
     best = checkpoints.read(early / "best.ckpt")["state_dict"]
     assert same(dict(task.state_dict()), dict(best))
 

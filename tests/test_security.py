@@ -562,7 +562,9 @@ LEAKY = {
 def test_a_secret_stays_in_the_environment(case, lab, tmp_path):
     override, code = LEAKY[case]
     (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('crashing',)\n")
+    (tmp_path / "path" / "sitecustomize.py").write_text(
+        "from lab.engine.config import allow\nallow.MODULES += ('crashing',)\n"
+    )
     (tmp_path / "path" / "crashing.py").write_text(
         "import lightning as L\n"
         "class Callback(L.Callback):\n"

@@ -280,7 +280,7 @@ def test_no_torch_is_imported_for_an_exported_model(folder):
     code = f"""
 import signal, sys, threading
 from lab.engine import cli
-from lab.serve import main as serve
+from lab.verbs.serve import main as serve
 serve_run = serve.run
 def run(*arguments):
     threading.Timer(1, signal.raise_signal, [signal.SIGTERM]).start()

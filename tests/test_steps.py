@@ -25,8 +25,10 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.engine.training.process import filter_warnings
 from lab.metrics.buffer import MetricBuffer
+from lab.runs.open import Run
 from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
+from lab.train import prepare
 
 QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "seed=3", "trainer.max_epochs=2", "data.batch_size=32")
 
@@ -61,7 +63,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     quiet = ["figures=true", "trainer=cpu", "trainer.enable_progress_bar=false", f"run={folder}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.build.build_task", with_class(Drawing, build_task))
+        patch.setattr("lab.train.build_task", with_class(Drawing, build_task))
         filter_warnings()
         train.main(compose_config("train", [*QUICK, *quiet]))
     return folder
@@ -336,7 +338,7 @@ def test_an_error_in_the_test_leaves_no_half_table(compose, tmp_path):
             return {"other": batch["index"].tolist()}
 
     cfg = compose(*QUICK, "data.batch_size=16")
-    data, task = train.parts(cfg, None)
+    data, task = prepare(Run(cfg))
     task.__class__ = Failing
     runs.create(cfg, data, tmp_path)
     with pytest.raises(ValueError, match=r"the columns are \['other'\], and those before \['noise', 'label'\]"):

@@ -18,6 +18,8 @@ from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
 from lab.engine.training.process import filter_warnings
 from lab.nets.ngrams import NGramLinear
+from lab.runs.open import Run
+from lab.train import prepare
 from lab.verbs import test
 
 QUICK = (
@@ -122,7 +124,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, words):
 
     lab_train(f"run={tmp_path}/whole")
     with monkeypatch.context() as patch:
-        patch.setattr("lab.build.build_trainer", with_callback(build_trainer, StopAt(NUM_BATCHES + 1, signal.SIGTERM)))
+        patch.setattr("lab.train.build_trainer", with_callback(build_trainer, StopAt(NUM_BATCHES + 1, signal.SIGTERM)))
         with pytest.raises(SystemExit, match="143"):
             lab_train(f"run={tmp_path}/cut")
     lab_train(f"run={tmp_path}/cut")
@@ -166,12 +168,12 @@ def test_a_short_run_learns(trained, words):
 
 def test_linear_logits_start_at_what_the_training_split_says_or_where_the_run_before_ended(compose, trained):
     words = ("experiment=sentiment", "data.tiny=true", "trainer.max_epochs=2")
-    data, task = train.parts(compose(*words), None)
+    data, task = prepare(Run(compose(*words)))
     everything = data.splits["train"].__getitems__(list(range(len(data.splits["train"]))))
     right = task.net.linear.eval()(everything["token"]).argmax(1) == everything["label"]
     assert right.float().mean() > 0.95
     folder = trained(*words)
-    _, finetuned = train.parts(compose(*words, f"finetune={folder}"), None)
+    _, finetuned = prepare(Run(compose(*words, f"finetune={folder}")))
     _, _, ended = runs.load(folder)
     weight = ended.net.linear.embedding.weight
     assert finetuned.net.linear.embedding.weight.equal(weight)

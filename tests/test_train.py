@@ -76,7 +76,7 @@ def test_a_gathered_gradient_is_the_mean_over_the_samples(tmp_path, monkeypatch,
         trainer.callbacks.append(gradients)
         return trainer
 
-    monkeypatch.setattr("lab.build.build_trainer", with_gradients)
+    monkeypatch.setattr("lab.train.build_trainer", with_gradients)
     train.main(compose_config("train", [*words, "trainer.max_epochs=1", f"log_dir={tmp_path}"]))
     if groups:
         assert [len(sizes) for sizes in gradients.sizes] == groups
@@ -163,7 +163,7 @@ def test_one_cycle_keeps_the_groups_learning_rates_apart(optimizer):
 
 def test_a_resumed_run_knows_its_last_validation(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("lab.runs.best_score", lambda *_: 1 / 0)  # as good as killed, after the training
+        patch.setattr("lab.runs.results.best_score", lambda *_: 1 / 0)  # as good as killed, after the training
         with pytest.raises(ZeroDivisionError):
             lab_train(f"run={tmp_path}/run", "trainer.max_epochs=2")
     lab_train(f"run={tmp_path}/run", "trainer.max_epochs=2")

@@ -42,11 +42,10 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError
 
 cli.import_heavy("lab.train")
-from lab import build as lab_build  # noqa: E402
+from lab import train as lab_train  # noqa: E402
 from lab import runs  # noqa: E402
 from lab.engine import lock  # noqa: E402
 from lab.engine.runs import checkpoints  # noqa: E402
-from lab.train import main as lab_train  # noqa: E402
 
 NUM_BATCHES, EPOCHS = 8, 4
 POINTS = range(NUM_BATCHES * EPOCHS)
@@ -116,15 +115,15 @@ def train(words: list[str], callback: Callback | None = None) -> None:
         log = os.open(TMP / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1), os.dup2(log, 2)
         if callback:
-            build_before = lab_build.build_trainer
+            build_before = lab_train.build_trainer
 
             def with_callback(*args: Any) -> Any:
                 trainer = build_before(*args)
                 trainer.callbacks.append(callback)
                 return trainer
 
-            lab_build.build_trainer = with_callback
-        lab_train(compose_config("train", with_the_runs_own(words)))
+            lab_train.build_trainer = with_callback
+        lab_train.main(compose_config("train", with_the_runs_own(words)))
         code = 0
     except SystemExit as stopped:
         code = int(stopped.code or 0)
@@ -489,7 +488,7 @@ def save_on_a_full_disk(folder: Path) -> str | None:
 
 def logs_on_a_full_disk(folder: Path) -> str | None:
     """The run's loggers write to the full disk, its checkpoints elsewhere."""
-    build_before = lab_build.build_trainer
+    build_before = lab_train.build_trainer
 
     def elsewhere(cfg: Any, run_folder: Path, *args: Any) -> Any:
         trainer = build_before(cfg, run_folder, *args)
@@ -502,12 +501,12 @@ def logs_on_a_full_disk(folder: Path) -> str | None:
             while True:
                 file.write(b"0" * 4096)
 
-    lab_build.build_trainer = elsewhere
+    lab_train.build_trainer = elsewhere
     try:
         pid = forked(overrides(TMP / "full-disk"), At(9, fill))
         code, log = ended(pid), (TMP / f"{pid}.log").read_text()
     finally:
-        lab_build.build_trainer = build_before
+        lab_train.build_trainer = build_before
     if code:
         return f"exit code {code}: {log[-600:]}"
     said = log.count("can't write")

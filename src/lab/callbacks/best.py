@@ -21,6 +21,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, metric: str, mode: str) -> None:
+        self.folder = folder
         super().__init__(folder, Path(BEST).stem, monitor=metric, mode=mode, enable_version_counter=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from lab.runs.create import create, unused
 from lab.runs.load import changes, evaluation_trainer, load, load_data, read, read_facts, restore
-from lab.runs.results import best_score, check_monitor, last_metrics, recorded, validate
+from lab.runs.results import best_score, check_monitor, recorded, validate
 
 __all__ = [
-    "best_score", "changes", "check_monitor", "create", "evaluation_trainer", "last_metrics", "load", "load_data",
+    "best_score", "changes", "check_monitor", "create", "evaluation_trainer", "load", "load_data",
     "read", "read_facts", "recorded", "restore", "unused", "validate",
 ]  # fmt: skip

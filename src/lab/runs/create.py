@@ -1,3 +1,5 @@
+"""The folder of a new run."""
+
 from datetime import datetime
 from pathlib import Path
 

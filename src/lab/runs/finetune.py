@@ -1,3 +1,5 @@
+"""Weights of another run, with which a new run starts."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The end of a run: the best weights, their metrics, and `results.json`."""
+
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +8,10 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    ModelCheckpoint,
-)
 from omegaconf import DictConfig
 from torchmetrics import MetricCollection
 
+from lab.callbacks.best import BestCheckpoint
 from lab.callbacks.figures import Figures
 from lab.callbacks.last import Last
 from lab.callbacks.progress import ProgressBar
@@ -22,15 +22,27 @@ from lab.engine import timing
 from lab.engine.display import say
 from lab.engine.errors import Pruned, RunError, fail, unknown
 from lab.engine.folder import BEST, RESULTS, read_json, write_json
-from lab.engine.runs.summary import stopped
+from lab.engine.runs.summary import opening, stopped, summary
 from lab.engine.secrets import redacted
+from lab.engine.training.loggers import log_hyperparameters
 from lab.engine.training.trainer import declared, only
 from lab.metrics.added import has_several_values
+from lab.runs.load import restore
+from lab.tasks.base import Task
 
 
 @contextmanager
-def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
-    """Keep `results.json` true: whatever is put in the dict that this yields, the seconds, and how the run ended."""
+def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str, Any]]:
+    """Write `results.json` at the start and at the end of a run, whichever way it ends.
+
+    Args:
+        folder: of the run.
+        trainer: of the run.
+        step: at which it begins or resumes, for the line that is printed first.
+
+    Yields:
+        The content of `results.json`. The seconds and the status are added.
+    """
     results: dict[str, Any] = {"status": "running"}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
     timer = only(trainer, Timer)
@@ -44,6 +56,8 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
             except OSError as error:
                 say(f"warning: {folder / RESULTS} could not be written: {error}", file=sys.stderr)
 
+    if trainer.is_global_zero:
+        say(opening(trainer, folder, step))
     save("running")
     try:
         yield results
@@ -59,12 +73,25 @@ def recorded(folder: Path, trainer: Trainer) -> Iterator[dict[str, Any]]:
     save("finished")
 
 
-def last_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the metrics of the latest validation, which may precede the resume."""
-    return only(trainer, Last).validated
+def test_best_weights(trainer: Trainer, task: Task, data: Data, results: dict[str, Any]) -> float:
+    """Give the task its best weights, validate and test them; put the metrics into the results.
+
+    Returns:
+        The best value of the monitored metric.
+    """
+    results["parameters"] = sum(p.numel() for p in task.parameters())
+    best = best_score(trainer, task, data)
+    checkpoint = only(trainer, BestCheckpoint)
+    results["last"] = only(trainer, Last).validated  # it may precede the resume
+    results["best"] = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": best}
+    restore(task, checkpoint.folder)
+    with timing.announced("Testing the best weights"):
+        results["best"]["metrics"] = validate(trainer, task, data)
+        results["test"] = trainer.test(task, data, verbose=False)[0]
+    return best
 
 
-def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path, metric: str) -> float:
+def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
     """The best value of the monitored metric, not the last.
 
     A run that ends before its first validation is validated now, and its weights are the best that it has.
@@ -72,11 +99,11 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data, folder: Path
     Raises:
         UserError: the metric or the last training loss is not a finite number: the training diverged.
     """
-    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-    score = trainer.checkpoint_callback.best_model_score
+    checkpoint = only(trainer, BestCheckpoint)
+    metric, score = str(checkpoint.monitor), checkpoint.best_model_score
     if score is None:
         score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
-        trainer.save_checkpoint(folder / BEST)
+        trainer.save_checkpoint(checkpoint.folder / BEST)
     for name, value in {metric: score, "train/loss": trainer.callback_metrics.get("train/loss", score)}.items():
         if not value.isfinite():
             raise RunError(f"error: {name} is {value.item()}: the training diverged. Try a smaller optimizer.lr.")
@@ -106,3 +133,10 @@ def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
     is_open = any(map(has_several_values, metrics.values(copy_state=False))) and monitored.startswith("val/")
     if monitored not in names and not monitored.startswith("val/loss/") and not is_open:
         fail([f"monitor.metric: {unknown('metric', monitored, names)}"])
+
+
+def print_summary(trainer: Trainer, results: dict[str, Any], folder: Path) -> None:
+    """Print the test metrics, and log the hyperparameters with them."""
+    if trainer.is_global_zero:
+        log_hyperparameters(trainer, folder, results)
+        say(*summary(results, folder))

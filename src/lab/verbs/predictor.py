@@ -150,17 +150,18 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     """
     from lab.engine.cli import import_heavy
 
-    run = import_heavy("lab.runs.load")
+    runs = import_heavy("lab.runs")
     import torch
 
     from lab.data.facts import inputs_of
+    from lab.engine.training.process import settle
 
     filter_warnings()  # Lightning sets its level where it is imported
-    saved, data, task = run.load(folder)
-    run.settle(saved)
+    saved, data, task = runs.load(folder)
+    settle(saved)
     if not task.outputs:
         raise UserError(f"error: run={folder}: {type(task).__name__} has no `outputs`, so it has nothing to predict.")
-    trainer = run.evaluation_trainer(saved, accelerator)
+    trainer = runs.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
         raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin

@@ -12,13 +12,14 @@ from lightning import Callback, Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
-from lab import train
 from lab.build import by_key
 from lab.data.base import Data
 from lab.engine.config.allow import instantiate
 from lab.engine.errors import fail
 from lab.engine.training import lightning_quirks, process
 from lab.engine.training.trainer import declared
+from lab.runs.open import Run
+from lab.train import prepare
 from lab.verbs.tune import memory
 
 Tell = Callable[[Any], None]
@@ -102,6 +103,6 @@ def _parts(cfg: DictConfig, own: DictConfig, **arguments: Any) -> tuple[Trainer,
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
     if trainer.world_size > 1:
         fail(["trainer: tune uses one process; choose trainer=cpu or trainer=gpu."])
-    data, task = train.parts(cfg, None)
+    data, task = prepare(Run(cfg))
     memory.limit(trainer.strategy.root_device, own.memory_gb)
     return trainer, data, task
