@@ -123,7 +123,8 @@ def test_no_process_of_ours_imports_what_lies_in_its_folder(settled, monkeypatch
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.iso88591"])  # C, where the last is not installed
 def test_names_of_files_are_utf_8_in_any_locale(locale):
-    code = "import sys; from lab.engine.launch.environment import use_utf8; use_utf8(); print(ascii(sys.argv[1]), 'ü')"
+    code = "import sys; from lab.engine.launch.environment import use_utf8; use_utf8()"
+    code += "; print(ascii(sys.argv[1]), chr(252))"
     environ = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, "Ünï/图"]
     done = subprocess.run(command, env=without(environ, "PYTHONIOENCODING"), capture_output=True, check=True)

@@ -42,8 +42,8 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError
 
 cli.import_heavy("lab.train")
-from lab import train as lab_train  # noqa: E402
 from lab import runs  # noqa: E402
+from lab import train as lab_train  # noqa: E402
 from lab.engine import lock  # noqa: E402
 from lab.engine.runs import checkpoints  # noqa: E402
 
