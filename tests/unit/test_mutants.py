@@ -33,7 +33,7 @@ def twice():
 
 @pytest.fixture
 def mutation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).with_name("chaos"))
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "chaos")
     monkeypatch.delitem(sys.modules, "mutation", raising=False)
     import mutation
 
@@ -91,4 +91,4 @@ def test_a_row_that_does_not_apply_says_what_is_there(code: ModuleType, definiti
     message = code.check(code.Mutant("a bug", definition, (), old, "0"))
     assert message.startswith(f"a bug | {definition}: ")
     assert error in message
-    assert code.check(code.Mutant("a bug", "LIMIT", ("test_mutants.py::test_gone",), "3", "4")).endswith("test_gone")
+    assert code.check(code.Mutant("a bug", "LIMIT", ("unit/test_mutants.py::test_gone",), "3", "4")).endswith("test_gone")

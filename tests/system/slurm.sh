@@ -1,5 +1,5 @@
 #!/bin/bash
-# A SLURM of two nodes, for tests/test_slurm.py: as root on Debian, `tests/slurm.sh`; `tests/slurm.sh down` ends it.
+# A SLURM of two nodes, for test_slurm.py: as root on Debian, `tests/system/slurm.sh`; with `down` it ends.
 # Each node is a slurmd in a network namespace with a host name of its own; a bridge joins them to the controller.
 set -euo pipefail
 state=/tmp/lab-slurm

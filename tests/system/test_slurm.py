@@ -31,7 +31,7 @@ def nodes():
     try:
         return int(slurm("sinfo", "--noheader", "--responding", "--format=%D"))
     except (OSError, subprocess.CalledProcessError, ValueError):
-        pytest.skip("SLURM does not run here; tests/slurm.sh starts it")
+        pytest.skip("SLURM does not run here; tests/system/slurm.sh starts it")
 
 
 def queue(tmp_path: Path) -> dict[str, str]:

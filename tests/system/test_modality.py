@@ -21,11 +21,14 @@ TEXTS = (
     "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
     "conf/task/translation.yaml",
     "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
-    "tests/{test_modality,test_tokens,test_text,test_text_files,test_text_names,test_text_nets,test_text_answers,test_text_report,test_translation,test_pretrained}.py",
+    "tests/unit/{test_text_files,test_text_names,test_text_report}.py",
+    "tests/contracts/{test_text_nets,test_tokens}.py",
+    "tests/runs/{test_pretrained,test_text,test_text_answers,test_translation}.py",
+    "tests/system/test_modality.py",
 )
 FAST = [
-    "tests/test_config.py",
-    "tests/test_nets.py",
+    "tests/unit/test_config.py",
+    "tests/contracts/test_nets.py",
     "-k",
     "not torchvision and not pretrained and not res and not airbench",
 ]

@@ -19,7 +19,7 @@ def start(tmp_path):
     """Start a `lab` command on both machines by torchrun."""
     script = str(Path(__file__).with_name("two_machines.sh"))
     if subprocess.run([script, "0", "true"], capture_output=True).returncode:
-        pytest.skip("there are no two machines here; tests/two_machines.sh up makes them")
+        pytest.skip("there are no two machines here; tests/system/two_machines.sh up makes them")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--no-python"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=node0:29500", "--rdzv-id=7", "--max-restarts=3"]
     environ = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
