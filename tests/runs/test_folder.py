@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from lab import runs, train
 from lab.build import build_trainer
-from lab.callbacks.timer import Timer
+from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import folder as folders
 from lab.engine.config.allow import read_config, refuse
 from lab.engine.config.command_line import with_the_runs_own
@@ -24,7 +24,7 @@ from lab.engine.errors import UserError
 from lab.engine.folder import read_json, read_metrics, refuse_links, write_config
 from lab.engine.runs import checkpoints
 from lab.engine.runs.index import read
-from lab.engine.training.loggers import Metrics
+from lab.engine.training.loggers import MetricsCSV
 from lab.engine.training.process import filter_warnings
 from lab.runs import resume
 from lab.runs.refusals import refusals
@@ -73,7 +73,7 @@ def readers(file, folder, loaded):
     """Whoever reads a file of a run, all of whom refuse a damaged one."""
     cfg, _, task = loaded
     data = SimpleNamespace(found=SimpleNamespace(fingerprint="x"))
-    trainer = SimpleNamespace(callbacks=[Timer()], is_global_zero=False)
+    trainer = SimpleNamespace(callbacks=[EpochTimer()], is_global_zero=False)
     return {
         "results.json": [
             lambda: runs.load(folder),
@@ -97,7 +97,7 @@ def readers(file, folder, loaded):
             lambda: resume.merge(cfg, folder),
             lambda: read_config(folder),
         ],
-        "metrics.csv": [lambda: read_metrics(folder / file), lambda: Metrics(folder, 1)],
+        "metrics.csv": [lambda: read_metrics(folder / file), lambda: MetricsCSV(folder, 1)],
         "last.ckpt": [lambda: checkpoints.newest(folder), lambda: resume.position(cfg, folder, task)],
         "best.ckpt": [lambda: runs.load(folder), lambda: runs.restore(task, folder)],
     }[file]
@@ -155,8 +155,8 @@ def test_the_wrong_entry_is_named(name, content, problem, tmp_path):
 
 def test_a_table_of_metrics_without_rows_is_whole(tmp_path):
     """A run may be stopped before it has logged anything."""
-    Metrics(tmp_path).save()
-    assert Metrics(tmp_path, 3).rows == read_metrics(tmp_path / "metrics.csv") == []
+    MetricsCSV(tmp_path).save()
+    assert MetricsCSV(tmp_path, 3).rows == read_metrics(tmp_path / "metrics.csv") == []
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def changed(content, key, value=...):
         *checkpoints.NEEDED, *(f"last/{key}" for key in checkpoints.NEEDED_LAST), "loops/fit_loop",
         "loops/fit_loop/epoch_progress", "loops/fit_loop/epoch_loop.batch_progress/current",
         "loops/fit_loop/epoch_loop.batch_progress/current/completed", "last/end/early_stopping",
-        "callbacks/Guard/num_skipped", "optimizer_states/0", "optimizer_states/0/state", "lr_schedulers/0",
+        "callbacks/FiniteGuard/num_skipped", "optimizer_states/0", "optimizer_states/0/state", "lr_schedulers/0",
         "optimizer_states/0/param_groups/0/params",
     ],
 )  # fmt: skip
@@ -222,15 +222,18 @@ def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, fi
 @pytest.mark.parametrize(
     ("name", "state"),
     [
-        ("Guard", {"x": 1}),
-        ("Early{'monitor': 'val/acc'}", {"wait_count": 1}),
-        ("Early{'monitor': 'val/acc'}", {"wait_count": "1", "stopped_epoch": 0, "patience": 1, "best_score": 0.5}),
+        ("FiniteGuard", {"x": 1}),
+        ("ResumableEarlyStopping{'monitor': 'val/acc'}", {"wait_count": 1}),
+        (
+            "ResumableEarlyStopping{'monitor': 'val/acc'}",
+            {"wait_count": "1", "stopped_epoch": 0, "patience": 1, "best_score": 0.5},
+        ),
         ("BestCheckpoint{}", {"best": "x"}),
         ("ModelCheckpoint{'monitor': None}", {"dirpath": "x"}),
         ("EMAWeightAveraging", {}),
         ("Timer", {"time_elapsed": 3.0}),
-        ("Guard", 3),
-        ("Guard", None),
+        ("FiniteGuard", 3),
+        ("FiniteGuard", None),
     ],
     ids=str,
 )

@@ -179,7 +179,7 @@ def test_a_step_that_is_not_finite_is_left_out_by_both_optimizers(gan, monkeypat
     train.main(gan(f"run={tmp_path}/skip", "not_finite=skip"))
     last = checkpoints.read(tmp_path / "skip/last.ckpt")
     assert all(value.isfinite().all() for value in last["state_dict"].values())
-    assert last["callbacks"]["Guard"]["num_skipped"] == 1
+    assert last["callbacks"]["FiniteGuard"]["num_skipped"] == 1
     state = last["optimizer_states"][0]["state"]
     assert [state[i]["step"].item() for i in range(4)] == [last["global_step"] - 1] * 4, "the generator's Adam"
 

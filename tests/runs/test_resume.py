@@ -473,7 +473,7 @@ def requeued(tmp_path, monkeypatch):
     requeue = cache(lambda: calls.append("requeued"))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("ENVIRONMENT", "BATCH")
-    for module in ("lab.engine.launch.signals", "lab.callbacks.last"):
+    for module in ("lab.engine.launch.signals", "lab.callbacks.resume_checkpoint"):
         monkeypatch.setattr(f"{module}.requeue", requeue)
     monkeypatch.chdir(tmp_path)
     return calls

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lab import runs, train
 from lab.build import build_task, build_trainer, read_data
-from lab.callbacks.last import Last
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data import tiny
 from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
@@ -318,7 +318,7 @@ def test_no_more_threads_than_the_container_has_cores(limit, threads, tmp_path, 
     monkeypatch.delenv("OMP_NUM_THREADS")
     try:
         torch.set_num_threads(4)
-        process.settle(compose("experiment=digits"))
+        process.set_up_process(compose("experiment=digits"))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -364,7 +364,7 @@ def test_all_files_of_a_run_lie_in_the_one_folder(typed, place, tmp_path, monkey
     assert Path(cfg.run).absolute() == tmp_path / place
     trainer = build_trainer(cfg, Path(cfg.run))
     board, table = trainer.loggers
-    last = next(callback for callback in trainer.callbacks if isinstance(callback, Last))
+    last = next(callback for callback in trainer.callbacks if isinstance(callback, ResumeCheckpoint))
     folders = [trainer.checkpoint_callback.dirpath, board.log_dir, trainer.default_root_dir, *(
         path.parent for path in (last.path, table.path))]  # fmt: skip
     assert {os.path.normpath(folder) for folder in folders} == {str(tmp_path / place)}

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from lab import train
 from lab.build import build_trainer, read_data
-from lab.callbacks.best import keep_inside
-from lab.callbacks.timer import Timer
+from lab.callbacks.best_checkpoint import confine_checkpoints
+from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import timing
 from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
@@ -192,7 +192,7 @@ def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch, numb
     if name != "run":  # the words are not parsed again
         text = "\n".join(stopped(tmp_path / name, 128 + number))
     else:
-        monkeypatch.setattr(Timer, "on_train_batch_end", lambda *_: os.kill(os.getpid(), number))
+        monkeypatch.setattr(EpochTimer, "on_train_batch_end", lambda *_: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit):
             lab_train(f"run={tmp_path / name}")
         text = capsys.readouterr().out
@@ -277,7 +277,7 @@ def test_limits_are_those_of_each_process(compose, words, problem):
 )
 def test_a_checkpoint_of_a_configs_own_is_found_again_where_it_was(name, kept, tmp_path):
     callback = ModelCheckpoint(filename="x", monitor="val/acc", save_top_k=2)
-    keep_inside(callback, tmp_path / "now")
+    confine_checkpoints(callback, tmp_path / "now")
     there = os.path.join("/then/run", name)
     state = callback.state_dict() | {"dirpath": "/then/run", "best_k_models": {there: torch.tensor(1.0)}}
     callback.load_state_dict(state | {"best_model_path": there})

@@ -149,7 +149,7 @@ def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
 def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):
     for wrong, line in {
         ("data=image_folder", "data.root=nowhere", "data.tiny=false"): "data.root: nowhere is not a folder",
-        ("trainer=cpu",): "error: trainer: it is for 1 process",
+        ("trainer=cpu",): "error: trainer: its world size is 1",
     }.items():
         result = torchrun(*wrong)
         assert result.returncode

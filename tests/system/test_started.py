@@ -35,7 +35,7 @@ def settled(monkeypatch):
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         environment.drop_stale_ranks()
-        return {name for name in environ if name in os.environ}, rendezvous.cluster()
+        return {name for name in environ if name in os.environ}, rendezvous.cluster_environment()
 
     return settled
 
@@ -65,7 +65,7 @@ def test_the_processes_of_torchrun_and_srun_know_their_ranks(settled, environ):
     assert left == environ.keys()
     assert (cluster.global_rank(), cluster.world_size()) in [(1, 2), (3, 4)]
     with pytest.raises(UserError, match="start a sweep directly"):
-        rendezvous.refuse_several("-m", "a sweep")
+        rendezvous.refuse_multiple_processes("-m", "a sweep")
 
 
 def test_what_lightning_refuses_of_srun_is_one_line(settled):
@@ -73,7 +73,7 @@ def test_what_lightning_refuses_of_srun_is_one_line(settled):
         settled(without(SRUN, "SLURM_NTASKS_PER_NODE"))
 
 
-@pytest.mark.parametrize("name", [environment.LINE, environment.MEETING])
+@pytest.mark.parametrize("name", [environment.LIFELINE, environment.RENDEZVOUS])
 def test_what_lab_tells_its_own_processes_stays(settled, name):
     assert settled({"LOCAL_RANK": "1", "WORLD_SIZE": "2", name: "5"})[0] == {"LOCAL_RANK", "WORLD_SIZE", name}
 
@@ -144,4 +144,4 @@ def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
 
 def test_several_machines_are_for_torchrun_and_srun():
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines needs torchrun or srun"):
-        rendezvous.check_size(SimpleNamespace(num_nodes=2, world_size=4))
+        rendezvous.check_world_size(SimpleNamespace(num_nodes=2, world_size=4))

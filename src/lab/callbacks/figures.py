@@ -17,7 +17,7 @@ from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.base import Batch, Samples
 from lab.engine.display import printable, printable_lines
 from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 from lab.features.base import sample_of
 from lab.tasks.base import Task
 
@@ -229,7 +229,7 @@ def epoch_figures(trainer: Trainer, task: Task) -> dict[str, Any]:
     Each module then has the mode, and the weights, that it had.
     """
     modes = [(module, module.training) for module in task.modules()]
-    averages = [callback for callback in declared(trainer).callbacks if isinstance(callback, WeightAveraging)]
+    averages = [callback for callback in typed(trainer).callbacks if isinstance(callback, WeightAveraging)]
     task.eval()
     for average in averages:
         average.on_validation_epoch_start(trainer, task)  # which puts its weights in

@@ -17,7 +17,7 @@ from lab.data.report import DataReport
 from lab.data.samplers import EpochSampler, shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.engine.errors import UserError
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 from lab.features.base import Feature
 
 Batch = dict[str, Tensor]
@@ -257,7 +257,7 @@ class Data(L.LightningDataModule):
             cut = partial(buckets, dataset.length, batch_size=size, tokens_per_batch=tokens, world_size=world_size)
             batches = BucketSampler(cut, len(dataset), world_size, rank, self.seed, epoch, num_batches)
             # Lightning does this for a sampler alone
-            batches.fixed = self.trainer is not None and declared(self.trainer).overfit_batches > 0
+            batches.fixed = self.trainer is not None and typed(self.trainer).overfit_batches > 0
             return self._loader(dataset, batch_sampler=batches)
         sampler = EpochSampler(dataset, world_size, rank, self.seed, epoch, num_batches * self.batch_size)
         drop_last = len(sampler) >= self.batch_size  # a last batch of one sample would break batch norm

@@ -17,7 +17,7 @@ from lab.engine.config.paths import keep_root
 from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
-from lab.engine.training.process import filter_warnings, settle
+from lab.engine.training.process import filter_warnings, set_up_process
 from lab.runs import judge, resume
 from lab.runs.check import check, check_optimizers
 from lab.runs.create import create, unused
@@ -115,10 +115,10 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     timing.start()
     freeze(cfg)
     cfg.sweep = cfg.launcher = None  # they have chosen this job, and where it runs
-    if rendezvous.meet(cfg.trainer.accelerator) > 0:
-        yield joined(rendezvous.announced_folder())
+    if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
+        yield joined(rendezvous.receive_folder())
         return
-    with rendezvous.announced() as announce:
+    with rendezvous.announcing_folder() as announce:
         run = _found(cfg)
         run._announce = announce
         with run._exits:
@@ -140,7 +140,7 @@ def _found(cfg: DictConfig) -> Run:
         if resume.has_begun(folder):
             check_resumable(run.cfg)
     check(run.cfg, folder)
-    settle(run.cfg)
+    set_up_process(run.cfg)
     return run
 
 
@@ -148,5 +148,5 @@ def joined(folder: str) -> Run:
     """The run in a folder that another process has begun, with its frozen config."""
     filter_warnings()
     cfg = read_config(Path(folder))
-    settle(cfg)
+    set_up_process(cfg)
     return Run(cfg, Path(folder), is_joined=True)

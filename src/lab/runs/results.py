@@ -11,12 +11,12 @@ from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from torchmetrics import MetricCollection
 
-from lab.callbacks.best import BestCheckpoint
+from lab.callbacks.best_checkpoint import BestCheckpoint
+from lab.callbacks.epoch_timer import EpochTimer
 from lab.callbacks.figures import Figures
-from lab.callbacks.last import Last
-from lab.callbacks.progress import ProgressBar
+from lab.callbacks.progress_bar import ProgressBar
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.callbacks.step_seed import StepSeed
-from lab.callbacks.timer import Timer
 from lab.data.base import Data
 from lab.engine import timing
 from lab.engine.display import say
@@ -25,7 +25,7 @@ from lab.engine.folder import BEST, RESULTS, read_json, write_json
 from lab.engine.runs.summary import opening, stopped, summary
 from lab.engine.secrets import redacted
 from lab.engine.training.loggers import log_hyperparameters
-from lab.engine.training.trainer import declared, only
+from lab.engine.training.trainer import find_callback, typed
 from lab.metrics.added import has_several_values
 from lab.runs.load import restore
 from lab.tasks.base import Task
@@ -45,7 +45,7 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
     """
     results: dict[str, Any] = {"status": "running"}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
-    timer = only(trainer, Timer)
+    timer = find_callback(trainer, EpochTimer)
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
@@ -61,10 +61,10 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
     save("running")
     try:
         yield results
-    except SystemExit as error:  # asked for: see `Stop`
+    except SystemExit as error:  # asked for: see `StopRequest`
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            say(*stopped(folder, error.code, can_resume=not declared(trainer).overfit_batches))
+            say(*stopped(folder, error.code, can_resume=not typed(trainer).overfit_batches))
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -81,8 +81,8 @@ def test_best_weights(trainer: Trainer, task: Task, data: Data, results: dict[st
     """
     results["parameters"] = sum(p.numel() for p in task.parameters())
     best = best_score(trainer, task, data)
-    checkpoint = only(trainer, BestCheckpoint)
-    results["last"] = only(trainer, Last).validated  # it may precede the resume
+    checkpoint = find_callback(trainer, BestCheckpoint)
+    results["last"] = find_callback(trainer, ResumeCheckpoint).validated  # it may precede the resume
     results["best"] = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": best}
     restore(task, checkpoint.folder)
     with timing.announced("Testing the best weights"):
@@ -99,7 +99,7 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
     Raises:
         UserError: the metric or the last training loss is not a finite number: the training diverged.
     """
-    checkpoint = only(trainer, BestCheckpoint)
+    checkpoint = find_callback(trainer, BestCheckpoint)
     metric, score = str(checkpoint.monitor), checkpoint.best_model_score
     if score is None:
         score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
@@ -112,7 +112,7 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
     """The validation metrics of the weights that a task has; no curve shows them again."""
-    own = declared(trainer)
+    own = typed(trainer)
     loggers, callbacks = own.loggers, own.callbacks
     own.loggers, own.callbacks = [], [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
     try:
@@ -124,8 +124,8 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
 def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
     """Raises UserError where no validation will report what is monitored.
 
-    The parts of the loss, and the values of a metric that has several, are known after the first validation; `Guard`
-    checks them then.
+    The parts of the loss, and the values of a metric that has several, are known after the first validation;
+    `FiniteGuard` checks them then.
     """
     metrics = task.get_submodule("metrics.val_")
     assert isinstance(metrics, MetricCollection)

@@ -28,7 +28,7 @@ from lab.engine.errors import UserError, fail
 from lab.engine.folder import SWEEP, read_json, write_json
 from lab.engine.keys import key_of
 from lab.engine.launch.environment import slurm_job
-from lab.engine.launch.rendezvous import refuse_several
+from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.launch.signals import requeue
 from lab.runs import resume
 from lab.sweep.board import Board
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the sweep can't be run as asked, or another process runs it.
     """
-    refuse_several("--multirun", "a sweep")
+    refuse_multiple_processes("--multirun", "a sweep")
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
     overrides = parsed(words)
     cfg = _first(overrides)

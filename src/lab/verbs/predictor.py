@@ -154,11 +154,11 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     import torch
 
     from lab.data.facts import inputs_of
-    from lab.engine.training.process import settle
+    from lab.engine.training.process import set_up_process
 
     filter_warnings()  # Lightning sets its level where it is imported
     saved, data, task = runs.load(folder)
-    settle(saved)
+    set_up_process(saved)
     if not task.outputs:
         raise UserError(f"error: run={folder}: {type(task).__name__} has no `outputs`, so it has nothing to predict.")
     trainer = runs.evaluation_trainer(saved, accelerator)

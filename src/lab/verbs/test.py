@@ -14,7 +14,7 @@ from lab.engine.training.process import filter_warnings
 def main(cfg: DictConfig) -> None:
     filter_warnings()
     saved, data, task = runs.load(cfg.run, cfg.data.root)
-    process.settle(saved)
+    process.set_up_process(saved)
     runs.read(data, cfg.run)
     trainer = runs.evaluation_trainer(saved, cfg.trainer)
     with processes(trainer, "test", *overrides()):

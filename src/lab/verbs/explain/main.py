@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     if problems := list(wrong_arguments("", Keys, OmegaConf.to_container(cfg))):
         fail(problems)
     saved, data, task = runs.load(cfg.run, cfg.data.root)
-    process.settle(saved)
+    process.set_up_process(saved)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
     if why := unexplained(inputs, task.outputs, task.input_entries):

@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     filter_warnings()
     chosen, output = asked(cfg)
     saved, data, task = runs.load(cfg.run, cfg.data.root)
-    process.settle(saved)
+    process.set_up_process(saved)
     checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")

@@ -18,8 +18,8 @@ from lab.engine.config.compose import freeze
 from lab.engine.config.signatures import wrong_arguments
 from lab.engine.display import say
 from lab.engine.errors import RunError, fail
-from lab.engine.launch.rendezvous import refuse_several
-from lab.engine.launch.signals import stop
+from lab.engine.launch.rendezvous import refuse_multiple_processes
+from lab.engine.launch.signals import stop_request
 from lab.engine.training.process import filter_warnings
 from lab.runs.check import check
 from lab.verbs.tune import curves, memory
@@ -53,11 +53,11 @@ class Sizes:
     steps: Annotated[int, Field(ge=2)]
 
 
-@stop.listen()
+@stop_request.handle_signals()
 def main(cfg: DictConfig) -> None:
     """Check the config, search, say what to paste, and leave a picture and a table."""
     filter_warnings()
-    refuse_several("tune", "it")
+    refuse_multiple_processes("tune", "it")
     freeze(cfg)
     own = _settings(cfg)
     check(cfg)

@@ -6,7 +6,7 @@ from lab.engine.display import say
 from lab.engine.runs.summary import duration
 
 
-class Lines(Callback):
+class EpochLines(Callback):
     """Prints a line for each epoch, where no progress bar is drawn: in a log file, or because none is wanted.
 
     An epoch is over when the next one starts: its metrics are known then.

@@ -11,7 +11,7 @@ from lab.engine.errors import RunError, UserError, unknown
 from lab.engine.runs import crash
 
 
-class Guard(Callback):
+class FiniteGuard(Callback):
     """Ends the run at the first step whose gradient is not finite, or leaves that step out; reports what crashed it.
 
     A loss that is not finite has such a gradient. Half precision's own scaler leaves steps out by itself while it looks

@@ -5,7 +5,7 @@ from lightning import Callback, Trainer
 from torch.optim import Optimizer
 
 
-class Accumulation(Callback):
+class WeightedAccumulation(Callback):
     """Makes a gradient that is gathered over several batches the mean over all their samples.
 
     Lightning sums the gradients of the batches' mean losses and divides by `accumulate_grad_batches`. That is the mean

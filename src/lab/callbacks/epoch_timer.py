@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from lab.engine import timing
 
 
-class Timer(Callback):
+class EpochTimer(Callback):
     """Seconds from the keystroke to the end of the first step, of each epoch, and of the validation that is in it.
 
     An epoch ends where the next one starts: its metrics and checkpoints are part of it.

@@ -35,7 +35,7 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_k_models = {str(path): score}
 
 
-def keep_inside(callback: ModelCheckpoint, folder: Path) -> None:
+def confine_checkpoints(callback: ModelCheckpoint, folder: Path) -> None:
     """Have a `ModelCheckpoint` of a config write to `folder`; its state may name files there alone, wherever it was."""
     callback.dirpath = str(folder)
     load = callback.load_state_dict

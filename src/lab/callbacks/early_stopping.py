@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lab.engine.display import say
 
 
-class Early(EarlyStopping):
+class ResumableEarlyStopping(EarlyStopping):
     """Lightning's, which says why it stops, and counts anew where a run is resumed with another patience."""
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:

@@ -8,11 +8,11 @@ from lightning import Callback, LightningModule, Trainer
 from pydantic import PositiveFloat, PositiveInt
 
 from lab.engine.folder import LAST
-from lab.engine.launch.signals import requeue, stop
+from lab.engine.launch.signals import requeue, stop_request
 from lab.engine.runs.ending import why_ended
 
 
-class Last(Callback):
+class ResumeCheckpoint(Callback):
     """Keeps `last.ckpt`, from which a run is resumed as if it had never been stopped.
 
     It is saved between two batches, when the first is done with: its optimizer step, its validation, its log. At every
@@ -40,7 +40,7 @@ class Last(Callback):
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.saved_step, self.saved_time, self.fitted = trainer.global_step, time.monotonic(), False
-        stop.fitting = True
+        stop_request.is_fitting = True
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int) -> None:
         loop = trainer.fit_loop.epoch_loop
@@ -49,14 +49,14 @@ class Last(Callback):
             self.counters = None
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients of an optimizer step are gathered
-        code, due = divmod(largest(trainer, 2 * stop.code + self._due(trainer, batch_idx)), 2)
+        code, due = divmod(largest(trainer, 2 * stop_request.exit_code + self._due(trainer, batch_idx)), 2)
         if code or due:
             self._save(trainer)
         leave(trainer, code)
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        if stop.overdue():  # what is validated now is validated again
-            raise SystemExit(stop.code)
+        if stop_request.overdue():  # what is validated now is validated again
+            raise SystemExit(stop_request.exit_code)
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -64,9 +64,9 @@ class Last(Callback):
             self.validated = {name: value.item() for name, value in metrics if name.startswith("val/")}
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
-        self.fitted, stop.fitting = True, False
+        self.fitted, stop_request.is_fitting = True, False
         self._save(trainer)
-        leave(trainer, largest(trainer, stop.code))
+        leave(trainer, largest(trainer, stop_request.exit_code))
 
     def _due(self, trainer: Trainer, batch_idx: int) -> bool:
         steps = trainer.global_step - self.saved_step

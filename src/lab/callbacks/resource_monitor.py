@@ -10,10 +10,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 
 
-class Resources(Callback):
+class ResourceMonitor(Callback):
     """Logs the gradient's norm, and for TensorBoard an epoch's speed and memory."""
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
@@ -26,7 +26,7 @@ class Resources(Callback):
         self.num_samples += len(batch["index"])
 
     def on_before_optimizer_step(self, trainer: Trainer, task: LightningModule, optimizer: Optimizer) -> None:
-        every = declared(trainer).log_every_n_steps
+        every = typed(trainer).log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             task.log("gradient_norm", get_total_norm(gradients))

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab.engine.errors import RunError
 
 
-class Parity(Callback):
+class RankConsistency(Callback):
     """Ends a run whose processes do not all have the same config and the same weights to begin with.
 
     Without it they would train together what none of them was asked for: DDP averages gradients, whatever the rates.
