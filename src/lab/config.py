@@ -59,7 +59,7 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Have Hydra find lab's YAMLs, and those of installed packages.
+    """Have Hydra find lab's YAMLs, and those of the project and of installed packages.
 
     Raises:
         UserError: a file is not YAML.
@@ -75,8 +75,8 @@ def composing() -> Iterator[None]:
 
 
 def conf_folders() -> list[Path]:
-    """Where YAMLs are: lab's folder, then those of installed packages."""
-    return [CONF, *packages.conf_folders()]
+    """Where YAMLs are: the project's folder, those of installed packages, lab's."""
+    return [*packages.conf_folders(), CONF]
 
 
 def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
@@ -361,8 +361,8 @@ def _unknown_key(cfg: DictConfig, key: str, groups: Sequence[str]) -> str | None
 
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
-    found = [path for folder in conf_folders() for path in (folder / "experiment").glob("*.yaml")]
-    for path in sorted(found, key=lambda path: path.name):
+    found = {path.stem: path for folder in reversed(conf_folders()) for path in (folder / "experiment").glob("*.yaml")}
+    for _, path in sorted(found.items()):
         lines_of = path.read_text(encoding="utf-8").splitlines()
         comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")
