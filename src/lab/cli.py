@@ -27,6 +27,7 @@ VERBS = {
 WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
+    "new": "a project of your own that uses lab; in it, a file for a new experiment, net, data, task or feature",
 }
 LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed
 
@@ -116,6 +117,8 @@ def _hydra_app(verb: str) -> None:
 
 
 def _module(verb: str) -> str:
+    if Path(__file__).with_name("verbs").joinpath(f"{verb}.py").is_file():
+        return f"lab.verbs.{verb}"
     return f"lab.{verb}.main" if Path(__file__).with_name(verb).is_dir() else f"lab.{verb}"
 
 
