@@ -95,9 +95,8 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
     problems = [problem for leaf in leaves if leaf[0] not in missing and (problem := _wrong(*leaf))]
     for package in dict.fromkeys(missing.values()):
         keys = ", ".join(key for key, other in missing.items() if other == package)
-        problems.append(
-            f"{keys}: the package {package} is not installed here. Run lab inside the project that has it, or install it."
-        )
+        advice = "Run lab inside the project that has it, or install it."
+        problems.append(f"{keys}: the package {package} is not installed here. {advice}")
     if not strict:
         problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
     if problems:

@@ -34,7 +34,7 @@ RESERVED = {
 
 
 def packages() -> dict[str, tuple[Path, ...]]:
-    """The packages that the project and installed distributions declare, each with its folders; a single module has none.
+    """The packages of the project and of installed distributions, each with its folders; a single module has none.
 
     Raises:
         UserError: an entry point names no package, or one that is not importable.

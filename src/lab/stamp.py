@@ -14,6 +14,7 @@ import torch
 
 from lab.config import CONF
 from lab.folder import DIFF, atomic_write
+from lab.packages import project
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -43,12 +44,14 @@ def _versions() -> dict[str, str]:
 
 
 def _git(diff: Path) -> dict[str, Any] | None:
-    """Commit and state of the checkout that this code is in; None where it is installed from a wheel."""
-    if CONF.parent == Path(__file__).parent:
+    """Commit and state of the project, else of the checkout that this code is in; None: of neither."""
+    own = project()
+    if own is None and CONF.parent == Path(__file__).parent:
         return None
+    checkout = own.folder if own else CONF
 
     def git(*arguments: str) -> bytes:
-        command = ["git", "-C", str(CONF), "-c", "color.ui=false", *arguments]
+        command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:

@@ -31,7 +31,7 @@ WORDS = {  # of the config that a new file is tested with
     "feature": [],
 }
 PROJECT = {  # template -> file of a new project
-    "pyproject.toml": "pyproject.toml", "README.md": "README.md", "Makefile": "Makefile", "gitignore": ".gitignore",
+    "pyproject.toml.txt": "pyproject.toml", "README.md": "README.md", "Makefile": "Makefile", "gitignore": ".gitignore",
     "experiment.yaml": "conf/experiment/shapes.yaml", "init.py.txt": "src/{package}/__init__.py",
 }  # fmt: skip
 PARTS = {"data": "shapes", "net": "small_cnn", "task": "focal"}  # of a new project
@@ -102,7 +102,7 @@ def _new_file(kind: str, name: str) -> None:
     files = _files(kind, name, place, words)
     for file in [*files, *(folder / kind / f"{name}.yaml" for folder in _conf_folders(place))]:
         if os.path.lexists(file):
-            raise UserError(f"error: {os.path.relpath(file)} exists. Choose another name.")
+            raise UserError(f"error: lab new {kind} {name}: {file} exists. Choose another name.")
     _write(files)
     (test,) = (os.path.relpath(file) for file in files if file.name.startswith("test_"))
     say(*(f"made {os.path.relpath(file)}" for file in files))
@@ -150,7 +150,8 @@ def _files(kind: str, name: str, place: Place, words: Sequence[str]) -> dict[Pat
         if not source.is_file():
             continue
         found[target] = text = _filled(source, **given)
-        if re.search(rf"^(from .* import .*\b{class_name}\b|{class_name} =)", text, re.MULTILINE):
+        taken = re.search(rf"^(from .* import .*\b{class_name}\b|{class_name} =)", text, re.MULTILINE)
+        if taken and template != "test.py.txt":
             raise UserError(f"error: lab new {kind} {name}: the file has another {class_name}. Choose another name.")
     return found
 
@@ -163,8 +164,8 @@ def _check_name(name: str, what: str, command: str) -> None:
     """Raises UserError where a name cannot be a module, an option of a config, and part of a class's name."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not keyword.iskeyword(name) and name.lower() not in VALUES:
         return
-    near = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
-    example = near if re.match(r"[A-Za-z]", near) and near != name else "mine"
+    near = re.sub(r"[-. ]+", "_", name)
+    example = near if re.fullmatch(r"[A-Za-z]\w*", near, re.ASCII) and near != name else "mine"
     raise UserError(
         f"error: {command}: {name or 'this'} is no name for {what}; expected letters, digits and _, such as {example}."
     )
