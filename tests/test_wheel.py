@@ -34,7 +34,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_config(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.removeprefix("lab/conf/") for name in names if name.endswith(".yaml")} == {
+    assert {name.removeprefix("lab/conf/") for name in names if name.startswith("lab/conf/")} == {
         str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")
     }
     templates = {
