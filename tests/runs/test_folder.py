@@ -430,7 +430,8 @@ def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finis
     with pytest.raises(UserError) as error:
         runs.read_facts(loaded[1], tmp_path)
     problem = f"features.image: the package evil, which has {target}, is not installed."
-    assert str(error.value) == f"error: {tmp_path}/data.json: {problem}"
+    advice = "Run lab inside the project that has it, or install it."
+    assert str(error.value) == f"error: {tmp_path}/data.json: {problem} {advice}"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROOFS
+from lab.runs.judge import Judge
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
 from torch import nn
@@ -21,7 +22,6 @@ from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
 from lab.runs import check, resume
 from lab.runs import judge as judge_module
-from lab.runs.judge import Judge
 from lab.runs.open import Run
 from lab.train import prepare
 

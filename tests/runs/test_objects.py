@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONF, PLAIN
+from lab.engine.config.sweep_words import parsed
+from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
@@ -16,14 +18,12 @@ from lab import runs, train
 from lab.build import takes_metrics
 from lab.engine.config.command_line import check_command_line, with_the_runs_own
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import parsed
 from lab.engine.config.words import literals
 from lab.engine.errors import UserError
 from lab.engine.runs.index import Run
 from lab.metrics.added import refuse_unfit
 from lab.runs import resume
 from lab.runs.check import check
-from lab.sweep.experiment import experiment
 from lab.sweep.grid import Grid
 from lab.tasks.base import Task
 from lab.tasks.classification import Classification

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
+from lab.verbs.answers import Answer
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -24,7 +25,6 @@ from lab.engine.errors import RunError, UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
 from lab.verbs import predict, predictor
-from lab.verbs.answers import Answer
 from lab.verbs.export import main as export
 from lab.verbs.predictor import Predictor
 

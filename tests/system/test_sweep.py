@@ -10,13 +10,13 @@ import time
 import optuna
 import pytest
 from conftest import CONF, LAB, TINY
+from lab.engine.config.sweep_words import parsed
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from lab.engine.config.allow import instantiate
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import parsed
 from lab.engine.errors import UserError
 from lab.engine.folder import write_json
 from lab.engine.launch import environment

@@ -34,9 +34,13 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_config(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.removeprefix("lab/conf/") for name in names if name.endswith(".yaml")} == {
+    assert {name.removeprefix("lab/conf/") for name in names if name.startswith("lab/conf/")} == {
         str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")
     }
+    templates = {
+        str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/lab/verbs/templates").rglob("*") if path.is_file()
+    }
+    assert templates == {name for name in names if name.startswith("lab/verbs/templates/")}
     assert {name.split("/")[0] for name in names} == {"lab", "lab-0.1.0.dist-info"}
 
 

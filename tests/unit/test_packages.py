@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from conftest import CONF
+from lab.engine.config.sweep_words import is_group, parsed
 from omegaconf import OmegaConf
 
 from lab.engine.config import allow, packages
 from lab.engine.config.command_line import _experiments, check_command_line
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import is_group, parsed
 from lab.engine.errors import UserError
 
 NET = """

@@ -7,6 +7,7 @@ import subprocess
 from functools import cache
 
 import pytest
+from lab.sweep.experiment import write_best
 from omegaconf import OmegaConf
 from test_runs import put
 
@@ -16,7 +17,6 @@ from lab.engine.folder import write_config, write_json
 from lab.engine.runs.index import Run, parsed, read, select
 from lab.engine.runs.rows import distinct, ordered
 from lab.engine.runs.table import FORMATS, shown
-from lab.sweep.experiment import write_best
 from lab.verbs.runs import main
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"

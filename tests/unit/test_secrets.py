@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lab.verbs.answers import Answers
+from lab.verbs.items import Item
 from omegaconf import OmegaConf
 
 from lab import runs, train
@@ -24,8 +26,6 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.runs.check import check
 from lab.verbs import predict
-from lab.verbs.answers import Answers
-from lab.verbs.items import Item
 from lab.verbs.predictor import Predictor
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff

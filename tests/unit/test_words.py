@@ -3,13 +3,13 @@
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 
 from lab.engine.config import words
 from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.folder import write_config
 from lab.engine.runs.index import Run
-from lab.sweep.experiment import experiment
 
 NAMES = (
     "my pics", "r (1)", "图片.png", "josé.png", "a=b.png", "a#1.png", "it's.png", 'say "x".png', "a,b", "[x]", "{x}",

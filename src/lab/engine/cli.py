@@ -28,6 +28,7 @@ VERBS = {
 WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
+    "new": "a project of your own that uses lab; in it, a file for a new experiment, net, data, task or feature",
 }
 VERB_FOLDER = Path(__file__).parents[1] / "verbs"
 LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed

@@ -118,6 +118,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
         if package := missing_package(about):
             raise UserError(
                 f"error: model={path}: it takes the package {package}, which is not installed."
+                " Run lab inside the project that has it, or install it."
             ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(about["inputs"]), unpack(about["outputs"])
         entries = [entry.name for entry in session.get_inputs()]
@@ -134,7 +135,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
 
 
 def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
-    """A package that defines one of the features in a file's metadata and is not installed; "": there is none."""
+    """A package that defines one of the features in a file's metadata and is not importable; "": there is none."""
     for feature in chain(about["inputs"].values(), about["outputs"].values()):
         package = str(feature["_target_"]).partition(".")[0]
         if package.isidentifier() and find_spec(package) is None:

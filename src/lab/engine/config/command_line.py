@@ -210,8 +210,8 @@ def _is_hydras(override: Override) -> bool:
 
 def _experiments(verb: str) -> list[str]:
     lines = [f"Say which experiment, for example: lab {verb} experiment=digits", ""]
-    found = [path for folder in conf_folders() for path in (folder / "experiment").glob("*.yaml")]
-    for path in sorted(found, key=lambda path: path.name):
+    found = {path.stem: path for folder in reversed(conf_folders()) for path in (folder / "experiment").glob("*.yaml")}
+    for _, path in sorted(found.items()):
         lines_of = path.read_text(encoding="utf-8").splitlines()
         comments = [line.lstrip("# ") for line in lines_of if line.startswith("# ")]
         question = next((line for line in comments if not line.startswith("@package")), "")

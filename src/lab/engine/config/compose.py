@@ -26,7 +26,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Have Hydra find lab's YAMLs, and those of installed packages.
+    """Have Hydra find lab's YAMLs, and those of the project and of installed packages.
 
     Raises:
         UserError: a file is not YAML.
@@ -42,8 +42,8 @@ def composing() -> Iterator[None]:
 
 
 def conf_folders() -> list[Path]:
-    """Where YAMLs are: lab's folder, then those of installed packages."""
-    return [CONF, *packages.conf_folders()]
+    """Where YAMLs are: the project's folder, those of installed packages, lab's."""
+    return [*packages.conf_folders(), CONF]
 
 
 def compose_config(verb: str, overrides: Sequence[str]) -> DictConfig:

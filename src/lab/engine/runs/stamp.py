@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lab.engine.config.compose import CONF
+from lab.engine.config.packages import project
 from lab.engine.folder import DIFF, atomic_write
 
 
@@ -43,12 +44,14 @@ def _versions() -> dict[str, str]:
 
 
 def _git(diff: Path) -> dict[str, Any] | None:
-    """Commit and state of the checkout that this code is in; None where it is installed from a wheel."""
-    if CONF.parent.name == "lab":
+    """Commit and state of the project, else of the checkout that this code is in; None: of neither."""
+    own = project()
+    if own is None and CONF.parent.name == "lab":
         return None
+    checkout = own.folder if own else CONF
 
     def git(*arguments: str) -> bytes:
-        command = ["git", "-C", str(CONF), "-c", "color.ui=false", *arguments]
+        command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch.nn.functional as F
+from lab.runs.judge import Judge
 from pydantic import PositiveFloat
 
 from lab.engine.constraints import Fraction
-from lab.runs.judge import Judge
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
 
