@@ -16,8 +16,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.engine import folder as folders
+from lab.engine.config.output_paths import wrong_output_path
 from lab.engine.config.packages import has_module, owner
-from lab.engine.config.places import outside
 from lab.engine.errors import fail, one_line, unknown
 
 LAB = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
     leaves = list(_leaves(key, cfg, strict))
     problems = [problem for leaf in leaves if (problem := _wrong(*leaf))]
     if not strict:
-        problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
+        problems += [problem for key, value, _ in leaves if (problem := wrong_output_path(key, value))]
     if problems:
         fail(problems)
 
