@@ -7,8 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, fitting, options
-from omegaconf import OmegaConf
+from conftest import fitting, options
 from PIL import Image
 
 from lab.build import read_data
@@ -18,12 +17,16 @@ from lab.data.images import ImageData, _kept_pixel_levels
 from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.engine.config import allow
+from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
 from lab.testing import DataContract
 
-DATA = {name: allow.locate(OmegaConf.load(CONF / f"data/{name}.yaml")._target_) for name in options("data")}
+DATA = {
+    name: allow.locate(compose_config("train", ["experiment=digits", f"data={name}"]).data._target_)
+    for name in options("data")
+}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
 TWINS = [name for name in DATA if name in ("emoji_languages", "ag_news", "imdb", "sst2")]  # short texts are alike
 CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]

@@ -102,7 +102,7 @@ class TestFlip:
     @pytest.mark.parametrize("wrapped", [True, False])
     def test_a_run_starts_from_the_weights_of_the_other_kind(self, wrapped, compose, tmp_path, capsys):
         words = ["experiment=digits", "data.tiny=true", "optimizer=adam", "ema=null"]
-        nets = ["net=fast_cnn_flip", "net.net.widths=[4,4,8,8]"], ["net=fast_cnn", "net.widths=[4,4,8,8]"]
+        nets = ["net=flip", "net.net.widths=[4,4,8,8]"], ["net=fast_cnn", "net.widths=[4,4,8,8]"]
         before, after = nets if wrapped else nets[::-1]
         _, task = prepare(Run(compose(*words, *before)))
         torch.save({"state_dict": task.state_dict()}, tmp_path / "other.ckpt")

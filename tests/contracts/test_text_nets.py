@@ -134,7 +134,7 @@ def all_ngrams(row, most):
 
 @pytest.mark.parametrize(("net", "takes"), [("lstm", "token"), ("transformer", "token"), ("seq2seq", "target")])
 def test_a_flip_of_texts_is_refused(net, takes, compose):
-    node = compose("experiment=digits", "net=resnet9_flip", f"net@net.net={net}").net
+    node = compose("experiment=digits", "net=flip", f"net@net.net={net}").net
     sizes = {"num_classes": 5, "vocab_size": 20, "text_vocab_size": 20, "target_vocab_size": 20}
     known = inspect.signature(allow.locate(node.net._target_)).parameters
     OmegaConf.set_struct(node, False)

@@ -236,14 +236,14 @@ def test_the_same_seed_gives_the_same_report(trained):
 
 def test_there_is_a_tiny_one_of_every_net():
     images = {net for net in options("net") if takes(net) == ["image"]}
-    assert set(TINY_NETS) == {net for net in images if not net.endswith("_flip")}
+    assert set(TINY_NETS) == {net for net in images if net != "flip"}
 
 
 @pytest.mark.parametrize("net", TINY_NETS)
 def test_every_net_is_explained_in_its_own_memory_format(net, trained, capsys):
     size = ["data.image_size=32"] if net == "torchvision" else []
     own = [word.replace("net.", "net.net.", 1) for word in TINY_NETS[net]]
-    overrides = ["net=resnet9_flip", f"net@net.net={net}", *own, *size, "channels_last=true"]
+    overrides = ["net=flip", f"net@net.net={net}", *own, *size, "channels_last=true"]
     report = explained(trained(*QUICK[:-1], "debug=two_batches", *overrides), "num_mistakes=2")
     expected = {"integrated_gradients", "occlusion", "random"} | ({"gradcam"} if net != "mlp" else set())
     assert set(report["methods"]) == expected

@@ -18,8 +18,8 @@ from lab.build import build_trainer
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import folder as folders
 from lab.engine.config.allow import read_config, refuse
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import UserError
 from lab.engine.folder import read_json, read_metrics, refuse_links, write_config
 from lab.engine.runs import checkpoints
@@ -82,7 +82,7 @@ def readers(file, folder, loaded):
             lambda: folders.check_finished(folder),
         ],
         "stamp.json": [
-            lambda: with_the_runs_own([f"run={folder}"]),
+            lambda: add_run_overrides([f"run={folder}"]),
             lambda: resume.merge(cfg, folder),
             lambda: resume.record(cfg, {}, folder),
         ],
@@ -93,7 +93,7 @@ def readers(file, folder, loaded):
         ],
         "config.yaml": [
             lambda: runs.load(folder),
-            lambda: with_the_runs_own([f"run={folder}"]),
+            lambda: add_run_overrides([f"run={folder}"]),
             lambda: resume.merge(cfg, folder),
             lambda: read_config(folder),
         ],
@@ -306,7 +306,7 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, planted, tmp_path):
         lambda: refuse_links(folder),
         lambda: runs.load(folder),
         lambda: report.main([f"run={folder}"]),
-        lambda: with_the_runs_own([f"run={folder}"]),
+        lambda: add_run_overrides([f"run={folder}"]),
     ):
         with pytest.raises(UserError):
             verb()
@@ -323,7 +323,7 @@ def test_a_folder_with_links_or_pipes_is_refused(name, kind, planted, tmp_path):
 def test_other_links_are_left_alone(name, target, planted):
     folder = planted(name, "a link", target)
     runs.load(folder)
-    assert with_the_runs_own([f"run={folder}"])[-1] == f"run={folder}"
+    assert add_run_overrides([f"run={folder}"])[-1] == f"run={folder}"
 
 
 @pytest.mark.parametrize("name", ["wandb", "events", "wandb/debug.log", "fit-p-0.txt", "checkpoints/x/last.ckpt"])
@@ -331,7 +331,7 @@ def test_a_link_that_leads_out_is_refused_before_training(name, planted):
     folder = planted(name, "a link")
     runs.load(folder)
     with pytest.raises(UserError, match="is a symbolic link"):
-        with_the_runs_own([f"run={folder}"])
+        add_run_overrides([f"run={folder}"])
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_link_that_leads_out_is_refused_before_training(name, planted):
     ],
 )
 def test_a_config_writes_to_its_run_alone(node):
-    with pytest.raises(UserError, match="outside of the run's folder|belongs under|expected https"):
+    with pytest.raises(UserError, match="outside the run's folder|belongs under|expected https"):
         refuse(OmegaConf.create(node))
 
 

@@ -14,9 +14,9 @@ from test_resume import resume as resumed
 from torch import nn
 
 from lab import runs
-from lab.engine.config import paths
-from lab.engine.config.command_line import with_latest, with_the_runs_own
+from lab.engine.config import user_paths
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
@@ -96,7 +96,7 @@ def test_a_teacher_may_move_and_the_run_be_resumed_from_anywhere(finished, tmp_p
     student("logs/teacher", "trainer.max_epochs=1", "run=student")
     assert runs.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
     monkeypatch.chdir(tmp_path / "elsewhere")
-    cfg = compose_config("train", with_the_runs_own(["run=../student", "trainer.max_epochs=2"]))
+    cfg = compose_config("train", add_run_overrides(["run=../student", "trainer.max_epochs=2"]))
     merged, changes = resume.merge(cfg, Path("../student"))
     assert merged.task.teacher == f"{tmp_path}/logs/teacher"
     assert changes == {"trainer.max_epochs": 2}
@@ -251,10 +251,10 @@ def test_the_path_is_kept_whole(key, value, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.chdir(tmp_path)
     cfg = compose_config("train", ["experiment=digits", f"+task.{key}={value}"])
-    paths.keep_root(cfg)
+    user_paths.make_paths_absolute(cfg)
     assert cfg.task[key] == (expected and expected.format(home="/home/x", cwd=tmp_path))
 
 
 def test_the_latest_run_may_teach(finished):
-    (word,) = with_latest([f"log_dir={finished}", "task.teacher=latest"])[1:]
+    (word,) = resolve_latest([f"log_dir={finished}", "task.teacher=latest"])[1:]
     assert word == f"task.teacher={finished}/teacher"

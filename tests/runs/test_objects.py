@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONF, PLAIN
-from lab.engine.config.sweep_words import parsed
 from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 from torchmetrics import MetricCollection
@@ -16,8 +15,10 @@ from torchmetrics.wrappers import Running
 
 from lab import runs, train
 from lab.build import takes_metrics
-from lab.engine.config.command_line import check_command_line, with_the_runs_own
+from lab.engine.config.command_line import check_command_line
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
+from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.config.words import literals
 from lab.engine.errors import UserError
 from lab.engine.runs.index import Run
@@ -68,7 +69,7 @@ def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_pa
     place.mkdir()
     (place / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     (place / "stamp.json").write_text(json.dumps({"overrides": [*words, f"run={place}"]}))
-    again = with_the_runs_own([*words, f"run={place}"])
+    again = add_run_overrides([*words, f"run={place}"])
     assert check_command_line("train", again) is False
     resumed = compose_config("train", again)
     assert OmegaConf.select(resumed, key) == expected, "the same command, given again, says something else"
@@ -98,7 +99,7 @@ def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
 def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
     words = ["experiment=digits", "data.augment={rotate: 5},{crop: 1}", "data.augment.flip=true"]
     assert check_command_line("train", ["-m", *words])
-    grid = Grid(overrides=parsed(words), place=tmp_path, monitor=OmegaConf.create({}))
+    grid = Grid(overrides=parse_overrides(words), place=tmp_path, monitor=OmegaConf.create({}))
     jobs = [compose_config("train", task.overrides).data.augment for task in grid.tasks]
     assert jobs == [{"_target_": AUGMENT, "rotate": 5, "flip": True}, {"_target_": AUGMENT, "crop": 1, "flip": True}]
 

@@ -190,7 +190,7 @@ def test_json_lines(folder, digits, ask, tmp_path):
 
 def test_parquet_is_written_or_what_it_takes_is_said(folder, digits, ask, tmp_path):
     if not find_spec("pyarrow"):
-        with pytest.raises(UserError, match="it takes pyarrow: pip install pyarrow"):
+        with pytest.raises(UserError, match="this needs pyarrow: pip install pyarrow"):
             ask(of("model", folder), f"input={digits}", output="out.parquet")
         return
     import pyarrow.parquet

@@ -380,7 +380,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
 @pytest.mark.parametrize("name", ["notes.txt", "best.ckpt", "stamp.json.bak", "figures"])
 def test_a_folder_of_something_else_is_no_new_run(name, tmp_path):
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match="it is no run's folder, and not empty"):
+    with pytest.raises(UserError, match="the folder is not empty and holds no run"):
         with_the_runs_own([f"run={tmp_path}"])
 
 

@@ -246,7 +246,7 @@ def kill() -> None:
 
 ROWS = {
     # values in the config
-    "sweep without -m": Row(f"{TRAIN} sweep.name=x", "sweep.name=x: it is a sweep's, which needs -m, seeds or cv"),
+    "sweep without -m": Row(f"{TRAIN} sweep.name=x", "sweep.name=x: this needs -m, seeds or cv"),
     "one fold": Row(f"{TRAIN} cv=1 fold=0", "cv=1: should be greater than or equal to 2"),
     "fold of nothing": Row(f"{TRAIN} fold=2", "fold=2: of how many? cv=5"),
     "fold too many": Row(f"{TRAIN} cv=3 fold=3", "fold=3: there are 0 to 2"),
@@ -303,23 +303,29 @@ ROWS = {
     "zero bytes": Row(FOLDER, "test/b/1.png is not a readable image", splits(empty, "test/b/1.png")),
     "text for png": Row(FOLDER, "a/0.png is not a readable image", images(write("hello"), "a/0.png")),
     "dangling link": Row(FOLDER, "new.png is not a readable image", images(dangle, "a/0.png")),
-    "predict nobody": Row("predict input=x", "run, model: say one of them"),
-    "predict both": Row("predict run=run model=x.onnx input=x", "run, model: say one of them", finished()),
+    "predict nobody": Row("predict input=x", "run, model: expected one of them"),
+    "predict both": Row("predict run=run model=x.onnx input=x", "run, model: expected one of them", finished()),
     "predict nothing": Row("predict run=run input=x", "input=x: there is no such file or folder", finished()),
-    "predict nowhere": Row(f"{PREDICT} output=x/y.csv", "output=x/y.csv: there is no such folder", images_to_predict),
-    "predict to txt": Row(f"{PREDICT} output=y.txt", "output=y.txt: its name is to end in .csv", images_to_predict),
-    "no top": Row(f"{PREDICT} top_k=0", "top_k=0: it is a number of classes", images_to_predict),
-    "top of letters": Row(f"{PREDICT} top_k=abc", "top_k=abc: it is a number of classes", images_to_predict),
-    "flip of letters": Row(f"{PREDICT} flip=maybe", "flip=maybe: it is true or false", images_to_predict),
+    "predict nowhere": Row(f"{PREDICT} output=x/y.csv", "output=x/y.csv: the folder ", images_to_predict),
+    "predict to txt": Row(
+        f"{PREDICT} output=y.txt", "output=y.txt: expected a name that ends in .csv", images_to_predict
+    ),
+    "no top": Row(f"{PREDICT} top_k=0", "top_k=0: should be greater than 0", images_to_predict),
+    "top of letters": Row(f"{PREDICT} top_k=abc", "top_k=abc: should be a valid integer", images_to_predict),
+    "flip of letters": Row(f"{PREDICT} flip=maybe", "flip=maybe: should be a valid boolean", images_to_predict),
     "no model": Row("predict model=x.onnx input=.", "model=x.onnx: there is no such file", images(lambda _: None)),
     "text for onnx": Row("predict model=x.onnx input=images", "model=x.onnx: it is damaged", model_of_text),
-    "model on gpu": Row("predict model=x.onnx input=images trainer=gpu", "trainer: not with model=", model_of_text),
+    "model on gpu": Row(
+        "predict model=x.onnx input=images trainer=gpu", "trainer: an exported model runs on the CPU", model_of_text
+    ),
     "code for model": Row("predict model=x.pt2 input=images", "model=x.pt2: expected an .onnx", model_of_text),
     "export format": Row("export run=run format=onx", "unknown format onx. Did you mean onnx?", finished()),
-    "export int8": Row("export run=run format=aoti int8=true", "int8: it is for format=onnx", finished()),
-    "int8 of letters": Row("export run=run int8=8", "int8=8: it is true or false", finished()),
+    "export int8": Row(
+        "export run=run format=aoti int8=true", "int8=True: only format=onnx can be quantised", finished()
+    ),
+    "int8 of letters": Row("export run=run int8=8", "int8=8: should be a valid boolean", finished()),
     "export nowhere": Row("export run=run output=x/y.onnx", "output=x/y.onnx: ", finished()),
-    "export suffix": Row("export run=run output=y.pt2", "output=y.pt2: the name of this format's files", finished()),
+    "export suffix": Row("export run=run output=y.pt2", "output=y.pt2: expected a name that ends in .onnx", finished()),
     "typed classes": Row(f"{TRAIN} +net.num_classes=3", "net.num_classes: the data states it (10); leave it out."),
     "typed channels": Row(f"{TRAIN} +net.num_channels=3", "net.num_channels: the data states it (1); leave it out."),
     # checkpoints
@@ -359,7 +365,7 @@ ROWS = {
     "predict truncated": Row(ASK, "run/best.ckpt is damaged", finished(cut, "best.ckpt")),
     "predict classes": Row(ASK, "run/best.ckpt: the checkpoint does not fit this net", finished(CLASSES, "best.ckpt")),
     # run folders
-    "no run": Row(f"{TRAIN} run=x", "run=x: it is no run's folder, and not empty", not_empty),
+    "no run": Row(f"{TRAIN} run=x", "run=x: the folder is not empty and holds no run", not_empty),
     "test no run": Row("test run=x", "x is not a finished run: there is no such folder"),
     "resume empty config": Row(RESUME, "run/config.yaml is damaged", finished(empty, "config.yaml")),
     "resume half a config": Row(RESUME, "run/config.yaml is damaged", finished(cut, "config.yaml")),

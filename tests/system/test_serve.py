@@ -299,13 +299,13 @@ cli.main()
 
 
 WRONG = {
-    "port=70000": "error: port=70000: it is a whole number, 0 to 65535.",
-    "port=80.5": "error: port=80.5: it is a whole number, 0 to 65535.",
-    "max_batch=0": "error: max_batch=0: it is a whole number, 1 to 4096.",
-    "timeout_s=never": "error: timeout_s=never: it is a number, 0.1 to 3600.",
-    "max_megapixels=1000": "error: max_megapixels=1000: it is a number, 0.001 to 89.",
-    "top_k=true": "error: top_k=True: it is a whole number, 1 or more.",
-    "trainer=cpu": "error: trainer: not with model=, which runs on the CPU.",
+    "port=70000": "error: port=70000: should be less than or equal to 65535",
+    "port=80.5": "error: port=80.5: should be a valid integer",
+    "max_batch=0": "error: max_batch=0: should be greater than or equal to 1",
+    "timeout_s=never": "error: timeout_s=never: should be a valid number",
+    "max_megapixels=1000": "error: max_megapixels=1000: should be less than or equal to 89",
+    "top_k=true": "error: top_k=True: should be a valid integer",
+    "trainer=cpu": "error: trainer: an exported model runs on the CPU; remove trainer=",
     "host=nowhere.invalid": "error: host=nowhere.invalid port=8000: can't be listened on",
     "prot=1": "error: prot=1: unknown key prot. Did you mean port?",
 }

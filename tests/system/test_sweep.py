@@ -10,13 +10,13 @@ import time
 import optuna
 import pytest
 from conftest import CONF, LAB, TINY
-from lab.engine.config.sweep_words import parsed
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from lab.engine.config.allow import instantiate
 from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.errors import UserError
 from lab.engine.folder import write_json
 from lab.engine.launch import environment
@@ -76,7 +76,7 @@ def test_a_job_that_breaks_does_not_touch_the_others_and_the_sweep_goes_on(lab, 
     monkeypatch.setattr("lab.engine.config.compose.CONF", tmp_path / "conf")
     cfg = compose_config("train", ["experiment=best_of_eight"])
     own = compose_config("train", ["experiment=digits", *TINY.split()])
-    assert all(cfg[key] == own[key] for key in own if key not in ("name", "callbacks", "sweep"))
+    assert all(cfg[key] == own[key] for key in own if key not in ("name", "callbacks"))
 
     before = (place / "000/results.json").stat().st_mtime_ns
     again = lab("train", "-m", "experiment=digits", "sweep.name=eight", "sweep.jobs=2")
@@ -142,12 +142,12 @@ def test_a_hopeless_trial_is_pruned(lab, tmp_path):
     }.items(),
 )  # fmt: skip
 def test_the_space_is_hydras(word, expected):
-    assert distribution(*parsed([word])) == expected
+    assert distribution(*parse_overrides([word])) == expected
 
 
 def test_a_grid_refuses_what_has_no_values():
     with pytest.raises(UserError, match="sweep=optuna"):
-        Grid(overrides=parsed(["a=interval(0,1)"]), place=None, monitor=None)
+        Grid(overrides=parse_overrides(["a=interval(0,1)"]), place=None, monitor=None)
 
 
 def test_a_key_is_varied_only_where_it_is_and_the_front_is_of_both_objectives(lab, tmp_path):
@@ -218,13 +218,13 @@ def test_words_in_another_order_are_the_same_sweep_with_the_same_points(tmp_path
 
 
 def test_a_key_that_is_added_is_varied_as_any_other():
-    search = Grid(overrides=parsed(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
+    search = Grid(overrides=parse_overrides(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
     assert search.varied == {"trainer.x"}
 
 
 def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
     words = ["experiment=digits", "net=mlp,cnn", "net.widths=[8]", "seed=0,1"]
-    search = Grid(overrides=parsed(words), place=None, monitor=None)
+    search = Grid(overrides=parse_overrides(words), place=None, monitor=None)
     assert [task.overrides[1] for task in search.tasks] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
 
 
@@ -236,7 +236,7 @@ def test_torchrun_does_not_start_sweeps(monkeypatch):
 
 
 def test_a_trial_that_was_cut_short_while_it_was_asked_has_the_whole_space(tmp_path):
-    words = parsed(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
+    words = parse_overrides(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
     arguments = {"overrides": words, "place": tmp_path, "monitor": OmegaConf.create({"metric": "a", "mode": "max"})}
     sampler, pruner = (
         OmegaConf.create({"_target_": f"optuna.{n}"}) for n in ("samplers.TPESampler", "pruners.NopPruner")
@@ -296,8 +296,8 @@ def test_a_study_whose_last_line_is_torn_goes_on_without_it(cut, tmp_path):
 
 @pytest.mark.parametrize("line", [b"3\n", b"[]\n", b'{"op_code": 99}\n', b"\xff\n", bytes(100) + b"\n"])
 def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
-    cfg = compose_config("train", ["experiment=digits", "sweep=optuna"])
-    words = parsed(["optimizer.lr=interval(0.1,1)"])
+    cfg = compose_config("sweep", ["experiment=digits", "sweep=optuna"])
+    words = parse_overrides(["optimizer.lr=interval(0.1,1)"])
 
     def study():
         return instantiate(cfg.sweep)(overrides=words, place=tmp_path, monitor=cfg.monitor)

@@ -13,7 +13,7 @@ from lab.data import image_folder
 from lab.data.report import DataReport
 from lab.data.split import grouped_split, split_of
 from lab.engine import cli
-from lab.engine.config import paths
+from lab.engine.config import user_paths
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.features.files import files_below
@@ -290,7 +290,7 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     (tmp_path / "x").rename(tmp_path / "2024")
     cfg = OmegaConf.load(folder / "config.yaml")
     cfg.data.root = "2024"
-    paths.keep_root(cfg)
+    user_paths.make_paths_absolute(cfg)
     assert cfg.data.root == str(tmp_path / "2024")
     resume.check_data(read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")

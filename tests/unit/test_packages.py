@@ -11,7 +11,7 @@ from lab.engine.config.sweep_words import is_group, parsed
 from omegaconf import OmegaConf
 
 from lab.engine.config import allow, packages
-from lab.engine.config.command_line import _experiments, check_command_line
+from lab.engine.config.command_line import check_command_line, list_experiments
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 
@@ -94,7 +94,7 @@ def test_a_run_uses_it_and_comes_back_by_its_folder(tmp_path, lab):
 
 
 def test_every_list_of_options_has_its_own(mine):
-    assert "mine" in "\n".join(_experiments("train"))
+    assert "mine" in "\n".join(list_experiments("train"))
     with pytest.raises(UserError, match="unknown net mien. Did you mean mine"):
         check_command_line("train", ["experiment=mine", "net=mien"])
     with pytest.raises(UserError, match="unknown experiment mnie. Did you mean mine"):

@@ -13,7 +13,7 @@ from lab.data.facts import Facts
 from lab.engine import lock, timing
 from lab.engine.config.allow import read_config
 from lab.engine.config.compose import freeze
-from lab.engine.config.paths import keep_root
+from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
@@ -99,7 +99,7 @@ class Run:
             create(self.cfg, data, folder)
         self.checkpoint, self.step = resume.position(self.cfg, folder, task)
         if self.is_resumed:
-            keep_root(self.cfg)
+            make_paths_absolute(self.cfg)
             resume.record(self.cfg, self.changes, folder)
         self._announce(folder)
         return folder
@@ -114,7 +114,6 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     filter_warnings()
     timing.start()
     freeze(cfg)
-    cfg.sweep = cfg.launcher = None  # they have chosen this job, and where it runs
     if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
         yield joined(rendezvous.receive_folder())
         return

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import is_group
+from lab.engine.config.sweep_overrides import is_group
 from lab.engine.config.words import value_of
 from lab.engine.display import command, say
 from lab.engine.folder import STAMP, plain, read_json
@@ -16,7 +16,7 @@ from lab.engine.runs.index import Run, read
 from lab.sweep.repeats import REPEATS
 
 PLACES = ("run", "log_dir")
-EXTRA = ("debug", "sweep", "launcher")  # groups that come after an experiment, or are no part of a run's config
+EXTRA = ("debug",)  # the group that is composed after an experiment
 LEFT_OUT = (*REPEATS, "seeds", "cv")
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.config.sweep_overrides import is_group, with_known_keys
 from lab.engine.errors import fail
 from lab.engine.keys import key_of
 from lab.sweep.launcher import Job, Task
@@ -26,7 +26,7 @@ class Grid(Search):
     def _of_use(self, words: list[str], varied: list[str]) -> Iterator[str]:
         """A job's words, without the keys that what it has chosen does not have."""
         mine = [word for word in words if key_of(word) in varied]
-        useful = fitting([word for word in words if word not in mine], mine)
+        useful = with_known_keys(mine, [word for word in words if word not in mine])
         yield from (word for word in words if word not in mine or word in useful)
 
     def next(self) -> Task | None:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab.engine import lock
 from lab.engine.config.allow import instantiate, locate
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import first, is_repeated, parsed
+from lab.engine.config.sweep_overrides import GROUPS, first_job, is_repeated, parse_overrides, sets_sweep
 from lab.engine.display import command, say
 from lab.engine.errors import UserError, fail
 from lab.engine.folder import SWEEP, read_json, write_json
@@ -37,7 +37,6 @@ from lab.sweep.launcher import Launcher
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.search import Search
 
-OWN = ("sweep", "launcher")  # the groups that are no part of a job's config
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
 
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     refuse_multiple_processes("--multirun", "a sweep")
     place, words = _place(list(get_args_parser().parse_args(list(arguments)).overrides))
-    overrides = parsed(words)
+    overrides = parse_overrides(words)
     cfg = _first(overrides)
     torch.set_num_threads(1)  # threads that there are do not survive the fork, and a job would wait for them
     search, launcher = _build(cfg, overrides, place, words)
@@ -85,20 +84,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(cfg: DictConfig, overrides: Sequence[Override], place: Path, words: list[str]) -> tuple[Search, Launcher]:
     """The search and the launcher of a config; the folder remembers the words with which the sweep began."""
+    from lab.engine.config.settings import wrong_settings
     from lab.engine.config.signatures import wrong_arguments
-    from lab.runs.check import Root
+    from lab.runs.check import Settings
 
     new = not (place / SWEEP).exists()
     try:
-        repeats = {key: cfg[key] for key in ("seeds", "cv", "fold")}
-        problems = list(wrong_arguments("", Root, repeats | {"_partial_": True}))
-        for key in OWN:
+        job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in GROUPS])
+        problems = list(wrong_settings("train", job, Settings))
+        for key in GROUPS:
             problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
             fail(problems)
         if is_repeated(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
             fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
-        own = repeated([o for o in overrides if o.key_or_group.partition(".")[0] not in OWN], cfg)
+        own = repeated([o for o in overrides if not sets_sweep(o)], cfg)
         launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
         search: Search = instantiate(cfg.sweep)(overrides=own, place=place, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
@@ -155,7 +155,7 @@ def _stop(search: Search, launcher: Launcher, board: Board) -> None:
 
 def _place(words: list[str]) -> tuple[Path, list[str]]:
     """The sweep's folder, and its words: those with which it began, and the new ones."""
-    cfg = _first(parsed(words))
+    cfg = _first(parse_overrides(words))
     if cfg.run is not None:
         fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; remove run="])
     name = cfg.sweep.name or _name(words)
@@ -188,7 +188,7 @@ def _is_launchers(word: str) -> bool:
 
 def _first(overrides: Sequence[Override]) -> DictConfig:
     """The config of the first job, which the sweep's own settings are read from."""
-    return compose_config("train", first(overrides))
+    return compose_config("sweep", first_job(overrides, "sweep"))
 
 
 class Warned(KeyboardInterrupt):

@@ -22,7 +22,7 @@ from pydantic import PositiveInt
 
 from lab.callbacks.pruning import TRIAL, open_storage
 from lab.engine.config.allow import instantiate
-from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.config.sweep_overrides import is_group, with_known_keys
 from lab.engine.display import command
 from lab.engine.errors import UserError, fail
 from lab.engine.runs.index import read_run
@@ -118,7 +118,7 @@ class Study(Search):
         """Draw groups first, then those keys that what was drawn has; one that died while it was asked has but some."""
         chosen = [f"{name}={trial._suggest(name, values)}" for name, values in self.space.items() if is_group(name)]
         others = [name for name in self.space if not is_group(name)]
-        for name in fitting([*self.fixed, *chosen], others):
+        for name in with_known_keys(others, [*self.fixed, *chosen]):
             trial._suggest(name, self.space[name])
 
     def _task(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> Task:

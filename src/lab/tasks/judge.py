@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab.data.base import Batch, Data
 from lab.data.facts import inputs_of
-from lab.engine.config.paths import JUDGES
+from lab.engine.config.user_paths import JUDGES
 from lab.engine.display import say
 from lab.engine.errors import UserError
 from lab.engine.folder import BEST, STAMP, check_finished, expanded, read_json

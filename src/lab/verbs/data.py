@@ -19,7 +19,6 @@ def main(cfg: DictConfig) -> None:
     freeze(cfg)
     if cfg.run is not None:
         fail([f"run={cfg.run}: data makes no run; leave it out. A run's report is in its folder."])
-    cfg.sweep = cfg.launcher = None
     check(cfg, writes=False)
     process.set_up_process(cfg)
     say(*read_data(cfg).report.full().rstrip("\n").split("\n"))

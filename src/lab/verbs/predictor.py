@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -68,6 +68,14 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
         name: [{key if key == name else f"{name}_{key}": value for key, value in row.items()} for row in each]
         for name, each in rows.items()
     }
+
+
+def wrong_source(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for each problem with `run`, `model` and `trainer` of a config, which `from_config` takes."""
+    if (cfg.run is None) == (cfg.model is None):
+        yield "run, model: expected one of them, run=FOLDER or model=FILE.onnx"
+    if cfg.model is not None and cfg.trainer:
+        yield "trainer: an exported model runs on the CPU; remove trainer="
 
 
 def from_config(cfg: DictConfig) -> Predictor:

@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from lab import runs
 from lab.engine.config.compose import overrides
+from lab.engine.config.settings import check_settings
 from lab.engine.display import say
 from lab.engine.launch.processes import processes
 from lab.engine.runs.summary import table
@@ -13,6 +14,7 @@ from lab.engine.training.process import filter_warnings
 
 def main(cfg: DictConfig) -> None:
     filter_warnings()
+    check_settings("test", cfg)
     saved, data, task = runs.load(cfg.run, cfg.data.root)
     process.set_up_process(saved)
     runs.read(data, cfg.run)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.engine import folder as folders
-from lab.engine.config.output_paths import outside
+from lab.engine.config.output_paths import wrong_output_path
 from lab.engine.config.packages import RESERVED, announce, has_module, owner
 from lab.engine.errors import fail, one_line, unknown
 
@@ -99,7 +99,7 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
         advice = "Run lab inside the project that has it, or install it."
         problems.append(f"{keys}: the package {package} is not installed here. {advice}")
     if not strict:
-        problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
+        problems += [problem for key, value, _ in leaves if (problem := wrong_output_path(key, value))]
     if problems:
         fail(problems)
 

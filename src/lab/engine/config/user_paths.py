@@ -1,4 +1,4 @@
-"""The paths in a config. Nothing heavy is imported here."""
+"""The paths that a user names in a config: input, output and the folders of runs."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from omegaconf import DictConfig, OmegaConf
 from lab.engine.folder import expanded, plain
 
 JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.runs.judge`
-KEPT = ("data.root", *JUDGES)  # read again when a run is resumed or loaded
-PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", *KEPT)
+STORED = ("data.root", *JUDGES)  # read again when a run is resumed or loaded
+PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", *STORED)
 
 
-def expand(cfg: DictConfig) -> None:
-    """Have `~` at the start of each path of a config stand for the user's home; nothing else in it means anything.
+def expand_home(cfg: DictConfig) -> None:
+    """Replace `~` at the start of each path by the user's home folder.
 
     Raises:
-        UserError: the user has no home.
+        UserError: the user has no home folder.
     """
     for key in PATHS:
         parent, _, name = key.rpartition(".")
@@ -26,19 +26,19 @@ def expand(cfg: DictConfig) -> None:
             node[name] = str(expanded(text))
 
 
-def keep_root(cfg: DictConfig) -> None:
-    """Make the data's root and the judges' folders absolute, so that a run finds them from wherever it is loaded."""
-    for key, path in kept_paths(cfg).items():
-        if "${" not in path:  # a reference may be a secret
+def make_paths_absolute(cfg: DictConfig) -> None:
+    """Make the stored paths absolute, so that the run can be loaded from any working directory."""
+    for key, path in stored_paths(cfg).items():
+        if "${" not in path:  # a reference may be a secret: it stays a reference
             OmegaConf.update(cfg, key, str(expanded(path).absolute()))
         elif not expanded(OmegaConf.select(cfg, key)).is_absolute():
             OmegaConf.update(cfg, key, f"{Path.cwd()}/{path}")
 
 
-def kept_paths(cfg: DictConfig) -> dict[str, str]:
-    """The paths in a config that a run reads again, by key; references as they stand."""
+def stored_paths(cfg: DictConfig) -> dict[str, str]:
+    """The paths in a config that are read again from its run, by key; references stay references."""
     found = {}
-    for key in KEPT:
+    for key in STORED:
         group, _, name = key.partition(".")
         node = cfg.get(group)
         path = plain(node).get(name) if isinstance(node, DictConfig) else None
