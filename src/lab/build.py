@@ -33,8 +33,9 @@ from lab.callbacks.pruning import TRIAL, Pruning
 from lab.callbacks.resources import Resources
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.timer import Timer
-from lab.data.base import Data, TrainingSplit
+from lab.data.base import Data
 from lab.data.facts import Facts
+from lab.data.views import TrainingSplit
 from lab.engine import timing
 from lab.engine.config.allow import instantiate, locate
 from lab.engine.config.instantiate import build
