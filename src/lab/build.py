@@ -33,8 +33,9 @@ from lab.callbacks.resource_monitor import ResourceMonitor
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.weighted_accumulation import WeightedAccumulation
-from lab.data.base import Data, TrainingSplit
+from lab.data.base import Data
 from lab.data.facts import Facts
+from lab.data.views import TrainingSplit
 from lab.engine import timing
 from lab.engine.config.allow import instantiate, locate
 from lab.engine.config.instantiate import build

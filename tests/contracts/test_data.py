@@ -13,7 +13,8 @@ from PIL import Image
 from lab.build import read_data
 from lab.data import tiny
 from lab.data.augment import Augment, uniform
-from lab.data.images import ImageData, _kept_pixel_levels
+from lab.data.images import ImageData
+from lab.data.pixels import kept_pixel_levels
 from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.engine.config import allow
@@ -121,12 +122,12 @@ def test_shards_cover_every_sample_once_in_equally_many_batches(num, size, world
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_an_image_that_evaluation_normalised_first_has_gradients(dtype, compose):
     """A generator's image, which a judge prepares in a training step."""
-    _kept_pixel_levels.cache_clear()
+    kept_pixel_levels.cache_clear()
     data = read(compose, "digits", "data.image_size=8")
     image = torch.full((2, 1, 8, 8), 100, dtype=dtype, requires_grad=True)
     with torch.inference_mode():
         data.on_after_batch_transfer({"image": image.detach(), "index": torch.arange(2)})
-        assert not _kept_pixel_levels((0.5,), dtype, image.device).is_inference()
+        assert not kept_pixel_levels((0.5,), dtype, image.device).is_inference()
     data.on_after_batch_transfer({"image": image, "index": torch.arange(2)})["image"].sum().backward()
     assert image.grad.all()
 

@@ -59,7 +59,7 @@ def test_metrics_agree_with_sklearn(classifier):
     task, _ = classifier
     generator = torch.Generator().manual_seed(0)
     logits, label = torch.randn(3, 40, 10, generator=generator), torch.randint(10, (3, 40), generator=generator)
-    metrics = task.metrics["test_"]
+    metrics = task.metrics["test"]
     for i in range(3):
         metrics.update(preds=logits[i], target=label[i])
     values = metrics.compute()

@@ -11,7 +11,8 @@ import torch
 from conftest import CONF
 from torch import nn
 
-from lab.data.base import Data, Tensors
+from lab.data.base import Data
+from lab.data.batches import Tensors
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel

@@ -137,7 +137,7 @@ def test_a_metric_is_added_from_a_config(metric, compose, tmp_path):
     results = (tmp_path / "run/results.json").read_text()
     assert '"val/more"' in results
     assert '"test/more"' in results
-    assert "more" in runs.load(tmp_path / "run")[2].metrics["val_"]
+    assert "more" in runs.load(tmp_path / "run")[2].metrics["val"]
 
 
 @pytest.mark.parametrize(

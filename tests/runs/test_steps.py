@@ -47,7 +47,8 @@ class Drawing(Classification):
     def predictions(self, batch, outputs):
         return {"noise": outputs["noise"][:, 0, 0].tolist(), "label": batch["label"].tolist()}
 
-    def figures(self, samples, noise, preds):
+    def figures(self, samples, outputs):
+        noise = outputs["noise"]
         return {"noise": "\n".join(f"{i} {x:.6f}" for i, x in zip(samples.index, noise[:, 1, 2], strict=True))}
 
     def epoch_figures(self, epoch):
@@ -129,7 +130,7 @@ def test_parts_of_other_names_are_refused(drawn):
     batch = data.on_after_batch_transfer(data.splits["test"].__getitems__([0, 1]))
     steps = [Step(torch.ones(()), {name: torch.ones(()) for name in names}) for names in ("", "a", ["loss"])]
     for first, second in ((0, 1), (1, 0), (2, 2)):
-        task.sums = {}
+        task.metrics.sums = {}
         said = "a part cannot be named loss" if first == 2 else "must have the same names in every step of a stage; val"
         with pytest.raises(ValueError, match=f"step: .*{said}"):  # noqa: PT012
             for number in (first, second):
@@ -225,7 +226,7 @@ def test_metrics_that_agree_on_the_first_batch_do_not_share_a_state(drawn):
     _, _, task = runs.load(drawn)
     given = MetricCollection({"real": Real(), "fake": Fake(), "again": Real()}, prefix="its_")
     task = Task(task.net, None, None, {"val": given})
-    buffer = task.metric_buffers["val"]
+    buffer = task.metrics.metric_buffers["val"]
     for real, fake in (([0.0, 0.0], [0.0, 0.0]), ([1.0, 1.0], [1.0, 0.0]), ([0.0, 1.0], [1.0, 1.0])):
         buffer.update({"real": torch.tensor(real), "fake": torch.tensor(fake)})
         values = {name: value.item() for name, value in buffer.compute().items()}

@@ -69,15 +69,15 @@ OWN = """
     lab.engine.folder.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
     lab.engine.errors.fail lab.engine.runs.checkpoints.torch.load lab.engine.runs.checkpoints.read
     lab.runs.finetune.start_from lab.train.main lab.engine.config.allow.import_module
-    lab.engine.config.allow.hydra_instantiate lab.engine.training.loggers.MetricsCSV lab.data.images.tempfile.mkdtemp
-    lab.data.images.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
-    lab.data.images._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
-    lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.resume_checkpoint.signal.raise_signal
-    lab lab. .lab lab..optim lab.optim.Muon.step
+    lab.engine.config.allow.hydra_instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
+    lab.data.torchvision.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
+    lab.data.torchvision._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
+    lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab
+    lab..optim lab.optim.Muon.step
 """
 BORROWED = """
-    lab.data.images.Path lab.data.images.find_spec lab.data.images.one_line lab.callbacks.resume_checkpoint.requeue
-    lab.callbacks.finite_guard.UserError lab.optim.SGD lab.optim.LambdaLR lab.data.images.DEBIAN lab.data.images.torch
+    lab.data.images.Path lab.data.images.find_spec lab.data.torchvision.one_line lab.callbacks.last.requeue
+    lab.callbacks.guard.UserError lab.optim.SGD lab.optim.LambdaLR lab.data.torchvision.DEBIAN lab.data.images.torch
     lab.data.tiny.Image lab.nets.cnn.nn torch.optim.lr_scheduler.Counter torch.optim.lr_scheduler.Any
     torch.nn.Parameter torchvision.transforms.v2.InterpolationMode
 """

@@ -19,8 +19,8 @@ from lab.engine.errors import UserError
 from lab.features.files import files_below
 from lab.features.image import Image as ImageFeature
 from lab.features.read_image import read_image
+from lab.metrics.classes import ClassAccuracy, ValuePerClass
 from lab.runs import resume
-from lab.tasks.classification import ClassAccuracy, OfEachClass
 from lab.verbs import test
 
 PIXELS = np.random.default_rng(0)
@@ -174,7 +174,7 @@ def test_val_may_lack_a_class_that_train_has(compose, tmp_path):
 
 
 def test_a_class_without_test_samples_has_no_score():
-    metric = OfEachClass(ClassAccuracy(3), ["a", "b", "c"], prefix="acc/")
+    metric = ValuePerClass(ClassAccuracy(3), ["a", "b", "c"], prefix="acc/")
     metric.update(torch.tensor([0, 2, 2]), torch.tensor([0, 0, 2]))
     assert {name: value.item() for name, value in metric.compute().items()} == {"acc/a": 0.5, "acc/c": 1.0}
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
-from torchmetrics import MetricCollection
 
 from lab.callbacks.best_checkpoint import BestCheckpoint
 from lab.callbacks.epoch_timer import EpochTimer
@@ -121,14 +120,13 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
         own.loggers, own.callbacks = loggers, callbacks
 
 
-def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
+def check_monitor(cfg: DictConfig, task: Task) -> None:
     """Raises UserError where no validation will report what is monitored.
 
     The parts of the loss, and the values of a metric that has several, are known after the first validation;
     `FiniteGuard` checks them then.
     """
-    metrics = task.get_submodule("metrics.val_")
-    assert isinstance(metrics, MetricCollection)
+    metrics = task.metrics["val"]
     names, monitored = {f"val/{name}" for name in ("loss", *metrics.keys())}, cfg.monitor.metric
     is_open = any(map(has_several_values, metrics.values(copy_state=False))) and monitored.startswith("val/")
     if monitored not in names and not monitored.startswith("val/loss/") and not is_open:

@@ -11,7 +11,8 @@ from lightning import LightningModule
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lab.data.base import Batch, Data
+from lab.data.base import Data
+from lab.data.batches import Batch
 from lab.data.facts import inputs_of
 from lab.engine.config.user_paths import JUDGES
 from lab.engine.display import say
