@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from lab.build import by_key
-from lab.callbacks.last import Last
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
 from lab.engine.config.allow import instantiate, locate, refuse
@@ -50,7 +50,7 @@ class Settings:
     compile: bool | Literal["reduce-overhead", "max-autotune"]
     matmul_precision: Literal["highest", "high", "medium"]
     not_finite: Literal["stop", "skip"]
-    checkpoint: Last
+    checkpoint: ResumeCheckpoint
 
 
 def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> None:
