@@ -13,7 +13,8 @@ from lab.build import build_data, build_task
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
-from lab.engine.config.allow import instantiate, read_config
+from lab.engine.config.allow import read_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
 from lab.engine.folder import BEST, CONFIG, FACTS, check_finished, flat
@@ -88,7 +89,7 @@ def restore(task: LightningModule, folder: Path) -> None:
 def evaluation_trainer(cfg: DictConfig, accelerator: DictConfig) -> Trainer:
     """A trainer as the run's own that writes nothing, on the `accelerator` asked for, if any."""
     try:
-        silent = {"logger": False, "enable_checkpointing": False, "profiler": None}
+        silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
         trainer = instantiate(OmegaConf.merge(cfg.trainer, accelerator), **silent, callbacks=[StepSeed(cfg.seed)])
     except InstantiationException as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another: trainer=cpu."])
