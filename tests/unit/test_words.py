@@ -7,7 +7,7 @@ from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 
 from lab.engine.config import words
-from lab.engine.config.command_line import with_the_runs_own
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.folder import write_config
 from lab.engine.runs.index import Run
 
@@ -63,7 +63,7 @@ def test_a_run_in_any_folder_is_resumed(compose, tmp_path, monkeypatch):
     folder.mkdir()
     write_config(folder, compose("experiment=digits", "seed=3"))
     (folder / "stamp.json").write_text('{"overrides": ["experiment=digits", "seed=3"]}')
-    found = with_the_runs_own(words.literals(["run=r (1)", "seed=4"]))
+    found = add_run_overrides(words.literals(["run=r (1)", "seed=4"]))
     assert found == ["experiment=digits", "seed=4", "run='r (1)'"]
 
 
