@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.base import Batch, Samples
 from lab.engine.display import printable, printable_lines
-from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
+from lab.engine.files import read_text, write_text
+from lab.engine.folder import CONFIG, FIGURES, STAMP
 from lab.engine.training.trainer import declared
 from lab.features.base import sample_of
 from lab.tasks.base import Task

@@ -26,7 +26,7 @@ from lab.data.split import refuse_one_class
 from lab.engine.constraints import Share
 from lab.engine.display import in_utf8
 from lab.engine.errors import UserError, one_line
-from lab.engine.folder import atomic_write, expanded
+from lab.engine.files import atomic_write, expanded
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel

@@ -1,4 +1,4 @@
-"""`lab data`: what was found in the data of an experiment, used and left out. Nothing is trained."""
+"""`lab data`: report which samples of an experiment's data were found, used and left out. Nothing is trained."""
 
 from omegaconf import DictConfig
 
@@ -13,12 +13,14 @@ from lab.runs.check import check
 
 
 def main(cfg: DictConfig) -> None:
-    """Check the config, read the data, print the whole report."""
+    """Check the config, read the data and print the full report."""
     filter_warnings()
     refuse_several("data", "it")
     freeze(cfg)
     if cfg.run is not None:
-        fail([f"run={cfg.run}: data makes no run; leave it out. A run's report is in its folder."])
+        fail(
+            [f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"]
+        )
     cfg.sweep = cfg.launcher = None
     check(cfg, writes=False)
     process.settle(cfg)

@@ -16,18 +16,10 @@ from lab.engine.config.compose import compose_config, composing, conf_folders
 from lab.engine.config.paths import JUDGES, kept_paths
 from lab.engine.config.sweep_words import _unknown_key, _values, first, is_repeated, single
 from lab.engine.config.words import TEXTS, override_word, value_of
+from lab.engine.config_file import read_unchecked_config
 from lab.engine.errors import UserError, fail, one_line, unknown
-from lab.engine.folder import (
-    CONFIG,
-    STAMP,
-    check_finished,
-    expanded,
-    is_half_made,
-    latest,
-    read_config,
-    read_json,
-    refuse_links,
-)
+from lab.engine.files import expanded, read_json
+from lab.engine.folder import CONFIG, STAMP, check_finished, is_half_made, latest, refuse_links
 from lab.engine.keys import key_of
 
 HYDRAS = ("hydra.verbose",)  # what may be set of Hydra's own: with the rest it can run anything
@@ -64,7 +56,7 @@ def words_of(folder: Path) -> list[str]:
     Raises:
         UserError: the stamp or the config is damaged.
     """
-    stamp, cfg = read_json(folder / STAMP), read_config(folder)
+    stamp, cfg = read_json(folder / STAMP), read_unchecked_config(folder)
     changes = {key: value for resumed in stamp["resumed"] for key, value in resumed["changes"].items()}
     changes |= kept_paths(cfg)  # absolute, from wherever the run began; references as they stand
     began = [old for old in stamp["overrides"] if not old.startswith("-")]  # never a flag, whoever wrote the file

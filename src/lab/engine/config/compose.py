@@ -14,8 +14,8 @@ from lab.engine import secrets
 from lab.engine.config import objects, packages, places
 from lab.engine.config.paths import expand
 from lab.engine.config.words import literals
+from lab.engine.config_file import plain
 from lab.engine.errors import UserError, fail
-from lab.engine.folder import plain
 
 objects.install()
 secrets.install()
