@@ -24,9 +24,11 @@ from omegaconf import OmegaConf
 from lab import runs, train
 from lab.build import build_trainer
 from lab.engine import lock
-from lab.engine.config.command_line import recomposed, with_latest, with_the_runs_own
-from lab.engine.config.compose import CONF, compose_config
+from lab.engine.config.compose import CONF, compose_config, compose_inside_job
+from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
+from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
+from lab.engine.files import write_json
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
 from lab.runs import check
@@ -44,7 +46,7 @@ QUICK = (
 
 
 def lab_train(*words):
-    return train.main(compose_config("train", with_the_runs_own([*QUICK, *words])))
+    return train.main(compose_config("train", add_run_overrides([*QUICK, *words])))
 
 
 class StopAt(L.Callback):
@@ -105,8 +107,8 @@ def test_another_net_inside_a_net_is_refused_as_any_other_change(tmp_path):
     words = ["experiment=fashion_mnist", "data.tiny=true", "trainer=cpu"]
     folder = tmp_path / "run"
     folder.mkdir()
-    runs.write_config(folder, compose_config("train", words))
-    runs.write_json(folder / "stamp.json", {"overrides": words})
+    write_config(folder, compose_config("train", words))
+    write_json(folder / "stamp.json", {"overrides": words})
     for word, key in (("net@net.net=mlp", "net.net.batch_norm"), ("net.net.widths=[4,4,8,8]", "net.net.widths")):
         with pytest.raises(UserError, match=f"{key} cannot change when"):
             resume(folder, word)
@@ -194,7 +196,7 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, capsys):
 
 def test_a_finished_run_goes_on_for_longer(tmp_path):
     lab_train(f"run={tmp_path}/run", "scheduler=one_cycle", "optimizer.lr=0.01")
-    train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=5"])))
+    train.main(compose_config("train", add_run_overrides([f"run={tmp_path}/run", "trainer.max_epochs=5"])))
     assert checkpoints.read(tmp_path / "run/last.ckpt")["global_step"] == 5 * NUM_BATCHES
     cfg, _, _ = runs.load(tmp_path / "run")
     assert (cfg.trainer.max_epochs, cfg.net.dropout) == (5, 0.3)
@@ -205,7 +207,7 @@ def test_a_finished_run_goes_on_for_longer(tmp_path):
 
 
 def resume(folder, *words):
-    return train.main(compose_config("train", with_the_runs_own([f"run={folder}", *words])))
+    return train.main(compose_config("train", add_run_overrides([f"run={folder}", *words])))
 
 
 def saved(folder):
@@ -224,7 +226,7 @@ def early(tmp_path_factory):
 @pytest.mark.parametrize("word", ["trainer.max_epochs=2", "trainer.max_epochs=1", "trainer.max_steps=11"])
 def test_a_limit_that_is_passed_already_is_refused_before_anything_is_written(word, early):
     before = saved(early)
-    with pytest.raises(UserError, match=f"{word}: .* has trained (3 epochs|12 steps) already"):
+    with pytest.raises(UserError, match=f"{word}: .* has already trained (3 epochs|12 steps)"):
         resume(early, word)
     assert saved(early) == before
 
@@ -233,12 +235,12 @@ def test_a_limit_that_is_passed_already_is_refused_before_anything_is_written(wo
     ("words", "why"),
     [
         ([], "a larger trainer.max_epochs"),
-        (["trainer.max_epochs=20"], "it stopped early; change early_stopping too"),
-        (["trainer.max_steps=100"], "it stopped early; change early_stopping too"),
-        (["trainer.max_epochs=20", "early_stopping=1"], "it stopped early; change early_stopping too"),
+        (["trainer.max_epochs=20"], "it stopped early; a larger early_stopping"),
+        (["trainer.max_steps=100"], "it stopped early; a larger early_stopping"),
+        (["trainer.max_epochs=20", "early_stopping=1"], "it stopped early; a larger early_stopping"),
         (["trainer.max_epochs=3", "early_stopping=null"], "trainer.max_epochs=3 is reached"),
         (["trainer.max_steps=12", "early_stopping=3"], "trainer.max_steps=12 is reached"),
-        (["trainer.max_time=00:10:00:00"], "it stopped early; change early_stopping too"),
+        (["trainer.max_time=00:10:00:00"], "it stopped early; a larger early_stopping"),
     ],
 )
 def test_a_run_that_has_nothing_left_says_why_and_does_nothing(words, why, early, capsys):
@@ -264,7 +266,7 @@ def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopp
     stopped(6, signal.SIGTERM, f"run={tmp_path}/run")
     before = saved(tmp_path / "run")
     for word in ("trainer.max_epochs=1", "trainer.max_steps=5"):
-        with pytest.raises(UserError, match=f"{word}: .* has trained (2 epochs|7 steps) already"):
+        with pytest.raises(UserError, match=f"{word}: .* has already trained (2 epochs|7 steps)"):
             resume(tmp_path / "run", word)
     assert saved(tmp_path / "run") == before
 
@@ -282,19 +284,18 @@ def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopp
 )
 def test_a_value_can_be_changed_back(began, steps, tmp_path):
     """In a process of each resume's own the words would be typed; here they are composed."""
-    from lab.engine.folder import write_config, write_json
-    from lab.runs.resume import merge, record
+    from lab.runs.resume import merge_config, record_resume
 
     words = ["experiment=digits", "trainer=cpu", *began]
     write_json(tmp_path / "stamp.json", {"overrides": words})
     write_config(tmp_path, compose_config("train", words))
     for word, value in steps:
-        cfg, changes = merge(compose_config("train", with_the_runs_own([f"run={tmp_path}", word])), tmp_path)
-        record(cfg, changes, tmp_path)
+        cfg, changes = merge_config(compose_config("train", add_run_overrides([f"run={tmp_path}", word])), tmp_path)
+        record_resume(cfg, changes, tmp_path)
         key = {"trainer=cpu": "trainer.strategy"}.get(word, word.partition("=")[0])
         assert OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key) == value
         assert changes == {key: value}
-        _, none = merge(compose_config("train", with_the_runs_own([f"run={tmp_path}"])), tmp_path)
+        _, none = merge_config(compose_config("train", add_run_overrides([f"run={tmp_path}"])), tmp_path)
         assert none == {}
 
 
@@ -304,13 +305,13 @@ def test_what_a_run_began_with_stays(tmp_path, word):
     with pytest.raises(
         UserError, match=r"cannot change when .* is resumed; it was .*These keys may change: trainer.max_epochs"
     ):
-        train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", word])))
+        train.main(compose_config("train", add_run_overrides([f"run={tmp_path}/run", word])))
 
 
 def test_the_latest_run_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run=latest: there is no run in logs"):
-        with_latest(["run=latest"])
+        resolve_latest(["run=latest"])
     for began, name in enumerate(["digits/a", "one", "sweep/x/000", ".archive/b", "digits/new/.hidden"]):
         folder = tmp_path / "logs" / name
         folder.mkdir(parents=True)
@@ -318,16 +319,16 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
         (folder / "stamp.json").write_text(json.dumps({"began": began, "overrides": []}))
         os.utime(folder / "stamp.json", (-began, -began))  # a copy's times say nothing
         newest = "sweep/x/000" if began >= 2 else name
-        assert with_latest(["run=latest"]) == [f"run=logs/{newest}"]
-    assert with_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
+        assert resolve_latest(["run=latest"]) == [f"run=logs/{newest}"]
+    assert resolve_latest(["run=latest", "log_dir=logs/digits"]) == ["run=logs/digits/a", "log_dir=logs/digits"]
     for key in ("finetune", "warm_start"):
-        assert with_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
-    assert with_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
+        assert resolve_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
+    assert resolve_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
     assert runs_main._below("latest", Path("logs")) == "sweep/x/000"
     for verb in ("test", "predict", "serve", "explain", "export"):
         assert compose_config(verb, ["run=latest", "log_dir=x"]).log_dir == "x"
     (tmp_path / "logs/one/stamp.json").write_text('{"began": "x"}')
-    assert with_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
+    assert resolve_latest(["run=latest"]) == ["run=logs/sweep/x/000"], "a damaged stamp hides no other run"
 
 
 @pytest.mark.parametrize("move", [os.rename, shutil.copytree])
@@ -372,7 +373,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
     folder.mkdir()
     for name in names:
         (folder / name).write_text("{")
-    assert with_the_runs_own([f"run={folder}"]) == [f"run={folder}"]
+    assert add_run_overrides([f"run={folder}"]) == [f"run={folder}"]
     with lock.locked(folder, is_new=True):
         assert not list(folder.glob(".*.tmp"))
 
@@ -381,7 +382,7 @@ def test_a_folder_that_was_half_made_is_a_new_run(names, tmp_path):
 def test_a_folder_of_something_else_is_no_new_run(name, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="the folder is not empty and holds no run"):
-        with_the_runs_own([f"run={tmp_path}"])
+        add_run_overrides([f"run={tmp_path}"])
 
 
 def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
@@ -461,7 +462,7 @@ def test_two_do_not_train_in_one_folder(tmp_path):
     other.start()
     held.wait(60)
     with pytest.raises(UserError, match="another process is training in"):
-        train.main(compose_config("train", with_the_runs_own([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
+        train.main(compose_config("train", add_run_overrides([f"run={tmp_path}/run", "trainer.max_epochs=2"])))
     done.set()
     other.join()
 
@@ -554,6 +555,6 @@ def test_a_resume_inside_of_hydras_own_job_leaves_it_as_it_is():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         job = HydraConfig.instance().cfg
-        assert recomposed("train", words).trainer.accelerator == "cpu"
+        assert compose_inside_job("train", words).trainer.accelerator == "cpu"
         assert GlobalHydra.instance().hydra is hydra
         assert HydraConfig.instance().cfg is job

@@ -23,9 +23,9 @@ from lab import runs, train
 from lab.build import build_task, build_trainer, read_data
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data import tiny
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
 from lab.engine.config.compose import compose_config as compose_verb
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import RunError, UserError
 from lab.engine.training import process
 from lab.verbs import test
@@ -112,7 +112,7 @@ def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
     folders: list = []
-    threads = [threading.Thread(target=lambda: folders.append(runs.unused(tmp_path))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: folders.append(runs.new_folder(tmp_path))) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(set(folders)) == 8
@@ -359,7 +359,7 @@ def test_all_files_of_a_run_lie_in_the_one_folder(typed, place, tmp_path, monkey
     monkeypatch.setenv("LAB_PLACE", "elsewhere")
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    words = with_the_runs_own(["experiment=digits", "trainer=cpu", f"run={typed}"])
+    words = add_run_overrides(["experiment=digits", "trainer=cpu", f"run={typed}"])
     cfg = compose_config("train", words)
     assert Path(cfg.run).absolute() == tmp_path / place
     trainer = build_trainer(cfg, Path(cfg.run))

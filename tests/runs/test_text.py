@@ -14,8 +14,8 @@ from lab import runs, train
 from lab.build import build_trainer, init_from_data, read_data
 from lab.data.buckets import buckets
 from lab.data.text import emoji_names
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.training.process import filter_warnings
 from lab.nets.ngrams import NGramLinear
 from lab.runs.open import Run
@@ -120,7 +120,7 @@ def test_the_names_of_an_emoji_are_in_one_split(names):
 @pytest.mark.parametrize("words", [QUICK, TRANSLATION], ids=["language_id", "translate_tatoeba"])
 def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, words):
     def lab_train(folder):
-        train.main(compose_config("train", with_the_runs_own([*words, folder])))
+        train.main(compose_config("train", add_run_overrides([*words, folder])))
 
     lab_train(f"run={tmp_path}/whole")
     with monkeypatch.context() as patch:

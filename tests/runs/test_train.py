@@ -19,10 +19,10 @@ from lab.build import build_trainer, read_data
 from lab.callbacks.best_checkpoint import confine_checkpoints
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import timing
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import UserError
-from lab.engine.runs.summary import duration, stopped, table
+from lab.engine.runs.summary import duration, metrics_table, stopped
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
 from lab.runs.check import check
 from lab.runs.refusals import check_lengths
@@ -31,7 +31,7 @@ QUICK = (*PLAIN, "net=mlp", "net.widths=[8]", "data.batch_size=32", "trainer=cpu
 
 
 def lab_train(*words):
-    return train.main(compose_config("train", with_the_runs_own([*QUICK, *words])))
+    return train.main(compose_config("train", add_run_overrides([*QUICK, *words])))
 
 
 def results(folder):
@@ -226,7 +226,7 @@ def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatc
     ],
 )
 def test_class_names_are_shown_whole_up_to_24_characters(names, shown):
-    lines = table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
+    lines = metrics_table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
     assert lines[-1] == shown
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import CONF
-from lab.engine.config.sweep_words import is_group, parsed
 from omegaconf import OmegaConf
 
 from lab.engine.config import allow, packages
 from lab.engine.config.command_line import check_command_line, list_experiments
 from lab.engine.config.compose import compose_config
+from lab.engine.config.sweep_overrides import is_group
 from lab.engine.errors import UserError
+from lab.engine.runs.index import parsed
 
 NET = """
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ import lab
 from lab.engine.config import packages
 from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 
 HELP = """lab new PATH             a project of your own that uses lab; PATH's last part names its package
 lab new experiment NAME  a YAML and its test
