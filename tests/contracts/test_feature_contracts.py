@@ -16,7 +16,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.testing import FeatureContract
-from lab.verbs import items
+from lab.verbs.predict import items
 
 
 def png(*size):

@@ -20,14 +20,18 @@ from lab.engine import folder as folders
 from lab.engine.config.allow import read_config, refuse
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
+from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
-from lab.engine.folder import read_json, read_metrics, refuse_links, write_config
+from lab.engine.files import read_json, read_metrics
+from lab.engine.folder import refuse_links
 from lab.engine.runs import checkpoints
-from lab.engine.runs.index import read
+from lab.engine.runs.index import read_runs
 from lab.engine.training.loggers import MetricsCSV
 from lab.engine.training.process import filter_warnings
 from lab.runs import resume
+from lab.runs.finished import read_facts, restore
 from lab.runs.refusals import refusals
+from lab.runs.results import recorded
 from lab.verbs import report
 from lab.verbs import runs as runs_verb
 
@@ -77,29 +81,29 @@ def readers(file, folder, loaded):
     return {
         "results.json": [
             lambda: runs.load(folder),
-            lambda: resume.finished(folder),
-            lambda: runs.recorded(folder, trainer).__enter__(),
+            lambda: resume.best_value(folder),
+            lambda: recorded(folder, trainer).__enter__(),
             lambda: folders.check_finished(folder),
         ],
         "stamp.json": [
             lambda: add_run_overrides([f"run={folder}"]),
-            lambda: resume.merge(cfg, folder),
-            lambda: resume.record(cfg, {}, folder),
+            lambda: resume.merge_config(cfg, folder),
+            lambda: resume.record_resume(cfg, {}, folder),
         ],
         "data.json": [
             lambda: runs.load(folder),
-            lambda: resume.check_data(data, folder),
-            lambda: resume.inherited(OmegaConf.create({"finetune": str(folder)}), None),
+            lambda: resume.check_same_data(data, folder),
+            lambda: resume.inherited_facts(OmegaConf.create({"finetune": str(folder)}), None),
         ],
         "config.yaml": [
             lambda: runs.load(folder),
             lambda: add_run_overrides([f"run={folder}"]),
-            lambda: resume.merge(cfg, folder),
+            lambda: resume.merge_config(cfg, folder),
             lambda: read_config(folder),
         ],
         "metrics.csv": [lambda: read_metrics(folder / file), lambda: MetricsCSV(folder, 1)],
-        "last.ckpt": [lambda: checkpoints.newest(folder), lambda: resume.position(cfg, folder, task)],
-        "best.ckpt": [lambda: runs.load(folder), lambda: runs.restore(task, folder)],
+        "last.ckpt": [lambda: checkpoints.newest(folder), lambda: resume.find_checkpoint(cfg, folder, task)],
+        "best.ckpt": [lambda: runs.load(folder), lambda: restore(task, folder)],
     }[file]
 
 
@@ -129,7 +133,7 @@ def test_a_damaged_file_is_named_in_one_line(file, garbage, finished, loaded, tm
         assert file in message or file == "last.ckpt"
     message = said(lambda: report.page([folder])) if garbage == "wrong inside" else None
     assert message is None or one_line(message)
-    status = {run.folder: run.status for run in read(tmp_path / "runs")}
+    status = {run.folder: run.status for run in read_runs(tmp_path / "runs")}
     assert status["whole"] == "finished", "a damaged run hides no other"
     if file in ("results.json", "stamp.json"):
         assert status["bad"] == "damaged"
@@ -191,7 +195,7 @@ def test_a_checkpoint_that_lacks_an_entry_is_refused(key, value, content, finish
     checkpoints.check_content(content, finished)
     if key == "last/end/early_stopping" and value is not ...:
         return
-    with pytest.raises(UserError, match="cannot be resumed from: .* is missing, or of another type"):
+    with pytest.raises(UserError, match="a run cannot resume from it: .* is missing or has a wrong type"):
         checkpoints.check_content(changed(content, key, value), finished)
 
 
@@ -259,19 +263,19 @@ def test_a_checkpoint_of_another_optimizer_is_refused_before_it_is_resumed(key, 
     torch.save(changed(content, key, value), tmp_path / "last.ckpt")
     checkpoints.seal(tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"last\.ckpt"):
-        resume.position(cfg, tmp_path, task)
+        resume.find_checkpoint(cfg, tmp_path, task)
 
 
 @pytest.mark.parametrize("index", [{"bad": 3}, {"bad": {"changed": 0, "run": {"began": 1e300}}}, {"bad": {"run": None}},
                                    {"bad": {"best": {"x": 1}}}])  # fmt: skip
 def test_a_damaged_index_of_runs_is_made_again(index, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "bad")
-    (fresh,) = read(tmp_path)
+    (fresh,) = read_runs(tmp_path)
     whole = json.loads((tmp_path / ".runs.json").read_text())["bad"]
     if "best" in index["bad"] if isinstance(index["bad"], dict) else False:
         index = {"bad": whole | {"run": whole["run"] | index["bad"]}}
     (tmp_path / ".runs.json").write_text(json.dumps(index))
-    assert read(tmp_path) == [fresh]
+    assert read_runs(tmp_path) == [fresh]
 
 
 READ_OR_WRITTEN = (
@@ -418,7 +422,7 @@ def test_facts_that_no_data_has_are_refused(key, value, problem, finished, loade
     content = json.loads((finished / "data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps(changed(content, key, value)))
     with pytest.raises(UserError, match=rf"data.json is damaged: .*{problem}") as error:
-        runs.read_facts(loaded[1], tmp_path)
+        read_facts(loaded[1], tmp_path)
     assert one_line(str(error.value))
     assert "evil" not in sys.modules
 
@@ -428,7 +432,7 @@ def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finis
     content = json.loads((finished / "data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps(changed(content, "features/image/_target_", target)))
     with pytest.raises(UserError) as error:
-        runs.read_facts(loaded[1], tmp_path)
+        read_facts(loaded[1], tmp_path)
     problem = f"features.image: the package evil, which has {target}, is not installed."
     advice = "Run lab inside the project that has it, or install it."
     assert str(error.value) == f"error: {tmp_path}/data.json: {problem} {advice}"

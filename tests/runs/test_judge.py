@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROOFS
-from lab.runs.judge import Judge
 from test_resume import lab_train, outcome, same, stopped  # noqa: F401
 from test_resume import resume as resumed
 from torch import nn
 
 from lab import runs
 from lab.engine.config import user_paths
+from lab.engine.config.allow import read_config
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
-from lab.runs import check, resume
-from lab.runs import judge as judge_module
+from lab.runs import check, judges, resume
+from lab.runs.finished import load_task
 from lab.runs.open import Run
+from lab.tasks import judge as judge_module
+from lab.tasks.judge import Judge
 from lab.train import prepare
 
 
@@ -79,10 +81,10 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     (teacher / "best.ckpt").write_bytes((tmp_path / "whole/best.ckpt").read_bytes())  # another run's
     _, _, again = runs.load(tmp_path / "whole")
     assert task(batch).equal(again(batch)), "the net answers without its teacher"
-    with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started") as error:
+    with pytest.raises(UserError, match="teacher: its weights have changed since the run was started") as error:
         again.step(batch, "test")
     assert len(str(error.value).splitlines()) == 1
-    with pytest.raises(UserError, match="task.teacher=.*other weights"):
+    with pytest.raises(UserError, match="task.teacher=.*weights have changed"):
         resumed(tmp_path / "whole", "trainer.max_epochs=3")
     shutil.move(teacher, tmp_path / "moved")
     with pytest.raises(UserError, match="task.teacher: .*/teacher is not a finished run: there is no such folder"):
@@ -94,15 +96,15 @@ def test_a_teacher_may_move_and_the_run_be_resumed_from_anywhere(finished, tmp_p
     shutil.copytree(finished / "teacher", tmp_path / "logs/teacher")
     monkeypatch.chdir(tmp_path)
     student("logs/teacher", "trainer.max_epochs=1", "run=student")
-    assert runs.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
+    assert read_config(tmp_path / "student").task.teacher == f"{tmp_path}/logs/teacher"
     monkeypatch.chdir(tmp_path / "elsewhere")
     cfg = compose_config("train", add_run_overrides(["run=../student", "trainer.max_epochs=2"]))
-    merged, changes = resume.merge(cfg, Path("../student"))
+    merged, changes = resume.merge_config(cfg, Path("../student"))
     assert merged.task.teacher == f"{tmp_path}/logs/teacher"
     assert changes == {"trainer.max_epochs": 2}
     shutil.move(tmp_path / "logs/teacher", tmp_path / "elsewhere/moved")
     resumed("../student", "trainer.max_epochs=2", "++task.teacher=moved")
-    assert runs.read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
+    assert read_config(tmp_path / "student").task.teacher == f"{tmp_path}/elsewhere/moved"
 
 
 class TestJudge:
@@ -176,13 +178,13 @@ def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
     (tmp_path / "run").mkdir()
     stamp = {"judges": {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}}
     for stamped in (tmp_path / "none", tmp_path / "run"):  # a run that begins, and one that was started before
-        judge_module.expect(cfg, stamped)
+        judges.expect_weights(cfg, stamped)
         task, batch = Several(teacher), {"image": torch.zeros(1, 1, 32, 32)}
         task.ask(batch)[place](batch)
         content = (teacher / "best.ckpt").read_bytes()
         (teacher / "best.ckpt").write_bytes(content[:-1] + b"x")
         task = Several(teacher)
-        with pytest.raises(UserError, match="teacher: this judge has other weights than when the run was started"):
+        with pytest.raises(UserError, match="teacher: its weights have changed since the run was started"):
             task.ask(batch)[place](batch)
         (teacher / "best.ckpt").write_bytes(content)
         (tmp_path / "run/stamp.json").write_text(json.dumps({"overrides": []} | stamp))
@@ -190,8 +192,8 @@ def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
 
 def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch):
     judge_module._load.cache_clear()
-    loaded, load = [], runs.load
-    monkeypatch.setattr("lab.runs.load", lambda folder: loaded.append(folder) or load(folder))
+    loaded = []
+    monkeypatch.setattr(judge_module, "loader", lambda folder: loaded.append(folder) or load_task(folder))
     _, task = prepare(Run(judged(finished / "teacher")))
     assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
     assert loaded == [finished / "teacher"]

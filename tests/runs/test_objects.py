@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONF, PLAIN
-from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
@@ -21,10 +20,11 @@ from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.config.words import literals
 from lab.engine.errors import UserError
-from lab.engine.runs.index import Run
+from lab.engine.runs.index import RunInfo
 from lab.metrics.added import refuse_unfit
 from lab.runs import resume
 from lab.runs.check import check
+from lab.sweep.best_yaml import experiment
 from lab.sweep.grid import Grid
 from lab.tasks.base import Task
 from lab.tasks.classification import Classification
@@ -73,7 +73,7 @@ def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_pa
     assert check_command_line("train", again) is False
     resumed = compose_config("train", again)
     assert OmegaConf.select(resumed, key) == expected, "the same command, given again, says something else"
-    assert resume.merge(resumed, place)[1] == {}
+    assert resume.merge_config(resumed, place)[1] == {}
 
 
 @pytest.mark.parametrize("words", [
@@ -86,7 +86,7 @@ def test_an_override_of_an_object_is_as_it_is_typed(words, key, expected, tmp_pa
 def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
     words = [*([] if words[0].startswith("experiment") else ["experiment=digits"]), *words]
     wanted = compose_config("train", words)
-    run = Run("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
+    run = RunInfo("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
     written = experiment([run], [*words, "seed=3", "log_dir=l", f"run={tmp_path}/l"])
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf/experiment/best.yaml").write_text(written)
@@ -99,7 +99,7 @@ def test_the_best_of_a_sweep_is_the_runs_config(words, tmp_path, monkeypatch):
 def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
     words = ["experiment=digits", "data.augment={rotate: 5},{crop: 1}", "data.augment.flip=true"]
     assert check_command_line("train", ["-m", *words])
-    grid = Grid(overrides=parse_overrides(words), place=tmp_path, monitor=OmegaConf.create({}))
+    grid = Grid(overrides=parse_overrides(words), folder=tmp_path, monitor=OmegaConf.create({}))
     jobs = [compose_config("train", task.overrides).data.augment for task in grid.tasks]
     assert jobs == [{"_target_": AUGMENT, "rotate": 5, "flip": True}, {"_target_": AUGMENT, "crop": 1, "flip": True}]
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import LAB, PLAIN
-from lab.verbs.answers import Answer
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -24,8 +23,10 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
-from lab.verbs import predict, predictor
+from lab.verbs import predictor
 from lab.verbs.export import main as export
+from lab.verbs.predict import main as predict
+from lab.verbs.predict.answers import Answer
 from lab.verbs.predictor import Predictor
 
 

@@ -12,7 +12,7 @@ from lab.build import build_task, read_data
 from lab.data.text import emoji_names
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.verbs import predict
+from lab.verbs.predict import main as predict
 
 SPECIAL = ["[PAD]", *(f"[unused{i}]" for i in range(5)), "[UNK]", "[CLS]", "[SEP]"]  # as BERT's are, but fewer
 

@@ -32,7 +32,7 @@ def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_
     page = (tmp_path / "both.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "://" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
-    differences = page.partition("What differs")[2].partition("</table>")[0]
+    differences = page.partition("Differences")[2].partition("</table>")[0]
     assert re.findall(r"<td>([\w.]+)</td>", differences.replace("<tr>", "\n"))[0::3] == ["figures", "optimizer.lr"]
     names = re.findall(r'<img alt="([^"]+)"', page)
     assert names[:3] == ["val/loss", "val/acc", "val/f1"]
@@ -42,7 +42,7 @@ def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_
 
     report.main([f"run={runs[0]}"])
     alone = (runs[0] / "report.html").read_text()
-    assert "What differs" not in alone
+    assert "Differences" not in alone
     shutil.move(runs[0] / "report.html", tmp_path / "moved.html")
 
 
@@ -72,7 +72,7 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     {
-        "run=nowhere": "run=nowhere: this is not a run's folder",
+        "run=nowhere": "run=nowhere: expected the folder of a run",
         "rum=x": "unknown key rum. Did you mean run?",
         "output=x.html": "run: missing",
         "run=latest": "run=latest: there is no run in logs",

@@ -26,7 +26,9 @@ from lab.build import build_trainer
 from lab.engine import lock
 from lab.engine.config.compose import CONF, compose_config, compose_inside_job
 from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
+from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
+from lab.engine.files import write_json
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
 from lab.runs import check
@@ -105,8 +107,8 @@ def test_another_net_inside_a_net_is_refused_as_any_other_change(tmp_path):
     words = ["experiment=fashion_mnist", "data.tiny=true", "trainer=cpu"]
     folder = tmp_path / "run"
     folder.mkdir()
-    runs.write_config(folder, compose_config("train", words))
-    runs.write_json(folder / "stamp.json", {"overrides": words})
+    write_config(folder, compose_config("train", words))
+    write_json(folder / "stamp.json", {"overrides": words})
     for word, key in (("net@net.net=mlp", "net.net.batch_norm"), ("net.net.widths=[4,4,8,8]", "net.net.widths")):
         with pytest.raises(UserError, match=f"{key} cannot change when"):
             resume(folder, word)
@@ -224,7 +226,7 @@ def early(tmp_path_factory):
 @pytest.mark.parametrize("word", ["trainer.max_epochs=2", "trainer.max_epochs=1", "trainer.max_steps=11"])
 def test_a_limit_that_is_passed_already_is_refused_before_anything_is_written(word, early):
     before = saved(early)
-    with pytest.raises(UserError, match=f"{word}: .* has trained (3 epochs|12 steps) already"):
+    with pytest.raises(UserError, match=f"{word}: .* has already trained (3 epochs|12 steps)"):
         resume(early, word)
     assert saved(early) == before
 
@@ -233,12 +235,12 @@ def test_a_limit_that_is_passed_already_is_refused_before_anything_is_written(wo
     ("words", "why"),
     [
         ([], "a larger trainer.max_epochs"),
-        (["trainer.max_epochs=20"], "it stopped early; change early_stopping too"),
-        (["trainer.max_steps=100"], "it stopped early; change early_stopping too"),
-        (["trainer.max_epochs=20", "early_stopping=1"], "it stopped early; change early_stopping too"),
+        (["trainer.max_epochs=20"], "it stopped early; a larger early_stopping"),
+        (["trainer.max_steps=100"], "it stopped early; a larger early_stopping"),
+        (["trainer.max_epochs=20", "early_stopping=1"], "it stopped early; a larger early_stopping"),
         (["trainer.max_epochs=3", "early_stopping=null"], "trainer.max_epochs=3 is reached"),
         (["trainer.max_steps=12", "early_stopping=3"], "trainer.max_steps=12 is reached"),
-        (["trainer.max_time=00:10:00:00"], "it stopped early; change early_stopping too"),
+        (["trainer.max_time=00:10:00:00"], "it stopped early; a larger early_stopping"),
     ],
 )
 def test_a_run_that_has_nothing_left_says_why_and_does_nothing(words, why, early, capsys):
@@ -264,7 +266,7 @@ def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopp
     stopped(6, signal.SIGTERM, f"run={tmp_path}/run")
     before = saved(tmp_path / "run")
     for word in ("trainer.max_epochs=1", "trainer.max_steps=5"):
-        with pytest.raises(UserError, match=f"{word}: .* has trained (2 epochs|7 steps) already"):
+        with pytest.raises(UserError, match=f"{word}: .* has already trained (2 epochs|7 steps)"):
             resume(tmp_path / "run", word)
     assert saved(tmp_path / "run") == before
 
@@ -282,19 +284,18 @@ def test_a_limit_in_the_middle_of_an_epoch_counts_the_epoch_that_has_begun(stopp
 )
 def test_a_value_can_be_changed_back(began, steps, tmp_path):
     """In a process of each resume's own the words would be typed; here they are composed."""
-    from lab.engine.folder import write_config, write_json
-    from lab.runs.resume import merge, record
+    from lab.runs.resume import merge_config, record_resume
 
     words = ["experiment=digits", "trainer=cpu", *began]
     write_json(tmp_path / "stamp.json", {"overrides": words})
     write_config(tmp_path, compose_config("train", words))
     for word, value in steps:
-        cfg, changes = merge(compose_config("train", add_run_overrides([f"run={tmp_path}", word])), tmp_path)
-        record(cfg, changes, tmp_path)
+        cfg, changes = merge_config(compose_config("train", add_run_overrides([f"run={tmp_path}", word])), tmp_path)
+        record_resume(cfg, changes, tmp_path)
         key = {"trainer=cpu": "trainer.strategy"}.get(word, word.partition("=")[0])
         assert OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key) == value
         assert changes == {key: value}
-        _, none = merge(compose_config("train", add_run_overrides([f"run={tmp_path}"])), tmp_path)
+        _, none = merge_config(compose_config("train", add_run_overrides([f"run={tmp_path}"])), tmp_path)
         assert none == {}
 
 

@@ -112,7 +112,7 @@ def test_a_run_that_failed_says_so_and_is_refused(compose, tmp_path, monkeypatch
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
     folders: list = []
-    threads = [threading.Thread(target=lambda: folders.append(runs.unused(tmp_path))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: folders.append(runs.new_folder(tmp_path))) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(set(folders)) == 8

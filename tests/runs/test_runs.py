@@ -18,9 +18,10 @@ from conftest import TINY
 from omegaconf import OmegaConf
 
 from lab.engine import lock
+from lab.engine.config_file import GROUPS
 from lab.engine.errors import UserError
-from lab.engine.folder import PARTS, write_json
-from lab.engine.runs.index import INDEX, read
+from lab.engine.files import write_json
+from lab.engine.runs.index import INDEX, read_runs
 from lab.verbs.runs import main
 
 SCORES = {"mlp": [0.90, 0.92, 0.94], "cnn": [0.95, 0.96, 0.99]}
@@ -29,7 +30,7 @@ SCORES = {"mlp": [0.90, 0.92, 0.94], "cnn": [0.95, 0.96, 0.99]}
 def put(logs, name, status="finished", value=0.5, **overrides):
     folder = logs / name
     folder.mkdir(parents=True)
-    config = {part: {} for part in PARTS} | {"seed": None} | overrides | {"net": {"name": overrides.get("net")}}
+    config = {part: {} for part in GROUPS} | {"seed": None} | overrides | {"net": {"name": overrides.get("net")}}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     words = ["experiment=x", *(f"{key}={v}" for key, v in overrides.items())]
     write_json(folder / "stamp.json", {"overrides": words, "began": len(list(logs.rglob("stamp.json")))})
@@ -103,15 +104,15 @@ def test_every_format_has_every_run(form, capsys):
 
 
 def test_the_index_follows_the_folders(logs):
-    before = read(logs)
+    before = read_runs(logs)
     assert (logs / INDEX).exists()
     write_json(logs / "x/mlp/000/results.json", {"status": "failed", "error": "RunError: error: it broke\nx"})
     put(logs, "y/new", net="rnn")
-    after = {run.folder: run for run in read(logs)}
+    after = {run.folder: run for run in read_runs(logs)}
     assert after["x/mlp/000"].error == "it broke"
     assert "y/new" in after
     (logs / INDEX).unlink()
-    assert {run.folder: run for run in read(logs)} == after
+    assert {run.folder: run for run in read_runs(logs)} == after
     assert len(before) + 1 == len(after)
 
 
@@ -139,9 +140,9 @@ def training_in(folder):
 def test_a_run_without_a_process_was_killed(logs):
     folder = put(logs, "x/now", status="running", net="mlp")
     with training_in(folder):
-        assert {run.folder: run.status for run in read(logs)}["x/now"] == "running"
+        assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "running"
         assert lock.is_held(folder) is True
-    assert {run.folder: run.status for run in read(logs)}["x/now"] == "killed"
+    assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "killed"
     assert lock.is_held(folder) is False
 
 
@@ -176,7 +177,7 @@ def test_a_run_of_which_nobody_knows_whether_it_is_running_stays(action, reason,
     if reason == "another system":
         monkeypatch.setattr(lock.sys, "platform", "plan9")
     assert lock.is_held(folder) is None
-    assert {run.folder: run.status for run in read(logs)}["x/now"] == "running"
+    assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "running"
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     with pytest.raises(UserError, match="x/now"):
         main([action, "x/now"])
@@ -214,13 +215,13 @@ def test_runs_are_removed_or_archived_only_when_asked(logs, monkeypatch, capsys)
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     main(["rm", "where", "status=failed"])
     assert "Nothing was changed." in capsys.readouterr().out
-    assert len(read(logs)) == 7
+    assert len(read_runs(logs)) == 7
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     main(["rm", "where", "status=failed"])
-    assert len(read(logs)) == 6
+    assert len(read_runs(logs)) == 6
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     main(["archive", "x/mlp"])
-    assert {run.folder[:5] for run in read(logs)} == {"x/cnn"}
+    assert {run.folder[:5] for run in read_runs(logs)} == {"x/cnn"}
     assert (logs / ".archive/x/mlp/002/results.json").exists()
 
 

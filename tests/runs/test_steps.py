@@ -25,6 +25,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.engine.training.process import filter_warnings
 from lab.metrics.buffer import MetricBuffer
+from lab.runs.new import create_run
 from lab.runs.open import Run
 from lab.tasks.base import Step, Task
 from lab.tasks.classification import Classification
@@ -341,7 +342,7 @@ def test_an_error_in_the_test_leaves_no_half_table(compose, tmp_path):
     cfg = compose(*QUICK, "data.batch_size=16")
     data, task = prepare(Run(cfg))
     task.__class__ = Failing
-    runs.create(cfg, data, tmp_path)
+    create_run(cfg, data, tmp_path)
     with pytest.raises(ValueError, match=r"the columns are \['other'\], and those before \['noise', 'label'\]"):
         build_trainer(cfg, tmp_path).test(task, data, verbose=False)
     assert not list(tmp_path.glob("*predictions*"))

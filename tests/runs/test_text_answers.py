@@ -24,10 +24,11 @@ from lab.features.base import pack, unpack
 from lab.features.text import Text
 from lab.features.tokens import END, UNKNOWN
 from lab.nets.recurrent import Recurrent
-from lab.verbs import predict, predictor
+from lab.verbs import predictor
 from lab.verbs.explain import main as explain
 from lab.verbs.explain import texts
 from lab.verbs.export import main as export
+from lab.verbs.predict import main as predict
 from lab.verbs.serve.server import build
 
 TEXTS = ["dog face", "Hundegesicht", "", "😀", "مرحبا <b>|</b>", "x" * 100_000, "grinning face"]

@@ -22,7 +22,7 @@ from lab.engine import timing
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import UserError
-from lab.engine.runs.summary import duration, stopped, table
+from lab.engine.runs.summary import duration, metrics_table, stopped
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
 from lab.runs.check import check
 from lab.runs.refusals import check_lengths
@@ -226,7 +226,7 @@ def test_a_slow_stage_is_announced_where_there_is_no_terminal(capsys, monkeypatc
     ],
 )
 def test_class_names_are_shown_whole_up_to_24_characters(names, shown):
-    lines = table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
+    lines = metrics_table({"test/acc": 0.5} | {f"test/acc/{name}": 0.5 for name in names})
     assert lines[-1] == shown
 
 

@@ -31,8 +31,9 @@ from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
 from lab.testing.base import build, compose, read
-from lab.verbs import predict, predictor, test
+from lab.verbs import predictor, test
 from lab.verbs.export import main as export
+from lab.verbs.predict import main as predict
 
 PAD, START, END = 0, 2, 3
 NETS = {

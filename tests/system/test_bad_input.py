@@ -18,7 +18,7 @@ import torch
 from conftest import LAB, TINY
 from torch.utils.data import get_worker_info
 
-from lab import runs
+import lab.runs.open
 from lab.data import tiny
 from lab.data.image_files import ImageFiles
 from lab.data.images import Digits
@@ -345,9 +345,9 @@ ROWS = {
         f"{TRAIN} warm_start=run", "it has no optimizer state", finished(without_optimizer, "best.ckpt")
     ),
     "warm start other": Row(f"{TRAIN} warm_start=run optimizer=sgd", "trained with another optimizer", finished()),
-    "resume empty": Row(RESUME, "no checkpoint is intact", finished(empty, "last.ckpt")),
-    "resume truncated": Row(RESUME, "no checkpoint is intact", finished(cut, "last.ckpt")),
-    "resume flipped": Row(RESUME, "no checkpoint is intact", finished(flip, "last.ckpt")),
+    "resume empty": Row(RESUME, "No checkpoint is intact", finished(empty, "last.ckpt")),
+    "resume truncated": Row(RESUME, "No checkpoint is intact", finished(cut, "last.ckpt")),
+    "resume flipped": Row(RESUME, "No checkpoint is intact", finished(flip, "last.ckpt")),
     "resume foreign": Row(
         RESUME, "run/last.ckpt: the checkpoint does not fit this net", finished(another_net, "last.ckpt")
     ),
@@ -483,13 +483,13 @@ def test_a_picture_that_breaks_during_training_fails_the_run(tmp_path, monkeypat
     """All are read before; this one is cut afterwards."""
     monkeypatch.chdir(tmp_path)
     splits(Path.touch, "val/a/12.png")(monkeypatch)
-    create = runs.create
+    create = lab.runs.open.create_run
 
     def create_and_cut(*args):
         create(*args)
         cut(Path("images/val/a/12.png"))
 
-    monkeypatch.setattr("lab.runs.open.create", create_and_cut)
+    monkeypatch.setattr("lab.runs.open.create_run", create_and_cut)
     with pytest.raises(SystemExit, match="2"):
         lab(monkeypatch, FOLDER)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "data"))]

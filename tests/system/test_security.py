@@ -65,11 +65,11 @@ FOREIGN = """
     torchvision.datasets.CIFAR10 torchvision.models.get_model
 """
 OWN = """
-    lab.runs.load.subprocess.run lab.engine.runs.stamp.subprocess.run lab.engine.launch.signals.requeue
+    lab.runs.finished.subprocess.run lab.engine.runs.stamp.subprocess.run lab.engine.launch.signals.requeue
     lab.engine.launch.signals.subprocess.run lab.engine.cli.main lab.engine.cli.import_module
-    lab.engine.folder.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
+    lab.engine.files.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
     lab.engine.errors.fail lab.engine.runs.checkpoints.torch.load lab.engine.runs.checkpoints.read
-    lab.runs.finetune.start_from lab.train.main lab.engine.config.allow.import_module
+    lab.runs.finetune.load_pretrained lab.train.main lab.engine.config.allow.import_module
     lab.engine.config.instantiate.instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
     lab.data.torchvision.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.torchvision._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
@@ -225,7 +225,7 @@ def test_a_run_folders_config_is_not_trusted(trick, key, planted, evil):
         "load": lambda: runs.load(folder),
         "rank": lambda: train.join(str(folder)),
         "test": lambda: test.main(compose_verb("test", [f"run={folder}"])),
-        "resume": lambda: resume.merge(compose_verb("train", QUICK), folder),
+        "resume": lambda: resume.merge_config(compose_verb("train", QUICK), folder),
     }
     for door, enter in doors.items():
         with pytest.raises(UserError) as error:
@@ -523,7 +523,7 @@ def test_a_good_checkpoint_from_the_web_is_read(served, finished, tmp_path):
 @pytest.mark.parametrize("key", ["finetune", "warm_start"])
 def test_a_run_does_not_start_from_a_hostile_checkpoint(key, compose, tmp_path):
     file, canary = _write("in the state dict", "zip", tmp_path)
-    with pytest.raises(UserError, match="it may hold only tensors and plain containers"):
+    with pytest.raises(UserError, match="a checkpoint may only hold tensors and plain containers"):
         train.main(compose(*QUICK, f"{key}={file}"))
     assert not canary.exists()
 
@@ -535,12 +535,12 @@ def test_a_run_folders_checkpoint_is_not_trusted(name, finished, tmp_path, lab, 
     file, canary = _write("in the state dict", "sealed", tmp_path)
     shutil.copy(file, tmp_path / "run" / name)
     if name == "best.ckpt":
-        with pytest.raises(UserError, match="it may hold only tensors and plain containers"):
+        with pytest.raises(UserError, match="a checkpoint may only hold tensors and plain containers"):
             runs.load(tmp_path / "run")
     else:
         result = lab("train", "run=run", "trainer.max_epochs=2")
         assert result.returncode == 2
-        assert "it may hold only tensors and plain containers" in result.stderr
+        assert "a checkpoint may only hold tensors and plain containers" in result.stderr
         assert "Traceback" not in result.stderr
     assert not canary.exists()
 

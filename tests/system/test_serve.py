@@ -26,8 +26,8 @@ from lab.engine.errors import UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
-from lab.verbs import predict
 from lab.verbs.export import main as export
+from lab.verbs.predict import main as predict
 from lab.verbs.predictor import Predictor
 from lab.verbs.serve import main as serve
 from lab.verbs.serve.server import MAX_REQUESTS, PAGE, build

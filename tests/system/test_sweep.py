@@ -18,7 +18,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.config.instantiate import instantiate
 from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.errors import UserError
-from lab.engine.folder import write_json
+from lab.engine.files import write_json
 from lab.engine.launch import environment
 from lab.engine.runs import checkpoints
 from lab.sweep import main as sweep
@@ -147,7 +147,7 @@ def test_the_space_is_hydras(word, expected):
 
 def test_a_grid_refuses_what_has_no_values():
     with pytest.raises(UserError, match="sweep=optuna"):
-        Grid(overrides=parse_overrides(["a=interval(0,1)"]), place=None, monitor=None)
+        Grid(overrides=parse_overrides(["a=interval(0,1)"]), folder=None, monitor=None)
 
 
 def test_a_key_is_varied_only_where_it_is_and_the_front_is_of_both_objectives(lab, tmp_path):
@@ -205,26 +205,30 @@ def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monk
     (tmp_path / "logs/digits/x").mkdir(parents=True)
     words = ["experiment=digits", "seed=1,2", "launcher=slurm", "launcher.args=['--output=/etc/passwd']"]
     (tmp_path / "logs/digits/x/sweep.json").write_text(json.dumps({"words": words}))
-    assert sweep._place(["experiment=digits", "sweep.name=x"])[1] == ["experiment=digits", "seed=1,2", "sweep.name=x"]
+    assert sweep._folder_and_words(["experiment=digits", "sweep.name=x"])[1] == [
+        "experiment=digits",
+        "seed=1,2",
+        "sweep.name=x",
+    ]
 
 
 def test_words_in_another_order_are_the_same_sweep_with_the_same_points(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     began = ["experiment=digits", "optimizer.lr=1e-1,1e-2", "seed=0,1", "sweep.name=x"]
-    place, words = sweep._place(began)
+    place, words = sweep._folder_and_words(began)
     write_json(place / "sweep.json", {"words": words})
     again = ["sweep.name=x", "seed=0,1", "experiment=digits", "optimizer.lr=1e-1,1e-2", "sweep.jobs=2"]
-    assert sweep._place(again) == (place, [*began, "sweep.jobs=2"])
+    assert sweep._folder_and_words(again) == (place, [*began, "sweep.jobs=2"])
 
 
 def test_a_key_that_is_added_is_varied_as_any_other():
-    search = Grid(overrides=parse_overrides(["+trainer.x=1,2", "seed=0"]), place=None, monitor=None)
+    search = Grid(overrides=parse_overrides(["+trainer.x=1,2", "seed=0"]), folder=None, monitor=None)
     assert search.varied == {"trainer.x"}
 
 
 def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
     words = ["experiment=digits", "net=mlp,cnn", "net.widths=[8]", "seed=0,1"]
-    search = Grid(overrides=parse_overrides(words), place=None, monitor=None)
+    search = Grid(overrides=parse_overrides(words), folder=None, monitor=None)
     assert [task.overrides[1] for task in search.tasks] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
 
 
@@ -300,7 +304,7 @@ def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
     words = parse_overrides(["optimizer.lr=interval(0.1,1)"])
 
     def study():
-        return instantiate(cfg.sweep)(overrides=words, place=tmp_path, monitor=cfg.monitor)
+        return instantiate(cfg.sweep)(overrides=words, folder=tmp_path, monitor=cfg.monitor)
 
     study()
     with open(tmp_path / "study.log", "ab") as file:
@@ -312,4 +316,4 @@ def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
 @pytest.mark.parametrize("text", ["{", "3", '{"status": "finished"}', '{"status": "finished", "best": {"value": 1}}'])
 def test_a_damaged_job_is_started_and_says_so_itself(text, tmp_path):
     (tmp_path / "results.json").write_text(text)
-    assert sweep._finished(tmp_path) is None
+    assert sweep._best_value(tmp_path) is None

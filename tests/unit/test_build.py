@@ -11,7 +11,6 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from lab import runs
 from lab.build import added_metrics, build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
@@ -23,6 +22,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.runs.check import wrong_calls
+from lab.runs.finished import changed_facts
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
 WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))
@@ -417,7 +417,7 @@ def test_a_runs_own_facts_come_before_those_of_the_run_it_starts_from(own, inher
 )
 def test_a_test_names_the_features_that_have_changed(now, different):
     problems = [f"data: {each} differ from those that logs/x was trained with." for each in different]
-    assert list(runs.changes(IMAGES, now, "logs/x")) == problems
+    assert list(changed_facts(IMAGES, now, "logs/x")) == problems
 
 
 @pytest.mark.parametrize("facts", [IMAGES, TWO_CAMERAS, replace(IMAGES, features={"row": Numbers(["x", "y"])})])

@@ -292,10 +292,10 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     cfg.data.root = "2024"
     user_paths.make_paths_absolute(cfg)
     assert cfg.data.root == str(tmp_path / "2024")
-    resume.check_data(read_data(cfg), folder)
+    resume.check_same_data(read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")
     with pytest.raises(UserError, match="data: it has changed since"):
-        resume.check_data(read_data(cfg), folder)
+        resume.check_same_data(read_data(cfg), folder)
 
 
 def test_a_long_report_is_short_on_screen():

@@ -14,7 +14,7 @@ from lab.build import read_data
 from lab.data import images, tiny
 from lab.engine import cli
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 
 SOURCES = [path for name in ("src", "bench") for path in sorted((CONF.parent / name).rglob("*.py"))]
 TEXT = {"open": 1, "read_text": 0, "write_text": 1, "fdopen": 1}  # functions, and which argument may be the mode

@@ -25,9 +25,10 @@ from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
-from lab.verbs import predict, predictor
+from lab.verbs import predictor
 from lab.verbs.export import main as export
 from lab.verbs.export import program as exported
+from lab.verbs.predict import main as predict
 from lab.verbs.predictor import Predictor
 from lab.verbs.serve.form import Form
 from lab.verbs.serve.server import PAGE, build

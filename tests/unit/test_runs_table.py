@@ -7,16 +7,17 @@ import subprocess
 from functools import cache
 
 import pytest
-from lab.sweep.experiment import write_best
 from omegaconf import OmegaConf
 from test_runs import put
 
 from lab.engine.config.compose import compose_config
+from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
-from lab.engine.folder import write_config, write_json
-from lab.engine.runs.index import Run, parsed, read, select
-from lab.engine.runs.rows import distinct, ordered
+from lab.engine.files import write_json
+from lab.engine.runs.index import RunInfo, parsed, read_runs, select
+from lab.engine.runs.rows import distinct, sort_rows
 from lab.engine.runs.table import FORMATS, shown
+from lab.sweep.best_yaml import write_best
 from lab.verbs.runs import main
 
 NASTY = "a|b\\c{d}^~\x1b[2J\n=x"
@@ -87,7 +88,7 @@ def test_best_is_refused_where_it_means_several_metrics(said):
     }.items(),
 )  # fmt: skip
 def test_a_condition_compares_values_however_they_are_typed(logs, condition, found):
-    assert "".join(run.folder[-1] for run in select(read(logs), [], [condition])) == found
+    assert "".join(run.folder[-1] for run in select(read_runs(logs), [], [condition])) == found
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_an_override_has_the_value_that_hydra_gives_it(text, value):
 
 def runs(**overrides):
     return [
-        Run(name, dict(word.split("=") for word in words.split()), "finished", 0, name)
+        RunInfo(name, dict(word.split("=") for word in words.split()), "finished", 0, name)
         for name, words in overrides.items()
     ]
 
@@ -152,8 +153,8 @@ def test_runs_with_the_same_config_data_and_commit_are_one_sample(changes, same,
     first = {"commit": "abc", "data": "samples"}
     configured(tmp_path, "a", **first)
     configured(tmp_path, "b", **first | changes)
-    assert len(distinct(read(tmp_path))) == (1 if same else 2)
-    assert len(distinct(read(tmp_path))) == (1 if same else 2), "the index forgets it"
+    assert len(distinct(read_runs(tmp_path))) == (1 if same else 2)
+    assert len(distinct(read_runs(tmp_path))) == (1 if same else 2), "the index forgets it"
 
 
 def test_a_run_whose_config_is_gone_is_a_sample_of_its_own(tmp_path):
@@ -161,7 +162,7 @@ def test_a_run_whose_config_is_gone_is_a_sample_of_its_own(tmp_path):
         put(tmp_path, name, net="mlp")
         (tmp_path / name / "config.yaml").unlink()
         (tmp_path / name / "config.yaml").symlink_to("/dev/null")
-    assert len(distinct(read(tmp_path))) == 2
+    assert len(distinct(read_runs(tmp_path))) == 2
 
 
 def test_a_rerun_is_no_new_sample(logs, said):
@@ -183,9 +184,9 @@ def test_the_table_fits_the_terminal_and_says_what_it_leaves_out(logs, said, col
     whole = said("z", "--all", columns=columns).splitlines()
     table, (last,) = (lines := said("z", columns=columns).splitlines())[:-2], lines[-1:]
     assert max(len(line) + line.count("图") for line in table) <= columns
-    assert last.startswith("left out: ")
+    assert last.startswith("omitted: ")
     assert last.endswith("--all shows them")
-    left = last.removeprefix("left out: ").partition(";")[0].split(", ")
+    left = last.removeprefix("omitted: ").partition(";")[0].split(", ")
     assert set(table[0].split()) & set(left) == set()
     assert {"run", "val/acc"} <= set(table[0].split())
     assert "task.option_8" in whole[0]
@@ -212,7 +213,7 @@ def test_rows_without_a_value_come_last():
         "-a": [3, 1, "0.2000 ± 0.1"],
         "a ↑": ["0.2000 ± 0.1", 1, 3],
     }.items():
-        assert [row["a"] for row in ordered(rows, [], word)][:3] == order
+        assert [row["a"] for row in sort_rows(rows, [], word)][:3] == order
 
 
 @pytest.mark.parametrize(("value", "cell"), {1e-5: "1e-05", 3.5e-4: "0.00035", 0.001: "0.0010", 0.0: "0.0000"}.items())
@@ -226,4 +227,4 @@ def test_what_was_chosen_stays_in_a_narrow_table_longer_than_what_was_measured(m
     monkeypatch.setenv("COLUMNS", "70")
     head, *_, last = FORMATS["text"](rows).splitlines()
     assert head.split() == ["run", "status", "optimizer.lr", "val/acc", "↑", "test/acc"]
-    assert last == "left out: host, seed, test/f1; --all shows them"
+    assert last == "omitted: host, seed, test/f1; --all shows them"

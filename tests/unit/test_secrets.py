@@ -10,22 +10,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from lab.verbs.answers import Answers
-from lab.verbs.items import Item
 from omegaconf import OmegaConf
 
-from lab import runs, train
+from lab import train
 from lab.data import tiny
 from lab.data.facts import Facts
 from lab.data.report import DataReport
 from lab.engine import cli, folder, secrets
 from lab.engine.config.command_line import check_command_line
 from lab.engine.config.compose import compose_config
+from lab.engine.config_file import GROUPS, read_unchecked_config
 from lab.engine.errors import UserError
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.runs.check import check
-from lab.verbs import predict
+from lab.runs.new import create_run
+from lab.verbs.predict import main as predict
+from lab.verbs.predict.answers import Answers
+from lab.verbs.predict.items import Item
 from lab.verbs.predictor import Predictor
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
@@ -183,7 +185,7 @@ def test_the_run_keeps_the_reference_to_its_data(compose, monkeypatch, tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}/my pics'")
     folder = tmp_path / "r"
     folder.mkdir()
-    runs.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), folder)
+    create_run(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), folder)
     assert "${oc.env:CANARY}/my pics" in (folder / "config.yaml").read_text()
     assert not [path for path in folder.iterdir() if CANARY in path.read_text(errors="replace")]
 
@@ -209,10 +211,10 @@ def test_unknown_key_is_no_hint_at_itself():
 def test_a_runs_own_config_is_learned_from(value, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CANARY", value)
     monkeypatch.setattr(secrets, "_known", {})
-    parts = "".join(f"{part}: {{}}\n" for part in folder.PARTS if part != "data")
+    parts = "".join(f"{part}: {{}}\n" for part in GROUPS if part != "data")
     (tmp_path / folder.CONFIG).write_text(parts + "data: {root: '${oc.env:CANARY}'}\n")
     with secrets.redact_output():  # as `cli` does around every verb and rank
-        print(folder.read_config(tmp_path).data.root)
+        print(read_unchecked_config(tmp_path).data.root)
     assert capsys.readouterr().out == "${oc.env:CANARY}\n"
 
 
@@ -222,6 +224,6 @@ def test_a_relative_reference_is_found_from_anywhere(compose, value, prefix, mon
     monkeypatch.chdir(tmp_path)
     cfg = compose("experiment=image_folder", "data.root='${oc.env:CANARY}'")
     (tmp_path / "r").mkdir()
-    runs.create(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), tmp_path / "r")
+    create_run(cfg, SimpleNamespace(facts=FACTS, report=DataReport()), tmp_path / "r")
     root = f"{tmp_path}/" * prefix + "${oc.env:CANARY}"
     assert f"root: {root}\n" in (tmp_path / "r/config.yaml").read_text()

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from lab.engine.folder import write_json
+from lab.engine.files import write_json
 from lab.engine.training.loggers import log_hyperparameters
 
 RUNS = {  # folder: overrides, monitored metric

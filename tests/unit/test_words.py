@@ -3,13 +3,13 @@
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from lab.sweep.experiment import experiment
 from omegaconf import OmegaConf
 
 from lab.engine.config import words
 from lab.engine.config.run_overrides import add_run_overrides
-from lab.engine.folder import write_config
-from lab.engine.runs.index import Run
+from lab.engine.config_file import write_config
+from lab.engine.runs.index import RunInfo
+from lab.sweep.best_yaml import experiment
 
 NAMES = (
     "my pics", "r (1)", "图片.png", "josé.png", "a=b.png", "a#1.png", "it's.png", 'say "x".png', "a,b", "[x]", "{x}",
@@ -51,7 +51,7 @@ def test_a_sweeps_job_gets_the_path_as_it_is_typed(name):
 def test_a_config_and_the_best_of_a_sweep_have_the_path(compose, name):
     assert compose("experiment=image_folder", f"data.root={name}", f"run={name}").data.root == name
     word = words.literal(f"data.root={name}")
-    run = Run("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
+    run = RunInfo("x", {}, "finished", 0.0, "", best={"metric": "val/acc", "value": 0.5})
     values = OmegaConf.create(experiment([run], ["experiment=image_folder", word, "net=mlp", "net.widths=[8,9]"]))
     assert values.data.root == name
     assert values.net.widths == [8, 9]

@@ -17,7 +17,8 @@ from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
-from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
+from lab.engine.files import read_text, write_text
+from lab.engine.folder import CONFIG, FIGURES, STAMP
 from lab.engine.training.trainer import typed
 from lab.features.base import sample_of
 from lab.tasks.base import Task

@@ -16,7 +16,7 @@ from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 from lab.features.files import TABLES, visible
 
 

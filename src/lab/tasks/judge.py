@@ -1,76 +1,84 @@
-"""A finished run that scores or teaches another one. A task takes its folder as `judge` or `teacher`."""
+"""A finished run that scores another run or teaches it. A task takes its folder as an argument `judge` or `teacher`."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from omegaconf import DictConfig
 from torch import Tensor
 
 from lab.data.base import Data
 from lab.data.batches import Batch
-from lab.data.facts import inputs_of
-from lab.engine.config.user_paths import JUDGES
-from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.folder import BEST, STAMP, check_finished, expanded, read_json
-from lab.engine.runs.checkpoints import damage, fingerprint
-from lab.features.base import Feature
+from lab.engine.files import expanded
+from lab.engine.folder import BEST, check_finished
+from lab.engine.runs.checkpoints import fingerprint
+
+CHANGED = "its weights have changed since the run was started. Start a new run to use the new weights"
+
+loader: Callable[[Path], tuple[Any, Data, Any]] | None = None  # folder -> config, data, task. `lab.runs` sets it
+EXPECTED: dict[Path, str | None] = {}  # folder -> the fingerprint that the weights must have. `lab.runs.judges` sets it
 
 
 class Judge:
-    """A finished run, frozen and in evaluation mode, on the device of what it is given.
+    """A finished run with frozen weights, in evaluation mode, on the device of its batches.
 
-    It is loaded at its first use, and is no module of the task that holds it: no checkpoint and no optimizer has its
-    weights, and the task is loaded without it. All judges of a folder are the same module. It computes in float32,
-    whatever the precision of the run that asks it. Gradients reach its inputs.
+    The run is loaded at its first use. All judges of one folder share one module. A judge is not a submodule of the
+    task that holds it: its weights are in no checkpoint and no optimizer, and the task can be loaded without it. It
+    computes in float32, whatever the precision of the training. Gradients flow to its inputs.
 
-    A batch is as *its* net gets it: `prepare` makes it from raw entries. A task may pass its own batch where both runs
-    have the same data and splits, and so normalise by the same numbers; a run that begins warns where these differ.
+    A batch must be prepared as the judge's net expects: `prepare` does this from the entries of the data. A task may
+    pass its batch unchanged if both runs have the same data and splits, and so the same normalisation. If these differ,
+    a warning is printed at the start of the run.
 
     Args:
-        folder: of the run.
+        folder: the folder of the finished run.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = expanded(str(folder)).absolute()
-        self.fingerprint = EXPECTED.get(self.folder)  # that its weights must have; None: any
+        self.fingerprint = EXPECTED.get(self.folder)  # None: any weights
 
     def __call__(self, batch: Batch) -> Any:
-        """The result of its task's `predict_step` on a batch, such as probabilities."""
+        """The result of `predict_step` of the judge's task, such as probabilities."""
         task, batch = self._at(batch)
         with torch.autocast(task.device.type, enabled=False):
             return task.predict_step(batch, 0)
 
     def logits(self, batch: Batch) -> Tensor:
-        """The output of its net on a batch."""
+        """The output of the judge's net."""
         task, batch = self._at(batch)
         with torch.autocast(task.device.type, enabled=False):
             logits: Tensor = task(batch)
         return logits
 
     def prepare(self, batch: Batch) -> Batch:
-        """A batch as its net gets it, of entries as its data has them: images are levels of 0 to 255."""
+        """Turn the entries of the data, such as uint8 images, into the batch that the judge's net expects."""
         return self._loaded[0].on_after_batch_transfer(batch)
 
     @property
     def facts(self) -> Any:
-        """The facts of its data."""
+        """The facts of the judge's data."""
         return self._loaded[0].facts
+
+    @property
+    def input_entries(self) -> list[str]:
+        """The entries of a batch that the judge's net takes."""
+        return list(self._loaded[1].input_entries)
 
     @cached_property
     def _loaded(self) -> tuple[Data, Any]:
         check_finished(self.folder)
-        found = fingerprint(self.folder / BEST)
-        if self.fingerprint not in (None, found):
+        current = fingerprint(self.folder / BEST)
+        if self.fingerprint not in (None, current):
             raise UserError(f"error: {self.folder}: {CHANGED}.")
-        return _load(self.folder, found)
+        return _load(self.folder, current)
 
     def _at(self, batch: Batch) -> tuple[LightningModule, Batch]:
+        """The task, and the batch in float32; the task is moved to the device of the batch."""
         task, device = self._loaded[1], next(iter(batch.values())).device
         if task.device != device:
             with torch.inference_mode(False):
@@ -78,105 +86,14 @@ class Judge:
         return task, {name: x.float() if x.is_floating_point() else x for name, x in batch.items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Judge":
-        return self  # an average of the task's weights asks the same
-
-
-EXPECTED: dict[Path, str | None] = {}  # the fingerprints of judges that are made from now on; None: any
-CHANGED = "this judge has other weights than when the run was started; a new run takes them"
+        return self  # weight averaging copies the task, but not its judges
 
 
 @lru_cache(maxsize=4)
 def _load(folder: Path, fingerprint: str) -> tuple[Data, Any]:
-    from lab import runs
-
-    # its first weights are drawn, and a validation step may be the first to ask it
+    assert loader is not None, "import lab.runs before a judge is used"
+    # building the net draws random weights, and a validation step under inference mode may load the judge
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        _, data, task = runs.load(folder)
-        task.net = copy.deepcopy(task.net)  # a copy is not compiled
+        _, data, task = loader(folder)
+        task.net = copy.deepcopy(task.net)  # undoes `compile: true`: a copy is not compiled
         return data, task.requires_grad_(False)
-
-
-def judges(cfg: DictConfig) -> dict[str, Path]:
-    """The folders of a config's judges, by key."""
-    named = {key: cfg.task.get(key.rpartition(".")[2]) for key in JUDGES}
-    return {key: expanded(value).absolute() for key, value in named.items() if value and isinstance(value, str)}
-
-
-def fingerprints(cfg: DictConfig) -> dict[str, str]:
-    """The fingerprints of the judges' weights, by key, for a run's stamp."""
-    return {key: fingerprint(folder / BEST) for key, folder in judges(cfg).items()}
-
-
-def wrong_judges(cfg: DictConfig, run: Path | None = None) -> Iterator[str]:
-    """A line for each judge that is no finished run, or not the one with which the run in a folder was started."""
-    known = _stamped(run) if run else {}
-    for key, folder in judges(cfg).items():
-        try:
-            check_finished(folder)
-        except UserError as error:
-            yield f"{key}: {str(error).removeprefix('error: ')}"
-            continue
-        if problem := damage(folder / BEST):
-            yield f"{key}: {folder / BEST} {problem}"
-        elif known.get(key, mark := fingerprint(folder / BEST)) != mark:
-            yield f"{key}={folder}: {CHANGED}"
-
-
-def check_inputs(cfg: DictConfig, data: Data) -> None:
-    """Refuse judges that take other inputs than those of the data; warn where only their statistics differ.
-
-    Raises:
-        UserError: a line for each judge.
-    """
-    problems, own = [], data.facts.features
-    for key, folder in judges(cfg).items():
-        its_data, task = Judge(folder)._loaded
-        inputs = inputs_of(its_data.facts.features, task.input_entries)
-        if differ := list(_differences(inputs, own)):
-            problems.append(f"error: {key}={folder}: its inputs are not those of this data: {', '.join(differ)}.")
-        elif others := list(_other_statistics(inputs, own)):
-            names = " and ".join(others)
-            say(f"warning: {key}={folder}: its {names} differ from this data's: it needs batches of Judge.prepare.")
-    if problems:
-        raise UserError(*problems)
-
-
-def _other_statistics(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> Iterator[str]:
-    """Yield the facts that differ though a net of one works with the other, such as `image_mean`."""
-    for name, feature in theirs.items():
-        now = own[name].facts()
-        yield from (f"{name}_{fact}" for fact, value in feature.facts().items() if now[fact] != value)
-
-
-def _differences(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> Iterator[str]:
-    """Yield what the inputs of a judge lack, or state differently."""
-    for name, feature in theirs.items():
-        if name not in own:
-            yield f"{name} is missing"
-            continue
-        was, now = feature.facts(), own[name].facts()
-        for fact in feature.changes(own[name]) if type(feature) is type(own[name]) else ():
-            yield f"{fact} is {_short(was[fact])} in the judge, {_short(now[fact])} here"
-        if type(feature) is not type(own[name]):
-            yield f"{name} is of another type"
-
-
-def expect(cfg: DictConfig, run: Path | None) -> None:
-    """Have judges that are made from now on refuse weights other than those that a run was started with.
-
-    Args:
-        cfg: of the run.
-        run: its folder. A run that begins, and has no stamp yet, expects the weights that there are now.
-    """
-    known = _stamped(run) if run else {}
-    for key, folder in judges(cfg).items():
-        EXPECTED[folder] = known.get(key) or (fingerprint(folder / BEST) if (folder / BEST).is_file() else None)
-
-
-def _stamped(run: Path) -> dict[str, str]:
-    known: dict[str, str] = read_json(run / STAMP)["judges"] if (run / STAMP).exists() else {}
-    return known
-
-
-def _short(value: Any) -> str:
-    return text if len(text := str(value)) < 30 else f"{text[:20]}…"

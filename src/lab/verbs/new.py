@@ -3,6 +3,7 @@
 import keyword
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ import lab
 from lab.engine.config import packages
 from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 
 HELP = """lab new PATH             a project of your own that uses lab; PATH's last part names its package
 lab new experiment NAME  a YAML and its test
@@ -88,7 +89,10 @@ def _new_project(path: Path) -> None:
     for kind, name in PARTS.items():
         files |= _files(kind, name, place, ["experiment=shapes", "data.tiny=true"])
     _write(files)
-    say(*(f"made {os.path.relpath(file)}" for file in files), f"try  cd {path} && make train && make test")
+    say(
+        *(f"made {os.path.relpath(file)}" for file in files),
+        f"try  cd {shlex.quote(str(path))} && make train && make test",
+    )
 
 
 def _new_file(kind: str, name: str) -> None:

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from lab.engine.errors import UserError
 from lab.engine.launch import environment
-from lab.engine.training.process import filter_warnings
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
 from lab.verbs.explain.base import explainer, unexplained
 
@@ -163,11 +162,8 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     import torch
 
     from lab.data.facts import inputs_of
-    from lab.engine.training.process import set_up_process
 
-    filter_warnings()  # Lightning sets its level where it is imported
     saved, data, task = runs.load(folder)
-    set_up_process(saved)
     if not task.outputs:
         raise UserError(f"error: run={folder}: {type(task).__name__} has no `outputs`, so it has nothing to predict.")
     trainer = runs.evaluation_trainer(saved, accelerator)

@@ -15,9 +15,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.engine import folder as folders
 from lab.engine.config.output_paths import wrong_output_path
 from lab.engine.config.packages import RESERVED, announce, has_module, owner
+from lab.engine.config_file import read_unchecked_config
 from lab.engine.errors import fail, one_line, unknown
 
 LAB = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: it is none, or names what may not be called.
     """
-    cfg = folders.read_config(folder)
+    cfg = read_unchecked_config(folder)
     refuse(cfg)
     return cfg
 

@@ -15,8 +15,8 @@ from lab.engine import secrets
 from lab.engine.config import objects, output_paths, packages
 from lab.engine.config.user_paths import expand_home
 from lab.engine.config.words import literals
+from lab.engine.config_file import plain
 from lab.engine.errors import UserError, fail
-from lab.engine.folder import plain
 
 objects.install()
 secrets.install()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.engine import secrets
-from lab.engine.folder import flat
+from lab.engine.config_file import flat
 
 ROOT = ("name", "log_dir", "run", "sweep.name")
 GROUPS = ("callbacks", "logger", "trainer")  # their objects write files

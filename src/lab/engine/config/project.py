@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 
 from lab.engine.errors import UserError
-from lab.engine.folder import CONFIG, FACTS, RESULTS, STAMP, SWEEP, read_bytes
+from lab.engine.files import read_bytes
+from lab.engine.folder import CONFIG, FACTS, RESULTS, STAMP, SWEEP
 
 FILE, GROUP = "pyproject.toml", "lab.packages"
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.engine.folder import expanded, plain
+from lab.engine.config_file import plain
+from lab.engine.files import expanded
 
 JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.runs.judge`
 STORED = ("data.root", *JUDGES)  # read again when a run is resumed or loaded

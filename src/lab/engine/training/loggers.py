@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from lab.engine.display import in_utf8, say
-from lab.engine.folder import atomic_write, read_metrics
+from lab.engine.files import atomic_write, read_metrics
 from lab.engine.runs.index import parsed, read_run
 
 

@@ -18,10 +18,8 @@ from lab.data.facts import inputs_of, scored
 from lab.engine.config.settings import check_settings
 from lab.engine.display import in_utf8, say
 from lab.engine.errors import UserError, fail, unknown
-from lab.engine.folder import write_json
+from lab.engine.files import write_json
 from lab.engine.secrets import redacted
-from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
 from lab.features.base import Feature
 from lab.tasks.base import Task
 from lab.verbs.explain.base import explainer, unexplained
@@ -42,10 +40,8 @@ class Settings:
 
 
 def main(cfg: DictConfig) -> None:
-    filter_warnings()
     check_settings("explain", cfg, Settings)
-    saved, data, task = runs.load(cfg.run, cfg.data.root)
-    process.set_up_process(saved)
+    saved, data, task = runs.load(cfg.run, cfg.data.root, test_split=cfg.input is None)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
     if why := unexplained(inputs, task.outputs, task.input_entries):
@@ -141,7 +137,6 @@ def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Grou
     (true, *_) = [*scored(data.facts.features, output), None]
     if true is None:
         raise UserError(f"error: run={cfg.run}: its data has no labels of these answers; give items: input=PATH.")
-    runs.read(data, cfg.run)
     split, outputs = data.splits["test"], []
     for batch in data.test_dataloader():
         probability, target = net.answers(batch[net.entry].cpu().numpy())

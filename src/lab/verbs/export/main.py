@@ -23,9 +23,7 @@ from lab.data.facts import scored
 from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import RunError, UserError, fail, unknown
-from lab.engine.folder import read_json, write_json
-from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.files import read_json, write_json
 from lab.features.base import Arrays, Feature, padded
 from lab.tasks.base import Task
 from lab.verbs import predictor
@@ -41,10 +39,8 @@ REPORT = "export.json"
 
 
 def main(cfg: DictConfig) -> None:
-    filter_warnings()
     chosen, output = check(cfg)
-    saved, data, task = runs.load(cfg.run, cfg.data.root)
-    process.set_up_process(saved)
+    _, data, task = runs.load(cfg.run, cfg.data.root, test_split=True)
     checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
         raise UserError("error: int8: it is for outputs with a score, such as classes: what it costs is measured.")
@@ -52,7 +48,6 @@ def main(cfg: DictConfig) -> None:
     if not size:
         raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`: it has no batch.")
     check_entries(cfg.format, size, checkpoint.outputs)
-    runs.read(data, cfg.run)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # what fails leaves nothing
         make(chosen, task, data, path)

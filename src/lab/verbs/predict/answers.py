@@ -7,8 +7,8 @@ from pathlib import Path
 from lab.engine.errors import UserError, blaming
 from lab.engine.secrets import redacted
 from lab.features.base import Feature, Row, Sample
-from lab.verbs import items
-from lab.verbs.items import Item
+from lab.verbs.predict import items
+from lab.verbs.predict.items import Item
 from lab.verbs.predictor import Predictor, part_of, prefixed
 
 

@@ -27,11 +27,12 @@ from tqdm import tqdm
 from lab.engine.config.settings import wrong_settings
 from lab.engine.display import csv_cell, printable, say
 from lab.engine.errors import RunError, blaming, fail
-from lab.engine.folder import atomic_write
+from lab.engine.files import atomic_write
 from lab.features.base import Row
-from lab.verbs import items, predictor
-from lab.verbs.answers import Answer, Answers
-from lab.verbs.items import Item
+from lab.verbs import predictor
+from lab.verbs.predict import items
+from lab.verbs.predict.answers import Answer, Answers
+from lab.verbs.predict.items import Item
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20

@@ -98,7 +98,7 @@ def _lr(cfg: DictConfig, own: DictConfig) -> None:
     suggestion = curves.suggest(lrs, losses)
     rates = {key: node.lr for key, node in by_key("optimizer", cfg.optimizer).items()}
     first = next(iter(rates.values()))
-    folder = runs.unused(Path(cfg.log_dir) / cfg.name / "tune")
+    folder = runs.new_folder(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, first)
     for key, rate in rates.items():
@@ -113,7 +113,7 @@ def _batch_size(cfg: DictConfig, own: DictConfig) -> None:
     if not trials:
         raise _too_large(own.batch_size.min)
     largest, fastest = trials[-1], max(trials, key=lambda trial: trial.speed)
-    folder = runs.unused(Path(cfg.log_dir) / cfg.name / "tune")
+    folder = runs.new_folder(Path(cfg.log_dir) / cfg.name / "tune")
     rows = [(trial.batch_size, round(trial.speed), round(trial.gigabytes, 3)) for trial in trials]
     curves.write(folder / "batch_size.csv", ("batch_size", "samples_per_second", "peak_gb"), rows)
     curves.draw_sizes(folder / "batch_size.png", trials, largest, fastest, out)

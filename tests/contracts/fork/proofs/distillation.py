@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch.nn.functional as F
-from lab.runs.judge import Judge
 from pydantic import PositiveFloat
 
 from lab.engine.constraints import Fraction
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
+from lab.tasks.judge import Judge
 
 
 class Distillation(Classification):
