@@ -37,8 +37,8 @@ from lab.data.base import Data
 from lab.data.facts import Facts
 from lab.data.views import TrainingSplit
 from lab.engine import timing
-from lab.engine.config.allow import instantiate, locate
-from lab.engine.config.instantiate import build
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.signatures import parameters
 from lab.engine.errors import fail, one_line
 from lab.engine.launch import rendezvous
@@ -68,7 +68,7 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
         except ImportError as error:
             fail([f"task.metrics.{name}: {one_line(error)}"])
         try:
-            metric = build(node, facts, none_is_unset=True)
+            metric = instantiate(node, facts, none_is_unset=True)
         except InstantiationException as error:
             fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
         if not isinstance(metric, Metric):
@@ -117,7 +117,7 @@ def build_data(cfg: DictConfig) -> Data:
     """The data of a config, not read yet."""
     given = {"seed": cfg.seed, "cv": cfg.cv, "fold": cfg.fold}
     fail_of_given("data", cfg.data, given)
-    data: Data = build(cfg.data, given=given)
+    data: Data = instantiate(cfg.data, **given)
     return data
 
 
@@ -126,14 +126,14 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
     given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     given["seed"] = cfg.seed
     fail_of_given("task", cfg.task, ("net", *given))
-    net = build(cfg.net, facts)
+    net = instantiate(cfg.net, facts)
     if cfg.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):
         given["metrics"] = metrics
-    task: Task = build(cfg.task, facts, given | {"net": net})
+    task: Task = instantiate(cfg.task, facts, **given, net=net)
     return task
 
 
@@ -173,7 +173,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         callbacks.append(TrialPruning(metric))
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
-    purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
+    purge: dict[str, Any] = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
     loggers = [
         forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
         forgiving(MetricsCSV(folder, from_step)),

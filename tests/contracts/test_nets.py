@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from lab.data.facts import Facts
-from lab.engine.config.instantiate import build
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
@@ -118,7 +118,7 @@ class TestFlip:
         words = ["experiment=fashion_mnist", "data.tiny=true"]
         wrapped, plain = compose(*words, f"net@net.net={inner}").net, compose(*words, f"net={inner}").net
         assert wrapped == {"_target_": "lab.nets.flip.TestTimeFlip", "net": plain}
-        assert type(build(wrapped, self.facts).net) is type(build(plain, self.facts))
+        assert type(instantiate(wrapped, self.facts).net) is type(instantiate(plain, self.facts))
 
     @pytest.mark.parametrize(
         ("word", "problem"),
@@ -136,7 +136,7 @@ class TestFlip:
     def test_a_wrapped_net_is_given_no_fact_by_hand(self, compose):
         cfg = compose("experiment=fashion_mnist_fast", "data.tiny=true", "+net.net.num_channels=2")
         with pytest.raises(UserError, match=r"net.net.num_channels: the data states it \(3\); leave it out"):
-            build(cfg.net, self.facts)
+            instantiate(cfg.net, self.facts)
 
 
 def test_flattened_sizes_are_the_seeds():

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lab.engine.config import allow
-from lab.engine.config.instantiate import build
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.nets.ngrams import NGramEmbedding, NGramLinear
 from lab.nets.recurrent import Recurrent
@@ -140,5 +140,5 @@ def test_a_flip_of_texts_is_refused(net, takes, compose):
     OmegaConf.set_struct(node, False)
     node.net.update({name: size for name, size in sizes.items() if name in known})
     with pytest.raises(UserError, match=rf"net: TestTimeFlip: expected .* image; \w+ takes .*{takes}") as error:
-        build(node)
+        instantiate(node)
     assert len(str(error.value).splitlines()) == 1

@@ -30,6 +30,7 @@ from lab.build import read_data
 from lab.data import tiny
 from lab.engine.config import allow
 from lab.engine.config.compose import compose_config as compose_verb
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
 from lab.features.read_image import read_image, suffixes
@@ -69,7 +70,7 @@ OWN = """
     lab.engine.files.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
     lab.engine.errors.fail lab.engine.runs.checkpoints.torch.load lab.engine.runs.checkpoints.read
     lab.runs.finetune.load_pretrained lab.train.main lab.engine.config.allow.import_module
-    lab.engine.config.allow.hydra_instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
+    lab.engine.config.instantiate.instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
     lab.data.torchvision.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.torchvision._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
     lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab
@@ -166,7 +167,7 @@ def test_a_hostile_target_is_refused_by_its_name(name, monkeypatch):
 @pytest.mark.parametrize("name", BORROWED.split())
 def test_a_name_that_an_allowed_module_only_imports_is_refused(name):
     with pytest.raises(UserError, match="not among") as error:
-        allow.instantiate(OmegaConf.create({"_target_": name}))
+        instantiate(OmegaConf.create({"_target_": name}))
     refused(error)
 
 
@@ -324,7 +325,7 @@ def test_a_fork_adds_its_modules(tmp_path, monkeypatch):
     (tmp_path / "mine-0.dist-info").mkdir()
     (tmp_path / "mine-0.dist-info/entry_points.txt").write_text("[lab.packages]\nmine = mine")
     monkeypatch.syspath_prepend(tmp_path / ".")  # packages are looked up once for a path
-    assert allow.instantiate({"_target_": "mine.nets.net"}) == 7
+    assert instantiate({"_target_": "mine.nets.net"}) == 7
     assert allow.locate("mine.nets.Net").__name__ == "Net"
     for name in ("mine.nets.run", "mine.nets.sub.x", "mine.other"):
         with pytest.raises(ImportError):

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lab.engine.config.allow import instantiate
 from lab.engine.config.compose import compose_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.errors import UserError
 from lab.engine.files import write_json

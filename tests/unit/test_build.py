@@ -14,7 +14,8 @@ from omegaconf import OmegaConf, open_dict
 from lab.build import added_metrics, build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
-from lab.engine.config import allow, instantiate
+from lab.engine.config import allow
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.image import Image
@@ -103,7 +104,7 @@ def target(name, **arguments):
 
 
 def built(node, facts, **given):
-    return instantiate.build(OmegaConf.create({"net": node}).net, facts, **given)
+    return instantiate(OmegaConf.create({"net": node}).net, facts, **given)
 
 
 def plain(value):
@@ -314,7 +315,7 @@ def test_a_call_that_refuses_its_arguments_is_one_line():
 
 def test_given_arguments_go_to_the_outermost_call_that_takes_them():
     node = target("Holder", tower=target("Tower"), text=3)
-    found = plain(built(node, IMAGES, given={"text": 4, "num_channels": 5, "unknown": 6}))
+    found = plain(built(node, IMAGES, text=4, num_channels=5, unknown=6))
     assert found == {"tower": {"num_channels": 3}, "text": 4}
 
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from lab.engine.config import allow, packages
 from lab.engine.config.command_line import check_command_line, list_experiments
 from lab.engine.config.compose import compose_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.sweep_overrides import is_group
 from lab.engine.errors import UserError
 from lab.engine.runs.index import parsed
@@ -129,7 +130,7 @@ def test_a_class_may_stand_in_any_group(mine, group):
 
 
 def test_what_its_modules_define_may_be_called(mine):
-    assert allow.instantiate({"_target_": "mine.nets.deep.linear.made"}) == 7
+    assert instantiate({"_target_": "mine.nets.deep.linear.made"}) == 7
     assert allow.locate("mine.nets.deep.linear.Linear").__name__ == "Linear"
 
 
@@ -144,7 +145,7 @@ def test_anything_else_is_refused(mine, name):
     with pytest.raises(ImportError):
         allow.locate(name)
     with pytest.raises(UserError) as error:
-        allow.instantiate({"_target_": name})
+        instantiate({"_target_": name})
     assert len(str(error.value).splitlines()) == 1
 
 

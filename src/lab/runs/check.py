@@ -18,12 +18,13 @@ from lab.build import by_key
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
-from lab.engine.config.allow import instantiate, locate, refuse
+from lab.engine.config.allow import locate, refuse
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.settings import wrong_settings
 from lab.engine.config.signatures import wrong_arguments
 from lab.engine.constraints import Fraction
 from lab.engine.display import in_utf8
-from lab.engine.errors import fail, one_line
+from lab.engine.errors import UserError, fail, one_line
 from lab.runs.judges import wrong_judges
 from lab.runs.refusals import refusals, refused_with_several_optimizers
 from lab.tasks.optimizers import build_schedule, by_name
@@ -175,6 +176,8 @@ def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
 def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
     try:
         build()
+    except UserError as error:
+        yield from (line.removeprefix("error: ") for line in error.args)
     except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         yield f"{key}: {one_line(error.__cause__ or error)}"
 

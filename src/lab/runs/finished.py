@@ -13,7 +13,8 @@ from lab.build import build_data, build_task
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
-from lab.engine.config.allow import instantiate, read_config
+from lab.engine.config.allow import read_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config_file import flat
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.launch import rendezvous
 

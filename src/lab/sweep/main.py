@@ -20,8 +20,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lab.engine import lock
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
 from lab.engine.config.compose import compose_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.sweep_overrides import GROUPS, first_job, is_repeated, parse_overrides, sets_sweep
 from lab.engine.display import command, say
 from lab.engine.errors import UserError, fail
@@ -100,7 +101,7 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], folder: Path, words: 
         if is_repeated(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
             fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
         of_jobs = repeated([o for o in overrides if not sets_sweep(o)], cfg)
-        launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
+        launcher: Launcher = instantiate(cfg.launcher)(num_slots=cfg.sweep.jobs)
         strategy: Strategy = instantiate(cfg.sweep)(overrides=of_jobs, folder=folder, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
         if is_new and not (folder / SWEEP).exists():  # a refused sweep leaves no folder behind

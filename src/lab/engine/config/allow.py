@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -102,16 +101,6 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
         problems += [problem for key, value, _ in leaves if (problem := wrong_output_path(key, value))]
     if problems:
         fail(problems)
-
-
-def instantiate(node: Any, **given: Any) -> Any:
-    """Hydra's `instantiate`, with these arguments too, of what may be called.
-
-    Raises:
-        UserError: a line for each thing that may not.
-    """
-    refuse(given, refuse_calls(node), strict=True)
-    return hydra_instantiate(node, **given)
 
 
 def refuse_calls(node: Any) -> str:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import fail
 from lab.engine.training import lightning_quirks, process
 from lab.engine.training.trainer import typed
@@ -97,7 +97,12 @@ class Clock(Callback):
 
 def _parts(cfg: DictConfig, own: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
     process.set_up_process(cfg)
-    never = {"max_epochs": -1, "max_time": None, "check_val_every_n_epoch": 10**9, "num_sanity_val_steps": 0}
+    never: dict[str, Any] = {
+        "max_epochs": -1,
+        "max_time": None,
+        "check_val_every_n_epoch": 10**9,
+        "num_sanity_val_steps": 0,
+    }
     nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     place = {"default_root_dir": tempfile.gettempdir(), "profiler": lightning_quirks.NoProfiler()}
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
