@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LAB
+from conftest import CONF, LAB
 from effects import EFFECTS, Result, serves, typed
 from omegaconf import OmegaConf
 from pages import PAGES, commands
@@ -143,17 +143,26 @@ def smaller(words: list[str]) -> list[str]:
     return [*words, *more, *([] if "trainer" in given else ["trainer=cpu"])]
 
 
+def composed(words: list[str], call, folder: Path) -> None:
+    """Check that the config of a command's first job has its values, and that the sweep's settings exist."""
+    of_sweep = [word for word in words if word.startswith(("sweep", "launcher"))]
+    options = {"sweep": "grid", "launcher": "local"} | dict(word.split("=") for word in of_sweep if "." not in word)
+    for group, _, key in (word.partition("=")[0].partition(".") for word in of_sweep):
+        assert not key or key in OmegaConf.load(CONF / group / f"{options[group]}.yaml")
+    words = [word for word in words if word not in of_sweep and word != "-m"]
+    words = [re.sub(r"^([\w.]+=[^(\[{,]*),.*", r"\1", word) for word in words]  # the first of several values
+    code, said = call([*words, "--cfg", "job"], folder)
+    assert code == 0, said
+    typed(words, OmegaConf.create(said))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_its_effect(command, prepared, call, tmp_path):
     program, *words = shlex.split(command)
     prepared(command)
     if any(piece in f"{command} " for piece in COMPOSED):
         nested = shlex.split(command.partition("--wrap ")[2])[0] if "--wrap" in command else command
-        words = [word for word in shlex.split(nested.partition("lab ")[2]) if word != "-m"]
-        words = [re.sub(r"^([\w.]+=[^(\[{,]*),.*", r"\1", word) for word in words]  # the first of several values
-        code, said = call([*words, "--cfg", "job"], tmp_path)
-        assert code == 0, said
-        typed(words, OmegaConf.create(said))
+        composed(shlex.split(nested.partition("lab ")[2]), call, tmp_path)
     elif program == "tensorboard":
         assert (tmp_path / words[-1]).name == "logs"  # test_tensorboard.py reads the files, test_browser.py the pages
     elif words[:1] == ["serve"]:
