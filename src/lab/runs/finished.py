@@ -131,7 +131,7 @@ def evaluation_trainer(cfg: DictConfig, changes: DictConfig) -> Trainer:
     Raises:
         UserError: this machine has no such accelerator.
     """
-    silent = {"logger": False, "enable_checkpointing": False, "profiler": None}
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
     try:
         trainer = instantiate(OmegaConf.merge(cfg.trainer, changes), **silent, callbacks=[StepSeed(cfg.seed)])
     except InstantiationException as error:

@@ -39,7 +39,6 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     filter_warnings()
     timing.start()
     freeze(cfg)
-    cfg.sweep = cfg.launcher = None  # a job of a sweep is an ordinary run
     if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
         yield joined(rendezvous.receive_folder())
         return
