@@ -1,27 +1,79 @@
-"""Whatever is written is executed."""
+"""README and docs: their length, links, pictures, translation and recipes; and the notebooks."""
 
 import re
-import shlex
-import shutil
-import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import CONF, LAB
 from nbclient import NotebookClient
+from pages import PAGES, ROOT, commands
 
-from lab.data import tiny
-from lab.engine import cli
-from lab.engine.config.compose import compose_config
-from lab.verbs.export import main as export
-
-ROOT = CONF.parent
-COMMANDS = re.findall(r"^lab .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_there_is_something_to_run():
-    assert len(COMMANDS) > 10
+def test_the_chinese_readme_has_the_same_commands_and_code():
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    assert commands(ROOT / "README.md") == commands(ROOT / "README.zh-CN.md")
+    code = [re.findall(r"`[^`\n]+`", text) for text in (english, chinese)]
+    assert sorted(set(code[0])) == sorted(set(code[1]))
+    numbers = [sorted(re.findall(r"\d+\.\d+", text)) for text in (english, chinese)]
+    assert numbers[0] == numbers[1]
+
+
+def test_pages_are_short():
+    for page in PAGES:
+        most = 120 if page.parent == ROOT else 150
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= most, page.name
+
+
+def test_pictures_are_small():
+    pictures = [*(ROOT / "docs").rglob("*.png")]
+    assert pictures
+    assert sum(path.stat().st_size for path in pictures) < 1_000_000
+
+
+def targets(page: Path) -> Iterator[Path]:
+    """The files that a page links to or names; a heading of a link is checked here."""
+    text = page.read_text(encoding="utf-8")
+    for path, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        target = page.parent / path if path else page
+        yield target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, heading
+    for path in re.findall(r"`((?:src/lab|conf|tests|notebooks|docs|bench)/[\w/.-]+)`", text):
+        yield ROOT / path
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "AGENTS.md"], ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    moved = (ROOT / "src/lab/engine").exists()  # the pages describe the layout with engine/ and verbs/
+    missing = [path for path in targets(page) if not path.exists()]
+    assert [path for path in missing if moved or not re.search(r"lab/(engine|verbs|runs)\b", str(path))] == []
+
+
+def test_the_recipes_of_the_readme_are_those_of_the_pages(lab_in, tmp_path):
+    """The experiment composes. Each line of code is in the pages that are executed."""
+    recipes = re.search(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    pages = "".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("extending", "own-task"))
+    for part in recipes.split("+++ ")[1:]:
+        head, *lines = part.splitlines()
+        name, lines = head.split()[0], [line.removeprefix("+") for line in lines]
+        if name.endswith(".py"):
+            assert [line for line in lines if line not in pages.splitlines()] == [], name
+        else:
+            path = tmp_path / "mylab" / name
+            path.parent.mkdir(parents=True)
+            path.write_text("\n".join(lines))
+    (tmp_path / "mylab/__init__.py").touch()
+    (tmp_path / "mylab-0.1.dist-info").mkdir()
+    (tmp_path / "mylab-0.1.dist-info/entry_points.txt").write_text("[lab.packages]\nmylab = mylab\n")
+    result = lab_in(tmp_path, "train", f"experiment={path.stem}", "--cfg", "job")
+    assert "hidden: 256" in result.stdout, result.stderr
+
+
+def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
@@ -32,48 +84,3 @@ def test_notebook_runs_and_shows_its_pictures(notebook):
     assert any("image/png" in output.get("data", {}) for output in outputs), "committed without its pictures"
     NotebookClient(content, timeout=120, resources={"metadata": {"path": str(notebook.parent)}}).execute()
     assert not [o.text for c in content.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_readme_command(command, trained, tmp_path, monkeypatch, capsys):
-    """As it stands there, but small; a run stands for `…`, a folder of images for `PATH`, a file for `TEXTS`."""
-    words = shlex.split(command.partition("  ")[0])[1:]
-    if "PATH" in command:
-        shutil.copytree(tiny.image_folder(), tmp_path / "images")
-    (tmp_path / "texts").write_text("dog face\nchat noir\n")
-    runs = re.findall(r"logs/(\w+)/…", command) + ["digits"] * ("latest" in command or words[:1] == ["runs"])
-    for experiment in runs[:1]:
-        net = [] if experiment != "digits" else ["net=mlp" if words[:1] == ["runs"] else "net=cnn"]  # `where net=mlp`
-        folder = trained(f"experiment={experiment}", *net, "data.tiny=true", "debug=two_batches")
-        words = [word.replace(f"logs/{experiment}/…", str(folder)) for word in words]
-        if "model.onnx" in command:
-            export.main(compose_config("export", [f"run={folder}"]))
-    words = [word.replace("TEXTS", str(tmp_path / "texts")) for word in words]
-    words = [word.replace("PATH", str(tmp_path / "images")) for word in words]
-    words = [word for word in words if not word.startswith("launcher")]  # no SLURM here: test_slurm.py
-    if {"trainer=gpu", "trainer=ddp", "trainer=ddp_cpu"} & set(words):
-        words.append("--cfg=job")  # no GPU here; two processes: test_ddp.py
-    elif words[:1] == ["serve"]:
-        words.append("--cfg=job")  # it would not end: test_serve.py
-    elif words[:1] == ["tune"]:
-        words += ["net=mlp", "data.tiny=true", "lr.steps=60", "batch_size.min=64"]
-    elif words[:1] == ["train"] and len(words) > 1 and "--cfg" not in words:
-        words += ["debug=two_batches", "figures=false", *([] if "PATH" in command else ["data.tiny=true"])]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(LAB), *words])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    if words == ["train"]:
-        with pytest.raises(SystemExit, match="2"):
-            cli.main()
-    else:
-        cli.main()
-    assert capsys.readouterr().out or words == ["train"]
-
-
-@pytest.mark.parametrize("name", ["README.md", "AGENTS.md"])
-def test_files_that_are_named_exist(name):
-    text = (ROOT / name).read_text()
-    for path in re.findall(r"`((?:src|conf|tests|notebooks)/[\w/.]+)`", text):
-        assert (ROOT / path).exists(), f"{name} names {path}"
-    for path in re.findall(r"\]\(([\w/.]+)\)", text):
-        assert (ROOT / path).exists(), f"{name} links to {path}"

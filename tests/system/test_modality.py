@@ -44,6 +44,7 @@ def without_texts(folder):
         "docs",
         "notebooks",
         "README.md",
+        "README.zh-CN.md",
         "AGENTS.md",
         "pyproject.toml",
         "Makefile",
@@ -57,10 +58,11 @@ def without_texts(folder):
             path = folder / re.sub(r"\{.*\}", name, pattern)
             path.unlink()
             gone.append(path.stem)
-    readme = folder / "README.md"
-    lines = readme.read_text().splitlines(keepends=True)
     told = re.compile(rf"\b({'|'.join(gone)})\b")
-    readme.write_text("".join(line for line in lines if not (line.startswith("lab ") and told.search(line))))
+    for page in (*folder.glob("README*.md"), *folder.glob("docs/*.md")):
+        lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = (line for line in lines if not (line.startswith("lab ") and told.search(line)))
+        page.write_text("".join(kept), encoding="utf-8")
     return gone
 
 
