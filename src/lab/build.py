@@ -19,33 +19,34 @@ from lightning.pytorch.callbacks import (
 from omegaconf import DictConfig
 from torchmetrics import Metric
 
-from lab.callbacks.accumulation import Accumulation
-from lab.callbacks.best import BestCheckpoint, keep_inside
-from lab.callbacks.early import Early
+from lab.callbacks.best_checkpoint import BestCheckpoint, confine_checkpoints
+from lab.callbacks.early_stopping import ResumableEarlyStopping
+from lab.callbacks.epoch_lines import EpochLines
+from lab.callbacks.epoch_timer import EpochTimer
 from lab.callbacks.figures import Figures
-from lab.callbacks.guard import Guard
-from lab.callbacks.last import Last
-from lab.callbacks.lines import Lines
-from lab.callbacks.parity import Parity
+from lab.callbacks.finite_guard import FiniteGuard
 from lab.callbacks.predictions import Predictions
-from lab.callbacks.progress import ProgressBar
-from lab.callbacks.pruning import TRIAL, Pruning
-from lab.callbacks.resources import Resources
+from lab.callbacks.progress_bar import ProgressBar
+from lab.callbacks.pruning import TRIAL, TrialPruning
+from lab.callbacks.rank_consistency import RankConsistency
+from lab.callbacks.resource_monitor import ResourceMonitor
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.callbacks.step_seed import StepSeed
-from lab.callbacks.timer import Timer
-from lab.data.base import Data, TrainingSplit
+from lab.callbacks.weighted_accumulation import WeightedAccumulation
+from lab.data.base import Data
 from lab.data.facts import Facts
+from lab.data.views import TrainingSplit
 from lab.engine import timing
-from lab.engine.config.allow import instantiate, locate
-from lab.engine.config.instantiate import build
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.signatures import parameters
 from lab.engine.errors import fail, one_line
 from lab.engine.launch import rendezvous
 from lab.engine.runs.checkpoints import CheckpointIO
 from lab.engine.runs.ending import ends
 from lab.engine.training.lightning_quirks import STEP_HOOKS, NoProfiler
-from lab.engine.training.loggers import Metrics, forgiving, unexpanded
-from lab.engine.training.trainer import declared
+from lab.engine.training.loggers import MetricsCSV, forgiving, unexpanded
+from lab.engine.training.trainer import typed
 from lab.nets.base import InitFromData
 from lab.tasks.base import Task
 
@@ -67,7 +68,7 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
         except ImportError as error:
             fail([f"task.metrics.{name}: {one_line(error)}"])
         try:
-            metric = build(node, facts, none_is_unset=True)
+            metric = instantiate(node, facts, none_is_unset=True)
         except InstantiationException as error:
             fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
         if not isinstance(metric, Metric):
@@ -116,7 +117,7 @@ def build_data(cfg: DictConfig) -> Data:
     """The data of a config, not read yet."""
     given = {"seed": cfg.seed, "cv": cfg.cv, "fold": cfg.fold}
     fail_of_given("data", cfg.data, given)
-    data: Data = build(cfg.data, given=given)
+    data: Data = instantiate(cfg.data, **given)
     return data
 
 
@@ -125,14 +126,14 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
     given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     given["seed"] = cfg.seed
     fail_of_given("task", cfg.task, ("net", *given))
-    net = build(cfg.net, facts)
+    net = instantiate(cfg.net, facts)
     if cfg.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):
         given["metrics"] = metrics
-    task: Task = build(cfg.task, facts, given | {"net": net})
+    task: Task = instantiate(cfg.task, facts, **given, net=net)
     return task
 
 
@@ -154,36 +155,36 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
     metric, mode, folder = cfg.monitor.metric, cfg.monitor.mode, folder.absolute()
     callbacks: list[Callback] = [
         BestCheckpoint(folder, metric, mode),
-        Last(folder, ends(cfg), **cfg.checkpoint),
+        ResumeCheckpoint(folder, ends(cfg), **cfg.checkpoint),
         StepSeed(cfg.seed),
-        *([Accumulation()] if cfg.trainer.accumulate_grad_batches > 1 else []),
-        Guard(folder, cfg.not_finite),
+        *([WeightedAccumulation()] if cfg.trainer.accumulate_grad_batches > 1 else []),
+        FiniteGuard(folder, cfg.not_finite),
         LearningRateMonitor(),
-        Timer(),
-        Resources(),
+        EpochTimer(),
+        ResourceMonitor(),
         *_own_callbacks(cfg, folder),
-        Parity(cfg),
+        RankConsistency(cfg),
     ]
     bar = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
-    callbacks.append(ProgressBar() if bar else Lines())
+    callbacks.append(ProgressBar() if bar else EpochLines())
     if cfg.early_stopping is not None:
-        callbacks.append(Early(metric, patience=cfg.early_stopping, mode=mode))
+        callbacks.append(ResumableEarlyStopping(metric, patience=cfg.early_stopping, mode=mode))
     if TRIAL in os.environ:
-        callbacks.append(Pruning(metric))
+        callbacks.append(TrialPruning(metric))
     if cfg.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
-    purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
+    purge: dict[str, Any] = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
     loggers = [
         forgiving(unexpanded(instantiate(cfg.logger, save_dir=str(folder), **purge))),
-        forgiving(Metrics(folder, from_step)),
+        forgiving(MetricsCSV(folder, from_step)),
     ]
     callbacks += [Figures(folder, loggers, cfg.figures), Predictions(folder)]
     own: dict[str, Any] = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
-    own["plugins"].append(rendezvous.cluster() or LightningEnvironment())  # Lightning would guess
+    own["plugins"].append(rendezvous.cluster_environment() or LightningEnvironment())  # Lightning would guess
     if cfg.trainer.get("profiler") is None:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own, enable_progress_bar=bar, default_root_dir=str(folder))
-    profiler = declared(trainer).profiler
+    profiler = typed(trainer).profiler
     if profiler.dirpath is not None:
         profiler.dirpath = folder / profiler.dirpath
     for callback in callbacks:  # Lightning goes through the empty hooks of each in every step
@@ -200,5 +201,5 @@ def _own_callbacks(cfg: DictConfig, folder: Path) -> Iterator[Callback]:
     for name, node in cfg.callbacks.items():
         callback = instantiate(node)
         if isinstance(callback, ModelCheckpoint):
-            keep_inside(callback, folder / "checkpoints" / str(name))
+            confine_checkpoints(callback, folder / "checkpoints" / str(name))
         yield callback

@@ -37,8 +37,8 @@ import page
 
 from lab.data import tiny
 from lab.engine import cli
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import RunError
 
 cli.import_heavy("lab.train")
@@ -123,7 +123,7 @@ def train(words: list[str], callback: Callback | None = None) -> None:
                 return trainer
 
             lab_train.build_trainer = with_callback
-        lab_train.main(compose_config("train", with_the_runs_own(words)))
+        lab_train.main(compose_config("train", add_run_overrides(words)))
         code = 0
     except SystemExit as stopped:
         code = int(stopped.code or 0)

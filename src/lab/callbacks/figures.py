@@ -14,11 +14,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
 from lab.engine.files import read_text, write_text
 from lab.engine.folder import CONFIG, FIGURES, STAMP
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 from lab.features.base import sample_of
 from lab.tasks.base import Task
 
@@ -111,7 +112,7 @@ class Figures(Callback):
     def _end(self, stage: str, trainer: Trainer, task: Task) -> None:
         if self.draw and trainer.is_global_zero and type(task).figures is not Task.figures:
             index, values = self.kept.take()
-            figures = task.figures(Samples(data_of(trainer), stage, index), **values)
+            figures = task.figures(ShownSamples(data_of(trainer), stage, index), values)
             self._keep(stage, figures, trainer.global_step)
         self.kept = KeptOutputs(0)
 
@@ -230,7 +231,7 @@ def epoch_figures(trainer: Trainer, task: Task) -> dict[str, Any]:
     Each module then has the mode, and the weights, that it had.
     """
     modes = [(module, module.training) for module in task.modules()]
-    averages = [callback for callback in declared(trainer).callbacks if isinstance(callback, WeightAveraging)]
+    averages = [callback for callback in typed(trainer).callbacks if isinstance(callback, WeightAveraging)]
     task.eval()
     for average in averages:
         average.on_validation_epoch_start(trainer, task)  # which puts its weights in

@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 
 from lab.data import tiny
-from lab.data.base import Batches
+from lab.data.batches import Batches
 from lab.data.class_folders import ClassFiles, read_class_folders, relative
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -78,6 +78,17 @@ class DataReport:
                 *[f"  {problem}" for problem in problems[:MOST_NAMED]],
                 *([more] if len(problems) > MOST_NAMED else []),
             )
+
+    def describe_draw(
+        self, parts: Collection[str], folds: tuple[int, int] | None, has_groups: bool, num_test: int
+    ) -> None:
+        """Note how the splits were drawn: see `lab.data.base.Data.draw`."""
+        if folds is not None:
+            self.find(f"fold {folds[1]} of {folds[0]} is the test split; the others train and validate")
+            self.leave_out("samples of the data's own test split, which cross-validation does not use", (), num_test)
+        elif parts:
+            whole = ", groups whole" if has_groups else ""
+            self.find(f"no {' and '.join(parts)} split: drawn from train{whole}")
 
     def describe(self, contents: dict[str, list[bytes]], names: Mapping[str, Sequence[str]]) -> None:
         """Count the samples, and those that two splits share.

@@ -11,10 +11,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lab.data.augment import uniform
-from lab.data.base import Batch, Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batch, Batches
+from lab.data.classes import check_classes
 from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
-from lab.data.split import refuse_one_class
 from lab.engine.constraints import Fraction, Share
 from lab.engine.display import in_utf8
 from lab.engine.errors import UserError
@@ -130,13 +131,10 @@ class TextData(Data):
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
-        refuse_one_class(class_names)
         class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
-        for name, split in splits.items():
-            if not len(split):
-                raise UserError(f"data: {name} has no samples.")
         contents = {name: [digest(text.encode()) for text in split.text] for name, split in splits.items()}
         labels = {name: split.label.tolist() for name, split in splits.items()}
+        check_classes(labels, class_names)
         text = self._text(splits["train"].text)
         facts = Facts(
             {"text": text, "label": ClassLabel(class_names)},

@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lab.data.base import Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batches
 from lab.data.facts import Facts
 from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names

@@ -28,6 +28,7 @@ VERBS = {
 WITHOUT_HYDRA = {
     "runs": "the runs there are, as a table; compare, rerun, archive them",
     "report": "one HTML page about a run, or about several side by side",
+    "new": "a project of your own that uses lab; in it, a file for a new experiment, net, data, task or feature",
 }
 VERB_FOLDER = Path(__file__).parents[1] / "verbs"
 LIGHT = ("predict", "serve")  # they import what is heavy themselves, where it is needed
@@ -81,16 +82,17 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
-    from lab.engine.config.command_line import check_command_line, with_latest, with_the_runs_own
+    from lab.engine.config.command_line import check_command_line
+    from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
     from lab.engine.config.words import literals, value_of
     from lab.engine.errors import fail, unknown
 
     if verb not in VERBS:
         fail([unknown("verb", verb, [*VERBS, *WITHOUT_HYDRA])])
     flags_last = sorted(arguments, key=lambda word: word[:1] == "-" or not ("=" in word or word[:1] == "~"))
-    arguments = with_latest(literals(flags_last, multirun=bool({"-m", "--multirun"} & set(arguments))))
+    arguments = resolve_latest(literals(flags_last, multirun=bool({"-m", "--multirun"} & set(arguments))))
     if verb == "train":
-        arguments = with_the_runs_own(arguments)
+        arguments = add_run_overrides(arguments)
     sys.argv[1:] = arguments
     secrets.learn(value_of(word) for word in arguments if "${" in word)
     if check_command_line(verb, arguments) and verb == "train":

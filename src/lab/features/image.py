@@ -55,6 +55,10 @@ class Image(Feature):
     def entries(self) -> tuple[str, ...]:
         return (self.entry,)
 
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and standard deviation of each channel, in [0, 1]; 0 and 1 if none are set."""
+        return tuple(self.mean or [0.0] * self.num_channels), tuple(self.std or [1.0] * self.num_channels)
+
     @property
     def about(self) -> str:
         return f"{self.image_size} × {self.image_size} pixels"

@@ -5,14 +5,14 @@ from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from torchmetrics import MetricCollection
 
-from lab.callbacks.best import BestCheckpoint
+from lab.callbacks.best_checkpoint import BestCheckpoint
 from lab.callbacks.figures import Figures
-from lab.callbacks.progress import ProgressBar
+from lab.callbacks.progress_bar import ProgressBar
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.engine.errors import RunError, fail, unknown
 from lab.engine.folder import BEST
-from lab.engine.training.trainer import declared, only
+from lab.engine.training.trainer import find_callback, typed
 from lab.metrics.added import has_several_values
 
 
@@ -38,7 +38,7 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
     Raises:
         RunError: the value, or the last training loss, is not finite: the training diverged.
     """
-    checkpoint = only(trainer, BestCheckpoint)
+    checkpoint = find_callback(trainer, BestCheckpoint)
     metric, score = str(checkpoint.monitor), checkpoint.best_model_score
     if score is None:
         score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
@@ -51,7 +51,7 @@ def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
 
 def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
     """The validation metrics of a task's current weights. They are drawn as figures, but not logged as curves."""
-    settings = declared(trainer)
+    settings = typed(trainer)
     loggers, callbacks = settings.loggers, settings.callbacks
     settings.loggers = []
     settings.callbacks = [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]

@@ -13,13 +13,14 @@ from lab.build import build_data, build_task
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
-from lab.engine.config.allow import instantiate, read_config
+from lab.engine.config.allow import read_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config_file import flat
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
 from lab.engine.folder import BEST, CONFIG, FACTS, check_finished
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings, settle
+from lab.engine.training.process import filter_warnings, set_up_process
 from lab.runs import judges
 from lab.runs.check import without_target, wrong_calls
 from lab.tasks.base import Task
@@ -40,7 +41,7 @@ def load(folder: str | Path, root: Any = None, test_split: bool = False) -> tupl
     """
     filter_warnings()
     cfg, data, task = load_task(Path(folder), root)
-    settle(cfg)
+    set_up_process(cfg)
     if test_split:
         read_test_split(data, Path(folder))
     return cfg, data, task
@@ -130,7 +131,7 @@ def evaluation_trainer(cfg: DictConfig, changes: DictConfig) -> Trainer:
     Raises:
         UserError: this machine has no such accelerator.
     """
-    silent = {"logger": False, "enable_checkpointing": False, "profiler": None}
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
     try:
         trainer = instantiate(OmegaConf.merge(cfg.trainer, changes), **silent, callbacks=[StepSeed(cfg.seed)])
     except InstantiationException as error:

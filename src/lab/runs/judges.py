@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from lab.data.base import Data
 from lab.data.facts import inputs_of
-from lab.engine.config.paths import JUDGES
+from lab.engine.config.user_paths import JUDGES
 from lab.engine.display import say
 from lab.engine.errors import UserError
 from lab.engine.files import expanded, read_json

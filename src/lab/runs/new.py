@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from lab.data.base import Data
 from lab.engine.config.compose import overrides
-from lab.engine.config.paths import keep_root
+from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.config_file import write_config
 from lab.engine.errors import RunError, UserError
 from lab.engine.files import write_json, write_text
@@ -44,7 +44,7 @@ def create_run(cfg: DictConfig, data: Data, folder: Path) -> None:
         RunError: the disk is full, or the folder is not writable.
     """
     cfg.run = None
-    keep_root(cfg)
+    make_paths_absolute(cfg)
     try:
         write_json(folder / FACTS, data.facts.plain())
         write_text(folder / DATA_REPORT, data.report.full())

@@ -13,11 +13,11 @@ from lab.data.facts import Facts
 from lab.engine import lock, timing
 from lab.engine.config.allow import read_config
 from lab.engine.config.compose import freeze
-from lab.engine.config.paths import keep_root
+from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
-from lab.engine.training.process import filter_warnings, settle
+from lab.engine.training.process import filter_warnings, set_up_process
 from lab.runs import judges, resume
 from lab.runs.best import check_monitor
 from lab.runs.check import check, check_optimizers
@@ -39,11 +39,10 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     filter_warnings()
     timing.start()
     freeze(cfg)
-    cfg.sweep = cfg.launcher = None  # a job of a sweep is an ordinary run
-    if rendezvous.meet(cfg.trainer.accelerator) > 0:
-        yield joined(rendezvous.announced_folder())
+    if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
+        yield joined(rendezvous.receive_folder())
         return
-    with rendezvous.announced() as announce, ExitStack() as until_closed:
+    with rendezvous.announcing_folder() as announce, ExitStack() as until_closed:
         run = _new_or_resumed(cfg)
         run.announce, run.until_closed = announce, until_closed
         yield run
@@ -53,7 +52,7 @@ def joined(folder: str) -> "Run":
     """The run in a folder that the first process has opened, with the config in that folder."""
     filter_warnings()
     cfg = read_config(Path(folder))
-    settle(cfg)
+    set_up_process(cfg)
     return Run(cfg, Path(folder), is_joined=True)
 
 
@@ -72,7 +71,7 @@ def _new_or_resumed(cfg: DictConfig) -> "Run":
         if resume.has_checkpoint(folder):
             check_resumable(merged)
     check(run.cfg, folder)
-    settle(run.cfg)
+    set_up_process(run.cfg)
     return run
 
 
@@ -156,7 +155,7 @@ class Run:
             create_run(self.cfg, data, folder)
         self.checkpoint, self.step = resume.find_checkpoint(self.cfg, folder, task)
         if self.is_resumed:
-            keep_root(self.cfg)
+            make_paths_absolute(self.cfg)
             resume.record_resume(self.cfg, self.changes, folder)
         self.announce(folder)
         return folder

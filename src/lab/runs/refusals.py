@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.launch import rendezvous
 
@@ -116,7 +117,7 @@ def check_resumable(cfg: DictConfig) -> None:
 
 def num_processes(cfg: DictConfig) -> int:
     """The processes that share a run's batches."""
-    if (cluster := rendezvous.cluster()) is not None:
+    if (cluster := rendezvous.cluster_environment()) is not None:
         return cluster.world_size()
     if cfg.trainer.get("devices") == 1 and cfg.trainer.get("num_nodes", 1) == 1:
         return 1

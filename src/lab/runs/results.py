@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Trainer
 
-from lab.callbacks.best import BestCheckpoint
-from lab.callbacks.last import Last
-from lab.callbacks.timer import Timer
+from lab.callbacks.best_checkpoint import BestCheckpoint
+from lab.callbacks.epoch_timer import EpochTimer
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.engine import timing
 from lab.engine.display import say
@@ -20,7 +20,7 @@ from lab.engine.folder import RESULTS
 from lab.engine.runs.summary import opening, stopped, summary
 from lab.engine.secrets import redacted
 from lab.engine.training.loggers import log_hyperparameters
-from lab.engine.training.trainer import declared, only
+from lab.engine.training.trainer import find_callback, typed
 from lab.runs.best import best_score, validate
 from lab.runs.finished import restore
 from lab.tasks.base import Task
@@ -40,7 +40,7 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
     """
     results: dict[str, Any] = {"status": "running"}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
-    timer = only(trainer, Timer)
+    timer = find_callback(trainer, EpochTimer)
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
@@ -59,7 +59,7 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
     except SystemExit as error:  # a signal or a pruner stopped the run
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            say(*stopped(folder, error.code, can_resume=not declared(trainer).overfit_batches))
+            say(*stopped(folder, error.code, can_resume=not typed(trainer).overfit_batches))
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -76,8 +76,10 @@ def test_best_weights(trainer: Trainer, task: Task, data: Data, results: dict[st
     """
     results["parameters"] = sum(p.numel() for p in task.parameters())
     best = best_score(trainer, task, data)
-    checkpoint = only(trainer, BestCheckpoint)
-    results["last"] = only(trainer, Last).validated  # the last validation, perhaps before the run was resumed
+    checkpoint = find_callback(trainer, BestCheckpoint)
+    results["last"] = find_callback(
+        trainer, ResumeCheckpoint
+    ).validated  # the last validation, perhaps before the run was resumed
     results["best"] = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": best}
     restore(task, checkpoint.folder)
     with timing.announced("Testing the best weights"):

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
 from lab.engine.config.allow import read_config
-from lab.engine.config.command_line import recomposed, words_of
-from lab.engine.config.compose import overrides
-from lab.engine.config.paths import KEPT, keep_root
+from lab.engine.config.compose import compose_inside_job, overrides
+from lab.engine.config.run_overrides import run_overrides
+from lab.engine.config.user_paths import STORED, make_paths_absolute
 from lab.engine.config_file import flat, write_config
 from lab.engine.display import command
 from lab.engine.errors import UserError, fail
@@ -29,7 +29,7 @@ from lab.engine.runs.ending import ENDS, check_limits, ends, why_ended
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
-    "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *KEPT,
+    "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *STORED,
 )  # fmt: skip
 
 
@@ -65,11 +65,11 @@ def merge_config(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, A
     Raises:
         UserError: a setting changed that is fixed when a run is resumed.
     """
-    saved, before = read_config(folder), recomposed("train", words_of(folder))
+    saved, before = read_config(folder), compose_inside_job("train", run_overrides(folder))
     cfg = cfg.copy()
     for each in (cfg, before):
-        each.run = each.sweep = each.launcher = None
-        keep_root(each)
+        each.run = None
+        make_paths_absolute(each)
     old, new = flat(before), flat(cfg)
     given = {key_of(text).rpartition("@")[2] for text in overrides()}  # net@net.net sets net.net
     changes = {

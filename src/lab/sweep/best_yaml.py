@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import is_group
+from lab.engine.config.sweep_overrides import is_group
 from lab.engine.config.words import value_of
 from lab.engine.config_file import plain
 from lab.engine.display import command, say
@@ -20,7 +20,7 @@ from lab.engine.runs.index import RunInfo, read_runs
 from lab.sweep.repeats import REPEATS
 
 FOLDERS = ("run", "log_dir")
-EXTRA = ("debug", "sweep", "launcher")  # groups that do not belong into an experiment
+EXTRA = ("debug",)  # the group that is composed after an experiment
 LEFT_OUT = (*REPEATS, "seeds", "cv")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.config.sweep_overrides import is_group, with_known_keys
 from lab.engine.errors import fail
 from lab.engine.keys import key_of
 from lab.sweep.launcher import Job, Trial
@@ -28,7 +28,7 @@ class Grid(Strategy):
     def _without_unused(self, words: list[str], varied: list[str]) -> Iterator[str]:
         """Yield a trial's overrides, without varied keys that its chosen groups do not have."""
         mine = [word for word in words if key_of(word) in varied]
-        used = fitting([word for word in words if word not in mine], mine)
+        used = with_known_keys(mine, [word for word in words if word not in mine])
         yield from (word for word in words if word not in mine or word in used)
 
     def next(self) -> Trial | None:

@@ -20,16 +20,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lab.engine import lock
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
 from lab.engine.config.compose import compose_config
-from lab.engine.config.sweep_words import first, is_repeated, parsed
+from lab.engine.config.instantiate import instantiate
+from lab.engine.config.sweep_overrides import GROUPS, first_job, is_repeated, parse_overrides, sets_sweep
 from lab.engine.display import command, say
 from lab.engine.errors import UserError, fail
 from lab.engine.files import read_json, write_json
 from lab.engine.folder import SWEEP
 from lab.engine.keys import key_of
 from lab.engine.launch.environment import slurm_job
-from lab.engine.launch.rendezvous import refuse_several
+from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.launch.signals import requeue
 from lab.runs import resume
 from lab.sweep.best_yaml import write_best
@@ -38,7 +39,6 @@ from lab.sweep.launcher import Launcher
 from lab.sweep.repeats import aggregate, repeated, write_out_of_fold
 from lab.sweep.strategy import Strategy
 
-OWN = ("sweep", "launcher")  # config groups of the sweep itself, not of its jobs
 MAY_CHANGE = ("sweep.name", "sweep.jobs", "sweep.trials", "sweep.retries", "log_dir")
 
 
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the arguments are invalid, or another process runs the sweep.
     """
-    refuse_several("--multirun", "a sweep")
+    refuse_multiple_processes("--multirun", "a sweep")
     folder, words = _folder_and_words(list(get_args_parser().parse_args(list(arguments)).overrides))
-    overrides = parsed(words)
+    overrides = parse_overrides(words)
     cfg = _first_config(overrides)
     torch.set_num_threads(1)  # a forked job would wait for threads that exist before the fork only
     strategy, launcher = _build(cfg, overrides, folder, words)
@@ -86,21 +86,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(cfg: DictConfig, overrides: Sequence[Override], folder: Path, words: list[str]) -> tuple[Strategy, Launcher]:
     """The strategy and the launcher of a config. The overrides of a new sweep are stored in its folder."""
+    from lab.engine.config.settings import wrong_settings
     from lab.engine.config.signatures import wrong_arguments
-    from lab.runs.check import Root
+    from lab.runs.check import Settings
 
     is_new = not (folder / SWEEP).exists()
     try:
-        repeats = {key: cfg[key] for key in ("seeds", "cv", "fold")}
-        problems = list(wrong_arguments("", Root, repeats | {"_partial_": True}))
-        for key in OWN:
+        job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in GROUPS])
+        problems = list(wrong_settings("train", job, Settings))
+        for key in GROUPS:
             problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
             fail(problems)
         if is_repeated(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
             fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
-        of_jobs = repeated([o for o in overrides if o.key_or_group.partition(".")[0] not in OWN], cfg)
-        launcher: Launcher = instantiate(cfg.launcher, _convert_="all")(num_slots=cfg.sweep.jobs)
+        of_jobs = repeated([o for o in overrides if not sets_sweep(o)], cfg)
+        launcher: Launcher = instantiate(cfg.launcher)(num_slots=cfg.sweep.jobs)
         strategy: Strategy = instantiate(cfg.sweep)(overrides=of_jobs, folder=folder, monitor=cfg.monitor)
     except (UserError, ImportError) as error:
         if is_new and not (folder / SWEEP).exists():  # a refused sweep leaves no folder behind
@@ -161,7 +162,7 @@ def _folder_and_words(words: list[str]) -> tuple[Path, list[str]]:
     Raises:
         UserError: the folder holds something else, or an override differs from that of the earlier start.
     """
-    cfg = _first_config(parsed(words))
+    cfg = _first_config(parse_overrides(words))
     if cfg.run is not None:
         fail([f"run={cfg.run}: a sweep makes a folder for each of its runs; remove run="])
     name = cfg.sweep.name or _default_name(words)
@@ -194,7 +195,7 @@ def _is_of_launcher(word: str) -> bool:
 
 def _first_config(overrides: Sequence[Override]) -> DictConfig:
     """The config of the first job. Its groups `sweep` and `launcher` are the settings of the sweep."""
-    return compose_config("train", first(overrides))
+    return compose_config("sweep", first_job(overrides, "sweep"))
 
 
 class NearTimeLimit(KeyboardInterrupt):

@@ -17,8 +17,8 @@ import torch
 
 from lab import train
 from lab.engine import cli, lock, timing
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.launch.environment import num_threads
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
@@ -34,7 +34,7 @@ def _train(job: Job) -> int:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         lock.wait_for(job.folder)  # the job of an earlier start may still be saving
         clear(job.folder)
-        train.main(compose_config("train", with_the_runs_own(job.words)))
+        train.main(compose_config("train", add_run_overrides(job.words)))
 
     return cli.exit_code(work)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from lab.engine.config.sweep_words import parsed
+from lab.engine.config.sweep_overrides import parse_overrides
 from lab.engine.display import csv_cell, printable, say
 from lab.engine.errors import UserError, fail
 from lab.engine.files import atomic_write
@@ -38,7 +38,7 @@ def repeated(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
         import sklearn.model_selection  # noqa: F401  # the jobs are forked, so it is imported only once
 
         words.append(f"fold=range(0,{cfg.cv})")
-    return [*(o for o in overrides if o.key_or_group not in replaced), *parsed(words)]
+    return [*(o for o in overrides if o.key_or_group not in replaced), *parse_overrides(words)]
 
 
 def aggregate(folder: Path, varied: Collection[str]) -> str:

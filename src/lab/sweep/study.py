@@ -14,15 +14,14 @@ from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import PositiveInt
 
 from lab.callbacks.pruning import TRIAL, open_storage
-from lab.engine.config.allow import instantiate
-from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.config.instantiate import instantiate
+from lab.engine.config.sweep_overrides import is_group, with_known_keys
 from lab.engine.display import command
 from lab.engine.errors import UserError, fail
 from lab.engine.runs.index import read_run
@@ -63,7 +62,7 @@ class Study(Strategy):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_trials, self.pruner = trials, OmegaConf.to_container(pruner)
+        self.num_trials, self.pruner = trials, pruner
         self.objectives: dict[str, Mode] = {self.monitor.metric: self.monitor.mode} | dict(objectives or {})
         self.url = storage or f"journal:{self.folder / 'study.log'}"
         self.owner = [socket.gethostname(), os.getpid()]
@@ -73,7 +72,7 @@ class Study(Strategy):
         self.fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
         if not self.space:
             fail(["sweep=optuna: no search space. Add one, such as optimizer.lr='tag(log,interval(1e-4,1e-1))'"])
-        if objectives and not pruner._target_.endswith("NopPruner"):
+        if objectives and not pruner["_target_"].endswith("NopPruner"):
             fail(["sweep.objectives: trials with several objectives cannot be pruned; remove sweep.pruner"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._locked():
@@ -120,7 +119,7 @@ class Study(Strategy):
         """Draw the config groups first, then the keys that the drawn groups have. An orphan may lack some values."""
         chosen = [f"{name}={trial._suggest(name, values)}" for name, values in self.space.items() if is_group(name)]
         others = [name for name in self.space if not is_group(name)]
-        for name in fitting([*self.fixed, *chosen], others):
+        for name in with_known_keys(others, [*self.fixed, *chosen]):
             trial._suggest(name, self.space[name])
 
     def _trial(self, trial: optuna.trial.BaseTrial | FrozenTrial) -> Trial:

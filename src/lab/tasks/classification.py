@@ -6,32 +6,15 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.constraints import Fraction
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.metrics.added import refuse_unfit
+from lab.metrics.classes import ClassAccuracy, ValuePerClass
 from lab.tasks.base import Stage, Step, Task
-
-
-class ClassAccuracy(MulticlassAccuracy):
-    """(C,) of each class; nan where no sample has it."""
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, average=None, **kwargs)
-
-    def compute(self) -> Tensor:
-        tp, _, _, fn = self._final_state()
-        return tp / (tp + fn)
-
-
-class OfEachClass(ClasswiseWrapper):
-    """The values by the classes' names; a class without samples has none."""
-
-    def compute(self) -> dict[str, Tensor]:
-        return {name: value for name, value in super().compute().items() if not value.isnan()}
 
 
 class Classification(Task):
@@ -58,7 +41,7 @@ class Classification(Task):
         micro = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         acc: dict[str, Metric | MetricCollection] = {"acc": micro}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
-        each = {"each": OfEachClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
+        each = {"each": ValuePerClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
         more: dict[str, Metric | MetricCollection] = {}
         for name, metric in (metrics or {}).items():
             refuse_unfit(name, metric, num_classes, taken=("loss", *acc, *f1, *each))
@@ -85,10 +68,11 @@ class Classification(Task):
         each = zip(self.class_names, probability.T.tolist(), strict=True)
         return columns | {f"p({name})": values for name, values in each}
 
-    def figures(self, samples: Samples, preds: Tensor, target: Tensor) -> dict[str, Any]:
-        from lab.figures.classification import classification  # matplotlib takes half a second
+    def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        from lab.figures.classification import classification  # importing matplotlib takes half a second
 
-        return classification(preds.float().softmax(-1), target, self.class_names, samples.show)
+        probability = outputs["preds"].float().softmax(-1)
+        return classification(probability, outputs["target"], self.class_names, samples.show)
 
     @property
     def outputs(self) -> dict[str, Feature]:

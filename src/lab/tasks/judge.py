@@ -10,7 +10,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from lab.data.base import Batch, Data
+from lab.data.base import Data
+from lab.data.batches import Batch
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
 from lab.engine.folder import BEST, check_finished

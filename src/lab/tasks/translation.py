@@ -8,7 +8,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.constraints import Fraction
 from lab.engine.errors import UserError
 from lab.features.base import Feature
@@ -87,10 +88,11 @@ class Translation(Task):
             "target_perplexity": (outputs["nll"] / outputs["num_tokens"]).exp().tolist(),
         }
 
-    def figures(self, samples: Samples, translation: Tensor) -> dict[str, Any]:
+    def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
         from lab.engine.markdown import table
         from lab.figures.attention import attention  # matplotlib takes half a second
 
+        translation = outputs["translation"]
         num = len(translation)
         shown = torch.linspace(0, num - 1, min(num, NUM_SHOWN)).long()  # of all parts of the split
         batch, translation = samples[shown], translation[shown]

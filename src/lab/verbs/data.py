@@ -6,7 +6,7 @@ from lab.build import read_data
 from lab.engine.config.compose import freeze
 from lab.engine.display import say
 from lab.engine.errors import fail
-from lab.engine.launch.rendezvous import refuse_several
+from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.training import process
 from lab.engine.training.process import filter_warnings
 from lab.runs.check import check
@@ -15,13 +15,13 @@ from lab.runs.check import check
 def main(cfg: DictConfig) -> None:
     """Check the config, read the data and print the full report."""
     filter_warnings()
-    refuse_several("data", "it")
+    refuse_multiple_processes("data", "it")
     freeze(cfg)
     if cfg.run is not None:
-        fail(
-            [f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"]
+        problem = (
+            f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"
         )
-    cfg.sweep = cfg.launcher = None
+        fail([problem])
     check(cfg, writes=False)
-    process.settle(cfg)
+    process.set_up_process(cfg)
     say(*read_data(cfg).report.full().rstrip("\n").split("\n"))

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -75,6 +75,14 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
+def wrong_source(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for each problem with `run`, `model` and `trainer` of a config, which `from_config` takes."""
+    if (cfg.run is None) == (cfg.model is None):
+        yield "run, model: expected one of them, run=FOLDER or model=FILE.onnx"
+    if cfg.model is not None and cfg.trainer:
+        yield "trainer: an exported model runs on the CPU; remove trainer="
+
+
 def from_config(cfg: DictConfig) -> Predictor:
     """The predictor of `run=` or `model=`, for the user's inputs.
 
@@ -123,6 +131,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
         if package := missing_package(metadata):
             raise UserError(
                 f"error: model={path}: it needs the package {package}, which is not installed."
+                " Run lab inside the project that has it, or install it."
             ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(metadata["inputs"]), unpack(metadata["outputs"])
         entries = [entry.name for entry in session.get_inputs()]
@@ -139,7 +148,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
 
 
 def missing_package(metadata: Mapping[str, Mapping[str, Any]]) -> str:
-    """The first package that defines a feature in a file's metadata and is not installed; "" if all are installed."""
+    """The first package that defines a feature in a file's metadata and is not importable; "" if there is none."""
     for feature in chain(metadata["inputs"].values(), metadata["outputs"].values()):
         package = str(feature["_target_"]).partition(".")[0]
         if package.isidentifier() and find_spec(package) is None:

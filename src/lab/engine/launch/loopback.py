@@ -13,10 +13,10 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.distributed import _destroy_dist_connection
 
-from lab.engine.launch.environment import MEETING
+from lab.engine.launch.environment import RENDEZVOUS
 
 
-def stay_on(trainer: Trainer) -> None:
+def use_loopback(trainer: Trainer) -> None:
     """Let the processes that are started on this machine meet in a file, and talk over the loopback device.
 
     By itself torch opens a port for their meeting to the whole network, whatever address it is given. Where others
@@ -25,10 +25,10 @@ def stay_on(trainer: Trainer) -> None:
     strategy: Any = trainer.strategy
     if not isinstance(getattr(strategy, "cluster_environment", None), LightningEnvironment) or trainer.num_nodes > 1:
         return
-    if MEETING not in os.environ:
+    if RENDEZVOUS not in os.environ:
         folder = tempfile.mkdtemp(prefix="lab-meeting-")  # on this machine's disk: network file systems lock badly
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ[MEETING] = str(Path(folder) / "meeting")
+        os.environ[RENDEZVOUS] = str(Path(folder) / "meeting")
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     set_up = strategy.setup_environment
@@ -40,7 +40,7 @@ def stay_on(trainer: Trainer) -> None:
             strategy.set_world_ranks()
             torch.distributed.init_process_group(
                 backend,
-                init_method=f"file://{os.environ[MEETING]}",
+                init_method=f"file://{os.environ[RENDEZVOUS]}",
                 timeout=strategy._timeout,
                 rank=strategy.global_rank,
                 world_size=strategy.world_size,

@@ -38,8 +38,8 @@ NEEDED_LAST: dict[str, type] = {
     "validated": dict,
 }
 STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # the states of callbacks, by class name
-    "Guard": {"num_skipped": int},
-    "Early": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+    "FiniteGuard": {"num_skipped": int},
+    "ResumableEarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
     "EarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
     "BestCheckpoint": {"best": (torch.Tensor, type(None))},
     "ModelCheckpoint": {

@@ -72,7 +72,7 @@ def _limit(value: int | None) -> float:
 
 
 def _stopped_early(content: dict[str, Any]) -> bool:
-    states = (state for key, state in content["callbacks"].items() if key.partition("{")[0] == "Early")
+    states = (state for key, state in content["callbacks"].items() if key.partition("{")[0] == "ResumableEarlyStopping")
     return any(state["wait_count"] >= state["patience"] for state in states)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lab.engine.config.compose import CONF
+from lab.engine.config.packages import project
 from lab.engine.files import FORMAT, atomic_write
 from lab.engine.folder import DIFF
 
@@ -52,12 +53,14 @@ def _versions() -> dict[str, str]:
 
 
 def _git(diff: Path) -> dict[str, Any] | None:
-    """The commit and the state of the checkout that contains lab; None if lab is installed from a wheel."""
-    if CONF.parent.name == "lab":
+    """The commit and the state of the project, or of the checkout that contains lab; None without either."""
+    own = project()
+    if own is None and CONF.parent.name == "lab":
         return None
+    checkout = own.folder if own else CONF
 
     def git(*arguments: str) -> bytes:
-        command = ["git", "-C", str(CONF), "-c", "color.ui=false", *arguments]
+        command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:

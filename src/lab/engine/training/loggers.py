@@ -18,7 +18,7 @@ from lab.engine.files import atomic_write, read_metrics
 from lab.engine.runs.index import parsed, read_run
 
 
-class Metrics(Logger):
+class MetricsCSV(Logger):
     """`metrics.csv`: a row for each step at which something was logged, in one table that is whole at any instant.
 
     Args:

@@ -53,7 +53,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # its largest; it would stay at 128 KiB where the other one is set
 
 
-def settle(cfg: DictConfig) -> None:
+def set_up_process(cfg: DictConfig) -> None:
     """Set what holds for the whole process, and put right what torch and Lightning get wrong about the machine."""
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning's 1 opens the driver's library anew in every step

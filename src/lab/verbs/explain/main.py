@@ -8,14 +8,14 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field
 from torch import Tensor
 
 from lab import runs
 from lab.data.base import Data
 from lab.data.facts import inputs_of, scored
-from lab.engine.config.signatures import wrong_arguments
+from lab.engine.config.settings import check_settings
 from lab.engine.display import in_utf8, say
 from lab.engine.errors import UserError, fail, unknown
 from lab.engine.files import write_json
@@ -31,22 +31,16 @@ SUSPECT = 0.5  # the rank correlation from which on a method is warned of
 
 
 @dataclass
-class Keys:
-    """The keys of conf/explain.yaml."""
+class Settings:
+    """The types of those keys of conf/explain.yaml whose defaults do not show them."""
 
-    run: Any
-    log_dir: Any
-    data: Any
-    input: Any
     methods: Annotated[list[str], Field(min_length=1)] | None
     num_mistakes: Annotated[int, Field(ge=0, le=MOST)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    trainer: Any
 
 
 def main(cfg: DictConfig) -> None:
-    if problems := list(wrong_arguments("", Keys, OmegaConf.to_container(cfg))):
-        fail(problems)
+    check_settings("explain", cfg, Settings)
     saved, data, task = runs.load(cfg.run, cfg.data.root, test_split=cfg.input is None)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab import runs
 from lab.data.base import Data
 from lab.data.facts import scored
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import RunError, UserError, fail, unknown
 from lab.engine.files import read_json, write_json
@@ -31,7 +32,7 @@ REPORT = "export.json"
 
 
 def main(cfg: DictConfig) -> None:
-    chosen, output = asked(cfg)
+    chosen, output = check(cfg)
     _, data, task = runs.load(cfg.run, cfg.data.root, test_split=True)
     checkpoint = predictor.from_run(cfg.run, OmegaConf.create(FLOAT32))
     if cfg.int8 and not any(scored(data.facts.features, feature) for feature in checkpoint.outputs.values()):
@@ -69,26 +70,27 @@ def silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def asked(cfg: DictConfig) -> tuple[Format, Path]:
+def check(cfg: DictConfig) -> tuple[Format, Path]:
     """The format, and the file to write.
 
     Raises:
-        UserError: what was asked for can't be had.
+        UserError: the config is invalid, with a line for each problem.
     """
+    problems = list(wrong_settings("export", cfg))
     if cfg.format not in FORMATS:
-        fail([unknown("format", str(cfg.format), FORMATS)])
+        fail([*problems, f"format={cfg.format}: {unknown('format', str(cfg.format), FORMATS)}"])
     chosen = FORMATS[cfg.format]
-    if not isinstance(cfg.int8, bool):
-        fail([f"int8={cfg.int8}: it is true or false."])
+    output = Path(cfg.run) / chosen.name if cfg.output is None else Path(str(cfg.output))
     if cfg.int8 and cfg.format != "onnx":
-        fail(["int8: it is for format=onnx."])
+        problems.append(f"int8={cfg.int8}: only format=onnx can be quantised; remove int8=")
     if not all(map(find_spec, chosen.needs)):
-        fail([f"format={cfg.format}: it takes {', '.join(chosen.needs)}: pip install 'lab[export]'"])
-    output = Path(cfg.run) / chosen.name if cfg.output is None else Path(cfg.output)
+        problems.append(f"format={cfg.format}: this needs {', '.join(chosen.needs)}: pip install 'lab[export]'")
     if output.suffix != Path(chosen.name).suffix:
-        fail([f"output={output}: the name of this format's files ends in {Path(chosen.name).suffix}."])
+        problems.append(f"output={output}: expected a name that ends in {Path(chosen.name).suffix}")
     if not os.access(output.absolute().parent, os.W_OK):
-        fail([f"output={output}: {output.absolute().parent} is not a folder that can be written to."])
+        problems.append(f"output={output}: the folder {output.absolute().parent} does not exist or is not writable")
+    if problems:
+        fail(problems)
     return chosen, output
 
 

@@ -5,6 +5,7 @@ This module imports nothing heavy: predicting with an exported model does not lo
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,10 @@ from queue import Queue
 from threading import Thread
 
 from omegaconf import DictConfig
+from pydantic import PositiveInt
 from tqdm import tqdm
 
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import printable, say
 from lab.engine.errors import RunError, blaming, fail
 from lab.verbs import predictor
@@ -60,26 +63,25 @@ def main(cfg: DictConfig) -> None:
         raise RunError(f"error: input: {num_errors} of {num} items could not be read; {hint}.")
 
 
+@dataclass
+class Settings:
+    """The types of those keys of conf/predict.yaml whose defaults do not show them."""
+
+    top_k: PositiveInt
+
+
 def check(cfg: DictConfig) -> None:
-    """Raises UserError where something is asked for that can't be had."""
+    """Raises UserError if the config is invalid."""
     output = Path(str(cfg.output))
-    problems = []
-    if (cfg.run is None) == (cfg.model is None):
-        problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
-    if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which runs on the CPU.")
-    if not isinstance(cfg.top_k, int) or cfg.top_k < 1:
-        problems.append(f"top_k={cfg.top_k}: it is a number of classes, 1 or more.")
-    if not isinstance(cfg.flip, bool):
-        problems.append(f"flip={cfg.flip}: it is true or false.")
+    problems = [*wrong_settings("predict", cfg, Settings), *predictor.wrong_source(cfg)]
     if cfg.output != "-" and output.suffix not in WRITERS:
-        problems.append(f"output={output}: its name is to end in {', '.join(WRITERS)}; or it is -, standard output.")
+        problems.append(f"output={output}: expected a name that ends in {', '.join(WRITERS)}, or - for standard output")
     if output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
-        problems.append(f"output={output}: it is the input, which would be lost.")
+        problems.append(f"output={output}: this is the input, which would be lost; name another file")
     if not output.absolute().parent.is_dir():
-        problems.append(f"output={output}: there is no such folder.")
+        problems.append(f"output={output}: the folder {output.absolute().parent} does not exist; make it first")
     if output.suffix == ".parquet" and not find_spec("pyarrow"):
-        problems.append(f"output={output}: it takes pyarrow: pip install pyarrow")
+        problems.append(f"output={output}: this needs pyarrow: pip install pyarrow")
     if problems:
         fail(problems)
 

@@ -4,30 +4,37 @@ This module imports nothing heavy: serving an exported model does not load torch
 """
 
 import ipaddress
-import math
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
 
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail
 from lab.verbs import predictor
 
 PIL_LIMIT = 89  # megapixels; PIL refuses larger images as decompression bombs
 ENDS = {signal.SIGTERM: 0, signal.SIGINT: 130}  # exit codes
-RANGES: dict[str, tuple[type, float, float]] = {
-    "port": (int, 0, 65535),
-    "top_k": (int, 1, math.inf),
-    "max_batch": (int, 1, 4096),
-    "max_wait_ms": (float, 0, 1000),
-    "max_body_mb": (float, 0.001, 1000),
-    "max_megapixels": (float, 0.001, PIL_LIMIT),
-    "timeout_s": (float, 0.1, 3600),
-}
+
+
+@dataclass
+class Settings:
+    """The types of those keys of conf/serve.yaml whose defaults do not show them."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+    top_k: PositiveInt
+    max_batch: Annotated[int, Field(ge=1, le=4096)]
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)]
+    max_body_mb: Annotated[float, Field(ge=0.001, le=1000)]
+    max_megapixels: Annotated[float, Field(ge=0.001, le=PIL_LIMIT)]
+    timeout_s: Annotated[float, Field(ge=0.1, le=3600)]
 
 
 def main(cfg: DictConfig) -> None:
@@ -43,18 +50,9 @@ def main(cfg: DictConfig) -> None:
 
 def check(cfg: DictConfig) -> None:
     """Raises UserError if the config is invalid."""
-    problems = []
-    if (cfg.run is None) == (cfg.model is None):
-        problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
-    if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which runs on the CPU.")
-    for key, (kind, least, most) in RANGES.items():
-        number = isinstance(cfg[key], (int, kind)) and not isinstance(cfg[key], bool)
-        if not (number and least <= cfg[key] <= most):
-            to = f"to {most}" if most < math.inf else "or more"
-            problems.append(f"{key}={cfg[key]}: it is a{' whole' if kind is int else ''} number, {least} {to}.")
+    problems = [*wrong_settings("serve", cfg, Settings), *predictor.wrong_source(cfg)]
     if not all(map(find_spec, ("fastapi", "uvicorn", "python_multipart"))):
-        problems.append("serve: it takes FastAPI and uvicorn: pip install 'lab[serve]'")
+        problems.append("serve: this needs FastAPI and uvicorn: pip install 'lab[serve]'")
     if problems:
         fail(problems)
 

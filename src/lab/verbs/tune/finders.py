@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import fail
 from lab.engine.training import lightning_quirks, process
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 from lab.runs.open import Run
 from lab.train import prepare
 from lab.verbs.tune import memory
@@ -77,7 +77,7 @@ def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
     if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
         data.batch_size = num_samples
     clock = Clock()
-    declared(trainer).callbacks.append(clock)
+    typed(trainer).callbacks.append(clock)
     trainer.fit(task, data)
     fastest = min(end - begin for begin, end in pairwise(clock.done))  # others may use the machine too
     tell(Trial(data.batch_size, data.batch_size / fastest, memory.peak(trainer.strategy.root_device)))
@@ -96,8 +96,13 @@ class Clock(Callback):
 
 
 def _parts(cfg: DictConfig, own: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
-    process.settle(cfg)
-    never = {"max_epochs": -1, "max_time": None, "check_val_every_n_epoch": 10**9, "num_sanity_val_steps": 0}
+    process.set_up_process(cfg)
+    never: dict[str, Any] = {
+        "max_epochs": -1,
+        "max_time": None,
+        "check_val_every_n_epoch": 10**9,
+        "num_sanity_val_steps": 0,
+    }
     nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     place = {"default_root_dir": tempfile.gettempdir(), "profiler": lightning_quirks.NoProfiler()}
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))

@@ -15,11 +15,11 @@ from lab import runs
 from lab.build import by_key
 from lab.engine import cli
 from lab.engine.config.compose import freeze
-from lab.engine.config.signatures import wrong_arguments
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import RunError, fail
-from lab.engine.launch.rendezvous import refuse_several
-from lab.engine.launch.signals import stop
+from lab.engine.launch.rendezvous import refuse_multiple_processes
+from lab.engine.launch.signals import stop_request
 from lab.engine.training.process import filter_warnings
 from lab.runs.check import check
 from lab.verbs.tune import curves, memory
@@ -27,16 +27,6 @@ from lab.verbs.tune.finders import Trial, find_lr, try_size
 
 NEAR = 0.05  # how close to the largest batch that fits, as a share of it
 OUT = 77  # the exit code of a process that memory ran out for
-
-
-@dataclass
-class Settings:
-    """The keys of conf/tune.yaml that conf/train.yaml has not."""
-
-    find: Literal["lr", "batch_size"]
-    lr: Any
-    batch_size: Any
-    memory_gb: PositiveFloat | None
 
 
 @dataclass
@@ -53,11 +43,21 @@ class Sizes:
     steps: Annotated[int, Field(ge=2)]
 
 
-@stop.listen()
+@dataclass
+class Settings:
+    """The types of the keys of conf/tune.yaml; the other keys of its config are those of conf/train.yaml."""
+
+    find: Literal["lr", "batch_size"]
+    lr: Rates
+    batch_size: Sizes
+    memory_gb: PositiveFloat | None
+
+
+@stop_request.handle_signals()
 def main(cfg: DictConfig) -> None:
     """Check the config, search, say what to paste, and leave a picture and a table."""
     filter_warnings()
-    refuse_several("tune", "it")
+    refuse_multiple_processes("tune", "it")
     freeze(cfg)
     own = _settings(cfg)
     check(cfg)
@@ -68,17 +68,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _settings(cfg: DictConfig) -> DictConfig:
-    """What is tune's own, taken out of the config, which is then one for `lab train`."""
+    """Move the keys of conf/tune.yaml out of the config, which is then one for `lab train`."""
     OmegaConf.set_struct(cfg, False)
     own = OmegaConf.create({key: cfg.pop(key) for key in Settings.__dataclass_fields__})
     OmegaConf.set_struct(cfg, True)
-    cfg.sweep = None
-    plain: Any = OmegaConf.to_container(own)
-    problems = [
-        *wrong_arguments("", Settings, plain),
-        *wrong_arguments("lr", Rates, plain["lr"]),
-        *wrong_arguments("batch_size", Sizes, plain["batch_size"]),
-    ]
+    problems = list(wrong_settings("tune", own, Settings))
     if not problems:
         problems = [
             f"{key}.min={own[key].min}: expected less than {key}.max={own[key].max}"

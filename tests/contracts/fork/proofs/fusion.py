@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lab.data.base import Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batches
 from lab.data.facts import Facts
 from lab.data.images import Digits
 from lab.data.report import digest, fingerprint
