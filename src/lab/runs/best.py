@@ -3,7 +3,6 @@
 import torch
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
-from torchmetrics import MetricCollection
 
 from lab.callbacks.best_checkpoint import BestCheckpoint
 from lab.callbacks.figures import Figures
@@ -14,16 +13,16 @@ from lab.engine.errors import RunError, fail, unknown
 from lab.engine.folder import BEST
 from lab.engine.training.trainer import find_callback, typed
 from lab.metrics.added import has_several_values
+from lab.tasks.base import Task
 
 
-def check_monitor(cfg: DictConfig, task: LightningModule) -> None:
+def check_monitor(cfg: DictConfig, task: Task) -> None:
     """Raises UserError if no validation reports the monitored metric.
 
     The parts of the loss, and the values of a metric with several values, are not known before the first validation.
-    A callback checks them then.
+    `FiniteGuard` checks them then.
     """
-    metrics = task.get_submodule("metrics.val_")
-    assert isinstance(metrics, MetricCollection)
+    metrics = task.metrics["val"]
     names, monitored = {f"val/{name}" for name in ("loss", *metrics.keys())}, cfg.monitor.metric
     is_open = any(map(has_several_values, metrics.values(copy_state=False))) and monitored.startswith("val/")
     if monitored not in names and not monitored.startswith("val/loss/") and not is_open:
