@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
 from lab import runs
-from lab.build import added_metrics, build_data, build_task
+from lab.build import build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
 from lab.engine.config import allow, instantiate
@@ -22,6 +22,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.runs.check import wrong_calls
+from lab.tasks.added_metrics import added_metrics
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
 WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))

@@ -24,8 +24,8 @@ from lab.engine.errors import UserError
 from lab.engine.folder import read_json, read_metrics, refuse_links, write_config
 from lab.engine.runs import checkpoints
 from lab.engine.runs.index import read
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.engine.training.loggers import MetricsCSV
-from lab.engine.training.process import filter_warnings
 from lab.runs import resume
 from lab.runs.refusals import refusals
 from lab.verbs import report

@@ -18,7 +18,7 @@ from lab.engine.config.command_line import with_latest, with_the_runs_own
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check, resume
 from lab.runs import judge as judge_module
 from lab.runs.judge import Judge

@@ -28,7 +28,7 @@ from lab.engine.config.command_line import recomposed, with_latest, with_the_run
 from lab.engine.config.compose import CONF, compose_config
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.tasks.base import Step

@@ -1,6 +1,5 @@
 """`lab VERB …`: each verb is a Hydra app. Nothing heavy is imported before a job starts."""
 
-import gc
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 from lab.engine import secrets, timing
 from lab.engine.display import say
 from lab.engine.launch import environment
+from lab.engine.training.import_quirks import skip_scipy_signal
 
 VERBS = {
     "train": "fit an experiment, test its best weights, keep both in a run folder",
@@ -126,18 +126,9 @@ def _module(verb: str) -> str:
 
 
 def import_heavy(name: str) -> ModuleType:
-    """Import what a job runs, a third faster: torchmetrics loads all of SciPy's signal processing to patch one name."""
-    gc.disable()  # there is nothing to collect in modules that are being loaded
-    signal = ModuleType("scipy.signal")
-    vars(signal)["hamming"] = None
-    if "torchmetrics" not in sys.modules and sys.modules.setdefault("scipy.signal", signal) is signal:
-        import torchmetrics  # noqa: F401
-
-        del sys.modules["scipy.signal"]
-    try:
+    """Import a module that imports torch and Lightning."""
+    with skip_scipy_signal():
         return import_module(name)
-    finally:
-        gc.enable()
 
 
 def _of_a_worker(error: Exception) -> Exception:

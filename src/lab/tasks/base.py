@@ -1,7 +1,6 @@
 """The base class of tasks: one step for three stages, metrics, optimizers and schedules, repeatable draws."""
 
 import inspect
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from lab.data.base import Batch, Samples
 from lab.engine import draws
 from lab.engine.errors import UserError
+from lab.engine.training.lightning_quirks import (
+    forget_schedule_length,
+    is_logging_step,
+    mean_metric,
+    without_shared_state,
+)
 from lab.features.base import Feature
 from lab.metrics.buffer import MetricBuffer
 from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule
@@ -94,7 +99,9 @@ class Task(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        metrics = {stage: _apart((metrics or {}).get(stage) or MetricCollection({})) for stage in get_args(Stage)}
+        metrics = {
+            stage: without_shared_state((metrics or {}).get(stage) or MetricCollection({})) for stage in get_args(Stage)
+        }
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.arguments = list(inspect.signature(net.forward).parameters)
         self.optimizer_state: Any = None  # to start with
@@ -102,17 +109,10 @@ class Task(L.LightningModule):
         self.weight: Any = None  # of the next loss, where gradients of several batches are gathered
         # of a stage so far: the loss and its parts, each multiplied by its size and summed; and the sizes' sum
         self.sums: dict[str, tuple[dict[str, Any], Any]] = {}
-        # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
         # `train` is a method of ModuleDict: hence the underscores
-        self.means = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
+        self.means = nn.ModuleDict({f"{stage}_": mean_metric() for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
         self.metric_buffers = {stage: MetricBuffer(collection) for stage, collection in metrics.items()}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning sets it 30 times a step, and Module looks for a parameter each time
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     @abstractmethod
     def step(self, batch: Batch, stage: Stage) -> Step:
@@ -153,9 +153,7 @@ class Task(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self._step(batch, "train")
         loss, self.step_losses = step.loss, step.parts
-        trainer: Any = self.trainer
-        every, number = trainer.log_every_n_steps, self.global_step
-        if every and (number == 0 or (number + 1) % every == 0):  # else loggers drop it, half a millisecond later
+        if is_logging_step(self.trainer):
             self.log("loss", loss.detach(), prog_bar=True)
         return loss if self.weight is None else loss * self.weight
 
@@ -244,10 +242,7 @@ class Task(L.LightningModule):
         checkpoint["epoch_so_far"] = every
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for schedule in checkpoint["lr_schedulers"]:  # its length is that of the run, which may have changed
-            for state in (schedule, *schedule.get("schedules", {}).values()):
-                state.pop("total_steps", None)
-                state.pop("_schedule_phases", None)
+        forget_schedule_length(checkpoint["lr_schedulers"])  # the config may have changed the run's length
         every = checkpoint["epoch_so_far"]
         if len(every) != self.trainer.world_size:
             return
@@ -283,12 +278,3 @@ class Task(L.LightningModule):
             mean.reset()
         values |= self.metric_buffers[stage].compute()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")
-
-
-def _apart(metrics: MetricCollection) -> MetricCollection:
-    """The same metrics, none of which shares the state of another.
-
-    Torchmetrics lets those share one whose states are equal after the first batch, though each takes its own outputs.
-    """
-    every: dict[str, Metric | MetricCollection] = dict(metrics.items(keep_base=True, copy_state=False))
-    return MetricCollection(every, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from lab.build import build_task, init_from_data, read_data
 from lab.data.base import Batch, Batches, Data
 from lab.engine.config.compose import compose_config
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 
 
 class Contract:

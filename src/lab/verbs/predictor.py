@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from lab.engine.errors import UserError
 from lab.engine.launch import environment
-from lab.engine.training.process import filter_warnings
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
 from lab.verbs.explain.base import explainer, unexplained
 
@@ -154,6 +153,7 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     import torch
 
     from lab.data.facts import inputs_of
+    from lab.engine.training.lightning_quirks import filter_warnings
     from lab.engine.training.process import set_up_process
 
     filter_warnings()  # Lightning sets its level where it is imported

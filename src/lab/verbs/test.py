@@ -8,7 +8,7 @@ from lab.engine.display import say
 from lab.engine.launch.processes import processes
 from lab.engine.runs.summary import table
 from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 
 
 def main(cfg: DictConfig) -> None:

@@ -21,7 +21,7 @@ from lab.engine.errors import UserError, fail, unknown
 from lab.engine.folder import write_json
 from lab.engine.secrets import redacted
 from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.features.base import Feature
 from lab.tasks.base import Task
 from lab.verbs.explain.base import explainer, unexplained

@@ -24,7 +24,7 @@ from lab.engine.display import say
 from lab.engine.errors import RunError, UserError, fail, unknown
 from lab.engine.folder import read_json, write_json
 from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.features.base import Arrays, Feature, padded
 from lab.tasks.base import Task
 from lab.verbs import predictor
