@@ -19,7 +19,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
 from lab.engine.training.process import filter_warnings
-from lab.runs import check, resume
+from lab.runs import check, judges, resume
 from lab.runs import judge as judge_module
 from lab.runs.judge import Judge
 from lab.runs.open import Run
@@ -176,7 +176,7 @@ def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
     (tmp_path / "run").mkdir()
     stamp = {"judges": {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}}
     for stamped in (tmp_path / "none", tmp_path / "run"):  # a run that begins, and one that was started before
-        judge_module.expect(cfg, stamped)
+        judges.expect(cfg, stamped)
         task, batch = Several(teacher), {"image": torch.zeros(1, 1, 32, 32)}
         task.ask(batch)[place](batch)
         content = (teacher / "best.ckpt").read_bytes()

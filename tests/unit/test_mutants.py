@@ -91,4 +91,6 @@ def test_a_row_that_does_not_apply_says_what_is_there(code: ModuleType, definiti
     message = code.check(code.Mutant("a bug", definition, (), old, "0"))
     assert message.startswith(f"a bug | {definition}: ")
     assert error in message
-    assert code.check(code.Mutant("a bug", "LIMIT", ("unit/test_mutants.py::test_gone",), "3", "4")).endswith("test_gone")
+    assert code.check(code.Mutant("a bug", "LIMIT", ("unit/test_mutants.py::test_gone",), "3", "4")).endswith(
+        "test_gone"
+    )

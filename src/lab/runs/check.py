@@ -22,7 +22,7 @@ from lab.engine.config.signatures import wrong_arguments
 from lab.engine.constraints import Fraction
 from lab.engine.display import in_utf8
 from lab.engine.errors import fail, one_line
-from lab.runs.judge import wrong_judges
+from lab.runs.judges import wrong_judges
 from lab.runs.refusals import refusals, refused_with_several_optimizers
 from lab.tasks.optimizers import build_schedule, by_name
 

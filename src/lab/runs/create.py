@@ -11,7 +11,7 @@ from lab.engine.config.paths import keep_root
 from lab.engine.errors import RunError, UserError
 from lab.engine.folder import DATA_REPORT, FACTS, STAMP, write_config, write_json, write_text
 from lab.engine.runs.stamp import stamp
-from lab.runs import judge
+from lab.runs import judges
 
 
 def create(cfg: DictConfig, data: Data, folder: Path) -> None:
@@ -25,7 +25,7 @@ def create(cfg: DictConfig, data: Data, folder: Path) -> None:
     try:
         write_json(folder / FACTS, data.facts.plain())
         write_text(folder / DATA_REPORT, data.report.full())
-        inputs = {"data": data.facts.fingerprint, "judges": judge.fingerprints(cfg)}
+        inputs = {"data": data.facts.fingerprint, "judges": judges.fingerprints(cfg)}
         write_json(folder / STAMP, stamp(folder, overrides()) | inputs)
         write_config(folder, cfg)  # last: a folder that has it is a run
     except OSError as error:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lab.data.base import Batch, Data
 from lab.data.facts import inputs_of
-from lab.engine.config.paths import JUDGES
 from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.folder import BEST, STAMP, check_finished, expanded, read_json
-from lab.engine.runs.checkpoints import damage, fingerprint
+from lab.engine.folder import BEST, check_finished, expanded
+from lab.engine.runs.checkpoints import fingerprint
 from lab.features.base import Feature
+from lab.runs import judges
+from lab.runs.load import load
 
 
 class Judge:
@@ -37,7 +38,7 @@ class Judge:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = expanded(str(folder)).absolute()
-        self.fingerprint = EXPECTED.get(self.folder)  # that its weights must have; None: any
+        self.fingerprint = judges.EXPECTED.get(self.folder)  # that its weights must have; None: any
 
     def __call__(self, batch: Batch) -> Any:
         """The result of its task's `predict_step` on a batch, such as probabilities."""
@@ -66,7 +67,7 @@ class Judge:
         check_finished(self.folder)
         found = fingerprint(self.folder / BEST)
         if self.fingerprint not in (None, found):
-            raise UserError(f"error: {self.folder}: {CHANGED}.")
+            raise UserError(f"error: {self.folder}: {judges.CHANGED}.")
         return _load(self.folder, found)
 
     def _at(self, batch: Batch) -> tuple[LightningModule, Batch]:
@@ -80,45 +81,13 @@ class Judge:
         return self  # an average of the task's weights asks the same
 
 
-EXPECTED: dict[Path, str | None] = {}  # the fingerprints of judges that are made from now on; None: any
-CHANGED = "this judge has other weights than when the run was started; a new run takes them"
-
-
 @lru_cache(maxsize=4)
 def _load(folder: Path, fingerprint: str) -> tuple[Data, Any]:
-    from lab import runs
-
     # its first weights are drawn, and a validation step may be the first to ask it
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        _, data, task = runs.load(folder)
+        _, data, task = load(folder)
         task.net = copy.deepcopy(task.net)  # a copy is not compiled
         return data, task.requires_grad_(False)
-
-
-def judges(cfg: DictConfig) -> dict[str, Path]:
-    """The folders of a config's judges, by key."""
-    named = {key: cfg.task.get(key.rpartition(".")[2]) for key in JUDGES}
-    return {key: expanded(value).absolute() for key, value in named.items() if value and isinstance(value, str)}
-
-
-def fingerprints(cfg: DictConfig) -> dict[str, str]:
-    """The fingerprints of the judges' weights, by key, for a run's stamp."""
-    return {key: fingerprint(folder / BEST) for key, folder in judges(cfg).items()}
-
-
-def wrong_judges(cfg: DictConfig, run: Path | None = None) -> Iterator[str]:
-    """A line for each judge that is no finished run, or not the one with which the run in a folder was started."""
-    known = _stamped(run) if run else {}
-    for key, folder in judges(cfg).items():
-        try:
-            check_finished(folder)
-        except UserError as error:
-            yield f"{key}: {str(error).removeprefix('error: ')}"
-            continue
-        if problem := damage(folder / BEST):
-            yield f"{key}: {folder / BEST} {problem}"
-        elif known.get(key, mark := fingerprint(folder / BEST)) != mark:
-            yield f"{key}={folder}: {CHANGED}"
 
 
 def check_inputs(cfg: DictConfig, data: Data) -> None:
@@ -128,7 +97,7 @@ def check_inputs(cfg: DictConfig, data: Data) -> None:
         UserError: a line for each judge.
     """
     problems, own = [], data.facts.features
-    for key, folder in judges(cfg).items():
+    for key, folder in judges.folders(cfg).items():
         its_data, task = Judge(folder)._loaded
         inputs = inputs_of(its_data.facts.features, task.input_entries)
         if differ := list(_differences(inputs, own)):
@@ -158,23 +127,6 @@ def _differences(theirs: Mapping[str, Feature], own: Mapping[str, Feature]) -> I
             yield f"{fact} is {_short(was[fact])} in the judge, {_short(now[fact])} here"
         if type(feature) is not type(own[name]):
             yield f"{name} is of another type"
-
-
-def expect(cfg: DictConfig, run: Path | None) -> None:
-    """Have judges that are made from now on refuse weights other than those that a run was started with.
-
-    Args:
-        cfg: of the run.
-        run: its folder. A run that begins, and has no stamp yet, expects the weights that there are now.
-    """
-    known = _stamped(run) if run else {}
-    for key, folder in judges(cfg).items():
-        EXPECTED[folder] = known.get(key) or (fingerprint(folder / BEST) if (folder / BEST).is_file() else None)
-
-
-def _stamped(run: Path) -> dict[str, str]:
-    known: dict[str, str] = read_json(run / STAMP)["judges"] if (run / STAMP).exists() else {}
-    return known
 
 
 def _short(value: Any) -> str:

@@ -18,7 +18,7 @@ from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
 from lab.engine.folder import BEST, CONFIG, FACTS, check_finished, flat
 from lab.engine.runs import checkpoints
-from lab.runs import judge
+from lab.runs import judges
 from lab.runs.check import without_target, wrong_calls
 from lab.tasks.base import Task
 
@@ -38,7 +38,7 @@ def load(folder: str | Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     own = cfg.copy()
     for key in [key for key in flat(own.net) if key.rpartition(".")[2] == "weights"]:  # they are in the checkpoint
         OmegaConf.update(own.net, key, None)
-    judge.expect(cfg, folder)
+    judges.expect(cfg, folder)
     try:
         task = build_task(own, data.facts)
     except InstantiationException as error:

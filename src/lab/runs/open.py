@@ -18,7 +18,7 @@ from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
 from lab.engine.training.process import filter_warnings, settle
-from lab.runs import judge, resume
+from lab.runs import judge, judges, resume
 from lab.runs.check import check, check_optimizers
 from lab.runs.create import create, unused
 from lab.runs.finetune import start_from
@@ -66,7 +66,7 @@ class Run:
         """Raises UserError where the data does not fit the run that is resumed, or the judges."""
         if self.is_resumed and self.folder:
             resume.check_data(data, self.folder)
-        judge.expect(self.cfg, self.folder)
+        judges.expect(self.cfg, self.folder)
         judge.check_inputs(self.cfg, data)
 
     def check_task(self, data: Data, task: Task) -> None:
