@@ -20,7 +20,7 @@ from lab.nets import flip
 from lab.tasks.classification import Classification
 from lab.verbs.explain import base, images, scores
 from lab.verbs.explain import main as explain
-from lab.verbs.explain.overlay import Row, figure, overlay
+from lab.verbs.explain.overlay import Example, figure, overlay
 
 QUICK = (
     "experiment=digits",
@@ -122,7 +122,7 @@ def test_a_method_that_ignores_the_weights_fails_the_sanity_check_and_one_that_d
 def test_warnings_name_the_methods_that_are_not_to_be_trusted():
     good = {"signed": 0.1, "absolute": 0.3, "deletion": 0.2, "insertion": 0.8}
     methods = {"good": good, "edges": good | {"absolute": 0.9}, "noise": good | {"deletion": 0.6, "insertion": 0.4}}
-    said = explain.table({"methods": methods | {"random": {"deletion": 0.5, "insertion": 0.5}}})
+    said = explain.score_table({"methods": methods | {"random": {"deletion": 0.5, "insertion": 0.5}}})
     assert [line.split()[1] for line in said.splitlines() if line.startswith("warning")] == ["edges", "noise"]
 
 
@@ -178,7 +178,7 @@ def test_an_overlay_is_red_for_blue_against_and_grey_where_nothing_is():
 @pytest.mark.parametrize("num", [1, 20])
 def test_nothing_is_drawn_over_anything_else_or_cut_off(num):
     rows = [
-        Row(torch.zeros(1, 8, 8), [torch.zeros(8, 8)] * 3, "a class of $many$ words", "100.0 %\nbut is another one")
+        Example(torch.zeros(1, 8, 8), [torch.zeros(8, 8)] * 3, "a class of $many$ words", "100.0 %\nbut is another one")
     ]
     title = f"The {num} surest of 123 mistakes in 10000 im{'a' * 99}ges"
     drawn = figure(title, ["a\nb", "c", "d"], rows * num)
@@ -247,7 +247,7 @@ def test_every_net_is_explained_in_its_own_memory_format(net, trained, capsys):
     report = explained(trained(*QUICK[:-1], "debug=two_batches", *overrides), "num_mistakes=2")
     expected = {"integrated_gradients", "occlusion", "random"} | ({"gradcam"} if net != "mlp" else set())
     assert set(report["methods"]) == expected
-    assert ("gradcam is left out" in capsys.readouterr().out) == (net == "mlp")
+    assert ("gradcam is skipped" in capsys.readouterr().out) == (net == "mlp")
 
 
 BAD = {
@@ -285,7 +285,7 @@ def test_a_mistake_is_said_in_a_line_and_nothing_is_written(override, mlp):
 
 
 def test_a_net_that_has_none_of_the_methods_asked_for(mlp):
-    with pytest.raises(UserError, match="methods: .*no convolution"):
+    with pytest.raises(UserError, match="methods=gradcam: .*no convolution"):
         explained(mlp, "methods=[gradcam]")
 
 
@@ -300,7 +300,7 @@ def test_an_empty_folder_and_a_broken_picture(mlp, tmp_path):
 
 def test_a_file_where_the_pictures_should_go(mlp):
     (mlp / "explain").touch()
-    with pytest.raises(UserError, match="explain can't be made: File exists"):
+    with pytest.raises(UserError, match="explain cannot be made: File exists"):
         explained(mlp)
     (mlp / "explain").unlink()
 

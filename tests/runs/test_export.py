@@ -140,11 +140,11 @@ def fixed_batch(monkeypatch):
 @pytest.mark.parametrize(
     ("broken", "name", "said"),
     [
-        (unnormalised, "model.onnx", "is refused: it does not answer as the checkpoint does"),
-        (logits, "new.onnx", "is refused: it does not answer as the checkpoint does"),
-        (changed(2.0), "model.onnx", "is refused: it does not answer as the checkpoint does"),
+        (unnormalised, "model.onnx", "is refused: its predictions differ from those of the checkpoint"),
+        (logits, "new.onnx", "is refused: its predictions differ from those of the checkpoint"),
+        (changed(2.0), "model.onnx", "is refused: its predictions differ from those of the checkpoint"),
         (changed(np.nan), "model.onnx", "is refused: .* differ .*by up to nan"),
-        (fixed_batch, "new.onnx", "is refused: it gives no answer"),
+        (fixed_batch, "new.onnx", "is refused: it cannot be run"),
     ],
     ids=["normalisation", "softmax", "weight", "nan", "batch size"],
 )

@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, fi
     good = changed(content, "epoch_so_far/0/sums", ({"loss": torch.ones(())}, 4))
     good = changed(good, "epoch_so_far/0/pending", ROWS)
     checkpoints.check_content(good, finished)
-    with pytest.raises(UserError, match=rf"epoch_so_far\.0\.{key}.* is missing, or of another type"):
+    with pytest.raises(UserError, match=rf"epoch_so_far\.0\.{key}.* is missing or has a wrong type"):
         checkpoints.check_content(changed(good, f"epoch_so_far/0/{key}", value), finished)
 
 
@@ -427,6 +427,19 @@ def test_facts_that_no_data_has_are_refused(key, value, problem, finished, loade
     assert "evil" not in sys.modules
 
 
+def test_a_run_of_another_version_of_lab_is_told_from_a_damaged_one(finished, loaded, tmp_path):
+    facts, stamp = (json.loads((finished / name).read_text()) for name in ("data.json", "stamp.json"))
+    (tmp_path / "data.json").write_text(json.dumps(changed(facts, "features", ...)))
+    for content, problem in (
+        (stamp, "is damaged: features is missing"),
+        (changed(stamp, "format", ...), "cannot be read: features is missing. Another version of lab wrote this run"),
+    ):
+        (tmp_path / "stamp.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=problem) as error:
+            read_facts(loaded[1], tmp_path)
+        assert one_line(str(error.value))
+
+
 @pytest.mark.parametrize("target", ["evil.call", "evil.features.Photo", "evil.deeply.features.Photo"])
 def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finished, loaded, tmp_path):
     content = json.loads((finished / "data.json").read_text())
@@ -457,7 +470,7 @@ PARTS = b"trainer: {}\ndata: {}\nnet: {}\ntask: {}\noptimizer: {}\nscheduler: {}
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (b"x" * 2**19, "it has more than 0.25 MiB"),
+        (b"x" * 2**19, "it is larger than 0.25 MiB"),
         (b"a: [" + b"1," * 100_000 + b"]", "too many entries"),
         (b"".join(b"a%d: 1\n" % i for i in range(20_000)), "too many entries"),
         (b"a: " + b"${b}" * 20_000, "too many references"),

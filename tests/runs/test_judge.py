@@ -87,7 +87,7 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     with pytest.raises(UserError, match="task.teacher=.*weights have changed"):
         resumed(tmp_path / "whole", "trainer.max_epochs=3")
     shutil.move(teacher, tmp_path / "moved")
-    with pytest.raises(UserError, match="task.teacher: .*/teacher is not a finished run: there is no such folder"):
+    with pytest.raises(UserError, match="task.teacher: .*/teacher is not a finished run: the folder does not exist"):
         resumed(tmp_path / "whole", "trainer.max_epochs=3")
 
 
@@ -204,7 +204,7 @@ def test_other_statistics_are_warned_of(more, warns, finished, capsys):
     prepare(Run(judged(finished / "teacher", *more)))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: task.teacher=")]
     assert len(said) == warns
-    assert all("its image_mean and image_std differ from this data's: it needs batches" in line for line in said)
+    assert all("its image_mean and image_std differ from this data's; pass it batches" in line for line in said)
 
 
 def judged(teacher, *more):
@@ -215,7 +215,7 @@ def judged(teacher, *more):
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (lambda folder: shutil.rmtree(folder), "there is no such folder"),
+        (lambda folder: shutil.rmtree(folder), "the folder does not exist"),
         (lambda folder: (folder / "best.ckpt").unlink(), "it has no best.ckpt"),
         (lambda folder: (folder / "data.json").unlink(), "it has no data.json"),
         (lambda folder: (folder / "best.ckpt").write_bytes(b""), "is damaged"),
@@ -240,7 +240,7 @@ def test_a_teacher_that_is_no_finished_run_is_refused_before_data_is_read(teache
 )
 def test_a_teacher_of_other_inputs_is_refused(finished, words, differ):
     cfg = judged(finished / "teacher", *words)
-    with pytest.raises(UserError, match=f"error: task.teacher=.*inputs are not those of this data: .*{differ}") as e:
+    with pytest.raises(UserError, match=f"error: task.teacher=.*its inputs do not fit this data: .*{differ}") as e:
         prepare(Run(cfg))
     assert len(str(e.value).splitlines()) == 1
 

@@ -100,7 +100,7 @@ def test_a_sweep_over_objects_replaces_them_as_a_run_does(tmp_path):
     words = ["experiment=digits", "data.augment={rotate: 5},{crop: 1}", "data.augment.flip=true"]
     assert check_command_line("train", ["-m", *words])
     grid = Grid(overrides=parse_overrides(words), folder=tmp_path, monitor=OmegaConf.create({}))
-    jobs = [compose_config("train", task.overrides).data.augment for task in grid.tasks]
+    jobs = [compose_config("train", task.overrides).data.augment for task in grid.trials]
     assert jobs == [{"_target_": AUGMENT, "rotate": 5, "flip": True}, {"_target_": AUGMENT, "crop": 1, "flip": True}]
 
 

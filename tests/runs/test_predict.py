@@ -1,4 +1,4 @@
-"""Answers for your files: by a run and by the file exported from it, the same."""
+"""Predictions for your files: by a run and by the file exported from it, the same."""
 
 import base64
 import csv
@@ -26,7 +26,7 @@ from lab.features.labels import ClassLabel
 from lab.verbs import predictor
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
-from lab.verbs.predict.answers import Answer
+from lab.verbs.predict.predictions import Prediction
 from lab.verbs.predictor import Predictor
 
 
@@ -122,7 +122,7 @@ def test_a_mirror_image_is_asked_too():
 
     image = np.zeros((2, 1, 4, 4), np.uint8)
     image[0, ..., :2] = 255
-    both = predictor.mirrored(classifier(left, ["left", "right"])).predict({"image": image})
+    both = predictor.with_flip(classifier(left, ["left", "right"])).predict({"image": image})
     assert both["class"].tolist() == [[0.5, 0.5], [0, 1]]
 
 
@@ -134,7 +134,7 @@ def test_what_can_not_be_read_is_said_and_the_others_are_answered(lab, folder, d
     result = lab("predict", f"model={folder}/model.onnx", f"input={digits}")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        "error: input: 4 of 24 could not be read; predictions.csv says why, under error."
+        "error: input: 4 of 24 items could not be read; see the column error in predictions.csv."
     ]
     rows = {os.path.basename(row["path"]): row for row in table(tmp_path / "predictions.csv")}
     assert {name for name, row in rows.items() if row["error"]} == {"a.png", "b.png", "bomb.png", "z.png"}
@@ -209,7 +209,7 @@ def test_an_onnx_file_of_somebody_else_is_refused(folder, digits, ask, tmp_path)
     other = onnx.load(folder / "model.onnx")
     del other.metadata_props[:]
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match=r"other.onnx: it is damaged, or none that lab export made"):
+    with pytest.raises(UserError, match=r"other.onnx: it is damaged or not made by lab export"):
         ask(f"model={tmp_path}/other.onnx", f"input={digits}")
     (tmp_path / "cut.onnx").write_bytes((folder / "model.onnx").read_bytes()[:1000])
     with pytest.raises(UserError, match=r"cut.onnx: it is damaged"):
@@ -229,7 +229,7 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
 def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_path, capsys):
     output = str(tmp_path / "out.csv")
     row = {"path": f"{name}.png", "class": name, "probability": 0.5, "error": ""}
-    answer = Answer(f"{name}.png", row, name, f"0.5000  {name}")
+    answer = Prediction(f"{name}.png", row, name, f"0.5000  {name}")
     with predict.writing(output) as write:
         write([answer])
     predict.show([answer], 1, 0, output)

@@ -84,7 +84,7 @@ def test_a_run_loads_from_its_folder_alone(trained, monkeypatch, tmp_path):
     [
         ("results.json", "it has no results.json"),
         ("best.ckpt", "it has no best.ckpt"),
-        (".", "there is no such folder"),
+        (".", "the folder does not exist"),
     ],
 )
 def test_what_is_no_finished_run_is_refused(trained, remove, message):

@@ -116,7 +116,7 @@ def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
         asked(tmp_path, of_model, f"input={tmp_path}")
     with pytest.raises(UserError, match="there is no such file"):
         asked(tmp_path, of_model, "input=nowhere.txt")
-    with pytest.raises(UserError, match="text inputs have no mirror image"):
+    with pytest.raises(UserError, match="text inputs cannot be mirrored"):
         asked(tmp_path, of_model, f"input={tmp_path}", "flip=true")
     (tmp_path / "empty").touch()
     with pytest.raises(UserError, match="empty: it is empty; a text on each line"):

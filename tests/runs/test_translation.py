@@ -32,6 +32,7 @@ from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.search import beam_search, greedy
 from lab.testing.base import build, compose, read
 from lab.verbs import predictor, test
+from lab.verbs.export import comparison
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
 
@@ -444,7 +445,9 @@ def test_a_file_that_translates_otherwise_is_refused(exported, monkeypatch):
         return program(task, data)
 
     monkeypatch.setattr(export.program, "program", greedy_program)
-    with pytest.raises(RunError, match=r"is refused: .*\d+% of the answers \(translation\) differ \(at most 2% may\)"):
+    with pytest.raises(
+        RunError, match=r"is refused: .*\d+% of the predictions \(translation\) differ \(at most 2% may\)"
+    ):
         export.main(compose_config("export", [f"run={exported}"]))
     assert (exported / "model.onnx").read_bytes() == before
 
@@ -454,7 +457,7 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
     data.setup()
     path = exported / "model.onnx"
     right, size = predictor.from_onnx(path), export.program.example(task, data)
-    odd = export.some(data, "test", 1000, size)["token"][3]
+    odd = comparison.some(data, "test", 1000, size)["token"][3]
 
     def read(path):
         def answer(arrays):
@@ -464,14 +467,14 @@ def test_rounding_may_choose_between_translations_but_seldom(exported, monkeypat
 
         return answer
 
-    monkeypatch.setitem(export.FORMATS, "onnx", replace(export.FORMATS["onnx"], read=read))
+    monkeypatch.setitem(export.program.FORMATS, "onnx", replace(export.FORMATS["onnx"], read=read))
     share = 1 / len(data.splits["test"])
     monkeypatch.setattr(Text, "tolerance", 1.5 * share)
-    made = export.prove(path, "onnx", right, size, data)
+    made = comparison.prove(path, "onnx", right, size, data)
     assert made["same_answer"] == made["num_samples"] - 1
     monkeypatch.setattr(Text, "tolerance", 0.9 * share)
     with pytest.raises(RunError, match=f"1 of {len(data.splits['test'])} test samples"):
-        export.prove(path, "onnx", right, size, data)
+        comparison.prove(path, "onnx", right, size, data)
 
 
 def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to(exported):
@@ -487,7 +490,7 @@ def test_a_translator_that_goes_on_from_another_reads_no_more_than_it_is_told_to
 
 
 def test_a_translator_in_eight_bits_is_refused(learned):
-    with pytest.raises(UserError, match="int8: it is for outputs with a score"):
+    with pytest.raises(UserError, match="int8: its loss of accuracy must be measured"):
         export.main(compose_config("export", [f"run={learned}", "int8=true"]))
 
 

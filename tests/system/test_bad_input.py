@@ -366,7 +366,7 @@ ROWS = {
     "predict classes": Row(ASK, "run/best.ckpt: the checkpoint does not fit this net", finished(CLASSES, "best.ckpt")),
     # run folders
     "no run": Row(f"{TRAIN} run=x", "run=x: the folder is not empty and holds no run", not_empty),
-    "test no run": Row("test run=x", "x is not a finished run: there is no such folder"),
+    "test no run": Row("test run=x", "x is not a finished run: the folder does not exist"),
     "resume empty config": Row(RESUME, "run/config.yaml is damaged", finished(empty, "config.yaml")),
     "resume half a config": Row(RESUME, "run/config.yaml is damaged", finished(cut, "config.yaml")),
     "resume empty stamp": Row(RESUME, "run/stamp.json is damaged", finished(empty, "stamp.json")),

@@ -138,7 +138,7 @@ BAD_COMMAND_LINES = {
     ("test", "run=''"): "run= is empty",
     ("test",): "error: run is required: run=FOLDER",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
-    ("test", "run=nowhere"): "nowhere is not a finished run: there is no such folder",
+    ("test", "run=nowhere"): "nowhere is not a finished run: the folder does not exist",
     ("predict", "run=nowhere"): "error: input is required: input=FILE",
 }
 

@@ -26,6 +26,7 @@ from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.verbs import predictor
+from lab.verbs.export import comparison
 from lab.verbs.export import main as export
 from lab.verbs.export import program as exported
 from lab.verbs.predict import main as predict
@@ -169,7 +170,7 @@ def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
         "not a JSON object",
         "list of numbers",
         "expected 2",
-        "image is not the path of a file",
+        "image: expected the path of a file",
     ]
     assert all(text in row["error"] for text, row in zip(said, rows, strict=True)), [row["error"] for row in rows]
 
@@ -180,7 +181,7 @@ def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
         ("t.csv", "image,words\na.png,x\n", "it has no column text; expected a column for each of image, text"),
         ("t.csv", "image,text\n", "it has no rows"),
         ("t.jsonl", "", "it has no rows"),
-        ("t.txt", "a.png", "image and text are read from a .csv or .jsonl table"),
+        ("t.txt", "a.png", "the inputs image and text need a .csv or .jsonl table"),
         ("t.csv", "image,text\n".encode("utf-16"), "it is UTF-16"),
         ("none.csv", None, "there is no such file"),
     ],
@@ -289,7 +290,7 @@ def test_what_is_not_the_path_of_a_file_is_refused(value, ask, tmp_path):
     with pytest.raises(RunError, match="1 of 1 could not be read"):
         ask(asks(TWO, {"shade": SHADE}), "in/t.jsonl", output="out.jsonl")
     (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert row["error"] == "image is not the path of a file"
+    assert row["error"] == "image: expected the path of a file"
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.jsonl", "-"])
@@ -358,7 +359,7 @@ def test_what_is_drawn_depends_on_the_number_of_the_item(ask):
 
 
 def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
-    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no inputs, so there is no item") as error:
+    with pytest.raises(UserError, match=r"^error: model=x.onnx: it takes no inputs") as error:
         ask(asks({}, {"picture": PICTURE}), "in")
     assert len(str(error.value).splitlines()) == 1
 
@@ -374,10 +375,10 @@ def test_a_class_is_an_input_by_its_name(ask, tmp_path):
 
 def test_only_probabilities_have_a_mean_over_mirror_images():
     for outputs in ({"picture": PICTURE}, {"shade": SHADE, "mean": MEAN}):
-        with pytest.raises(UserError, match="flip: it is for classes; (picture|mean) has no mean"):
-            predictor.mirrored(asks({"image": IMAGE}, outputs))
-    with pytest.raises(UserError, match="flip: size and text inputs have no mirror image"):
-        predictor.mirrored(asks({"size": SIZE, "text": WORDS}, {"shade": SHADE}))
+        with pytest.raises(UserError, match="flip: only class probabilities can be averaged, not (picture|mean)"):
+            predictor.with_flip(asks({"image": IMAGE}, outputs))
+    with pytest.raises(UserError, match="flip: size and text inputs cannot be mirrored"):
+        predictor.with_flip(asks({"size": SIZE, "text": WORDS}, {"shade": SHADE}))
 
 
 def client(asked):
@@ -653,7 +654,7 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
 
     right = rightly(task, data)
     checkpoint, size = Predictor(asked.inputs, asked.outputs, right), exported.example(task, data)
-    made = export.prove(path, "onnx", checkpoint, size, data)
+    made = comparison.prove(path, "onnx", checkpoint, size, data)
     assert made["tolerance"] == {"shade": 0, "mean": 0}
     assert (made["same_answer"], made["num_samples"]) == (40, 40)
     assert made["test_shade_acc"]["exported"] == made["test_shade_acc"]["checkpoint"] == 15 / 40, "all are light"
@@ -664,7 +665,7 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
         return right(arrays) | {"mean": right(arrays)["mean"] + (arrays["index"][:, None] > 37)}
 
     with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
-        export.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
+        comparison.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
 
 
 def small_onnx():
@@ -683,12 +684,12 @@ def small_onnx():
     ("target", "said"),
     [
         ("lab.features.numbers.Numbers", ""),
-        ("nosuchfork.features.Photo", "it takes the package nosuchfork, which is not installed."),
-        ("nosuchfork.Photo", "it takes the package nosuchfork, which is not installed."),
-        ("json.JSONDecoder", "it is damaged, or none that lab export made"),
-        ("lab.features.numbers.Nothing", "it is damaged, or none that lab export made"),
-        ("no such/fork.Photo", "it is damaged, or none that lab export made"),
-        (7, "it is damaged, or none that lab export made"),
+        ("nosuchfork.features.Photo", "it needs the package nosuchfork, which is not installed."),
+        ("nosuchfork.Photo", "it needs the package nosuchfork, which is not installed."),
+        ("json.JSONDecoder", "it is damaged or not made by lab export"),
+        ("lab.features.numbers.Nothing", "it is damaged or not made by lab export"),
+        ("no such/fork.Photo", "it is damaged or not made by lab export"),
+        (7, "it is damaged or not made by lab export"),
     ],
 )
 def test_a_file_of_a_package_that_is_not_installed_says_which(target, said, tmp_path):
@@ -733,5 +734,5 @@ def test_an_export_of_a_task_that_draws_and_does_not_say_so_is_refused(tmp_path)
     data, task, path = data_of(image=IMAGE, size=SIZE), Secret(), tmp_path / "model.pt2"
     checkpoint = Predictor({"image": IMAGE, "size": SIZE}, task.outputs, rightly(task, data))
     exported.write_torch_export(exported.program(task, data), task, data, path)
-    with pytest.raises(RunError, match="is refused: it does not answer as the checkpoint does"):
-        export.prove(path, "torch_export", checkpoint, exported.example(task, data), data)
+    with pytest.raises(RunError, match="is refused: its predictions differ from those of the checkpoint"):
+        comparison.prove(path, "torch_export", checkpoint, exported.example(task, data), data)

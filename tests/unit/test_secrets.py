@@ -26,8 +26,8 @@ from lab.features.labels import ClassLabel
 from lab.runs.check import check
 from lab.runs.new import create_run
 from lab.verbs.predict import main as predict
-from lab.verbs.predict.answers import Answers
 from lab.verbs.predict.items import Item
+from lab.verbs.predict.predictions import Predictions
 from lab.verbs.predictor import Predictor
 
 CANARY = "-".join(("canary", "5f0e81"))  # this file itself may be in git.diff
@@ -171,7 +171,7 @@ def test_answers_name_their_items_by_the_reference(name, monkeypatch, tmp_path):
     secrets.remember(os.path.dirname(name), "${oc.env:S}")
     shade = ClassLabel(["dark", "light"], entry="shade")
     asked = Predictor({"image": Image(1, 2)}, {"shade": shade}, lambda arrays: {"shade": np.ones((1, 2))})
-    (rows,) = Answers(asked, 1, None).of([[Item({"image": name})]])
+    (rows,) = Predictions(asked, 1, None).of([[Item({"image": name})]])
     for suffix in ("csv", "jsonl"):
         with predict.writing(f"{tmp_path}/rows.{suffix}") as write:
             write(rows)

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from omegaconf.errors import OmegaConfBaseException
-
 from lab.engine.display import printable
 
 
@@ -67,6 +65,8 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line, without the types that OmegaConf appends."""
+    from omegaconf.errors import OmegaConfBaseException  # `lab runs` starts without it
+
     if isinstance(error, OmegaConfBaseException) and error.full_key and error.msg:
         return " ".join(f"{error.full_key}: {error.msg.splitlines()[0]}".split())
     return " ".join(str(error if str(error) else error.__cause__).split())

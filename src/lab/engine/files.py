@@ -39,7 +39,7 @@ def _has_other_format(folder: Path) -> bool:
         stamp = json.loads(read_bytes(folder / "stamp.json"))
     except (OSError, ValueError, RecursionError, UserError):
         return False
-    return isinstance(stamp, dict) and "overrides" in stamp and stamp.get("format") != FORMAT
+    return isinstance(stamp, dict) and isinstance(stamp.get("overrides"), list) and stamp.get("format") != FORMAT
 
 
 def read_bytes(path: Path) -> bytes:

@@ -145,7 +145,10 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
 
 
 def without_target(cfg: DictConfig) -> Iterator[str]:
-    """The optimizers and schedules that name no class."""
+    """Yield a line for each callback, optimizer and schedule that names no class."""
+    for name, node in cfg.callbacks.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            yield f"callbacks.{name}: expected an object with a _target_, the class of a callback"
     for group in ("optimizer", "scheduler"):
         found = by_key(group, cfg[group]) or {group: None}
         for key, node in found.items():
