@@ -69,7 +69,7 @@ OWN = """
     lab.engine.folder.write_json lab.engine.folder.os.system lab.engine.config.compose.compose
     lab.engine.errors.fail lab.engine.runs.checkpoints.torch.load lab.engine.runs.checkpoints.read
     lab.runs.finetune.start_from lab.train.main lab.engine.config.allow.import_module
-    lab.engine.config.allow.hydra_instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
+    lab.engine.config.allow.OmegaConf lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
     lab.data.torchvision.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.torchvision._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
     lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab

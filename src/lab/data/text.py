@@ -13,11 +13,10 @@ from torch import Tensor
 from lab.data.augment import uniform
 from lab.data.base import Data
 from lab.data.batches import Batch, Batches
-from lab.data.classes import check_classes
+from lab.data.classes import check_classes, classification_facts
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
+from lab.data.report import digest
 from lab.engine.constraints import Fraction, Share
-from lab.engine.display import in_utf8
 from lab.engine.errors import UserError
 from lab.engine.markdown import table
 from lab.features.base import Feature
@@ -131,16 +130,11 @@ class TextData(Data):
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
-        class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
         contents = {name: [digest(text.encode()) for text in split.text] for name, split in splits.items()}
         labels = {name: split.label.tolist() for name, split in splits.items()}
-        check_classes(labels, class_names)
+        class_names = check_classes(labels, class_names)
         text = self._text(splits["train"].text)
-        facts = Facts(
-            {"text": text, "label": ClassLabel(class_names)},
-            num_samples={name: len(split) for name, split in splits.items()},
-            fingerprint=fingerprint(contents, labels, class_names),
-        )
+        facts = classification_facts({"text": text}, contents, labels, class_names)
         tokens = text.tokens
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         encoded = {name: _encoded(split, tokens) for name, split in splits.items()}

@@ -101,10 +101,10 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
 def _hydra_app(verb: str) -> None:
     import hydra
 
-    from lab.engine.config import packages
+    from lab.engine.config import search_path
     from lab.engine.config.compose import CONF, freeze
 
-    packages.install()
+    search_path.install()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what went wrong; `main` says it
 
     def job(cfg: Any) -> None:

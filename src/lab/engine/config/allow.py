@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -103,6 +102,8 @@ def instantiate(node: Any, **given: Any) -> Any:
     Raises:
         UserError: a line for each thing that may not.
     """
+    from hydra.utils import instantiate as hydra_instantiate  # data, nets, tasks and features do without Hydra
+
     refuse(given, refuse_calls(node), strict=True)
     return hydra_instantiate(node, **given)
 

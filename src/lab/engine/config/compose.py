@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError
 
 from lab.engine import secrets
-from lab.engine.config import objects, packages, places
+from lab.engine.config import objects, packages, places, search_path
 from lab.engine.config.paths import expand
 from lab.engine.config.words import literals
 from lab.engine.errors import UserError, fail
@@ -31,7 +31,7 @@ def composing() -> Iterator[None]:
     Raises:
         UserError: a file is not YAML.
     """
-    packages.install()
+    search_path.install()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield
