@@ -119,11 +119,8 @@ class Data(L.LightningDataModule):
     ) -> dict[str, list[int]]:
         """Draw sample indices for "train" and for each part in `fractions`. In cross-validation "test" is the fold.
 
-        Args:
-            label: (N,) class of each sample.
-            fractions: the share of every class that each part gets.
-            group: the group of each sample. The samples of a group are all in one part.
-            num_test: samples of the official test split; cross-validation leaves them out.
+        `label`, `fractions` and `group` are those of `lab.data.split.draw_splits`. `num_test` is the number of samples
+        in an official test split, which cross-validation leaves out.
         """
         folds = None if self.cv is None or self.fold is None else (self.cv, self.fold)
         parts = draw_splits(label, fractions, self.split_seed, group, folds)
@@ -134,10 +131,8 @@ class Data(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         split, rank, world_size = self._split("train")
         is_fixed = self.trainer is not None and declared(self.trainer).overfit_batches > 0
-        sampler = training_sampler(
-            split, self.batch_size, self.tokens_per_batch, rank, world_size, self.seed, self.position, is_fixed
-        )
-        return self._loader(split, **sampler)
+        sizes, order = (self.batch_size, self.tokens_per_batch), (self.seed, self.position, is_fixed)
+        return self._loader(split, **training_sampler(split, *sizes, rank, world_size, *order))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader("val")

@@ -34,10 +34,6 @@ class Text(Feature):
     explainer = "lab.verbs.explain.texts.TextExplainer"
     tolerance = 0.02  # two translations may be as likely, and rounding chooses
 
-    @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
     @cached_property
     def tokens(self) -> Tokens:
         return Tokens(self.tokenizer)

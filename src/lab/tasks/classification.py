@@ -55,13 +55,12 @@ class Classification(Task):
     def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
         probability = outputs["preds"].float().softmax(-1)
         best, prediction = probability.max(-1)
-        columns = {
+        return {
             "label": [self.class_names[i] for i in outputs["target"].tolist()],
             "prediction": [self.class_names[i] for i in prediction.tolist()],
             "probability": best.tolist(),
+            **{f"p({name})": p.tolist() for name, p in zip(self.class_names, probability.T, strict=True)},
         }
-        each = zip(self.class_names, probability.T.tolist(), strict=True)
-        return columns | {f"p({name})": values for name, values in each}
 
     def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
         from lab.figures.classification import classification  # importing matplotlib takes half a second
