@@ -131,8 +131,10 @@ class Data(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         split, rank, world_size = self._split("train")
         is_fixed = self.trainer is not None and declared(self.trainer).overfit_batches > 0
-        sizes, order = (self.batch_size, self.tokens_per_batch), (self.seed, self.position, is_fixed)
-        return self._loader(split, **training_sampler(split, *sizes, rank, world_size, *order))
+        sampler = training_sampler(
+            split, self.batch_size, self.tokens_per_batch, rank, world_size, self.seed, self.position, is_fixed
+        )
+        return self._loader(split, **sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader("val")
