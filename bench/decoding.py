@@ -22,7 +22,7 @@ from lab.build import build_task, read_data
 from lab.engine.config.compose import compose_config
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
-from lab.tasks.search import END, FIRST_SAID, greedy
+from lab.tasks.beam_search import END, FIRST_SAID, greedy
 
 LSTM = ("experiment=language_id", "net=lstm", "trainer.max_epochs=4")
 LENGTHS = (32, 64, 128, 256)

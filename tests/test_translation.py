@@ -29,7 +29,7 @@ from lab.features.text import Text
 from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.beam_search import beam_search, greedy
 from lab.testing.base import build, compose, read
 from lab.verbs import predict, predictor, test
 from lab.verbs.export import main as export

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lab.data.batches import Batch, Batches, Tensors, no_collate
+from lab.data.data_report import DataReport
 from lab.data.facts import Facts
-from lab.data.report import DataReport
 from lab.data.samplers import evaluation_batches, training_sampler
 from lab.data.split import draw_splits
 from lab.engine.errors import UserError

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.data.report import DataReport
+from lab.data.data_report import DataReport
 from lab.data.split import by_split, split_of, split_words
 from lab.engine.errors import UserError
 from lab.features.files import files_below, is_hidden, visible

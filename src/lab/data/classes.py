@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from lab.data.data_report import fingerprint
 from lab.data.facts import Facts
-from lab.data.report import fingerprint
 from lab.engine.display import in_utf8
 from lab.engine.errors import UserError
 from lab.features.base import Feature

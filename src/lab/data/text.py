@@ -14,8 +14,8 @@ from lab.data.augment import uniform
 from lab.data.base import Data
 from lab.data.batches import Batch, Batches
 from lab.data.classes import check_classes, classification_facts
+from lab.data.data_report import digest
 from lab.data.facts import Facts
-from lab.data.report import digest
 from lab.engine.constraints import Fraction, Share
 from lab.engine.errors import UserError
 from lab.engine.markdown import table

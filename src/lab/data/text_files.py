@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.class_folders import read_class_folders
+from lab.data.read_table import read_table, read_text
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
-from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError

@@ -13,8 +13,8 @@ from scipy.sparse.csgraph import connected_components
 
 from lab.data.base import Data
 from lab.data.batches import Batches
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts, VocabSize, emoji_names
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError

@@ -17,7 +17,7 @@ from lab.features.text import Text
 from lab.features.tokens import PAD, START, Tokens
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
 from lab.tasks.base import Stage, Step, Task
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.beam_search import beam_search, greedy
 
 NUM_SHOWN = 40  # translations of a split
 NUM_MAPS = 6  # of them, with what they took from where

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from lab.data.base import Data
 from lab.data.batches import Batches
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
 from lab.data.images import Digits
-from lab.data.report import digest, fingerprint
 from lab.data.text import Ragged, Texts
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
