@@ -22,7 +22,7 @@ from lab.engine.markdown import table
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
-from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
+from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train, truncated
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
 
@@ -67,7 +67,7 @@ class Ragged:
         return Ragged(token[token != 0].int(), self.length[index])
 
 
-class Texts(Batches):
+class EncodedTexts(Batches):
     """Encoded texts in memory: sequences, such as `token`, and what else a sample has, such as `label`."""
 
     def __init__(self, sequences: dict[str, Ragged], others: Mapping[str, Tensor | Ragged]) -> None:
@@ -187,7 +187,7 @@ class WordDropout:
         share: the probability of each.
     """
 
-    def __init__(self, tokens: Tokens, share: float) -> None:
+    def __init__(self, tokens: TextTokenizer, share: float) -> None:
         self.begins = torch.tensor(tokens.begins_word)
         self.special = torch.zeros_like(self.begins)
         self.special[sorted(tokens.special)] = True
@@ -244,5 +244,5 @@ def emoji_names() -> dict[str, dict[str, str]]:
     return names
 
 
-def _encoded(split: Labelled, tokens: Tokens) -> Texts:
-    return Texts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})
+def _encoded(split: Labelled, tokens: TextTokenizer) -> EncodedTexts:
+    return EncodedTexts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})
