@@ -10,7 +10,7 @@ from lab.data.batches import Batches
 from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
 from lab.data.images import Digits
-from lab.data.text import Ragged
+from lab.data.text import EncodedTexts, Ragged
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
