@@ -22,7 +22,7 @@ from lab.build import build_trainer
 from lab.engine.config import allow
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.train import prepare

@@ -117,7 +117,7 @@ def test_every_verb_works_in_a_project(mine, run):
 
 def test_every_list_has_what_the_project_has(mine, monkeypatch):
     monkeypatch.chdir(mine / "src")
-    assert any("shapes  " in line and "triangles apart?" in line for line in command_line._experiments("train"))
+    assert any("shapes  " in line and "triangles apart?" in line for line in command_line.list_experiments("train"))
     with pytest.raises(UserError, match="unknown experiment shpes. Did you mean shapes?"):
         command_line.check_command_line("train", ["experiment=shpes"])
     with pytest.raises(UserError, match="unknown net smal_cnn. Did you mean small_cnn?"):
@@ -136,7 +136,7 @@ def test_a_yaml_of_the_project_replaces_one_of_lab(copy, monkeypatch):
     monkeypatch.chdir(copy)
     cfg = compose_config("train", ["experiment=digits", "net=mlp"])
     assert cfg.net == {"_target_": "mine.net.Net"}
-    assert [line.split() for line in command_line._experiments("train") if line.startswith("  digits ")] == [
+    assert [line.split() for line in command_line.list_experiments("train") if line.startswith("  digits ")] == [
         ["digits", "Mine?"]
     ]
     monkeypatch.chdir(copy.parent)

@@ -183,7 +183,7 @@ WRONG = {
     "seed=1,2 launcher=slurm": "error: launcher=slurm: squeue was not found",
     "sweep=optuna": "no search space",
     "sweep=optuna optimizer.lr=tag(log,interval(0,1))": "error: optimizer.lr=tag(log,interval(0,1)): ",
-    "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study can't be opened (OperationalError",
+    "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study could not be opened (OperationalError",
     "sweep=optuna seed=1,2 sweep.objectives={beauty:max}": "sweep.objectives={'beauty': 'max'}: ",
     "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "cannot be pruned",  # noqa: E501
     "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
@@ -229,7 +229,7 @@ def test_a_key_that_is_added_is_varied_as_any_other():
 def test_a_combination_that_can_t_be_composed_is_a_job_of_its_own():
     words = ["experiment=digits", "net=mlp,cnn", "net.widths=[8]", "seed=0,1"]
     search = Grid(overrides=parse_overrides(words), folder=None, monitor=None)
-    assert [task.overrides[1] for task in search.tasks] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
+    assert [task.overrides[1] for task in search.trials] == ["net=mlp", "net=mlp", "net=cnn", "net=cnn"]
 
 
 def test_torchrun_does_not_start_sweeps(monkeypatch):
@@ -241,10 +241,8 @@ def test_torchrun_does_not_start_sweeps(monkeypatch):
 
 def test_a_trial_that_was_cut_short_while_it_was_asked_has_the_whole_space(tmp_path):
     words = parse_overrides(["experiment=digits", "seed=range(0,9)", "net=cnn,mlp"])
-    arguments = {"overrides": words, "place": tmp_path, "monitor": OmegaConf.create({"metric": "a", "mode": "max"})}
-    sampler, pruner = (
-        OmegaConf.create({"_target_": f"optuna.{n}"}) for n in ("samplers.TPESampler", "pruners.NopPruner")
-    )
+    arguments = {"overrides": words, "folder": tmp_path, "monitor": OmegaConf.create({"metric": "a", "mode": "max"})}
+    sampler, pruner = ({"_target_": f"optuna.{n}"} for n in ("samplers.TPESampler", "pruners.NopPruner"))
     study = Study(trials=2, sampler=sampler, pruner=pruner, **arguments)
     study.study.ask()
     assert study.next().number == 0
@@ -309,7 +307,7 @@ def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
     study()
     with open(tmp_path / "study.log", "ab") as file:
         file.write(line)
-    with pytest.raises(UserError, match="the study can't be opened"):
+    with pytest.raises(UserError, match="the study could not be opened"):
         study()
 
 

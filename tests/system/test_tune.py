@@ -10,7 +10,7 @@ from conftest import TINY
 
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.verbs.tune import curves, finders
 from lab.verbs.tune import main as tune
 

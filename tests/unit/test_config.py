@@ -45,7 +45,7 @@ WRONG = {
     "monitor.mode=up": "monitor.mode=up: should be 'min' or 'max'",
     "seed=4294967296": "seed=4294967296: should be less than 4294967296",
     "data.augment=7": "data.augment=7: should be null, or name a class",
-    "+callbacks.x=3": "callbacks: ",
+    "+callbacks.x=3": "callbacks.x: expected an object with a _target_",
     "+callbacks.x={_target_: lightning.pytorch.callbacks.Timer, duration: abc}": "callbacks: ",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: the best weights are chosen by validation",
     "+trainer.fast_dev_run=true": "trainer.fast_dev_run: it keeps no checkpoint",

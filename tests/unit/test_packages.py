@@ -13,9 +13,8 @@ from lab.engine.config import allow, packages
 from lab.engine.config.command_line import check_command_line, list_experiments
 from lab.engine.config.compose import compose_config
 from lab.engine.config.instantiate import instantiate
-from lab.engine.config.sweep_overrides import is_group
+from lab.engine.config.sweep_overrides import is_group, parse_overrides
 from lab.engine.errors import UserError
-from lab.engine.runs.index import parsed
 
 NET = """
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ def test_every_list_of_options_has_its_own(mine):
     with pytest.raises(UserError, match="unknown experiment mnie. Did you mean mine"):
         check_command_line("tune", ["experiment=mnie"])
     assert check_command_line("train", ["-m", "experiment=digits,mine", "net=glob(mi*)"])
-    assert [o.key_or_group for o in parsed(["net=mine"])] == ["net"]
+    assert [o.key_or_group for o in parse_overrides(["net=mine"])] == ["net"]
     cfg = compose_config("train", ["experiment=digits", "net=mine", "net.options={bias: false}"])
     assert cfg.net.options._target_ == "mine.nets.deep.linear.Options", "an annotation names the class"
 

@@ -55,7 +55,8 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
             raise UserError(*list_experiments(verb))
         config = "sweep" if verb == "train" and (args.multirun or any(map(sets_sweep, overrides))) else verb
         problems += _empty_or_sweep(verb, overrides)
-        problems += _unknown_names(config, overrides, args.multirun)
+        known = overrides if config == "sweep" else [o for o in overrides if not sets_sweep(o)]
+        problems += _unknown_names(config, known, args.multirun)
     is_sweep = bool(args.multirun)
     if runs and not problems:
         cfg = compose_config(config, first_job(overrides, config))

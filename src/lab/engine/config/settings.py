@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.engine.config import compose
+from lab.engine.config.compose import conf_folders
 from lab.engine.config.signatures import parameters, wrong_arguments
 from lab.engine.errors import fail
 
@@ -28,7 +28,8 @@ def wrong_settings(verb: str, cfg: DictConfig, types: type | None = None) -> Ite
         types: a dataclass with the types of those keys whose default does not show them. The type of a mapping is a
             dataclass, or another class that takes its keys.
     """
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(compose.CONF / f"{verb}.yaml"), resolve=False)
+    path = next(folder / f"{verb}.yaml" for folder in conf_folders() if (folder / f"{verb}.yaml").exists())
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     chosen = [entry for entry in defaults.pop("defaults", []) if isinstance(entry, dict)]
     defaults.pop("hydra", None)
     groups = {str(group): ... for entry in chosen for group in entry}

@@ -12,13 +12,13 @@ from lightning import Callback, Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
-from lab.build import by_key
 from lab.data.base import Data
 from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import fail
-from lab.engine.training import lightning_quirks, process
+from lab.engine.training import process
 from lab.engine.training.trainer import typed
 from lab.runs.open import Run
+from lab.tasks.optimizers import by_key
 from lab.train import prepare
 from lab.verbs.tune import memory
 
@@ -114,7 +114,7 @@ def _parts(cfg: DictConfig, settings: DictConfig, **arguments: Any) -> tuple[Tra
         "num_sanity_val_steps": 0,
     }
     nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    place = {"default_root_dir": tempfile.gettempdir(), "profiler": lightning_quirks.NoProfiler()}
+    place = {"default_root_dir": tempfile.gettempdir()}
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
     if trainer.world_size > 1:
         fail(["trainer: tune uses one process; choose trainer=cpu or trainer=gpu."])

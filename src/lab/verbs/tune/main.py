@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from lab import runs
-from lab.build import by_key
 from lab.engine import cli
 from lab.engine.config.compose import freeze
 from lab.engine.config.settings import wrong_settings
@@ -20,8 +19,9 @@ from lab.engine.display import say
 from lab.engine.errors import RunError, fail
 from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.launch.signals import stop_request
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs.check import check
+from lab.tasks.optimizers import by_key
 from lab.verbs.tune import curves, memory
 from lab.verbs.tune.finders import Measurement, find_lr, try_size
 
