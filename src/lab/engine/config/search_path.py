@@ -6,7 +6,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from lab.engine.config.packages import GROUP, package_conf_folders, project
+from lab.engine.config.packages import package_conf_folders, project
 from lab.engine.config.project import GROUP
 from lab.engine.errors import UserError
 
