@@ -378,7 +378,7 @@ def test_a_profiler_writes_to_the_run(dirpath, compose, tmp_path):
 @pytest.mark.parametrize("kind", ["RichProgressBar", "TQDMProgressBar", "ProgressBar"])
 def test_a_progress_bar_is_refused_in_a_line(kind, compose):
     cfg = compose(*PLAIN, f"callbacks.bar={{_target_: lightning.pytorch.callbacks.{kind}}}")
-    assert list(refusals(cfg)) == [f"callbacks.bar: lab shows the progress itself; leave {kind} out"]
+    assert list(refusals(cfg)) == [f"callbacks.bar: lab has a progress bar; remove {kind}"]
 
 
 @pytest.mark.parametrize(
