@@ -231,9 +231,9 @@ def test_a_pyproject_that_is_no_text_changes_nothing(copy, kind, monkeypatch):
     ("text", "problem"),
     [
         ('[project.entry-points."lab.packages"\n', "pyproject.toml is not TOML"),
-        ('[project.entry-points."lab.packages"]\na = "os"', "os is not a package of your own. Correct it."),
-        ('[project.entry-points."lab.packages"]\na = "lab"', "lab is not a package of your own"),
-        ('[project.entry-points."lab.packages"]\na = "absent"', "there is no package absent. Correct it."),
+        ('[project.entry-points."lab.packages"]\na = "os"', "os is a reserved name; declare another package. Correct it."),
+        ('[project.entry-points."lab.packages"]\na = "lab"', "lab is a reserved name"),
+        ('[project.entry-points."lab.packages"]\na = "absent"', "package absent does not exist. Correct it."),
         ('[project.entry-points."lab.packages"]\na = "mine:Net"', "expected the name of a package"),
         ('[project.entry-points."lab.packages"]\na = 7', "got '7'"),
     ],

@@ -132,9 +132,9 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def is_own(module: str) -> bool:
-    """Whether it is a module of lab, or of an installed package, whose classes a config may call.
+    """Return whether a config may call the classes of a module, because lab, the project or a package contains it.
 
-    Nothing is imported to find out: there has to be a file or a folder of this name.
+    Nothing is imported: a file or a folder must have this name.
     """
     for pattern in MODULES:
         room, star, _ = pattern.partition("*")
