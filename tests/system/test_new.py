@@ -231,7 +231,10 @@ def test_a_pyproject_that_is_no_text_changes_nothing(copy, kind, monkeypatch):
     ("text", "problem"),
     [
         ('[project.entry-points."lab.packages"\n', "pyproject.toml is not TOML"),
-        ('[project.entry-points."lab.packages"]\na = "os"', "os is a reserved name; declare another package. Correct it."),
+        (
+            '[project.entry-points."lab.packages"]\na = "os"',
+            "os is a reserved name; declare another package. Correct it.",
+        ),
         ('[project.entry-points."lab.packages"]\na = "lab"', "lab is a reserved name"),
         ('[project.entry-points."lab.packages"]\na = "absent"', "package absent does not exist. Correct it."),
         ('[project.entry-points."lab.packages"]\na = "mine:Net"', "expected the name of a package"),

@@ -45,6 +45,8 @@ WRONG = {
     "monitor.mode=up": "monitor.mode=up: should be 'min' or 'max'",
     "seed=4294967296": "seed=4294967296: should be less than 4294967296",
     "data.augment=7": "data.augment=7: should be null, or an object with a _target_",
+    "callbacks=3": "callbacks=3: expected a mapping of names",
+    "callbacks=null": "callbacks=None: expected a mapping of names",
     "+callbacks.x=3": "callbacks.x: expected an object with a _target_",
     "+callbacks.x={_target_: lightning.pytorch.callbacks.Timer, duration: abc}": "callbacks: ",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: validation selects the best weights",

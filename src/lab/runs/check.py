@@ -145,6 +145,9 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
 
 def without_target(cfg: DictConfig) -> Iterator[str]:
     """Yield a line for each callback, optimizer and schedule that names no class."""
+    if not isinstance(cfg.callbacks, DictConfig):
+        yield f"callbacks={cfg.callbacks}: expected a mapping of names to callbacks"
+        return
     for name, node in cfg.callbacks.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
             yield f"callbacks.{name}: expected an object with a _target_, the class of a callback"
