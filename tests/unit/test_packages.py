@@ -181,7 +181,8 @@ def test_a_file_of_a_name_that_two_packages_have_is_refused(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("entry_points", "problem"),
-    [("a = os", "os is a reserved name"), ("a = torch.hub", "torch.hub is a reserved name"), ("a = lab", "lab is a reserved name"),
+    [("a = os", "os is a reserved name"), ("a = torch.hub", "torch.hub is a reserved name"),
+     ("a = lab", "lab is a reserved name"),
      ("a = mine:Net", "expected the name of a package, such as mine, got 'mine:Net'"), ("a =", "got ''"),
      ("a = absent", "package absent does not exist"), ("a = mine.absent", "package mine.absent does not exist")],
 )  # fmt: skip

@@ -150,7 +150,7 @@ def without_target(cfg: DictConfig) -> Iterator[str]:
         return
     for name, node in cfg.callbacks.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            yield f"callbacks.{name}: expected an object with a _target_, the class of a callback"
+            yield f"callbacks.{name!s}: expected an object with a _target_, the class of a callback"
     for group in ("optimizer", "scheduler"):
         found = by_key(group, cfg[group]) or {group: None}
         for key, node in found.items():
