@@ -61,7 +61,7 @@ def refuse_links(folder: Path, everywhere: bool = False) -> None:
         everywhere: also refuse other links that lead out of the folder, since callbacks and loggers may write to them.
 
     Raises:
-        UserError: the path, and what it is.
+        UserError: there is such a file; the message names it.
     """
 
     def unreadable(error: OSError) -> NoReturn:

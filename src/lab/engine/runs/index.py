@@ -207,7 +207,7 @@ def the_best(runs: Sequence[RunInfo], context: str) -> str:
 
     Args:
         runs: the selected runs.
-        context: what the user asked for, at the beginning of the error message.
+        context: the user's words, at the beginning of the error message.
 
     Raises:
         UserError: these runs monitor several metrics.
