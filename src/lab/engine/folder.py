@@ -89,7 +89,7 @@ def latest(log_dir: Path) -> Path:
     """
     starts = [(start, folder) for folder in runs_below(log_dir) if (start := _start_time(folder)) is not None]
     if not starts:
-        raise UserError(f"error: run=latest: there is no run in {log_dir}.")
+        raise UserError(f"error: run=latest: there is no run in {log_dir}. Train one first, or set log_dir.")
     return max(starts)[1]
 
 

@@ -114,7 +114,7 @@ def best(runs: list[RunInfo], args: argparse.Namespace) -> None:
     """Print the folder and the score of the run with the best value of the monitored metric."""
     done = [run for run in runs if run.status == "finished" and run.best]
     if not done:
-        raise UserError("error: none of these runs is finished.")
+        raise UserError("error: none of these runs is finished. lab runs shows their status.")
     metric = the_best(done, "best")
     choose = max if done[0].best["mode"] == "max" else min
     winner = choose(done, key=lambda run: run.best["value"])

@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("error: int8: its loss of accuracy must be measured, but no output of this run has a score.")
     reports, size = {}, program.example(cast(Task, task), data)
     if not size:
-        raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`.")
+        raise UserError(f"error: export: {type(task).__name__} has no inputs, so it cannot be exported.")
     check_entries(cfg.format, size, checkpoint.outputs)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # a failed export leaves no file behind
