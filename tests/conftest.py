@@ -154,9 +154,6 @@ class Rows:
     def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: values[index] for name, values in self.entries.items()}
 
-    def double(self) -> "Rows":
-        return self
-
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
     cfg.trainer.max_steps = num

@@ -30,7 +30,7 @@ from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
 from lab.tasks.added_metrics import added_metrics
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.beam_search import beam_search, greedy
 from lab.testing.base import build, compose, read
 from lab.verbs import predictor, test
 from lab.verbs.export import comparison

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CONF, LAB
 from effects import EFFECTS, Result, serves, typed
 from omegaconf import OmegaConf
-from pages import PAGES, commands
+from pages import PAGES, ROOT, commands
 
 from lab.data import tiny
 from lab.engine import cli
@@ -188,3 +189,12 @@ def test_there_is_something_to_run():
 
 def test_what_is_only_composed_is_still_in_the_pages():
     assert [piece for piece in COMPOSED if not any(piece in f"{command} " for command in COMMANDS)] == []
+
+
+def test_a_run_is_loaded_from_python(prepared, monkeypatch, tmp_path):
+    prepared("lab test run=logs/digits/RUN")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/runs.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert (names["cfg"].net.hidden, names["task"].net(torch.zeros(2, 1, 16, 16)).shape) == (8, (2, 10))

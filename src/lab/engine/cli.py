@@ -105,10 +105,10 @@ def _hydra_app(verb: str, config: str) -> None:
     """Compose conf/CONFIG.yaml and run the verb, or show the config or its help."""
     import hydra
 
-    from lab.engine.config import packages
+    from lab.engine.config import search_path
     from lab.engine.config.compose import CONF, freeze
 
-    packages.install()
+    search_path.install()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and `main` prints them
 
     def job(cfg: Any) -> None:

@@ -31,23 +31,29 @@ class EpochMetrics(nn.Module):
     def __getitem__(self, stage: str) -> MetricCollection:
         return cast(MetricCollection, self.metrics[f"{stage}_"])
 
-    def update(self, stage: str, losses: Mapping[str, Tensor], size: Any, outputs: dict[str, Tensor]) -> None:
+    def update(
+        self, stage: str, loss: Tensor, parts: Mapping[str, Tensor], size: Any, outputs: dict[str, Tensor]
+    ) -> None:
         """Add a batch.
 
         Args:
             stage: of the batch.
-            losses: scalars by name, each a mean over the batch; the first is "loss".
+            loss: the mean over the batch.
+            parts: further means over the batch by name.
             size: the number of terms in these means.
             outputs: the arguments of the metrics' `update`, by name.
 
         Raises:
-            ValueError: the losses have other names than those of the batches before.
+            ValueError: the parts have other names than those of the batches before, or one is named "loss".
         """
+        if "loss" in parts:
+            raise ValueError("step: a part cannot be named loss")
         self.metric_buffers[stage].update(outputs)
         totals, num = self.sums.get(stage, ({}, 0))
-        if totals and totals.keys() != losses.keys():
-            names = f"got {list(losses)[1:]}, before {list(totals)[1:]}"
+        if totals and totals.keys() != {"loss", *parts}:
+            names = f"got {list(parts)}, before {list(totals)[1:]}"
             raise ValueError(f"step: parts must have the same names in every step of a stage; {stage}: {names}")
+        losses = {"loss": loss, **parts}
         sums = {name: totals.get(name, 0.0) + value.detach().float() * size for name, value in losses.items()}
         self.sums[stage] = sums, num + size
 

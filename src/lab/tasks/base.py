@@ -46,9 +46,6 @@ class Step:
 class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`; everything else has a default.
 
-    A batch is a dict of tensors with a row for each sample. Its entry `index` (B,) has the position of each sample in
-    its split.
-
     `step(batch, stage)` computes the loss of a batch, differentiable in training. It runs in train mode for "train",
     and in eval mode without gradients for "val" and "test". It logs nothing and updates no metric: the base class does.
     `Step.parts` has the same names in every step of a stage. `Step.outputs` need not be detached; each row belongs to
@@ -170,18 +167,14 @@ class Task(L.LightningModule):
         optimizer.backward(losses, (1.0 if self.weight is None else self.weight) / self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the outputs of the step, for callbacks."""
-        return self._step(batch, "val").outputs
+        return self._step(batch, "val").outputs  # for callbacks
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the outputs of the step, for callbacks."""
-        return self._step(batch, "test").outputs
+        return self._step(batch, "test").outputs  # for callbacks
 
     def _step(self, batch: Batch, stage: Stage) -> Step:
         step = self.step(batch, stage)
-        if "loss" in step.parts:
-            raise ValueError("step: a part cannot be named loss")
-        self.metrics.update(stage, {"loss": step.loss} | step.parts, self.size(batch), step.outputs)
+        self.metrics.update(stage, step.loss, step.parts, self.size(batch), step.outputs)
         return step
 
     def on_train_epoch_end(self) -> None:
