@@ -294,7 +294,7 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     assert cfg.data.root == str(tmp_path / "2024")
     resume.check_same_data(read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")
-    with pytest.raises(UserError, match="data: it has changed since"):
+    with pytest.raises(UserError, match="the data has changed since"):
         resume.check_same_data(read_data(cfg), folder)
 
 

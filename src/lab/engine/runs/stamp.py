@@ -54,10 +54,10 @@ def _versions() -> dict[str, str]:
 
 def _git(diff: Path) -> dict[str, Any] | None:
     """The commit and the state of the project, or of the checkout that contains lab; None without either."""
-    own = project()
-    if own is None and CONF.parent.name == "lab":
+    user_project = project()
+    if user_project is None and CONF.parent.name == "lab":
         return None
-    checkout = own.folder if own else CONF
+    checkout = user_project.folder if user_project else CONF
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]
