@@ -12,7 +12,7 @@ ROOT = CONF.parent
 TEXTS = (
     "src/lab/data/{text,text_files,text_hub,table,tiny_text,pairs,translation}.py",
     "src/lab/features/{text,tokens}.py",
-    "src/lab/explain/texts.py",
+    "src/lab/verbs/explain/texts.py",
     "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
     "src/lab/tasks/{translation,search}.py",
     "src/lab/figures/attention.py",
