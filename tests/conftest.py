@@ -22,7 +22,7 @@ from lab.build import build_trainer
 from lab.engine.config import allow
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.train import prepare
@@ -153,9 +153,6 @@ class Rows:
 
     def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: values[index] for name, values in self.entries.items()}
-
-    def double(self) -> "Rows":
-        return self
 
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:

@@ -97,7 +97,7 @@ def test_a_net_that_breaks_its_contract_is_noticed(net, test):
 
 def test_a_module_that_imports_lightning_by_another_is_noticed():
     assert {"torch", "lab"} <= of_nets.imported("lab.nets.mlp")
-    assert "lightning" in of_nets.imported("lab.tasks.search") | of_nets.imported("lab.verbs.data")
+    assert "lightning" in of_nets.imported("lab.tasks.beam_search") | of_nets.imported("lab.verbs.data")
     assert "hydra" in of_nets.imported("lab.runs.check")
 
 

@@ -21,7 +21,7 @@ TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحب�
 @pytest.mark.parametrize("kind", ["characters", "words", "subwords"])
 class TestTokens:
     def test_a_text_comes_back(self, kind):
-        coder = tokens.Tokens(tokens.train(TEXTS, kind, 500, 1, 64))
+        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 64))
         back = coder.decode(coder.encode(TEXTS))
         if kind == "words":
             assert back[0] == TEXTS[0]
@@ -29,7 +29,7 @@ class TestTokens:
             assert [text.split() for text in back] == [text.split() for text in TEXTS]
 
     def test_every_text_ends_and_none_holds_padding(self, kind):
-        coder = tokens.Tokens(tokens.train(TEXTS, kind, 500, 1, 64))
+        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 64))
         strange = [*TEXTS, "", "x", "𓀀", "</s></s>", "\u202e\u0000\ufeff", " \n\t ", "e\u0301", "<s>" * 100]
         rows = coder.encode(strange)
         assert all(row[-1] == tokens.END and len(row) <= 64 for row in rows)
@@ -38,7 +38,7 @@ class TestTokens:
         assert max(i for row in rows for i in row) < coder.vocab_size
 
     def test_a_long_text_is_cut_soon(self, kind):
-        coder = tokens.Tokens(tokens.train(TEXTS, kind, 500, 1, 8))
+        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 8))
         begin = time.monotonic()
         rows = coder.encode(["the cat " * 12_500, "x" * 100_000])
         assert time.monotonic() - begin < 5
@@ -46,7 +46,7 @@ class TestTokens:
         assert rows[0][-1] == tokens.END
 
     def test_rare_and_unseen_tokens_are_unknown_and_accents_are_composed(self, kind):
-        coder = tokens.Tokens(tokens.train(["aé aé aé b"], kind, 500, 2, 64))
+        coder = tokens.TextTokenizer(tokens.train(["aé aé aé b"], kind, 500, 2, 64))
         assert tokens.UNKNOWN in coder.encode(["c" if kind == "subwords" else "b"])[0]
         assert coder.encode(["ae\u0301"]) == coder.encode(["aé"])
         assert tokens.UNKNOWN not in coder.encode(["aé"])[0]
@@ -84,35 +84,39 @@ def without_end(own):
 def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
     own = json.loads(tokens.train(["a b", "c"], kind, 50, 1, 9))
     spoil(own)
-    for build in (tokens.Tokens, lambda content: Text(content, 9).facts(), lambda content: Text(content, 9).example()):
+    for build in (
+        tokens.TextTokenizer,
+        lambda content: Text(content, 9).facts(),
+        lambda content: Text(content, 9).example(),
+    ):
         with pytest.raises(UserError, match="^data: the tokenizer is damaged ") as error:
             build(json.dumps(own))
         assert len(str(error.value).splitlines()) == 1
 
 
 def test_decoding_stops_at_the_end():
-    coder = tokens.Tokens(tokens.train(["ab"], "characters", 10, 1, 8))
+    coder = tokens.TextTokenizer(tokens.train(["ab"], "characters", 10, 1, 8))
     a, b, *_ = coder.encode(["ab"])[0]
     assert coder.decode([[tokens.START, a, b, tokens.END, b, tokens.PAD], [b]]) == ["ab", "b"]
 
 
 @pytest.mark.parametrize("kind", ["characters", "subwords"])
 def test_words_are_between_spaces_of_every_kind(kind):
-    coder = tokens.Tokens(tokens.train(["ab\tcd ef\u3000gh\nij", "狗脸"], kind, 500, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train(["ab\tcd ef\u3000gh\nij", "狗脸"], kind, 500, 1, 64))
     for text, num in {"ab\tcd ef\u3000gh\nij": 4, "狗脸": 0}.items():
         begins = [coder.begins_word[i] for i in coder.encode([text])[0]]
         assert sum(begins) == (num if kind == "characters" else text.count(" ") + 1)
 
 
 def test_a_token_of_words_is_a_word_whatever_it_is():
-    coder = tokens.Tokens(tokens.train(["see ## ▁ Title"], "words", 500, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train(["see ## ▁ Title"], "words", 500, 1, 64))
     assert all(coder.begins_word)
 
 
 def test_pieces_of_wordpiece_begin_no_word():
     piece = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "run": 3, "##ning": 4}, unk_token="[UNK]"))
     piece.add_special_tokens(["[PAD]", "[UNK]", "[SEP]"])
-    assert tokens.Tokens(piece.to_str()).begins_word == [True, True, True, True, False]
+    assert tokens.TextTokenizer(piece.to_str()).begins_word == [True, True, True, True, False]
 
 
 WORDS = {
@@ -125,7 +129,7 @@ WORDS = {
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_words_are_dropped_whole_and_one_stays(kind, share):
-    coder = tokens.Tokens(tokens.train(["a bc, def", "f e d c b"], kind, 12, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train(["a bc, def", "f e d c b"], kind, 12, 1, 64))
     token = torch.tensor(coder.encode(["a bc, def"])).expand(4000, -1)
     assert coder.pieces(token[0])[:-1] == [piece.replace("▁", " ") for word in WORDS[kind] for piece in word]
     random = torch.rand(4000, token.shape[1] + 1, generator=torch.Generator().manual_seed(0))

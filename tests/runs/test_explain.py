@@ -267,7 +267,7 @@ def mlp(tmp_path_factory):
     """A run that is only looked at."""
     from lab import train
     from lab.engine.config.compose import compose_config
-    from lab.engine.training.process import filter_warnings
+    from lab.engine.training.lightning_quirks import filter_warnings
 
     filter_warnings()
     folder = tmp_path_factory.mktemp("runs") / "run"

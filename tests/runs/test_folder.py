@@ -26,8 +26,8 @@ from lab.engine.files import read_json, read_metrics
 from lab.engine.folder import refuse_links
 from lab.engine.runs import checkpoints
 from lab.engine.runs.index import read_runs
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.engine.training.loggers import MetricsCSV
-from lab.engine.training.process import filter_warnings
 from lab.runs import resume
 from lab.runs.finished import read_facts, restore
 from lab.runs.refusals import refusals

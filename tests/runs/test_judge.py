@@ -19,7 +19,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides, resolve_latest
 from lab.engine.errors import UserError
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check, judges, resume
 from lab.runs.finished import load_task
 from lab.runs.open import Run

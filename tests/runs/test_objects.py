@@ -13,7 +13,6 @@ from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, Multi
 from torchmetrics.wrappers import Running
 
 from lab import runs, train
-from lab.build import takes_metrics
 from lab.engine.config.command_line import check_command_line
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
@@ -26,6 +25,7 @@ from lab.runs import resume
 from lab.runs.check import check
 from lab.sweep.best_yaml import experiment
 from lab.sweep.grid import Grid
+from lab.tasks.added_metrics import takes_metrics
 from lab.tasks.base import Task
 from lab.tasks.classification import Classification
 
@@ -148,7 +148,7 @@ def test_a_metric_is_added_from_a_config(metric, compose, tmp_path):
         ("{_target_: torchmetrics.AUROC, task: multiclass, average: none}", "it gives more than one number"),
         ("{_target_: torchmetrics.MeanSquaredError}", "it does not take logits and labels"),
         ("{_target_: torchmetrics.Auroc}", "unknown name Auroc"),
-        ("{_target_: torch.nn.ReLU}", "is no metric of torchmetrics"),
+        ("{_target_: torch.nn.ReLU}", "is not a torchmetrics metric"),
         ("torchmetrics.AUROC", "task.metrics.more=torchmetrics.AUROC: expected a class"),
         ("{task: multiclass}", "task.metrics.more=.*expected a class"),
         ("{_target_: os.system}", "not among what a config may call"),

@@ -21,7 +21,7 @@ from lab.engine.config import allow
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.optim import BiasSGD, MuonAdamW
 from lab.runs import check
 from lab.runs.open import Run

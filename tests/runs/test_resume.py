@@ -30,7 +30,7 @@ from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
 from lab.engine.files import write_json
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.tasks.base import Step

@@ -21,7 +21,7 @@ from lab.features.labels import ClassLabel
 from lab.verbs.predictor import Predictor
 from lab.verbs.serve import limits, server
 from lab.verbs.serve.limits import ByteBudget, Server
-from lab.verbs.serve.main import listening
+from lab.verbs.serve.main import bound_socket
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 
@@ -62,7 +62,7 @@ def build(*overrides, seconds=0.0):
 @asynccontextmanager
 async def running(app, seconds):
     """A server in this process, and how to connect to it."""
-    door = listening("127.0.0.1", 0)
+    door = bound_socket("127.0.0.1", 0)
     served = Server(app, seconds, app.state.stop)
     task = asyncio.create_task(served._serve([door]))
     while not served.started:
@@ -167,7 +167,7 @@ def test_what_takes_too_long_for_the_stop_is_told(monkeypatch):
         assert time.monotonic() - begin < 3
         answer = await silent[0].read()
         assert answer.startswith(b"HTTP/1.1 503")
-        assert b"The server stops" in answer
+        assert b"The server is stopping" in answer
 
     run(main)
 

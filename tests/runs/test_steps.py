@@ -23,7 +23,7 @@ from lab.callbacks.step_seed import StepSeed
 from lab.engine import draws
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.metrics.buffer import MetricBuffer
 from lab.runs.new import create_run
 from lab.runs.open import Run

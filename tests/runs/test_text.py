@@ -16,7 +16,7 @@ from lab.data.buckets import buckets
 from lab.data.text import emoji_names
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.nets.ngrams import NGramLinear
 from lab.runs.open import Run
 from lab.train import prepare

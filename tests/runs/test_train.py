@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 
 from lab import train
 from lab.build import build_trainer, read_data
-from lab.callbacks.best_checkpoint import confine_checkpoints
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import timing
 from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import UserError
 from lab.engine.runs.summary import duration, metrics_table, stopped
+from lab.engine.training.lightning_quirks import confine_checkpoints
 from lab.optim import BiasSGD, MuonAdamW, one_cycle
 from lab.runs.check import check
 from lab.runs.refusals import check_lengths

@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics.utilities import dim_zero_cat
 
 from lab import runs, train
-from lab.build import added_metrics, read_data
+from lab.build import read_data
 from lab.data.buckets import buckets
 from lab.data.facts import stored_facts
 from lab.data.pairs import Pairs
@@ -24,12 +24,13 @@ from lab.data.translation import EmojiTranslations, related
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
 from lab.engine.markdown import table
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.features.text import Text
 from lab.metrics.translation import BLEU, rows
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.added_metrics import added_metrics
+from lab.tasks.beam_search import beam_search, greedy
 from lab.testing.base import build, compose, read
 from lab.verbs import predictor, test
 from lab.verbs.export import comparison

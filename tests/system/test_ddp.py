@@ -14,7 +14,7 @@ from conftest import LAB, PLAIN
 
 from lab import runs
 from lab.engine.config import allow
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 
 QUICK = (*PLAIN, "net=mlp", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 

@@ -10,11 +10,11 @@ from conftest import CONF
 
 ROOT = CONF.parent
 TEXTS = (
-    "src/lab/data/{text,text_files,text_hub,table,tiny_text,pairs,translation}.py",
+    "src/lab/data/{text,text_files,text_hub,read_table,tiny_text,pairs,translation}.py",
     "src/lab/features/{text,tokens}.py",
     "src/lab/verbs/explain/texts.py",
     "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
-    "src/lab/tasks/{translation,search}.py",
+    "src/lab/tasks/{translation,beam_search}.py",
     "src/lab/figures/attention.py",
     "src/lab/metrics/translation.py",
     "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",

@@ -156,9 +156,9 @@ BAD = {
     "a form without boundary": (400, "form", text("hello", "multipart/form-data")),
     "a form that is cut short": (422, "form", text("--b\r\nContent-Di", "multipart/form-data; boundary=b")),
     "no form": (400, "form", text("hello", "multipart/form-data; boundary=b")),
-    "no JSON": (400, "no JSON", text("{")),
-    "JSON that is no text": (400, "no JSON", text(b"\xff\xfe\xfd")),
-    "JSON without end": (400, "no JSON", text("[" * 100_000)),
+    "no JSON": (400, "not JSON", text("{")),
+    "JSON that is no text": (400, "not JSON", text(b"\xff\xfe\xfd")),
+    "JSON without end": (400, "not JSON", text("[" * 100_000)),
     "JSON of a number": (422, '"image"', text("7")),
     "JSON without image": (422, '"image"', {"json": {"picture": "x"}}),
     "JSON with a list": (422, '"image"', {"json": {"image": [1, 2]}}),
@@ -306,7 +306,7 @@ WRONG = {
     "max_megapixels=1000": "error: max_megapixels=1000: should be less than or equal to 89",
     "top_k=true": "error: top_k=True: should be a valid integer",
     "trainer=cpu": "error: trainer: an exported model runs on the CPU; remove trainer=",
-    "host=nowhere.invalid": "error: host=nowhere.invalid port=8000: can't be listened on",
+    "host=nowhere.invalid": "error: host=nowhere.invalid port=8000: cannot listen there",
     "prot=1": "error: prot=1: unknown key prot. Did you mean port?",
 }
 
@@ -329,7 +329,7 @@ def test_what_is_served_is_said_once(lab, folder):
 def test_a_port_that_is_taken(lab, client):
     result = lab("serve", f"model={os.devnull}.onnx", f"port={client.base_url.port}")
     assert result.returncode == 2
-    assert "can't be listened on: Address already in use. Choose another." in result.stderr
+    assert "cannot listen there: Address already in use. Choose another." in result.stderr
     assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
@@ -399,7 +399,7 @@ def test_requests_that_wait_together_are_answered_together():
 def test_who_waits_too_long_and_who_is_too_many_is_told():
     answers = asyncio.run(asked_at_once(Slow(1), [grey(7)] * 3, "max_batch=1", "timeout_s=0.5"))
     assert {status for status, _ in answers} == {503}
-    assert all("no answer within 0.5 s" in error for _, error in answers)
+    assert all("took more than 0.5 s" in error for _, error in answers)
     answers = asyncio.run(asked_at_once(Slow(0.1), [grey(7)] * (MAX_REQUESTS + 5)))
     assert [status for status, _ in answers].count(503) == 5
     assert [status for status, _ in answers].count(200) == MAX_REQUESTS
@@ -407,4 +407,4 @@ def test_who_waits_too_long_and_who_is_too_many_is_told():
 
 def test_a_model_that_fails_is_said_and_the_next_are_answered():
     answers = asyncio.run(asked_at_once(Slow(0), [grey(255), grey(7)], "max_batch=1"))
-    assert answers == [(500, "This went wrong here, not in the request: RuntimeError."), (200, "")]
+    assert answers == [(500, "The server failed, not the request: RuntimeError."), (200, "")]

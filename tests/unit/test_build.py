@@ -11,7 +11,7 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from lab.build import added_metrics, build_data, build_task
+from lab.build import build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
 from lab.engine.config import allow
@@ -23,6 +23,7 @@ from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
 from lab.runs.check import wrong_calls
 from lab.runs.finished import changed_facts
+from lab.tasks.added_metrics import added_metrics
 
 NAMES = ["cat", "${oc.env:HOME}", "{_target_: os.system}"]
 WORDS, CHARACTERS = (str(list(range(n))) for n in (30, 40))

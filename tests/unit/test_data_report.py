@@ -10,7 +10,7 @@ from PIL import Image
 
 from lab.build import read_data
 from lab.data import image_folder
-from lab.data.report import DataReport
+from lab.data.data_report import DataReport
 from lab.data.split import grouped_split, split_of
 from lab.engine import cli
 from lab.engine.config import user_paths

@@ -409,7 +409,7 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
         assert explained["outputs"]["picture"].startswith("<img ")
         bad = [
             (422, 'no "size"', {"json": {k: v for k, v in as_json.items() if k != "size"}}),
-            (422, '"size" is not', {"json": as_json | {"size": ["x"]}}),
+            (422, '"size": expected', {"json": as_json | {"size": ["x"]}}),
             (422, "it has 1 numbers; expected 2: width, height", {"json": as_json | {"size": [1]}}),
             (400, "size: height is x; expected finite", {"json": as_json | {"size": "1,x"}}),
             (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
@@ -480,10 +480,10 @@ def test_the_charset_of_a_form_is_not_obeyed(more):
         ([GOOD[0], ("größe", b"3,4"), GOOD[1]], "; boundary=b", 422, 'The form has 2 parts named "größe"; send one.'),
         ([GOOD[0], ("kind", b"")], "; boundary=b", 400, '"kind" is empty: it has no bytes.'),
         ([GOOD[0], ("kind", b"\xff")], "; boundary=b", 400, r"kind: \xff is not a class"),
-        (GOOD, "", 400, "The form can't be read: it is no multipart/form-data with a boundary."),
-        (GOOD, '; boundary=""', 400, "The form can't be read: it is no multipart/form-data with a boundary."),
+        (GOOD, "", 400, "The form cannot be read: expected multipart/form-data with a boundary."),
+        (GOOD, '; boundary=""', 400, "The form cannot be read: expected multipart/form-data with a boundary."),
         (GOOD, "; boundary=b;charset=", 200, ""),
-        (GOOD, f"; boundary={'b' * 71}", 400, "The form can't be read"),
+        (GOOD, f"; boundary={'b' * 71}", 400, "The form cannot be read"),
     ],
 )
 def test_a_wrong_form_is_refused_in_a_sentence(parts, kind, status, said):

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from lab import train
 from lab.data import tiny
+from lab.data.data_report import DataReport
 from lab.data.facts import Facts
-from lab.data.report import DataReport
 from lab.engine import cli, folder, secrets
 from lab.engine.config.command_line import check_command_line
 from lab.engine.config.compose import compose_config

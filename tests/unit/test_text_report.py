@@ -7,7 +7,7 @@ import pytest
 from test_data_report import images, picture, pictures
 
 from lab.build import read_data
-from lab.data.report import DataReport
+from lab.data.data_report import DataReport
 from lab.data.split import groups_of
 from lab.data.translation import related
 from lab.engine.errors import UserError

@@ -1,5 +1,4 @@
-import os
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -33,20 +32,3 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_score = self.kth_value = score
             self.best_model_path = self.kth_best_model_path = str(path)
             self.best_k_models = {str(path): score}
-
-
-def confine_checkpoints(callback: ModelCheckpoint, folder: Path) -> None:
-    """Have a `ModelCheckpoint` of a config write to `folder`; its state may name files there alone, wherever it was."""
-    callback.dirpath = str(folder)
-    load = callback.load_state_dict
-
-    def load_state_dict(state: dict[str, Any]) -> None:
-        def here(path: Any) -> str:  # a metric's name has a slash, and so may the file's have folders
-            own = PurePath(os.path.relpath(str(path), str(state["dirpath"]) or "/") if path else "")
-            return str(folder / own) if own.suffix == ".ckpt" and ".." not in own.parts else ""
-
-        best = {here(path): score for path, score in dict(state["best_k_models"]).items() if here(path)}
-        paths = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        load(state | paths | {"dirpath": str(folder), "best_k_models": best})
-
-    callback.load_state_dict = load_state_dict  # type: ignore[method-assign,assignment]

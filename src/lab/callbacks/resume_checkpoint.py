@@ -10,6 +10,7 @@ from pydantic import PositiveFloat, PositiveInt
 from lab.engine.folder import LAST
 from lab.engine.launch.signals import requeue, stop_request
 from lab.engine.runs.ending import why_ended
+from lab.engine.training.lightning_quirks import between_batches, loop_counters, restore_loop_counters
 
 
 class ResumeCheckpoint(Callback):
@@ -43,9 +44,8 @@ class ResumeCheckpoint(Callback):
         stop_request.is_fitting = True
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        if self.counters is not None:  # Lightning counts a restart at this point as one more batch
-            loop._batches_that_stepped, loop.batch_progress.total.ready = self.counters
+        if self.counters is not None:
+            restore_loop_counters(trainer, self.counters)
             self.counters = None
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients of an optimizer step are gathered
@@ -78,17 +78,15 @@ class ResumeCheckpoint(Callback):
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # what was logged until now stays; what is logged from now on is logged again
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        is_last, progress.is_last_batch = progress.is_last_batch, False  # that of the batch to come
-        trainer.save_checkpoint(self.path)
-        progress.is_last_batch = is_last
+        with between_batches(trainer):
+            trainer.save_checkpoint(self.path)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
-        loop = trainer.fit_loop.epoch_loop
+        stepped, ready = loop_counters(trainer)
         checkpoint["last"] = {
-            "batches_that_stepped": loop._batches_that_stepped,
-            "batches_ready": loop.batch_progress.total.ready,
+            "batches_that_stepped": stepped,
+            "batches_ready": ready,
             "fitted": self.fitted,
             "end": self.end,
             "validated": self.validated,

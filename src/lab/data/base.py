@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lab.data.batches import Batch, Batches, Tensors, no_collate
+from lab.data.data_report import DataReport
 from lab.data.facts import Facts
-from lab.data.report import DataReport
 from lab.data.samplers import evaluation_batches, training_sampler
 from lab.data.split import draw_splits
 from lab.engine.errors import UserError
@@ -119,11 +119,8 @@ class Data(L.LightningDataModule):
     ) -> dict[str, list[int]]:
         """Draw sample indices for "train" and for each part in `fractions`. In cross-validation "test" is the fold.
 
-        Args:
-            label: (N,) class of each sample.
-            fractions: the share of every class that each part gets.
-            group: the group of each sample. The samples of a group are all in one part.
-            num_test: samples of the official test split; cross-validation leaves them out.
+        `label`, `fractions` and `group` are those of `lab.data.split.draw_splits`. `num_test` is the number of samples
+        in an official test split, which cross-validation leaves out.
         """
         folds = None if self.cv is None or self.fold is None else (self.cv, self.fold)
         parts = draw_splits(label, fractions, self.split_seed, group, folds)

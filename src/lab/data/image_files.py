@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lab.data.batches import Batch, Batches, Tensors, no_collate
-from lab.data.report import digest
+from lab.data.data_report import digest
 from lab.engine import timing
 from lab.engine.errors import UserError
 from lab.features.read_image import NUM_THREADS, read_image

@@ -14,13 +14,11 @@ from torchvision.transforms.v2 import functional as TF
 from lab.data.augment import Augment
 from lab.data.base import Data
 from lab.data.batches import Batch, Batches, Tensors
-from lab.data.classes import check_classes
+from lab.data.classes import check_classes, classification_facts
 from lab.data.facts import Facts
 from lab.data.image_files import digests_of, in_memory, labels_of
 from lab.data.pixels import channel_statistics, normalise
-from lab.data.report import fingerprint
 from lab.engine.constraints import Share
-from lab.engine.display import in_utf8
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
@@ -50,20 +48,15 @@ class ImageData(Data):
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
-        class_names = list(map(in_utf8, class_names))
         labels = {name: labels_of(split).tolist() for name, split in splits.items()}
-        check_classes(labels, class_names)
+        class_names = check_classes(labels, class_names)
         contents = {name: digests_of(split) for name, split in splits.items()}
         self.report.describe(contents, self.names)
         self.report.count_classes(labels, class_names)
         train, num = splits["train"], len(splits["train"])
-        some = train.__getitems__(range(0, num, -(-num // self.num_for_statistics)))["image"]
-        mean, std = channel_statistics(some)
-        facts = Facts(
-            {"image": Image(some.shape[1], some.shape[2], mean, std), "label": ClassLabel(class_names)},
-            num_samples={name: len(split) for name, split in splits.items()},
-            fingerprint=fingerprint(contents, labels, class_names),
-        )
+        some = train.__getitems__(range(0, num, -(-num // self.num_for_statistics)))["image"]  # at equal distances
+        image = Image(some.shape[1], some.shape[2], *channel_statistics(some))
+        facts = classification_facts({"image": image}, contents, labels, class_names)
         if self.cache:
             splits = {name: in_memory(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
         return splits, facts

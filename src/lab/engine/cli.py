@@ -1,6 +1,5 @@
 """`lab VERB …`: each verb is a Hydra app. Heavy modules such as torch are imported when a job starts."""
 
-import gc
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 from lab.engine import secrets, timing
 from lab.engine.display import say
 from lab.engine.launch import environment
+from lab.engine.training.import_quirks import skip_scipy_signal
 
 VERBS = {
     "train": "train an experiment and test its best weights; the run folder keeps everything",
@@ -105,10 +105,10 @@ def _hydra_app(verb: str, config: str) -> None:
     """Compose conf/CONFIG.yaml and run the verb, or show the config or its help."""
     import hydra
 
-    from lab.engine.config import packages
+    from lab.engine.config import search_path
     from lab.engine.config.compose import CONF, freeze
 
-    packages.install()
+    search_path.install()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and `main` prints them
 
     def job(cfg: Any) -> None:
@@ -130,18 +130,9 @@ def _module(verb: str) -> str:
 
 
 def import_heavy(name: str) -> ModuleType:
-    """Import a module a third faster: torchmetrics imports all of SciPy's signal processing to patch one name."""
-    gc.disable()  # modules that are being imported hold no garbage
-    signal = ModuleType("scipy.signal")
-    vars(signal)["hamming"] = None
-    if "torchmetrics" not in sys.modules and sys.modules.setdefault("scipy.signal", signal) is signal:
-        import torchmetrics  # noqa: F401
-
-        del sys.modules["scipy.signal"]
-    try:
+    """Import a module that imports torch and Lightning."""
+    with skip_scipy_signal():
         return import_module(name)
-    finally:
-        gc.enable()
 
 
 def _worker_error(error: Exception) -> Exception:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.engine.errors import UserError
-from lab.engine.records import validated
 
 MAX_BYTES = 2**26  # of a text file, such as the facts of a large vocabulary
 MAX_BYTES_OF = {"config.yaml": 2**18, "stamp.json": 2**22, "results.json": 2**22, "sweep.json": 2**22}
@@ -91,6 +90,8 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, not JSON, of other types, or lacks a key.
     """
+    from lab.engine.records import validated  # pydantic, which no command line waits for
+
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from lab.build import by_key
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
@@ -27,7 +26,7 @@ from lab.engine.display import in_utf8
 from lab.engine.errors import UserError, fail, one_line
 from lab.runs.judges import wrong_judges
 from lab.runs.refusals import refusals, refused_with_several_optimizers
-from lab.tasks.optimizers import build_schedule, by_name
+from lab.tasks.optimizers import build_schedule, by_key, by_name
 
 OTHER_KEY = re.compile(r"\$\{(?!\s*oc\.)")  # a reference to another key of the config, not to the environment
 

@@ -20,7 +20,8 @@ from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
 from lab.engine.folder import BEST, CONFIG, FACTS, check_finished
 from lab.engine.runs import checkpoints
-from lab.engine.training.process import filter_warnings, set_up_process
+from lab.engine.training.lightning_quirks import filter_warnings
+from lab.engine.training.process import set_up_process
 from lab.runs import judges
 from lab.runs.check import without_target, wrong_calls
 from lab.tasks.base import Task

@@ -17,7 +17,8 @@ from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
-from lab.engine.training.process import filter_warnings, set_up_process
+from lab.engine.training.lightning_quirks import filter_warnings
+from lab.engine.training.process import set_up_process
 from lab.runs import judges, resume
 from lab.runs.best import check_monitor
 from lab.runs.check import check, check_optimizers

@@ -8,12 +8,12 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lab.build import by_key
 from lab.data.base import Data
 from lab.engine.config.allow import locate
 from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.launch import rendezvous
+from lab.tasks.optimizers import by_key
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 

@@ -14,10 +14,10 @@ from lab.engine.constraints import Fraction
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
-from lab.features.tokens import PAD, START, Tokens
+from lab.features.tokens import PAD, START, TextTokenizer
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
 from lab.tasks.base import Stage, Step, Task
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.beam_search import beam_search, greedy
 
 NUM_SHOWN = 40  # translations of a split
 NUM_MAPS = 6  # of them, with what they took from where
@@ -50,7 +50,7 @@ class Translation(Task):
     ) -> None:
         if not find_spec("sacrebleu"):
             raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
-        self.tokens, self.target_tokens = Tokens(text_tokenizer), Tokens(target_tokenizer)
+        self.tokens, self.target_tokens = TextTokenizer(text_tokenizer), TextTokenizer(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
         metrics = {"train": of_tokens, "val": everything, "test": everything}
@@ -138,6 +138,6 @@ def _written(reference: Tensor) -> list[str]:
     return ["".join(chr(i) for i in row if i) for row in reference.tolist()]
 
 
-def _names(tokens: Tokens, ids: Tensor) -> list[list[str]]:
+def _names(tokens: TextTokenizer, ids: Tensor) -> list[list[str]]:
     """Of the tokens of (N, T), without padding."""
     return [[str(tokens.tokenizer.id_to_token(i)) for i in row if i != PAD] for row in ids.tolist()]

@@ -8,7 +8,7 @@ from lab.engine.display import say
 from lab.engine.errors import fail
 from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs.check import check
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError
 
 from lab.engine import secrets
-from lab.engine.config import objects, output_paths, packages
+from lab.engine.config import objects, output_paths, packages, search_path
 from lab.engine.config.user_paths import expand_home
 from lab.engine.config.words import literals
 from lab.engine.config_file import plain
@@ -32,7 +32,7 @@ def composing() -> Iterator[None]:
     Raises:
         UserError: a file is not YAML.
     """
-    packages.install()
+    search_path.install()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield

@@ -17,10 +17,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-
 from lab.engine.config.project import FILE, GROUP, Project, find
 from lab.engine.display import say
 from lab.engine.errors import UserError
@@ -78,10 +74,10 @@ def _announce(own: Project) -> None:
 def conf_folders() -> list[Path]:
     """The folders of YAMLs: the project's, which may replace lab's, then those of packages."""
     own = project()
-    return [*([own.conf] if own and own.conf.is_dir() else []), *_conf_folders()]
+    return [*([own.conf] if own and own.conf.is_dir() else []), *package_conf_folders()]
 
 
-def _conf_folders() -> list[Path]:
+def package_conf_folders() -> list[Path]:
     return [folder / "conf" for folders in packages().values() for folder in folders if (folder / "conf").is_dir()]
 
 
@@ -102,33 +98,6 @@ def has_module(folders: tuple[Path, ...], name: str) -> bool:
         return False
     places = [folder.joinpath(*parents) for folder in folders]
     return any((place / f"{last}.py").is_file() or (place / last).is_dir() for place in places)
-
-
-def install() -> None:
-    """Have Hydra find the packages' YAMLs wherever it composes a config."""
-    Plugins.instance().register(PackagesSearchPath)
-
-
-class PackagesSearchPath(SearchPathPlugin):
-    """Puts the folder `conf/` of the project before lab's in Hydra's search path, and those of packages behind it.
-
-    Hydra takes the first of two files of one name without a word, so that a second one of packages is refused here.
-    """
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        seen = [Path(entry.path) for entry in search_path.get_path() if entry.provider == "main" and entry.path]
-        for folder in _conf_folders():
-            names = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
-            clashes = [(name, other) for name in names for other in seen if (other / name).exists()]
-            if clashes:
-                raise UserError(
-                    *(f"error: {folder / name} has the name of {other / name}; rename it." for name, other in clashes)
-                )
-            search_path.append(GROUP, str(folder))
-            seen.append(folder)
-        own = project()
-        if own and own.conf.is_dir():
-            search_path.prepend("project", str(own.conf), "main")
 
 
 @cache

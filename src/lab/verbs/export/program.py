@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from lab.data.base import Data
 from lab.data.facts import inputs_of
+from lab.engine.training.lightning_quirks import undo_compile
 from lab.features.base import Arrays, Feature, pack, stack
 from lab.tasks.base import Task
 from lab.verbs import predictor
@@ -33,7 +34,7 @@ class Exported(nn.Module):
     def __init__(self, task: Task, data: Data) -> None:
         super().__init__()
         self.task, self.data = task.eval(), data
-        task.net._compiled_call_impl = None  # undoes `compile: true`
+        undo_compile(task.net)
 
     def forward(self, entries: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, …) entries of the inputs, such as uint8 images -> (B, …) entries of the outputs."""

@@ -12,8 +12,8 @@ from torchmetrics import Metric, MetricCollection
 
 from lab.data.base import Data
 from lab.data.batches import Batches, Tensors
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
 from lab.features.base import Feature
 from lab.figures.images import images
 from lab.tasks.base import Batch, Stage, Step, Task
