@@ -11,8 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -31,14 +30,12 @@ WARNINGS = (  # at every start, and no user can act on them
     "The number of training batches",
     "`isinstance\\(treespec, LeafSpec\\)`",
     "Checkpoint directory .* exists and is not empty",
-    "Experiment logs directory .* exists",
-    "Starting from v1.9.0, `tensorboardX`",
     "`ModelCheckpoint\\(monitor=.*could not find the monitored key",
     "You're resuming from a checkpoint that ended before the epoch ended",  # lab's sampler resumes within an epoch
     "It is recommended to use `self.log\\(.*sync_dist=True",  # lab's metrics are computed over all processes
     "The `srun` command is available on your system",
     "Be aware that when using `ckpt_path`",  # early_stopping may be changed to null
-    "You requested to overfit but enabled train dataloader shuffling",
+    "You requested to overfit but enabled .* dataloader shuffling",
     "The AccumulateGrad node's stream does not match",  # Lightning builds DDP on another stream
     "Glyph .* missing from font",  # matplotlib: no installed font has a script's letters
 )
@@ -114,19 +111,6 @@ def restore_loop_counters(trainer: Trainer, counters: tuple[int, int]) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     loop._batches_that_stepped, loop.batch_progress.total.ready = counters
-
-
-@contextmanager
-def between_batches(trainer: Trainer) -> Iterator[None]:
-    """Save a checkpoint of the state before the next batch.
-
-    The flag `is_last_batch` is set for the next batch already. A run that resumes from it would end the epoch without
-    that batch (Lightning 2.6.6).
-    """
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    is_last, progress.is_last_batch = progress.is_last_batch, False
-    yield
-    progress.is_last_batch = is_last
 
 
 def forget_schedule_length(schedules: Iterable[dict[str, Any]]) -> None:
