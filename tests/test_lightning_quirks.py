@@ -20,7 +20,7 @@ import pytest
 import torch
 import torchmetrics
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -220,6 +220,12 @@ def test_lightning_leaves_an_initialized_process_group_alone(tmp_path):
         assert (tmp_path / "rendezvous").exists()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_lightning_draws_the_progress_bar_in_every_step():
+    every, throttled = TQDMProgressBar(), quirks.ThrottledProgressBar()
+    assert [every._should_update(step, 100) for step in (1, 2, 100)] == [True, True, True]
+    assert [throttled._should_update(step, 100) for step in (1, 2, 100)] == [True, False, True]
 
 
 def test_tensorboards_logger_expands_variables_in_its_folder(tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from torchmetrics import MetricCollection
 from lab.callbacks.best_checkpoint import BestCheckpoint
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.callbacks.figures import Figures
-from lab.callbacks.progress_bar import ProgressBar
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
@@ -24,6 +23,7 @@ from lab.engine.errors import Pruned, RunError, fail, unknown
 from lab.engine.folder import BEST, RESULTS, read_json, write_json
 from lab.engine.runs.summary import opening, stopped, summary
 from lab.engine.secrets import redacted
+from lab.engine.training.lightning_quirks import ThrottledProgressBar
 from lab.engine.training.loggers import log_hyperparameters
 from lab.engine.training.trainer import find_callback, typed
 from lab.metrics.added import has_several_values
@@ -114,7 +114,7 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
     """The validation metrics of the weights that a task has; no curve shows them again."""
     own = typed(trainer)
     loggers, callbacks = own.loggers, own.callbacks
-    own.loggers, own.callbacks = [], [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
+    own.loggers, own.callbacks = [], [c for c in callbacks if isinstance(c, StepSeed | Figures | ThrottledProgressBar)]
     try:
         return dict(trainer.validate(task, data, verbose=False)[0])
     finally:
