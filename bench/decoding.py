@@ -22,7 +22,7 @@ from lab.build import build_task, read_data
 from lab.engine.config.compose import compose_config
 from lab.nets.seq2seq import Seq2Seq
 from lab.nets.transformer_seq2seq import TransformerSeq2Seq
-from lab.tasks.search import END, FIRST_SAID, greedy
+from lab.tasks.beam_search import END, FIRST_ALLOWED, greedy
 
 LSTM = ("experiment=language_id", "net=lstm", "trainer.max_epochs=4")
 LENGTHS = (32, 64, 128, 256)
@@ -70,7 +70,7 @@ def uncached(net: torch.nn.Module, token: torch.Tensor, length: int) -> None:
     """Greedy decoding that reads all there is for each token."""
     target = torch.full((len(token), 1), 2)
     for _ in range(length):
-        target = torch.cat([target, net(token, target)[:, -1:, FIRST_SAID:].argmax(-1) + FIRST_SAID], 1)
+        target = torch.cat([target, net(token, target)[:, -1:, FIRST_ALLOWED:].argmax(-1) + FIRST_ALLOWED], 1)
 
 
 def seconds(decode: Callable[..., object], net: torch.nn.Module, length: int, times: int = 5) -> float:

@@ -15,7 +15,7 @@ import forked
 import lightning as L
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lab import train
 from lab.build import build_trainer
@@ -51,7 +51,7 @@ def options(group: str) -> list[str]:
 
 def takes(net: str) -> list[str]:
     """The entries of a batch that a net's `forward` takes."""
-    target = OmegaConf.load(CONF / f"net/{net}.yaml")._target_
+    target = compose_config("train", ["experiment=digits", f"net={net}"]).net._target_
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 
@@ -153,9 +153,6 @@ class Rows:
 
     def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: values[index] for name, values in self.entries.items()}
-
-    def double(self) -> "Rows":
-        return self
 
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:

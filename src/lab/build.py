@@ -26,11 +26,11 @@ from lab.callbacks.resource_monitor import ResourceMonitor
 from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.callbacks.step_seed import StepSeed
 from lab.callbacks.weighted_accumulation import WeightedAccumulation
-from lab.data.base import Data, TrainingSplit
+from lab.data.base import Data
 from lab.data.facts import Facts
+from lab.data.views import TrainingSplit
 from lab.engine import timing
-from lab.engine.config.allow import instantiate
-from lab.engine.config.instantiate import build
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import fail
 from lab.engine.launch import rendezvous
 from lab.engine.runs.checkpoints import CheckpointIO
@@ -64,7 +64,7 @@ def build_data(cfg: DictConfig) -> Data:
     """Build the data of a config, without reading it."""
     given = {"seed": cfg.seed, "cv": cfg.cv, "fold": cfg.fold}
     refuse_given("data", cfg.data, given)
-    data: Data = build(cfg.data, given=given)
+    data: Data = instantiate(cfg.data, **given)
     return data
 
 
@@ -73,14 +73,14 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
     given: dict[str, Any] = {"optimizer": factories(cfg.optimizer), "scheduler": factories(cfg.scheduler)}
     given["seed"] = cfg.seed
     refuse_given("task", cfg.task, ("net", *given))
-    net = build(cfg.net, facts)
+    net = instantiate(cfg.net, facts)
     if cfg.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):
         given["metrics"] = metrics
-    task: Task = build(cfg.task, facts, given | {"net": net})
+    task: Task = instantiate(cfg.task, facts, **given, net=net)
     return task
 
 
@@ -130,7 +130,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
 
 def build_loggers(cfg: DictConfig, folder: Path, from_step: int) -> list[Logger]:
     """Build the config's logger, and that of `metrics.csv`."""
-    purge = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
+    purge: dict[str, Any] = {"purge_step": from_step} if cfg.logger._target_.endswith("TensorBoardLogger") else {}
     logger = quirks.keep_dollar_signs(instantiate(cfg.logger, save_dir=str(folder), **purge))
     return [tolerate_write_errors(logger), tolerate_write_errors(MetricsCSV(folder, from_step))]
 

@@ -1,4 +1,4 @@
-"""The optimizers and schedules that torch does not have."""
+"""Optimizers and schedules that torch does not have."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from lab.engine.errors import UserError
 
 
 class CombinedOptimizer(Optimizer):
-    """Several optimizers as one: one list of parameter groups, one state, one step.
+    """Several optimizers combined into one, with one list of parameter groups, one state and one step.
 
     Args:
-        parts: the optimizers; no two have a parameter in common.
-        defaults: as torch's.
+        parts: the optimizers, without a common parameter.
+        defaults: as in `torch.optim.Optimizer`.
     """
 
     def __init__(self, parts: Sequence[Optimizer], defaults: dict[str, Any]) -> None:
@@ -27,13 +27,13 @@ class CombinedOptimizer(Optimizer):
         for part in parts:
             if isinstance(part, LBFGS):
                 raise UserError(
-                    "error: optimizer: LBFGS evaluates the loss again in its step; it cannot be one of several."
+                    "error: optimizer: LBFGS evaluates the loss again in its step: it cannot be one of several."
                 )
             self.state.update(part.state)
         self._share()
 
     def _share(self) -> None:
-        """Give each part the common state and its own groups of the common list."""
+        """Give each part the common state and its parameter groups."""
         groups = iter(self.param_groups)
         for part in self._parts:
             part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
@@ -56,16 +56,18 @@ class CombinedOptimizer(Optimizer):
 
 
 class MuonAdamW(CombinedOptimizer):
-    """Muon for the hidden weight matrices, AdamW for everything it must not touch, as one optimizer.
+    """Muon for the hidden weight matrices and AdamW for all other parameters, as one optimizer.
 
-    Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest
-    orthogonal one. That has no meaning for biases, norms and embeddings, harms the output layer, and torch's takes no
-    convolutions. Its step is scaled to AdamW's (Liu et al. 2025, eq. 4), so that both share one learning rate.
+    Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest
+    orthogonal matrix. That has no meaning for biases, norms and embeddings, and harms the output layer. The Muon of
+    torch does not support convolutions. Its step is scaled to that of AdamW (Liu et al. 2025, eq. 4), so that both use
+    the same learning rate.
 
     Args:
-        named_params: (name, parameter) pairs, the output layer last, embeddings with `embed` in their name.
-        momentum: Muon's.
-        weight_decay: decoupled, for both.
+        named_params: (name, parameter) pairs. The output layer is the last matrix; embeddings have `embed` in their
+            name.
+        momentum: of Muon.
+        weight_decay: decoupled, of both.
     """
 
     def __init__(self, named_params: Any, lr: float = 1e-3, weight_decay: float = 0.01, momentum: float = 0.95) -> None:
@@ -73,7 +75,7 @@ class MuonAdamW(CombinedOptimizer):
         matrices = [(name, p) for name, p in named if p.ndim == 2 and "embed" not in name]
         hidden = {name for name, _ in matrices[:-1]}
         if not hidden:
-            raise UserError("error: optimizer: the net has no hidden matrix for Muon; take adamw.")
+            raise UserError("error: optimizer: the net has no hidden matrix for Muon; use optimizer=adamw.")
         groups: dict[bool, list[tuple[str, Parameter]]] = {True: [], False: []}
         for name, p in named:
             groups[name in hidden].append((name, p))
@@ -85,14 +87,14 @@ class MuonAdamW(CombinedOptimizer):
 
 
 class BiasSGD(SGD):
-    """Nesterov's SGD with a learning rate of its own for the biases of norms.
+    """SGD with Nesterov momentum and a higher learning rate for the biases of norms.
 
-    A norm without a scale is as strong as its bias moves; weight decay stays what it is for the rest (Jordan 2024,
-    https://arxiv.org/abs/2404.00498, section 3.4).
+    The norms have no scale, so only their biases learn. The weight decay per step is the same for all parameters
+    (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.4).
 
     Args:
-        named_params: (name, parameter) pairs; what has `norm` in its name belongs to one.
-        bias_scale: the learning rate of the norms over that of the rest.
+        named_params: (name, parameter) pairs. The parameters of norms have `norm` in their name.
+        bias_scale: the learning rate of the norms divided by that of the other parameters.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ def one_cycle(
     final_div_factor: float = 1e4,
     three_phase: bool = False,
 ) -> LRScheduler:
-    """Torch's OneCycleLR; each group of parameters goes up to its own learning rate, not all to the same."""
+    """The OneCycleLR of torch. The maximum of each parameter group is the learning rate of the group."""
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     return OneCycleLR(
         optimizer,
@@ -148,7 +150,15 @@ def one_cycle(
 def triangle(
     optimizer: Optimizer, total_steps: int, peak: Fraction = 0.23, start: Fraction = 0.2, end: Fraction = 0.07
 ) -> LRScheduler:
-    """A straight line from `start` up to the learning rate at `peak` of the run, and one down to `end` of it."""
+    """A linear rise and a linear decay.
+
+    Args:
+        optimizer: the optimizer, with the highest learning rate.
+        total_steps: length of the run.
+        peak: where the learning rate is highest, as a share of the run.
+        start: the first learning rate, as a share of the highest.
+        end: the last learning rate, as a share of the highest.
+    """
 
     def share(step: int) -> float:
         progress = step / total_steps
@@ -160,7 +170,7 @@ def triangle(
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: Fraction = 0.05) -> LRScheduler:
-    """A linear warm-up over a share of the steps, then half a cosine to zero (Loshchilov & Hutter 2017)."""
+    """A linear warm-up over the share `warmup` of the steps, then half a cosine to zero (Loshchilov & Hutter 2017)."""
     num_warmup = max(1, round(warmup * total_steps))
 
     def share(step: int) -> float:

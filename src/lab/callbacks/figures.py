@@ -14,9 +14,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
-from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
+from lab.engine.files import read_text, write_text
+from lab.engine.folder import CONFIG, FIGURES, STAMP
 from lab.engine.training.lightning_quirks import add_summary, is_compiled
 from lab.engine.training.trainer import typed
 from lab.features.base import sample_of
@@ -111,7 +113,7 @@ class Figures(Callback):
     def _end(self, stage: str, trainer: Trainer, task: Task) -> None:
         if self.draw and trainer.is_global_zero and type(task).figures is not Task.figures:
             index, values = self.kept.take()
-            figures = task.figures(Samples(data_of(trainer), stage, index), **values)
+            figures = task.figures(ShownSamples(data_of(trainer), stage, index), values)
             self._keep(stage, figures, trainer.global_step)
         self.kept = KeptOutputs(0)
 

@@ -30,7 +30,7 @@ class FiniteGuard(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.index, self.sums = [], task.sums.get("train")
+            self.index, self.sums = [], task.metrics.sums.get("train")
         self.index.append(batch["index"])
 
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
@@ -40,7 +40,7 @@ class FiniteGuard(Callback):
         if self.otherwise == "skip":
             self.num_skipped += 1
             task.log("skipped_steps", float(self.num_skipped))
-            task.sums["train"] = self.sums or ({}, 0)
+            task.metrics.sums["train"] = self.sums or ({}, 0)
             for p in task.parameters():
                 p.grad = None  # which every optimizer passes over
             return
@@ -52,7 +52,7 @@ class FiniteGuard(Callback):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, task: Any) -> None:
-        if "train" in task.sums and task.sums["train"][1] == 0:
+        if "train" in task.metrics.sums and task.metrics.sums["train"][1] == 0:
             raise RunError(
                 f"error: every step of epoch {trainer.current_epoch} was skipped: the training diverged, or its samples"
                 " are broken. Try a smaller optimizer.lr, or not_finite=stop, which names them."

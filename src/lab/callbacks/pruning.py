@@ -24,7 +24,7 @@ class TrialPruning(Callback):
         if trainer.is_global_zero:
             import optuna
 
-            from lab.engine.config.allow import instantiate
+            from lab.engine.config.instantiate import instantiate
 
             url, name, number, pruner = json.loads(os.environ[TRIAL])
             study = optuna.load_study(storage=open_storage(url), study_name=name, pruner=instantiate(pruner))

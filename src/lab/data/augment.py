@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device, each image with its own random numbers."""
+"""Augmentation of whole batches on their device, with different random numbers for each image."""
 
 from typing import Literal
 
@@ -14,13 +14,13 @@ from lab.engine.draws import bits, fraction, mix
 class Augment:
     """Random flip, crop, rotation, scale, shift and cutout.
 
-    Torchvision's and kornia's transforms draw from the global generator, which ties a sample's augmentation to all
-    that was drawn before it. Here the numbers are a function of seed, epoch and sample: see `uniform`.
+    The transforms of torchvision and kornia draw from the global generator: the augmentation of a sample depends on
+    everything drawn before it. Here the numbers are a function of seed, epoch and sample: see `uniform`.
 
     Args:
-        flip: mirror every second image left to right; "alternating": each image in every second epoch
+        flip: mirror left to right with probability 0.5; "alternating": mirror each image in every second epoch
             (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.6).
-        crop: pixels by which an image grows on each side, mirrored, before its own size is cut out of it.
+        crop: pixels of reflection padding on each side, before a crop of the original size at a random position.
         rotate: largest angle, degrees.
         scale: largest relative change of size.
         shift: largest shift, as a fraction of the side.
@@ -40,7 +40,7 @@ class Augment:
         self.rotate, self.scale, self.shift = rotate, scale, shift
 
     def __call__(self, image: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
-        """(B, C, H, W) image and (B,) index of each in its split -> (B, C, H, W) image."""
+        """(B, C, H, W) image and (B,) position of each image in its split -> (B, C, H, W) image."""
         random = uniform(seed, epoch, index, 9)
         if self.flip:
             image = _flip(image, self._mirrored(random, index, seed, epoch))
@@ -70,7 +70,7 @@ def _flip(image: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def _crop(image: Tensor, pad: int, random: Tensor) -> Tensor:
-    """A place for each image: its rows, then its columns, are picked out of the padded batch."""
+    """Crop each image at a random position: select its rows, then its columns, from the padded batch."""
     batch, channels, height, width = image.shape
     y, x = (random * (2 * pad + 1)).long().unbind(1)
     rows = y[:, None] + torch.arange(height, device=image.device)  # (B, H)
@@ -90,9 +90,9 @@ def _cutout(image: Tensor, size: float, centre: Tensor) -> Tensor:
 
 
 def uniform(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
-    """(B,) sample index -> (B, num) numbers in [0, 1), a pure function of its arguments.
+    """(B,) sample index -> (B, num) numbers in [0, 1), a pure function of the arguments.
 
-    The order of the samples, the batch they are in, the device and the number of processes change nothing.
+    They do not depend on the order of the samples, their batch, the device or the number of processes.
     """
     key = mix(mix(torch.full((), seed, device=index.device)) + epoch)
     return fraction(bits(key, index, num))

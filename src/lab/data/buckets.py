@@ -1,4 +1,4 @@
-"""Batches of samples of about the same length, so that little of them is padding."""
+"""Batches of samples of similar length, to have little padding."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,21 +9,21 @@ from torch import Tensor
 def buckets(
     length: Tensor, order: Tensor, batch_size: int | None, tokens_per_batch: int | None, world_size: int = 1
 ) -> list[list[int]]:
-    """Every sample in one batch; as many batches for each of `world_size` processes, none empty.
+    """Group samples into batches: each sample in one batch, the same number of batches per process, none empty.
 
     The number and sizes of the batches depend on the lengths, not on the order.
 
     Args:
-        length: (N,) of each sample; (N, M) of each of its M sequences, of which it is as long as the longest.
-        order: (N,) the samples, whose order is kept among those of one length.
-        batch_size: the most samples in a batch; None: as many as there are.
-        tokens_per_batch: the most tokens in it, padding included, where the processes leave that many batches; None:
-            the batches are of about `batch_size` samples.
-        world_size: at most N.
+        length: (N,) length of each sample; or (N, M) lengths of its M sequences: the longest counts.
+        order: (N,) permutation of the samples. Samples of equal length keep this order.
+        batch_size: the most samples in a batch; None: no limit.
+        tokens_per_batch: the most tokens in a batch, including padding, unless the number of processes needs fewer
+            batches; None: batches have about `batch_size` samples.
+        world_size: number of processes, at most N.
     """
     sides = length.view(len(length), -1)
     length = sides.amax(1)
-    for key in (*sides.T, length):  # the last counts most
+    for key in (*sides.T, length):  # the last key counts most
         order = order[key[order].argsort(stable=True)]
     if tokens_per_batch is None:
         assert batch_size is not None
@@ -34,13 +34,13 @@ def buckets(
         while len(batches) % world_size and len(batches) < len(order):
             largest = max(range(len(batches)), key=lambda i: len(batches[i]))
             batches[largest : largest + 1] = batches[largest].tensor_split(2)
-        while len(batches) % world_size:  # each has one sample
+        while len(batches) % world_size:  # every batch has one sample
             batches[-2:] = [torch.cat(batches[-2:])]
     return [batch.tolist() for batch in batches]
 
 
 def _cuts(length: list[int], batch_size: int | None, tokens_per_batch: int) -> list[int]:
-    """Where the batches of samples with these rising lengths begin, but for the first."""
+    """The first sample of each batch, except the first batch, for samples in the order of their lengths."""
     cuts, start = [], 0
     for i, longest in enumerate(length):
         if i > start and ((i + 1 - start) * longest > tokens_per_batch or i - start == batch_size):
@@ -53,9 +53,9 @@ class BucketSampler:
     """A `batch_sampler`: the batches of an epoch, in an order that is a function of seed and epoch.
 
     Args:
-        cut: an order of all samples -> the batches of all processes.
-        num_samples: how many there are.
-        start: batches of the epoch that this process has had.
+        cut: a permutation of all samples -> the batches of all processes.
+        num_samples: number of samples.
+        start: batches of the epoch that this process has already seen.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class BucketSampler:
     ) -> None:
         self.cut, self.num_samples, self.world_size, self.rank = cut, num_samples, world_size, rank
         self.seed, self.epoch, self.start = seed, epoch, start
-        self.fixed = False  # every epoch is as the first
-        self.sampler = self  # whose `set_epoch` Lightning calls
+        self.fixed = False  # every epoch has the batches of the first
+        self.sampler = self  # Lightning calls `set_epoch` of this attribute
         self.num_batches = len(cut(torch.arange(num_samples))) // world_size
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,11 +1,11 @@
-"""A folder for each class, in one folder or in the folders train, val and test: of images or of texts."""
+"""Images or texts in a folder for each class, in one folder or in the folders train, val and test."""
 
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.data.report import DataReport
+from lab.data.data_report import DataReport
 from lab.data.split import by_split, split_of, split_words
 from lab.engine.errors import UserError
 from lab.features.files import files_below, is_hidden, visible
@@ -15,7 +15,7 @@ NAMED = 8  # folders in an error
 
 @dataclass
 class ClassFiles:
-    """The files of a split, which are below `folder`, and the name of each file's class."""
+    """The files of a split, all below `folder`, and the class name of each file."""
 
     folder: Path
     paths: list[str] = field(default_factory=list)
@@ -25,16 +25,17 @@ class ClassFiles:
 def read_class_folders(
     root: Path, suffixes: Collection[str], kind: str, report: DataReport
 ) -> tuple[dict[str, ClassFiles], list[str]]:
-    """The files of each split, and the names of the classes: those of train, in Unicode's composed form (NFC).
+    """The files of each split, and the names of the classes in train, in the composed form of Unicode (NFC).
 
     Args:
-        root: a folder for each class; or the folder train, and val and test or not, with a folder for each class.
-        suffixes: of the files that are read, in lower case.
+        root: a folder with a folder for each class; or with the folders train, and optionally val and test, that have a
+            folder for each class.
+        suffixes: of the files to read, in lower case.
         kind: a word for these files, such as "images".
-        report: gets what is found and left out.
+        report: gets the files that are found and left out.
 
     Raises:
-        UserError: the folders are not so, a class has no file in train, or val or test has a class that train lacks.
+        UserError: the folders are different, a class has no file in train, or val or test has a class that train lacks.
     """
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder. It holds a folder of {kind} for each class.")
@@ -69,10 +70,10 @@ def read_class_folders(
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders train, val and test, as far as there are such; or `root` alone, as train.
+    """The existing folders among train, val and test; without any, `root` is train.
 
     Raises:
-        UserError: there is val or test without train, or one of them beside other folders.
+        UserError: val or test exist without train, or next to other folders.
     """
     paths = [path for path in visible(root) if path.is_dir()]
     folders = by_split(paths, [path.name for path in paths], root)
@@ -92,7 +93,7 @@ def relative(path: str | Path, root: Path) -> str:
 
 
 def _classes(folder: Path, kind: str) -> dict[str, list[Path]]:
-    """The folders of each class. Two spellings of a name in Unicode are one class."""
+    """The folders of each class. Two Unicode spellings of a name are one class."""
     found: dict[str, list[Path]] = {}
     entries = visible(folder)
     for path in entries:
@@ -109,7 +110,7 @@ def _classes(folder: Path, kind: str) -> dict[str, list[Path]]:
 
 
 def _refuse_nested(classes: dict[str, list[Path]], root: Path) -> None:
-    """Raise UserError where the classes' folders hold those of the splits, or the data is one folder deeper."""
+    """Raise UserError if the splits are inside of the classes, or the data is one folder deeper."""
     for places in classes.values():
         inner = [path for path in visible(places[0]) if path.is_dir()]
         splits = [path for path in inner if split_of(path.name)]

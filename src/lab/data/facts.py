@@ -1,4 +1,4 @@
-"""The facts of a run's data: they are stored in `data.json`, and fill the arguments of nets and tasks."""
+"""The facts of the data of a run. They are stored in `data.json`, and fill arguments of nets and tasks."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -11,19 +11,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from lab.engine.config.signatures import Arguments
 from lab.engine.errors import UserError
-from lab.engine.folder import FACTS, read_json
+from lab.engine.files import damaged, read_json
+from lab.engine.folder import FACTS
 from lab.engine.records import validation_error
 from lab.features.base import Feature, pack, unpack
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of a run's data.
+    """The facts of the data of a run.
 
     Args:
-        features: the inputs and targets by the name that people see; they describe the entries of a batch.
-        num_samples: in each split.
-        fingerprint: SHA-256 of all samples and targets. A run whose data have another one is not resumed.
+        features: the inputs and targets by the name that people see. They describe the entries of a batch.
+        num_samples: the number of samples in each split.
+        fingerprint: SHA-256 of all samples and targets. A run is not resumed if it has changed.
     """
 
     features: dict[str, Feature]
@@ -31,10 +32,10 @@ class Facts:
     fingerprint: str
 
     def arguments(self, first: Collection[str] = ()) -> "Arguments":
-        """The facts by the names under which they fill arguments.
+        """The facts by the names of the arguments that they fill.
 
         Args:
-            first: features whose facts come before those of the others, the most important one first.
+            first: the features whose facts take precedence, the most important feature first.
         """
         stated: dict[str, dict[str, Any]] = defaultdict(dict)
         for name, feature in self.features.items():
@@ -58,7 +59,7 @@ class Facts:
 
     @classmethod
     def of_plain(cls, content: Mapping[str, Any]) -> Self:
-        """The facts in plain values that somebody stored.
+        """Read facts from the plain values of a file.
 
         Raises:
             ValueError: a value is missing or wrong.
@@ -77,7 +78,7 @@ NUM_SAMPLES, TEXT = TypeAdapter(dict[str, int]), TypeAdapter(str)
 
 
 def arguments_of(name: str, feature: Feature | type[Feature]) -> Iterator[tuple[str, str]]:
-    """Yield the arguments that the facts of a feature may fill, each with its fact."""
+    """Yield the names of the arguments that a feature may fill, each with the name of the fact."""
     for fact in feature.fact_names:
         yield fact, fact
     for fact in (*feature.fact_names, *feature.qualified_fact_names):
@@ -85,19 +86,19 @@ def arguments_of(name: str, feature: Feature | type[Feature]) -> Iterator[tuple[
 
 
 def stated_by(features: Mapping[str, type[Feature]]) -> Iterator[str]:
-    """Yield the arguments that the facts of features may fill, known before the data is read."""
+    """Yield the names of the arguments that features may fill; known before the data is read."""
     for name, feature in features.items():
         yield from (argument for argument, _ in arguments_of(name, feature))
 
 
 def inputs_of(features: Mapping[str, Feature], entries: Iterable[str]) -> dict[str, Feature]:
-    """The features that make one of these entries of a batch."""
+    """The features that have one of these entries of a batch."""
     taken = set(entries)
     return {name: feature for name, feature in features.items() if taken & set(feature.entries)}
 
 
 def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
-    """The entries of the target that an output is scored against, the feature with the same facts; none: no score."""
+    """The entries of the target that an output is scored against: a feature with the same facts; empty: no score."""
     if type(output).scores is Feature.scores:
         return []
     for feature in features.values():
@@ -107,7 +108,7 @@ def scored(features: Mapping[str, Feature], output: Feature) -> list[str]:
 
 
 def stored_facts(folder: Path) -> Facts:
-    """The facts of the run in a folder.
+    """Read the facts of the run in a folder.
 
     Raises:
         UserError: the file is damaged.
@@ -115,7 +116,7 @@ def stored_facts(folder: Path) -> Facts:
     try:
         return Facts.of_plain(read_json(folder / FACTS))
     except ValueError as error:
-        raise UserError(f"error: {folder / FACTS} is damaged: {error}.") from error
+        raise damaged(folder / FACTS, error) from error
     except UserError as error:  # a package is missing
         if not isinstance(error.__cause__, ModuleNotFoundError):
             raise

@@ -1,4 +1,4 @@
-"""Images on disk, in any mode that PIL reads."""
+"""Images on disk, in any mode that PIL reads; and what images on disk and in memory have in common."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lab.data.base import Batch, Batches, as_it_is
-from lab.data.report import digest
+from lab.data.batches import Batch, Batches, Tensors, no_collate
+from lab.data.data_report import digest
 from lab.engine import timing
 from lab.engine.errors import UserError
 from lab.features.read_image import NUM_THREADS, read_image
@@ -47,11 +47,32 @@ class ImageFiles(Batches):
         """(N, C, H, W) uint8: every image, decoded in as many processes."""
         image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
         patience = timeout if num_workers else 0
-        batches = DataLoader(self, batch_size=64, num_workers=num_workers, timeout=patience, collate_fn=as_it_is)
+        batches = DataLoader(self, batch_size=64, num_workers=num_workers, timeout=patience, collate_fn=no_collate)
         with timing.announced(f"Decoding {len(self):,} images"):
             for batch in tqdm(batches, "Decoding", leave=False, disable=None):
                 image[batch["index"]] = batch["image"]
         return image
+
+
+def labels_of(split: Batches) -> Tensor:
+    """(N,) class of each image of a split."""
+    label = split.tensors["label"] if isinstance(split, Tensors) else getattr(split, "label", None)
+    assert label is not None
+    return label
+
+
+def digests_of(split: Batches) -> list[bytes]:
+    """A digest of each image of a split: of its pixels in memory, or of its file."""
+    if isinstance(split, Tensors):
+        return [digest(image.tobytes()) for image in split.tensors["image"].numpy()]
+    assert isinstance(split, ImageFiles)
+    return split.contents()
+
+
+def in_memory(split: Batches, num_workers: int, timeout: float) -> Tensors:
+    """The decoded images of files, with their labels."""
+    assert isinstance(split, ImageFiles)
+    return Tensors(image=split.decode(num_workers, timeout), label=labels_of(split))
 
 
 def unreadable(paths: Sequence[str], num_channels: int, image_size: int) -> dict[str, str]:

@@ -9,14 +9,14 @@ import torch
 from pydantic import PositiveInt
 
 from lab.data import tiny
-from lab.data.base import Batches
+from lab.data.batches import Batches
 from lab.data.class_folders import ClassFiles, read_class_folders, relative
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData
 from lab.data.split import groups_of
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 from lab.features.read_image import suffixes
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
+from lab.data.read_table import read_table, read_text
 from lab.data.split import SPLITS, split_of
-from lab.data.table import read_table, read_text
 from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
 from lab.engine.errors import UserError

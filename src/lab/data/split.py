@@ -60,15 +60,37 @@ def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[st
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def refuse_one_class(class_names: Sequence[str]) -> None:
-    """Raise UserError where there is nothing to tell apart."""
-    if len(class_names) < 2:
-        raise UserError(f"data: every training sample has the class {class_names[0]}. A classifier needs two classes.")
-
-
 def groups_of(cells: Sequence[str | None]) -> list[str]:
     """A group for each sample: an empty cell is a group of its own."""
     return [cell.strip() if cell and cell.strip() else f"\0{i}" for i, cell in enumerate(cells)]
+
+
+def draw_splits(
+    label: Tensor,
+    fractions: dict[str, float],
+    seed: int,
+    group: Sequence[str] | None = None,
+    folds: tuple[int, int] | None = None,
+) -> dict[str, list[int]]:
+    """Draw sample indices for "train" and for each part in `fractions`, class by class.
+
+    Args:
+        label: (N,) class of each sample.
+        fractions: the share of every class that each part gets.
+        seed: the same seed gives the same split.
+        group: the group of each sample. The samples of a group are all in one part.
+        folds: for cross-validation, the number of folds and the fold that becomes the part "test".
+    """
+    if folds is None:
+        return _split(label, fractions, seed, group)
+    rest, test = fold_split(label, *folds, seed, group)
+    fractions = {name: share for name, share in fractions.items() if name != "test"}
+    parts = _split(label[rest], fractions, seed, [group[i] for i in rest] if group else None)
+    return {name: [rest[i] for i in index] for name, index in parts.items()} | {"test": test}
+
+
+def _split(label: Tensor, fractions: dict[str, float], seed: int, group: Sequence[str] | None) -> dict[str, list[int]]:
+    return grouped_split(label, fractions, seed, group) if group else stratified_split(label, fractions, seed)
 
 
 def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:

@@ -11,18 +11,18 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from lab.data.augment import uniform
-from lab.data.base import Batch, Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batch, Batches
+from lab.data.classes import check_classes, classification_facts
+from lab.data.data_report import digest
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
-from lab.data.split import refuse_one_class
 from lab.engine.constraints import Fraction, Share
-from lab.engine.display import in_utf8
 from lab.engine.errors import UserError
 from lab.engine.markdown import table
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
-from lab.features.tokens import Kind, Tokens, encoder_config, pretrained, train, truncated
+from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train, truncated
 
 VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
 
@@ -67,7 +67,7 @@ class Ragged:
         return Ragged(token[token != 0].int(), self.length[index])
 
 
-class Texts(Batches):
+class EncodedTexts(Batches):
     """Encoded texts in memory: sequences, such as `token`, and what else a sample has, such as `label`."""
 
     def __init__(self, sequences: dict[str, Ragged], others: Mapping[str, Tensor | Ragged]) -> None:
@@ -130,19 +130,11 @@ class TextData(Data):
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
-        refuse_one_class(class_names)
-        class_names = list(map(in_utf8, class_names))  # JSON may have halves of surrogate pairs
-        for name, split in splits.items():
-            if not len(split):
-                raise UserError(f"data: {name} has no samples.")
         contents = {name: [digest(text.encode()) for text in split.text] for name, split in splits.items()}
         labels = {name: split.label.tolist() for name, split in splits.items()}
+        class_names = check_classes(labels, class_names)
         text = self._text(splits["train"].text)
-        facts = Facts(
-            {"text": text, "label": ClassLabel(class_names)},
-            num_samples={name: len(split) for name, split in splits.items()},
-            fingerprint=fingerprint(contents, labels, class_names),
-        )
+        facts = classification_facts({"text": text}, contents, labels, class_names)
         tokens = text.tokens
         self.names = {name: [text[:200] for text in split.text] for name, split in splits.items()}
         encoded = {name: _encoded(split, tokens) for name, split in splits.items()}
@@ -195,7 +187,7 @@ class WordDropout:
         share: the probability of each.
     """
 
-    def __init__(self, tokens: Tokens, share: float) -> None:
+    def __init__(self, tokens: TextTokenizer, share: float) -> None:
         self.begins = torch.tensor(tokens.begins_word)
         self.special = torch.zeros_like(self.begins)
         self.special[sorted(tokens.special)] = True
@@ -252,5 +244,5 @@ def emoji_names() -> dict[str, dict[str, str]]:
     return names
 
 
-def _encoded(split: Labelled, tokens: Tokens) -> Texts:
-    return Texts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})
+def _encoded(split: Labelled, tokens: TextTokenizer) -> EncodedTexts:
+    return EncodedTexts({"token": Ragged.of(tokens.encode(split.text))}, {"label": split.label})

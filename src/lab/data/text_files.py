@@ -11,17 +11,17 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.class_folders import read_class_folders
+from lab.data.read_table import read_table, read_text
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
-from lab.data.table import read_table, read_text
 from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 from lab.features.files import TABLES, visible
 
 
 @dataclass
-class Rows:
+class NamedTexts:
     """Texts with the names of their classes; each has a place to name it by, and may have a group."""
 
     text: list[str]
@@ -32,9 +32,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.text)
 
-    def subset(self, indices: Sequence[int]) -> "Rows":
+    def subset(self, indices: Sequence[int]) -> "NamedTexts":
         text, label, place = ([values[i] for i in indices] for values in (self.text, self.label, self.place))
-        return Rows(text, label, place, None if self.group is None else [self.group[i] for i in indices])
+        return NamedTexts(text, label, place, None if self.group is None else [self.group[i] for i in indices])
 
 
 class TextTable(TextData):
@@ -74,7 +74,7 @@ class TextTable(TextData):
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
         if self.tiny:
             table: dict[str, str | int | None] = {"text": "text", "label": "label", "split": None, "group": None}
-            return _labelled({"train": self._read(tiny_text.table(), table)[0]}, self)
+            return _labelled({"train": self._read(tiny_text.csv_file(), table)[0]}, self)
         root = existing(self.root, "file")
         if root.is_dir():
             columns = self.columns | {"split": None}
@@ -82,7 +82,7 @@ class TextTable(TextData):
         rows, split = self._read(root, self.columns)
         return _labelled(_divided(rows, split) if split else {"train": rows}, self)
 
-    def _read(self, path: Path, columns: dict[str, str | int | None]) -> tuple[Rows, list[str]]:
+    def _read(self, path: Path, columns: dict[str, str | int | None]) -> tuple[NamedTexts, list[str]]:
         """The rows of a table, and what its column `split` says of each."""
         wanted = [column for column in columns.values() if column is not None]
         if len({type(column) for column in wanted}) > 1:
@@ -100,7 +100,7 @@ class TextTable(TextData):
         of["label"] = [unicodedata.normalize("NFC", cell.strip()) for cell in given]
         self._warn(path, columns, of, given)
         groups = groups_of(of["group"]) if "group" in of else None
-        return Rows(of["text"], of["label"], places, groups), of.get("split", [])
+        return NamedTexts(of["text"], of["label"], places, groups), of.get("split", [])
 
     def _warn(
         self, path: Path, columns: dict[str, str | int | None], of: dict[str, list[str]], given: list[str]
@@ -172,7 +172,7 @@ class TextFolder(TextData):
         rows = {}
         for name, files in found.items():
             kept = [(path, label) for path, label in zip(files.paths, files.label, strict=True) if path in text]
-            rows[name] = Rows(
+            rows[name] = NamedTexts(
                 [text[path] for path, _ in kept], [label for _, label in kept], [path for path, _ in kept]
             )
         return _labelled(rows, self)
@@ -187,7 +187,7 @@ def existing(root: str | None, kind: str) -> Path:
     return path
 
 
-def _divided(rows: Rows, split: list[str]) -> dict[str, Rows]:
+def _divided(rows: NamedTexts, split: list[str]) -> dict[str, NamedTexts]:
     found = [split_of(cell) for cell in split]
     if None in found:
         wrong = found.index(None)
@@ -197,7 +197,7 @@ def _divided(rows: Rows, split: list[str]) -> dict[str, Rows]:
     return {name: rows.subset(own) for name, own in index.items() if own or name == "train"}
 
 
-def _labelled(rows: dict[str, Rows], data: Any) -> tuple[dict[str, Labelled], list[str]]:
+def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelled], list[str]]:
     """All three splits, those that are missing drawn from train, and the names of the classes: train's."""
     if not len(rows["train"]):
         raise UserError("data: train has no samples.")

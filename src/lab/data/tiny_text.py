@@ -24,7 +24,7 @@ def sentences(num: int, num_classes: int, seed: int = 0) -> tuple[list[str], lis
     return texts, label
 
 
-def table() -> Path:
+def csv_file() -> Path:
     """A CSV file of 150 texts in three classes, its columns being text and label."""
     return written(_write_table) / "texts.csv"
 
@@ -39,7 +39,7 @@ def pairs() -> Path:
     return written(_write_pairs) / "fra.txt"
 
 
-class Table(dict[str, list]):
+class HubSplit(dict[str, list]):
     """The columns of a split, and what the library calls its features."""
 
     def __init__(self, text: str, num: int, names: list[str], seed: int) -> None:
@@ -48,10 +48,11 @@ class Table(dict[str, list]):
         self.features = {"label": SimpleNamespace(names=names)}
 
 
-def hub(text: str, test: str) -> dict[str, Table]:
+def hub(text: str, test: str) -> dict[str, HubSplit]:
     """A set of four classes as the `datasets` library hands it out: `text` is the column of its texts."""
     return {
-        name: Table(text, num, list("abcd"), seed) for seed, (name, num) in enumerate({"train": 160, test: 40}.items())
+        name: HubSplit(text, num, list("abcd"), seed)
+        for seed, (name, num) in enumerate({"train": 160, test: 40}.items())
     }
 
 

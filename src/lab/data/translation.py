@@ -11,15 +11,16 @@ from pydantic import PositiveInt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lab.data.base import Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batches
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
-from lab.data.text import Ragged, Texts, VocabSize, emoji_names
+from lab.data.text import EncodedTexts, Ragged, VocabSize, emoji_names
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
-from lab.features.tokens import START, Kind, Tokens, train, truncated
+from lab.features.tokens import START, Kind, TextTokenizer, train, truncated
 
 Pair = tuple[str, str]  # a text, and its translation
 
@@ -164,14 +165,14 @@ def _numbered(texts: Sequence[str]) -> np.ndarray:
     return np.array([number[text] for text in texts])
 
 
-def _encoded(pairs: Sequence[Pair], source: Tokens, target: Tokens) -> Texts:
+def _encoded(pairs: Sequence[Pair], source: TextTokenizer, target: TextTokenizer) -> EncodedTexts:
     token = source.encode([text for text, _ in pairs])
     said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
     reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
-    return Texts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
+    return EncodedTexts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
 
 
-def _num_cut(pairs: Sequence[Pair], texts: Texts, source: Tokens, target: Tokens) -> int:
+def _num_cut(pairs: Sequence[Pair], texts: EncodedTexts, source: TextTokenizer, target: TextTokenizer) -> int:
     lengths = texts.length[:, 0].tolist(), (texts.length[:, 1] - 1).tolist()  # of the target without `START`
     sides = zip((source, target), zip(*pairs, strict=True), lengths, strict=True)
     return sum(tokens.num_cut(side, length) for tokens, side, length in sides)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, ClassVar, Self
@@ -41,6 +41,7 @@ class Feature(ABC):
     (`file`), or HTML (`html`). A subclass defines the methods that its use needs; the others say what is missing.
     """
 
+    entry: str  # a field: the name of the only entry. A feature with several entries overrides `entries` instead
     # Attributes that fill the arguments of nets and tasks by name: `num_classes`, or `label_num_classes`
     fact_names: ClassVar[tuple[str, ...]] = ()
     # The same, only with the feature's name before them, for the bare name means other things too: `image_std`
@@ -53,9 +54,9 @@ class Feature(ABC):
     explainer: ClassVar[str] = ""  # the class that attributes answers to it: "lab.verbs.explain.images.ImageExplainer"
 
     @property
-    @abstractmethod
     def entries(self) -> tuple[str, ...]:
-        """The names of the batch's entries."""
+        """The names of the feature's entries in a batch."""
+        return (self.entry,)
 
     def facts(self) -> dict[str, Any]:
         """The values of all facts by their bare names."""
@@ -274,7 +275,10 @@ def _located(where: str, target: str) -> Any:
     if not (target.startswith("lab.features.") or top in installed):
         if top in RESERVED or not (dot and top.isidentifier()):
             raise ValueError(f"{where}: {target[:100]} is not a feature")
-        missing = f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
+        missing = (
+            f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
+            " Run lab inside the project that has it, or install it."
+        )
         raise UserError(missing) from ModuleNotFoundError(top)
     try:
         return locate(target)

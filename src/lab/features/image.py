@@ -51,9 +51,9 @@ class Image(Feature):
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
             raise ValueError(f"mean and std are not of {self.num_channels} channels")
 
-    @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and standard deviation of each channel, in [0, 1]; 0 and 1 if none are set."""
+        return tuple(self.mean or [0.0] * self.num_channels), tuple(self.std or [1.0] * self.num_channels)
 
     @property
     def about(self) -> str:

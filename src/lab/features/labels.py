@@ -24,10 +24,6 @@ class ClassLabel(Feature):
             raise ValueError("class_names are empty")
 
     @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

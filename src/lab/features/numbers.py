@@ -24,10 +24,6 @@ class Numbers(Feature):
     item, column, content_types, in_json = "numbers", "numbers", "text/", "[<number>, …]"
 
     @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    @property
     def size(self) -> int:
         return len(self.names)
 

@@ -9,7 +9,7 @@ from lab.engine.constraints import Count
 from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Row, Sample
 from lab.features.files import line_of, lines, refuse_wide
-from lab.features.tokens import Tokens
+from lab.features.tokens import TextTokenizer
 
 NO_TEXT = "it is not UTF-8"
 
@@ -34,13 +34,9 @@ class Text(Feature):
     explainer = "lab.verbs.explain.texts.TextExplainer"
     tolerance = 0.02  # two translations may be as likely, and rounding chooses
 
-    @property
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
     @cached_property
-    def tokens(self) -> Tokens:
-        return Tokens(self.tokenizer)
+    def tokens(self) -> TextTokenizer:
+        return TextTokenizer(self.tokenizer)
 
     @property
     def vocab_size(self) -> int:

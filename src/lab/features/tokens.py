@@ -21,10 +21,10 @@ SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
 
 Kind = Literal["characters", "words", "subwords"]
-Row = Sequence[int] | np.ndarray  # of ids
+Ids = Sequence[int] | np.ndarray  # of ids
 
 
-class Tokens:
+class TextTokenizer:
     """A tokenizer.
 
     Args:
@@ -78,11 +78,11 @@ class Tokens:
             lengths: how many tokens of each it has kept.
         """
         most = max(lengths, default=0)
-        longer = Tokens(truncated(self.tokenizer.to_str(), most + 1))
+        longer = TextTokenizer(truncated(self.tokenizer.to_str(), most + 1))
         full = [text for text, length in zip(texts, lengths, strict=True) if length == most]
         return sum(len(ids) > most for ids in longer.encode(full))
 
-    def decode(self, rows: Iterable[Row]) -> list[str]:
+    def decode(self, rows: Iterable[Ids]) -> list[str]:
         """The text of each row of ids, up to its first end; start and padding are left out."""
         kept = ([int(i) for i in row] for row in rows)
         cut = (row[: row.index(self.end)] if self.end in row else row for row in kept)
@@ -92,13 +92,13 @@ class Tokens:
         )
         return texts
 
-    def pieces(self, row: Row) -> list[str]:
+    def pieces(self, row: Ids) -> list[str]:
         """Each token as a person reads it."""
         names = {self.end: "⏎", self.unknown: "□"}
         return [names.get(i) or (self.tokenizer.id_to_token(i) or "").replace("▁", " ") for i in map(int, row)]
 
 
-def padded(rows: Sequence[Row]) -> np.ndarray:
+def padded(rows: Sequence[Ids]) -> np.ndarray:
     """(N, T) int64: rows of ids, each filled with `PAD` to the length of the longest."""
     token = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
     for row, ids in zip(token, rows, strict=True):
@@ -138,7 +138,7 @@ def pretrained(name: str, max_length: int) -> str:
     tokenizer.enable_truncation(max_length)
     content: str = tokenizer.to_str()
     try:
-        tokens = Tokens(content)
+        tokens = TextTokenizer(content)
     except UserError as error:
         raise UserError(f"data.tokenizer={name}: it has no token for what is unknown, or for the end.") from error
     if tokens.encode([""]) == [[]]:

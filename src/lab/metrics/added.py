@@ -2,16 +2,34 @@
 
 import inspect
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+Metrics = dict[str, Metric | MetricCollection]  # by name, as a MetricCollection takes them
+
 
 def has_several_values(metric: Metric) -> bool:
     """Whether a metric gives a dict, or does not declare what it gives: their names are known once it is computed."""
     return inspect.get_annotations(type(metric).compute).get("return") not in (Tensor, "Tensor", "torch.Tensor")
+
+
+def checked(metrics: Mapping[str, Metric] | None, num_classes: int, taken: Collection[str]) -> Metrics:
+    """Return the metrics that a config adds to a classifier's.
+
+    Args:
+        metrics: by name; None: there are none.
+        num_classes: columns of the logits.
+        taken: names of the classifier's own metrics.
+
+    Raises:
+        ValueError: a name is taken, or a metric does not give one number for logits (N, C) and labels (N,).
+    """
+    for name, metric in (metrics or {}).items():
+        refuse_unfit(name, metric, num_classes, taken)
+    return dict(metrics or {})
 
 
 def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lab.features.tokens import Tokens
+from lab.features.tokens import TextTokenizer
 
 NATS = 1e6  # the unit of a sum of log-likelihoods is a millionth of a nat
 
@@ -66,7 +66,7 @@ class TextPairs(Metric):
     reference: list[Tensor]
     translation: list[Tensor]
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: TextTokenizer) -> None:
         super().__init__()
         self.tokens = tokens
         for name in ("reference", "translation"):

@@ -48,7 +48,6 @@ class Airbench(nn.Module, InitFromData):
 def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
     """(4C, 4C) float64 E[p pᵀ] over the 2×2 patches p, as a convolution's weights, of images at equal distances."""
     total, num_patches = torch.zeros((), dtype=torch.float64), 0
-    samples = samples.double()
     for index in torch.arange(0, len(samples), -(-len(samples) // num_images)).split(100):
         image = samples[index]["image"]
         corners = [image[:, :, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)]

@@ -1,21 +1,21 @@
 """Optional declarations of a net."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol, Self
+from typing import Protocol
 
 from torch import Tensor
 
 
 class TrainingSamples(Protocol):
-    """The training split as a net gets it: normalised, without augmentation, on the CPU."""
+    """The training split as a net gets it: normalised, not augmented, on the CPU.
+
+    Images are float64, so that a sum over the split has no rounding error that matters.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        """(B,) numbers of samples -> their batch: the inputs, and the targets, such as `label`."""
-
-    def double(self) -> Self:
-        """The same samples; images are float64, so that a sum over the split loses nothing to rounding."""
+        """(B,) sample indices -> a batch with the inputs and the targets, such as `label`."""
 
 
 class InitFromData(ABC):

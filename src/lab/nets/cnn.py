@@ -5,16 +5,16 @@ from lab.engine.constraints import Fraction
 
 
 class CNN(nn.Module):
-    """The seed's two convolutions and two linear layers, in both of its listings.
+    """The baseline CNN: two convolutions and two linear layers.
 
-    The seed flattens to 64·6·6 whatever it is given, which is right for 10 pixels without pooling and for 30 to 33
-    with it; here the size follows from the image's. The seed also ends in a log-softmax, which its cross-entropy then
-    applies a second time (to no effect, since log-softmax of a log-softmax is itself): this one returns logits.
+    The original flattens to 64·6·6 features for every image. That fits 10 pixels without pooling, and 30 to 33 pixels
+    with it; here the number follows from `image_size`. The original also ends in a log-softmax, which its cross-entropy
+    applies again, without effect; this net returns logits.
 
     Args:
-        pool: a 2×2 max-pool after each convolution.
+        pool: add a 2×2 max-pool after each convolution.
         dropout: probability of dropping a hidden unit before the last layer.
-        hidden: units of the layer between convolutions and logits.
+        hidden: units of the hidden linear layer.
     """
 
     def __init__(
@@ -27,9 +27,8 @@ class CNN(nn.Module):
         hidden: PositiveInt = 128,
     ) -> None:
         super().__init__()
-        side = image_size - 2  # what a 3×3 convolution leaves
-        side = (side // 2 if pool else side) - 2
-        side = side // 2 if pool else side
+        shrink = 2 if pool else 1
+        side = ((image_size - 2) // shrink - 2) // shrink  # each 3×3 convolution removes 2 pixels
         if side < 1:
             raise ValueError(f"CNN needs images of {10 if pool else 5} pixels or more, got {image_size}")
         self.num_features = 64 * side * side

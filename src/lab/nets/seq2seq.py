@@ -41,7 +41,7 @@ class Seq2Seq(nn.Module):
         for embed in (self.embed, self.target_embed):
             nn.init.normal_(embed.weight, std=width**-0.5)
         self.dropout = nn.Dropout(dropout)
-        self.encoder = Encoder(cell, width, num_layers, dropout)
+        self.encoder = RecurrentEncoder(cell, width, num_layers, dropout)
         self.num_states = 2 if cell == "lstm" else 1  # h, and c
         self.bridge = nn.Linear(width, self.num_states * num_layers * width)
         between = dropout if num_layers > 1 else 0.0
@@ -101,7 +101,7 @@ class Seq2Seq(nn.Module):
         return self.dropout(embed(token) * embed.embedding_dim**0.5)
 
 
-class Encoder(nn.Module):
+class RecurrentEncoder(nn.Module):
     """Recurrent layers; half of each reads a sequence from its own end, so that padding changes nothing."""
 
     def __init__(self, cell: str, width: int, num_layers: int, dropout: float) -> None:

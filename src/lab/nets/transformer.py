@@ -34,7 +34,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = Embed(vocab_size, width, dropout, ngrams, ngram_buckets)
-        self.encoder = Encoder(width, num_layers, num_heads, dropout)
+        self.encoder = TransformerEncoder(width, num_layers, num_heads, dropout)
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, token: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Embed(nn.Module):
         return self.dropout(self.embed(token) * width**0.5 + places)
 
 
-class Encoder(nn.Module):
+class TransformerEncoder(nn.Module):
     """Blocks, and a norm at their end."""
 
     def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:

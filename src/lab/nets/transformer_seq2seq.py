@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from lab.engine.constraints import Fraction
-from lab.nets.transformer import Attention, Embed, Encoder, mlp, padding_mask
+from lab.nets.transformer import Attention, Embed, TransformerEncoder, mlp, padding_mask
 
 
 class TransformerSeq2Seq(nn.Module):
@@ -33,7 +33,7 @@ class TransformerSeq2Seq(nn.Module):
         super().__init__()
         self.embed = Embed(text_vocab_size, width, dropout)
         self.target_embed = self.embed if shared_vocabulary else Embed(target_vocab_size, width, dropout)
-        self.encoder = Encoder(width, num_layers, num_heads, dropout)
+        self.encoder = TransformerEncoder(width, num_layers, num_heads, dropout)
         self.blocks: Any = nn.ModuleList(DecoderBlock(width, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
 

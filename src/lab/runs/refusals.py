@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.launch import rendezvous
 from lab.tasks.optimizers import by_key

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from lab.data.facts import Facts
 from lab.engine.config.allow import locate
-from lab.engine.config.instantiate import build
+from lab.engine.config.instantiate import instantiate
 from lab.engine.config.signatures import parameters
 from lab.engine.errors import fail, one_line
 from lab.tasks.base import Task
@@ -32,7 +32,7 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
         except ImportError as error:
             fail([f"task.metrics.{name}: {one_line(error)}"])
         try:
-            metric = build(node, facts, none_is_unset=True)
+            metric = instantiate(node, facts, none_is_unset=True)
         except InstantiationException as error:
             fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
         if not isinstance(metric, Metric):

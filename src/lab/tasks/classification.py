@@ -4,45 +4,28 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchmetrics.wrappers import ClasswiseWrapper
 
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.constraints import Fraction
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
-from lab.metrics.added import refuse_unfit
+from lab.metrics.added import Metrics, checked
+from lab.metrics.classes import ClassAccuracy, ValuePerClass
 from lab.tasks.base import Stage, Step, Task
 
 
-class ClassAccuracy(MulticlassAccuracy):
-    """(C,) of each class; nan where no sample has it."""
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, average=None, **kwargs)
-
-    def compute(self) -> Tensor:
-        tp, _, _, fn = self._final_state()
-        return tp / (tp + fn)
-
-
-class OfEachClass(ClasswiseWrapper):
-    """The values by the classes' names; a class without samples has none."""
-
-    def compute(self) -> dict[str, Tensor]:
-        return {name: value for name, value in super().compute().items() if not value.isnan()}
-
-
 class Classification(Task):
-    """Cross-entropy over classes; reports accuracy (`acc`), macro F1 (`f1`) and, at test, each class's accuracy.
+    """Cross-entropy over classes. Reports accuracy (`acc`), macro F1 (`f1`) and, at test, the accuracy of each class.
 
-    A class without test samples has no accuracy.
+    Classes without test samples have no accuracy.
 
     Args:
-        label_smoothing: share of the label's probability spread over all classes (Szegedy et al. 2016), in training.
-        metrics: more of them by name, for validation and test; each takes logits (`preds`) and labels (`target`), and
-            gives one number.
+        label_smoothing: share of the label's probability spread over all classes in training (Szegedy et al. 2016).
+        metrics: additional metrics by name, for validation and test. Each takes logits (`preds`) and labels (`target`),
+            and gives one number.
     """
 
     keeps: ClassVar = ("preds", "target")
@@ -55,18 +38,13 @@ class Classification(Task):
         metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        micro = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        acc: dict[str, Metric | MetricCollection] = {"acc": micro}
+        acc: Metrics = {"acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)}
         f1 = {"f1": MulticlassF1Score(num_classes, average="macro", validate_args=False)}
-        each = {"each": OfEachClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
-        more: dict[str, Metric | MetricCollection] = {}
-        for name, metric in (metrics or {}).items():
-            refuse_unfit(name, metric, num_classes, taken=("loss", *acc, *f1, *each))
-            more[name] = metric
+        each = {"each": ValuePerClass(ClassAccuracy(num_classes, validate_args=False), class_names, prefix="acc/")}
+        more = checked(metrics, num_classes, taken=("loss", *acc, *f1, *each))
         stages = {"train": acc, "val": acc | f1 | more, "test": acc | f1 | each | more}
         super().__init__(metrics={stage: MetricCollection(m).clone() for stage, m in stages.items()}, **kwargs)
-        self.class_names = class_names
-        self.label_smoothing = label_smoothing
+        self.class_names, self.label_smoothing = class_names, label_smoothing
 
     def step(self, batch: Batch, stage: Stage) -> Step:
         logits, label = self(batch), batch["label"]
@@ -77,18 +55,18 @@ class Classification(Task):
     def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
         probability = outputs["preds"].float().softmax(-1)
         best, prediction = probability.max(-1)
-        columns = {
+        return {
             "label": [self.class_names[i] for i in outputs["target"].tolist()],
             "prediction": [self.class_names[i] for i in prediction.tolist()],
             "probability": best.tolist(),
+            **{f"p({name})": p.tolist() for name, p in zip(self.class_names, probability.T, strict=True)},
         }
-        each = zip(self.class_names, probability.T.tolist(), strict=True)
-        return columns | {f"p({name})": values for name, values in each}
 
-    def figures(self, samples: Samples, preds: Tensor, target: Tensor) -> dict[str, Any]:
-        from lab.figures.classification import classification  # matplotlib takes half a second
+    def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        from lab.figures.classification import classification  # importing matplotlib takes half a second
 
-        return classification(preds.float().softmax(-1), target, self.class_names, samples.show)
+        probability = outputs["preds"].float().softmax(-1)
+        return classification(probability, outputs["target"], self.class_names, samples.show)
 
     @property
     def outputs(self) -> dict[str, Feature]:

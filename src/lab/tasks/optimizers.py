@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
+from lightning import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lab.engine.config.allow import instantiate
-from lab.engine.errors import fail, unknown
+from lab.engine.config.instantiate import instantiate
+from lab.engine.errors import UserError, fail, unknown
 from lab.optim import CombinedOptimizer
 
 T = TypeVar("T")
@@ -141,6 +142,18 @@ def build_schedule(
     if not isinstance(optimizer, NamedOptimizers):
         return build(next(iter(chosen.values())), optimizer)
     return NamedSchedules(optimizer, {name: build(chosen[name], each) for name, each in optimizer.optimizers.items()})
+
+
+def num_steps(trainer: Trainer) -> int:
+    """The length of the run, in optimizer steps.
+
+    Raises:
+        UserError: the run has no end.
+    """
+    steps = max(1, trainer.estimated_stepping_batches)  # 0: the run is only tested
+    if steps == float("inf"):
+        raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
+    return int(steps)
 
 
 def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:

@@ -8,15 +8,16 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from lab.data.base import Batch, Samples
+from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.constraints import Fraction
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
-from lab.features.tokens import PAD, START, Tokens
+from lab.features.tokens import PAD, START, TextTokenizer
 from lab.metrics.translation import BLEU, CHRF, Accuracy, Perplexity
 from lab.tasks.base import Stage, Step, Task
-from lab.tasks.search import beam_search, greedy
+from lab.tasks.beam_search import beam_search, greedy
 
 NUM_SHOWN = 40  # translations of a split
 NUM_MAPS = 6  # of them, with what they took from where
@@ -49,7 +50,7 @@ class Translation(Task):
     ) -> None:
         if not find_spec("sacrebleu"):
             raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
-        self.tokens, self.target_tokens = Tokens(text_tokenizer), Tokens(target_tokenizer)
+        self.tokens, self.target_tokens = TextTokenizer(text_tokenizer), TextTokenizer(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
         metrics = {"train": of_tokens, "val": everything, "test": everything}
@@ -87,10 +88,11 @@ class Translation(Task):
             "target_perplexity": (outputs["nll"] / outputs["num_tokens"]).exp().tolist(),
         }
 
-    def figures(self, samples: Samples, translation: Tensor) -> dict[str, Any]:
+    def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
         from lab.engine.markdown import table
         from lab.figures.attention import attention  # matplotlib takes half a second
 
+        translation = outputs["translation"]
         num = len(translation)
         shown = torch.linspace(0, num - 1, min(num, NUM_SHOWN)).long()  # of all parts of the split
         batch, translation = samples[shown], translation[shown]
@@ -136,6 +138,6 @@ def _written(reference: Tensor) -> list[str]:
     return ["".join(chr(i) for i in row if i) for row in reference.tolist()]
 
 
-def _names(tokens: Tokens, ids: Tensor) -> list[list[str]]:
+def _names(tokens: TextTokenizer, ids: Tensor) -> list[list[str]]:
     """Of the tokens of (N, T), without padding."""
     return [[str(tokens.tokenizer.id_to_token(i)) for i in row if i != PAD] for row in ids.tolist()]

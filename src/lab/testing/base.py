@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lab.build import build_task, init_from_data, read_data
-from lab.data.base import Batch, Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batch, Batches
 from lab.engine.config.compose import compose_config
 from lab.engine.training.lightning_quirks import filter_warnings
 

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lab.build import read_data
-from lab.data.base import Batch, Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batch, Batches
 from lab.data.facts import Facts
 from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel

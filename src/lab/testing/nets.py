@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lab.build import build_task
-from lab.data.base import Batch, Data
+from lab.data.base import Data
+from lab.data.batches import Batch
 from lab.engine.config import signatures
 from lab.engine.errors import UserError
 from lab.runs import check

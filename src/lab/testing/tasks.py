@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lab import runs, train
-from lab.data.base import Batch, Data
+from lab.data.base import Data
+from lab.data.batches import Batch
 from lab.engine.runs import checkpoints
 from lab.features.labels import ClassLabel
 from lab.tasks.base import Step

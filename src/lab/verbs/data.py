@@ -1,4 +1,4 @@
-"""`lab data`: what was found in the data of an experiment, used and left out. Nothing is trained."""
+"""`lab data`: report which samples of an experiment's data were found, used and left out. Nothing is trained."""
 
 from omegaconf import DictConfig
 
@@ -13,13 +13,15 @@ from lab.runs.check import check
 
 
 def main(cfg: DictConfig) -> None:
-    """Check the config, read the data, print the whole report."""
+    """Check the config, read the data and print the full report."""
     filter_warnings()
     refuse_multiple_processes("data", "it")
     freeze(cfg)
     if cfg.run is not None:
-        fail([f"run={cfg.run}: data makes no run; leave it out. A run's report is in its folder."])
-    cfg.sweep = cfg.launcher = None
+        problem = (
+            f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"
+        )
+        fail([problem])
     check(cfg, writes=False)
     process.set_up_process(cfg)
     say(*read_data(cfg).report.full().rstrip("\n").split("\n"))

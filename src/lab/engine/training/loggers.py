@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lab.engine.display import in_utf8, say
-from lab.engine.folder import atomic_write, read_metrics
+from lab.engine.files import atomic_write, read_metrics
 from lab.engine.runs.index import parsed, read_run
 from lab.engine.training.lightning_quirks import add_hyperparameters
 

@@ -10,9 +10,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lab.data.base import Batches, Data, Tensors
+from lab.data.base import Data
+from lab.data.batches import Batches, Tensors
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
-from lab.data.report import digest, fingerprint
 from lab.features.base import Feature
 from lab.figures.images import images
 from lab.tasks.base import Batch, Stage, Step, Task
@@ -122,7 +123,8 @@ class Detection(Task):
     def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, list[Any]]:
         return {"boxes": [json.dumps(rows) for rows in outputs["boxes"].double().round(decimals=3).tolist()]}
 
-    def figures(self, samples: Any, boxes: Tensor) -> dict[str, Any]:
+    def figures(self, samples: Any, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        boxes = outputs["boxes"]
         batch = samples[torch.arange(min(8, len(boxes)))]
         titles = [f"{len(rows)} boxes" for rows in boxes[:8].tolist()]
         return {"found": images(batch["image"] / 255, titles, "test pictures")}

@@ -5,15 +5,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lab.data.base import Batches, Data
+from lab.data.base import Data
+from lab.data.batches import Batches
+from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
 from lab.data.images import Digits
-from lab.data.report import digest, fingerprint
-from lab.data.text import Ragged, Texts
+from lab.data.text import EncodedTexts, Ragged
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
-from lab.features.tokens import Tokens, train
+from lab.features.tokens import TextTokenizer, train
 from lab.tasks.base import Batch
 
 WORDS = ("as it is", "five more")
@@ -29,13 +30,13 @@ class DigitsAndWords(Data):
         digits = Digits(image_size=8, val_fraction=0.2, test_fraction=0.2, batch_size=1, tiny=self.tiny, **drawn)
         splits, classes = digits.read_splits()
         content = train(WORDS, "words", 10, 1, 8)
-        tokens, read, contents = Tokens(content), {}, {}
+        tokens, read, contents = TextTokenizer(content), {}, {}
         for name, split in splits.items():
             image, digit = split.tensors["image"], split.tensors["label"]
             which = torch.arange(len(digit)) % 2
             label = (digit + 5 * which) % 10
             words = Ragged.of(tokens.encode([WORDS[i] for i in which.tolist()]))
-            read[name] = Texts({"token": words}, {"image": image, "label": label})
+            read[name] = EncodedTexts({"token": words}, {"image": image, "label": label})
             contents[name] = [digest(x.tobytes(), WORDS[i].encode()) for x, i in zip(image.numpy(), which, strict=True)]
         self.names = digits.names
         self.report.describe(contents, self.names)
