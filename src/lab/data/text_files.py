@@ -1,4 +1,4 @@
-"""Your own texts and their classes: from tables, and from folders of text files."""
+"""Texts and their classes, from tables and from folders of text files."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lab.features.files import TABLES, visible
 
 @dataclass
 class NamedTexts:
-    """Texts with the names of their classes; each has a place to name it by, and may have a group."""
+    """Texts with the names of their classes. Each has a place, such as "FILE, line 7", and may have a group."""
 
     text: list[str]
     label: list[str]
@@ -38,20 +38,20 @@ class NamedTexts:
 
 
 class TextTable(TextData):
-    """Your own texts in a CSV, TSV, JSONL or Parquet file, or in a folder of such files: train.*, val.*, test.*.
+    """Texts in a CSV, TSV, JSONL or Parquet file, or in a folder with the files train.*, val.* and test.*.
 
-    What there is no file for, or no row of that `split`, is drawn from train.
+    A split without a file, or without rows of that `split`, is drawn from train.
 
     Args:
         root: the file or the folder.
-        text: the column of the texts; its number, from 1, in a CSV or TSV file without a header.
-        label: the column of the classes; its number.
-        split: the column, if there is one, that says train, val or test.
-        group: the column, if there is one, whose equals stay in one split when splits are drawn; an empty cell is a
-            group of its own.
-        val_fraction: share of each class that validates, where no rows are said to.
-        test_fraction: share of each class that tests, where no rows are said to.
-        skip_unreadable: leave out the rows that can't be read, in place of refusing them.
+        text: the column of the texts: its name; or its number, from 1, in a CSV or TSV file without a header.
+        label: the column of the classes, likewise.
+        split: the column with the splits train, val and test, if there is one.
+        group: the column of the groups, if there is one. Rows of a group stay in one split when splits are drawn; a row
+            with an empty cell is a group by itself.
+        val_fraction: share of each class in the validation split, if it is drawn.
+        test_fraction: share of each class in the test split, if it is drawn.
+        skip_unreadable: leave out rows that can't be read; false: they are an error.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TextTable(TextData):
         return _labelled(_divided(rows, split) if split else {"train": rows}, self)
 
     def _read(self, path: Path, columns: dict[str, str | int | None]) -> tuple[NamedTexts, list[str]]:
-        """The rows of a table, and what its column `split` says of each."""
+        """The rows of a table, and the cells of its column `split`."""
         wanted = [column for column in columns.values() if column is not None]
         if len({type(column) for column in wanted}) > 1:
             raise UserError(f"data.text, data.label: give {', '.join(map(str, wanted))} all as names, or as numbers.")
@@ -105,7 +105,7 @@ class TextTable(TextData):
     def _warn(
         self, path: Path, columns: dict[str, str | int | None], of: dict[str, list[str]], given: list[str]
     ) -> None:
-        """Say what the labels of a table look like, where that may be a mistake."""
+        """Warn of labels that may be a mistake."""
         stripped = [cell for cell in given if cell.strip() != cell]
         if stripped:
             self.report.warnings.append(
@@ -137,13 +137,13 @@ class TextTable(TextData):
 
 
 class TextFolder(TextData):
-    """Your own texts: a folder of .txt files for each class, in `root` or in `root/train`, `root/val`, `root/test`.
+    """Texts in a folder of .txt files for each class, in `root` or in `root/train`, `root/val` and `root/test`.
 
     Args:
-        root: the folder; a val or test folder that is missing is split off train.
-        val_fraction: share of each class that validates, where there is no val folder.
-        test_fraction: share of each class that tests, where there is no test folder.
-        skip_unreadable: leave out the files that can't be read, in place of refusing them.
+        root: the folder. A missing val or test folder is drawn from train.
+        val_fraction: share of each class in the validation split, if there is no val folder.
+        test_fraction: share of each class in the test split, if there is no test folder.
+        skip_unreadable: leave out files that can't be read; false: they are an error.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ def _divided(rows: NamedTexts, split: list[str]) -> dict[str, NamedTexts]:
 
 
 def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelled], list[str]]:
-    """All three splits, those that are missing drawn from train, and the names of the classes: train's."""
+    """All three splits, the missing ones drawn from train; and the names of the classes in train."""
     if not len(rows["train"]):
         raise UserError("data: train has no samples.")
     class_names = sorted(set(rows["train"].label))
