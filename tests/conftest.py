@@ -15,14 +15,14 @@ import forked
 import lightning as L
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lab import train
 from lab.build import build_trainer
 from lab.engine.config import allow
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.train import prepare
@@ -51,7 +51,7 @@ def options(group: str) -> list[str]:
 
 def takes(net: str) -> list[str]:
     """The entries of a batch that a net's `forward` takes."""
-    target = OmegaConf.load(CONF / f"net/{net}.yaml")._target_
+    target = compose_config("train", ["experiment=digits", f"net={net}"]).net._target_
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 

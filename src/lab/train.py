@@ -6,20 +6,20 @@ from omegaconf import DictConfig
 from lab.build import build_task, build_trainer, read_data
 from lab.data.base import Data
 from lab.engine.launch.processes import processes
-from lab.engine.launch.signals import stop
+from lab.engine.launch.signals import stop_request
 from lab.runs.open import Run, joined, open_run
 from lab.runs.results import print_summary, recorded, test_best_weights
 from lab.tasks.base import Task
 
 
-@stop.listen()
+@stop_request.handle_signals()
 def main(cfg: DictConfig) -> float:
     """`lab train`: train a new run, or resume one. Return its best value of `monitor.metric`, for a sweep."""
     with open_run(cfg) as run:
         return train(run) if run.best is None else run.best
 
 
-@stop.listen()
+@stop_request.handle_signals()
 def join(folder: str) -> float:
     """`lab rank FOLDER`: train as one more process of the run in a folder."""
     return train(joined(folder))

@@ -37,14 +37,14 @@ import page
 
 from lab.data import tiny
 from lab.engine import cli
-from lab.engine.config.command_line import with_the_runs_own
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import RunError
 
 cli.import_heavy("lab.train")
-from lab import runs  # noqa: E402
 from lab import train as lab_train  # noqa: E402
 from lab.engine import lock  # noqa: E402
+from lab.engine.files import read_json  # noqa: E402
 from lab.engine.runs import checkpoints  # noqa: E402
 
 NUM_BATCHES, EPOCHS = 8, 4
@@ -123,7 +123,7 @@ def train(words: list[str], callback: Callback | None = None) -> None:
                 return trainer
 
             lab_train.build_trainer = with_callback
-        lab_train.main(compose_config("train", with_the_runs_own(words)))
+        lab_train.main(compose_config("train", add_run_overrides(words)))
         code = 0
     except SystemExit as stopped:
         code = int(stopped.code or 0)
@@ -299,7 +299,7 @@ def resumed_elsewhere(point: int, how: str, variant: str) -> str | None:
     reference = TMP / f"reference {variant}".replace(" ", "_")
     if outcome(folder) != expected:
         return "other weights or metrics"
-    best, best_reference = (runs.read_json(path / "results.json", "best")["best"] for path in (folder, reference))
+    best, best_reference = (read_json(path / "results.json", "best")["best"] for path in (folder, reference))
     shutil.rmtree(folder)
     return None if best == best_reference else f"best: {best}, not {best_reference}"
 

@@ -1,11 +1,12 @@
-"""docs/extending.md as files: what a reader of the page writes and installs."""
+"""docs/extending.md and docs/own-task.md as files, which a reader of the pages writes and installs."""
 
 import re
 import tomllib
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/extending.md"
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("extending.md", "own-task.md"))
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "console" for line in text.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""docs/extending.md is executed: its blocks become files, and its commands run, its tests among them."""
+"""docs/extending.md and own-task.md are executed: blocks become files, and commands run, tests among them."""
 
 import csv
 import importlib
@@ -46,8 +46,8 @@ def test_the_commands_of_the_page_run(package, lab_in):
     assert sum(errors) / 400 < 0.2, "prices have noise of 0.1, and a range of 6"
 
 
-def test_the_page_tells_how_many_lines_it_has():
-    said = re.search(r"(\d+) lines in all", page.PAGE.read_text(encoding="utf-8"))
+def test_the_page_tells_how_many_lines_the_package_has():
+    said = re.search(r"(\d+) lines in all", page.TEXT)
     code = [text for language, text in page.BLOCKS if re.match(r"# mylab/\w.*\.(py|yaml)\n", text)]
     assert said is not None
     assert int(said[1]) == sum(len(text.splitlines()) - 1 for text in code)

@@ -17,8 +17,10 @@ from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
-from lab.engine.folder import CONFIG, FIGURES, STAMP, read_text, write_text
-from lab.engine.training.trainer import declared
+from lab.engine.files import read_text, write_text
+from lab.engine.folder import CONFIG, FIGURES, STAMP
+from lab.engine.training.lightning_quirks import add_summary, is_compiled
+from lab.engine.training.trainer import typed
 from lab.features.base import sample_of
 from lab.tasks.base import Task
 
@@ -42,19 +44,19 @@ class Figures(Callback):
         self.folder, self.draw = folder, draw
         self.boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
         self.samples: Batch | None = None  # of the first training batch
+        self.takes_samples = False
         self.kept = KeptOutputs(0)
         self.projector: Projector | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if not (self.draw and trainer.is_global_zero and trainer.global_step == 0):
-            vars(self)["on_train_batch_start"] = None  # Lightning passes over it in every step
+        self.takes_samples = self.draw and trainer.is_global_zero and trainer.global_step == 0
         if self.draw and trainer.is_global_zero:
             for name, language in ((CONFIG, "yaml"), (STAMP, "json")):
                 self._write(name, f"```{language}\n{read_text(self.folder / name)}\n```", trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self.samples = first_rows(batch)
-        vars(self)["on_train_batch_start"] = None
+        if self.takes_samples:
+            self.samples, self.takes_samples = first_rows(batch), False
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.draw and trainer.is_global_zero):
@@ -136,7 +138,7 @@ class Figures(Callback):
         image.width, image.height = struct.unpack(">II", png[16:24])
         for board in self.boards:
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
-            board.experiment._get_file_writer().add_summary(summary, step)
+            add_summary(board, summary, step)
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:
@@ -203,7 +205,7 @@ class Projector:
         self.features: list[Tensor] = []
         self.index: list[Tensor] = []
         self.batch_index: Tensor | None = None  # of the batch whose features have not come yet
-        self.hook = heads[-1].register_forward_pre_hook(self._embed) if heads and not net._compiled_call_impl else None
+        self.hook = heads[-1].register_forward_pre_hook(self._embed) if heads and not is_compiled(net) else None
 
     def _embed(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         index, room = self.batch_index, MOST_EMBEDDED - sum(map(len, self.index))
@@ -230,7 +232,7 @@ def epoch_figures(trainer: Trainer, task: Task) -> dict[str, Any]:
     Each module then has the mode, and the weights, that it had.
     """
     modes = [(module, module.training) for module in task.modules()]
-    averages = [callback for callback in declared(trainer).callbacks if isinstance(callback, WeightAveraging)]
+    averages = [callback for callback in typed(trainer).callbacks if isinstance(callback, WeightAveraging)]
     task.eval()
     for average in averages:
         average.on_validation_epoch_start(trainer, task)  # which puts its weights in

@@ -15,7 +15,8 @@ from lightning import Callback, LightningModule, Trainer
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
 from lab.data.batches import Batch
 from lab.engine.display import csv_cell
-from lab.engine.folder import PREDICTIONS, atomic_write
+from lab.engine.files import atomic_write
+from lab.engine.folder import PREDICTIONS
 from lab.tasks.base import Task
 
 

@@ -10,7 +10,7 @@ from lab.engine.errors import Pruned
 TRIAL = "LAB_TRIAL"  # the environment's name for the trial that a run is: its study's storage may hold a password
 
 
-class Pruning(Callback):
+class TrialPruning(Callback):
     """Reports each validation to the study that the run is a trial of, and ends it where the study's pruner says so.
 
     The first process asks; all do what it is told.
@@ -24,7 +24,7 @@ class Pruning(Callback):
         if trainer.is_global_zero:
             import optuna
 
-            from lab.engine.config.allow import instantiate
+            from lab.engine.config.instantiate import instantiate
 
             url, name, number, pruner = json.loads(os.environ[TRIAL])
             study = optuna.load_study(storage=open_storage(url), study_name=name, pruner=instantiate(pruner))

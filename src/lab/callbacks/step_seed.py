@@ -3,8 +3,9 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
 from lightning import Callback, LightningModule, Trainer
+
+from lab.engine.training.lightning_quirks import seed_generators
 
 
 class StepSeed(Callback):
@@ -31,8 +32,6 @@ class StepSeed(Callback):
 
     def _seed(self, key: str) -> None:
         number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-        torch.random.default_generator.manual_seed(number % 2**63)  # torch.manual_seed takes a millisecond: it notes
-        if torch.cuda.is_initialized():  # where it was called, for a GPU that may never be used
-            torch.cuda.manual_seed_all(number % 2**63)
+        seed_generators(number % 2**63)
         np.random.seed(number % 2**32)
         random.seed(number)

@@ -16,7 +16,7 @@ from lab.data.facts import Facts
 from lab.data.samplers import evaluation_batches, training_sampler
 from lab.data.split import draw_splits
 from lab.engine.errors import UserError
-from lab.engine.training.trainer import declared
+from lab.engine.training.trainer import typed
 from lab.features.base import Feature
 
 
@@ -130,7 +130,7 @@ class Data(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split, rank, world_size = self._split("train")
-        is_fixed = self.trainer is not None and declared(self.trainer).overfit_batches > 0
+        is_fixed = self.trainer is not None and typed(self.trainer).overfit_batches > 0
         sampler = training_sampler(
             split, self.batch_size, self.tokens_per_batch, rank, world_size, self.seed, self.position, is_fixed
         )

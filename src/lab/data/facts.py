@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lab.engine.config.signatures import Arguments
 from lab.engine.errors import UserError
-from lab.engine.folder import FACTS, read_json
+from lab.engine.files import damaged, read_json
+from lab.engine.folder import FACTS
 from lab.engine.records import validation_error
 from lab.features.base import Feature, pack, unpack
 
@@ -115,7 +116,7 @@ def stored_facts(folder: Path) -> Facts:
     try:
         return Facts.of_plain(read_json(folder / FACTS))
     except ValueError as error:
-        raise UserError(f"error: {folder / FACTS} is damaged: {error}.") from error
+        raise damaged(folder / FACTS, error) from error
     except UserError as error:  # a package is missing
         if not isinstance(error.__cause__, ModuleNotFoundError):
             raise

@@ -16,7 +16,7 @@ from lab.data.images import ImageData
 from lab.data.split import groups_of
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 from lab.features.read_image import suffixes
 
 

@@ -16,7 +16,7 @@ from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
 from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
-from lab.engine.folder import expanded
+from lab.engine.files import expanded
 from lab.features.files import TABLES, visible
 
 

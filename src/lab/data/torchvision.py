@@ -15,7 +15,7 @@ from lab.data.classes import refuse_wrong_labels
 from lab.data.images import ImageData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError, one_line
-from lab.engine.folder import atomic_write, expanded
+from lab.engine.files import atomic_write, expanded
 
 DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the package dataset-fashion-mnist
 

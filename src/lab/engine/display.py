@@ -1,32 +1,32 @@
-"""Text from outside the program, made safe to show. A file name, a class name or a cell may hold anything."""
+"""Printing text safely: file names, class names and cells of tables may contain control characters."""
 
 import os
 import re
 import shlex
 from typing import TextIO
 
-# Control characters, line separators, controls of the writing direction, and halves of surrogate pairs
+# Control characters, line separators, bidirectional controls, and unpaired surrogates
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def printable(value: object) -> str:
-    r"""One line for a terminal: unsafe characters become escapes, such as \x1b, \n, or \xe9 for a byte not in UTF-8."""
+    r"""One line for a terminal. Unsafe characters become escapes, such as \x1b; \xe9 stands for a byte not in UTF-8."""
     return UNSAFE.sub(_escape, str(value))
 
 
 def printable_lines(text: str) -> str:
-    """The same of a text of several lines, which stay."""
+    """`printable` for each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def say(*lines: object, end: str = "\n", file: TextIO | None = None) -> None:
-    """Print these lines, each as `printable` makes it. All messages are printed by this function."""
+    """Print lines, each made `printable`. Every message of lab is printed by this function."""
     print(*map(printable, lines), sep="\n", end=end, file=file, flush=True)
 
 
 def command(*words: str) -> str:
-    r"""A command line for a shell; a word with unsafe characters in the notation $'\x1b', which a terminal shows."""
+    r"""A command line that can be pasted into a shell. Words with unsafe characters are written as $'\x1b'."""
     return " ".join(map(_quoted, words))
 
 
@@ -42,12 +42,12 @@ def _bytes(match: re.Match[str]) -> str:
 
 
 def drawn(text: str) -> str:
-    """A text as matplotlib shows it literally: it refuses surrogates, and takes what is between two $ for a formula."""
+    """A text that matplotlib draws literally. It would refuse surrogates, and draw text between two $ as a formula."""
     return printable_lines(text).replace("$", r"\$")
 
 
 def in_utf8(name: str) -> str:
-    """The name; one that is not UTF-8, with escapes: TensorBoard, for one, takes no other."""
+    """A name that is valid UTF-8: bytes that are not become escapes. TensorBoard, for one, requires this."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -56,7 +56,7 @@ def in_utf8(name: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet runs as a formula: a text that begins like one gets a leading apostrophe."""
+    """A cell that no spreadsheet runs as a formula. Text that starts like a formula gets a leading apostrophe."""
     if not FORMULA.match(text):
         return text
     try:
@@ -68,6 +68,6 @@ def csv_cell(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # Python's surrogate for a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return match[0].encode("unicode_escape").decode()

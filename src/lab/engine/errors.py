@@ -5,18 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from omegaconf.errors import OmegaConfBaseException
-
 from lab.engine.display import printable
 
 
 class UserError(Exception):
-    """The user's input is wrong. The message says what is wrong, what was expected and what to do. Exit code 2.
+    """The user's input is wrong. The message tells what is wrong, what was expected and what to do. Exit code 2.
 
     Args:
-        *lines: of the message, one for each problem. A line break inside a line is shown as an escape.
+        *lines: the lines of the message, one for each problem. A line break inside a line is printed as an escape.
 
-    Raised in a `DataLoader` worker, the error arrives with the worker's traceback in front, which `str` drops.
+    An error in a `DataLoader` worker arrives with the worker's traceback in front; `str` drops the traceback.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -28,36 +26,37 @@ class UserError(Exception):
 
 
 class RunError(UserError):
-    """A run that started correctly could not continue: its numbers, its disk, its processes. Exit code 1."""
+    """A run that started correctly could not continue: it diverged, the disk is full, a process died. Exit code 1."""
 
 
 PRUNED = 75  # an exit code
 
 
 class Pruned(SystemExit):
-    """A sweep has ended this run early: it was not worth its end."""
+    """The sweep's pruner has stopped this run early, because other trials score better."""
 
     def __init__(self) -> None:
         super().__init__(PRUNED)
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Turns an OSError into a RunError that begins with `what`. A closed pipe is left to `cli`, which ends silently."""
+def blaming(cause: str) -> Iterator[None]:
+    """Turn an OSError into a RunError whose message starts with `cause`. A closed pipe is handled by `cli`."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RunError(f"error: {what}: {error.strerror or error}.") from error
+        raise RunError(f"error: {cause}: {error.strerror or error}.") from error
 
 
 def fail(problems: Sequence[str]) -> NoReturn:
+    """Raise a UserError with a line for each problem."""
     raise UserError(*(f"error: {problem}" for problem in problems))
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """The sentence for a name that is not among those it should be."""
+    """The message for an unknown name: the most similar name, or all names."""
     options = sorted(map(str, names))
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(options)}."
@@ -65,7 +64,9 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message, without the lines about types that OmegaConf adds."""
+    """The message of an error in one line, without the types that OmegaConf appends."""
+    from omegaconf.errors import OmegaConfBaseException  # `lab runs` starts without it
+
     if isinstance(error, OmegaConfBaseException) and error.full_key and error.msg:
         return " ".join(f"{error.full_key}: {error.msg.splitlines()[0]}".split())
     return " ".join(str(error if str(error) else error.__cause__).split())

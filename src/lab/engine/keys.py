@@ -1,6 +1,6 @@
-"""The keys of a command line's words. Nothing is imported here."""
+"""The keys of overrides on the command line. Nothing is imported here."""
 
 
 def key_of(word: str) -> str:
-    """The key that a word sets, adds (`+`) or takes away (`~`)."""
+    """The key that an override sets, adds (`+`) or removes (`~`)."""
     return word.partition("=")[0].lstrip("+~")

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run's folder. Nothing heavy is imported here."""
+"""The lock of a run's folder: one process at a time trains in it. Nothing heavy is imported here."""
 
 import errno
 import fcntl
@@ -14,25 +14,25 @@ from lab.engine.display import say
 from lab.engine.errors import UserError
 from lab.engine.folder import CONFIG, LOCK, refuse_links
 
-HELD = (errno.EACCES, errno.EAGAIN)  # the answers for a lock that another process has
-FLOCK = {"linux": ("hhqqi", 0), "darwin": ("qqihh", 3)}  # C's struct flock, and where its l_type is
+HELD = (errno.EACCES, errno.EAGAIN)  # the errors for a lock that another process holds
+FLOCK = {"linux": ("hhqqi", 0), "darwin": ("qqihh", 3)}  # the layout of C's struct flock, and the index of l_type
 
 
 @contextmanager
 def locked(folder: Path, is_new: bool = False) -> Iterator[None]:
-    """Be the only process that trains in a folder. What a killed one left half written is removed.
+    """Lock a folder for training, and remove temporary files of a killed process.
 
     Args:
-        folder: made where it is missing.
-        is_new: no run is in it yet.
+        folder: the run's folder; it is made if it is missing.
+        is_new: the folder must not hold a run yet.
 
     Raises:
-        UserError: another process trains in it or has just made a run of it, or it can't be written to.
+        UserError: another process trains in the folder or has just made a run there, or the folder is not writable.
     """
     with held(folder):
         if is_new and (folder / CONFIG).exists():
             raise UserError(
-                f"error: {folder}: another process has just made a run of it. Give the same command again to resume it."
+                f"error: {folder}: another process has just started a run there. Repeat the command to resume it."
             )
         refuse_links(folder)
         for leftover in folder.glob(".*.tmp"):
@@ -41,15 +41,15 @@ def locked(folder: Path, is_new: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path, sure: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, whatever is in it.
+def held(folder: Path, strict: bool = False) -> Iterator[None]:
+    """Hold the lock of any folder.
 
     Args:
-        folder: made where it is missing.
-        sure: refuse a file system without locks, where others only warn.
+        folder: the folder; it is made if it is missing.
+        strict: refuse a file system without locks, instead of warning.
 
     Raises:
-        UserError: another process holds it, or has just removed the folder, or it can't be written to.
+        UserError: another process holds the lock or has just removed the folder, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,52 +57,52 @@ def held(folder: Path, sure: bool = False) -> Iterator[None]:
     except OSError as error:
         if (folder / LOCK).is_symlink():
             refuse_links(folder)
-        raise UserError(f"error: {folder} can't be written to: {error.strerror}.") from error
+        raise UserError(f"error: {folder} is not writable: {error.strerror}.") from error
     try:
-        _take(descriptor, folder, sure)
+        _take(descriptor, folder, strict)
         if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK)):
-            raise UserError(f"error: {folder}: another process has just removed or moved it.")
+            raise UserError(f"error: {folder}: another process has just removed or moved it. Repeat the command.")
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path, sure: bool) -> None:
+def _take(descriptor: int, folder: Path, strict: bool) -> None:
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: the workers of a killed run don't have it
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers do not inherit it, unlike flock's
     except OSError as error:
         if error.errno in HELD:
-            raise UserError(f"error: another process is training in {folder}.") from error
-        problem = f"{folder} can't be locked ({error.strerror})"
-        if sure:
-            raise UserError(f"error: {problem}: a process may be training in it.") from error
-        say(f"warning: {problem}: do not start two processes in it.", file=sys.stderr)
+            raise UserError(f"error: another process is training in {folder}. Wait for it, or stop it.") from error
+        problem = f"{folder} cannot be locked ({error.strerror})"
+        if strict:
+            raise UserError(f"error: {problem}, so a process may be training in it.") from error
+        say(f"warning: {problem}. Do not start two processes in it.", file=sys.stderr)
 
 
 def is_held(folder: Path) -> bool | None:
-    """Return whether a process trains in a folder; None where that can't be known. The lock is not taken."""
+    """Return whether a process trains in a folder; None if this is unknown. The lock is not taken."""
     if sys.platform not in FLOCK:
         return None
-    layout, place = FLOCK[sys.platform]
+    layout, type_index = FLOCK[sys.platform]
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
-    except OSError:  # another user's, or a link
+    except OSError:  # a file of another user, or a link
         return None
-    wanted = [0] * (layout.count("h") + layout.count("q") + layout.count("i"))
-    wanted[place] = fcntl.F_WRLCK  # of the whole file: it starts at 0 and has no end
+    query = [0] * (layout.count("h") + layout.count("q") + layout.count("i"))
+    query[type_index] = fcntl.F_WRLCK  # for the whole file: start 0, length 0
     try:
-        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(f"{layout}0q", *wanted))
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(f"{layout}0q", *query))
     except OSError:  # a file system without locks
         return None
     finally:
         os.close(descriptor)
-    return bool(struct.unpack(f"{layout}0q", answer)[place] != fcntl.F_UNLCK)
+    return bool(struct.unpack(f"{layout}0q", answer)[type_index] != fcntl.F_UNLCK)
 
 
 def wait_for(folder: Path, patience: float = 30.0) -> None:
-    """Wait until no process trains in a folder, which may be saving; but not for ever."""
+    """Wait up to `patience` seconds until no process trains in a folder: a stopped process may still be saving."""
     end = time.monotonic() + patience
     while is_held(folder) and time.monotonic() < end:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Markdown tables of any texts, and the texts of such a table. Nothing heavy is imported here."""
+"""Writing and reading Markdown tables. Nothing heavy is imported here."""
 
 import html
 import re
@@ -11,14 +11,14 @@ CELL = re.compile(r" ((?:\\.|[^\\|])*) \|")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> str:
-    """A Markdown table with one line per row. A line break in a cell becomes a space, other controls escapes."""
+    """A Markdown table with one line per row. A line break in a cell becomes a space, another control an escape."""
     lines = [head, ["---"] * len(head), *rows]
     body = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
     return f"**{title}**\n\n{body}" if title else body
 
 
 def read_table(text: str) -> list[list[str]]:
-    """The cells of a table that `table` has written, as lines; the first is the head."""
+    """The cells of a table that `table` has written, row by row; the first row is the header."""
     lines = [CELL.findall(line[1:]) for line in text.split("\n") if line.startswith("|")]
     cells = [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in line] for line in lines]
     return cells[:1] + cells[2:]

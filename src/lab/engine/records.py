@@ -1,19 +1,19 @@
-"""The types of what lab writes into a run's folder, for whoever reads it back. Other keys may stand beside these."""
+"""The JSON files of a run's folder as pydantic models, which check them when they are read. Other keys are allowed."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-Moment = Annotated[float, Field(ge=0, lt=2**37, allow_inf_nan=False)]  # seconds since 1970 that a calendar has
+Moment = Annotated[float, Field(ge=0, lt=2**37, allow_inf_nan=False)]  # seconds since 1970 that `datetime` accepts
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class Change(_Record):
-    """A resume."""
+class Resume(_Record):
+    """One resume of a run: its time, and the settings that changed, by key."""
 
     time: str = ""
     changes: dict[str, Any] = {}
@@ -26,13 +26,16 @@ class Git(_Record):
 
 
 class Stamp(_Record):
+    """`stamp.json`: where a run came from."""
+
+    format: int = 0
     command: str = ""
     began: Moment | None = None
     overrides: list[str]
     host: str = ""
     git: Git | None = None
     packages: dict[str, str] = {}
-    resumed: list[Change] = []
+    resumed: list[Resume] = []
     data: str = ""
     judges: dict[str, str] = {}
 
@@ -49,6 +52,8 @@ class Best(_Record):
 
 
 class Results(_Record):
+    """`results.json`."""
+
     status: Literal["running", "interrupted", "failed", "pruned", "finished"]
     seconds: Seconds = Seconds(total=0.0)
     parameters: NonNegativeInt | None = None
@@ -60,17 +65,19 @@ class Results(_Record):
     @model_validator(mode="after")
     def whole(self) -> Self:
         if self.status == "finished" and self.best is None:
-            raise PydanticCustomError("missing", "A finished run has best")
+            raise PydanticCustomError("missing", "The results of a finished run must have best")
         return self
 
 
 class Sweep(_Record):
+    """`sweep.json`: the overrides of a sweep, and the keys in which its runs differ."""
+
     words: list[str]
     varied: list[str] = []
 
 
 class Data(_Record):
-    """`lab.data.facts.Facts` reads the rest."""
+    """`data.json`: `lab.data.facts.Facts` reads the other keys."""
 
     fingerprint: str
 
@@ -81,10 +88,10 @@ RECORDS: dict[str, type[_Record]] = {
 
 
 def validated(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file of this name holds, with every key that lab writes.
+    """Check the content of a file of this name, and add the defaults of missing keys.
 
     Raises:
-        ValueError: the first thing in it that is not as lab writes it.
+        ValueError: the first value of a wrong type.
     """
     if name not in RECORDS:
         return content
@@ -95,8 +102,8 @@ def validated(name: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def validation_error(error: ValidationError) -> str:
-    """Return the first problem of several as one line."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}".removeprefix(": ")
+    """The first of pydantic's problems as one line: the key, and what was expected."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}".removeprefix(": ")

@@ -1,8 +1,8 @@
-"""Values of environment variables that a config refers to, `${oc.env:NAME}`, are shown as the references.
+"""Secrets: the value of an environment variable that a config refers to is printed as its reference, `${oc.env:NAME}`.
 
-A value is remembered when OmegaConf hands it out, however the reference is spelled, and is recognised in the forms that
-paths, messages and files give it. Texts of 4 or 5 characters and numbers of 6 digits or more are recognised as whole
-words. Anything shorter is no secret: a seed or a truth value would be found everywhere.
+A value is remembered when OmegaConf resolves the reference, however the reference is spelled. It is recognised in the
+forms that it takes in paths, messages and files. Values of 4 or 5 characters, and numbers of 6 digits or more, are
+recognised as whole words. Shorter values are not secrets: a seed or a truth value would be found everywhere.
 """
 
 import html
@@ -20,21 +20,21 @@ from urllib.parse import quote
 
 from lab.engine.display import printable
 
-SHORTEST, WORD = 6, 4  # characters of what is found inside other words, and of a whole word
+SHORTEST, WORD = 6, 4  # characters of a value that is also found inside words, or only as a whole word
 NUMBER = re.compile(r"[\d.+\-eE_]+")
-_known: dict[str, str] = {}  # the reference to each value, in each of its forms
-_handed_out: list[str] = []  # names of variables, in their order
+_known: dict[str, str] = {}  # value, in each of its forms -> reference
+_resolved: list[str] = []  # the names of the variables, in the order in which they were resolved
 
 
 def install() -> None:
-    """Have OmegaConf's `oc.env` remember each value that it hands out."""
+    """Make OmegaConf's resolver `oc.env` remember each value that it resolves."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 
     def env(key: str, *default: Any) -> str | None:
         value = oc.env(key, *default)
         if key in os.environ:
-            _handed_out.append(key)
+            _resolved.append(key)
             remember(os.environ[key], f"${{oc.env:{key}}}")
         return value
 
@@ -42,7 +42,7 @@ def install() -> None:
 
 
 def learn(values: Iterable[Any]) -> None:
-    """Remember what these values refer to, before anything else asks for it."""
+    """Remember the values of the variables to which these settings refer."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -52,7 +52,7 @@ def learn(values: Iterable[Any]) -> None:
 
 
 def remember(value: str, reference: str) -> None:
-    """Recognise a value from now on, in all of its forms."""
+    """Recognise a value from now on, in all its forms, and print the reference instead."""
     if _known.get(value) == reference or len(value) < WORD or (NUMBER.fullmatch(value) and len(value) < SHORTEST):
         return
     paths = {value}
@@ -66,14 +66,15 @@ def remember(value: str, reference: str) -> None:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """A text as it is, and as messages, shells and files write it."""
+    """Yield a text as it is, and as messages, shells and files quote it."""
     yield from (text, printable(text), repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text), quote(text))
     yield from (json.dumps(text, ensure_ascii=False)[1:-1], shlex.quote(text), text.replace('"', '""'))
     yield from (text.replace("'", "''"), text.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def redacted(text: str) -> str:
-    return _pattern(tuple(_known)).sub(lambda found: _known[found[0]], text) if _known else text
+    """Replace every known value in a text by its reference."""
+    return _pattern(tuple(_known)).sub(lambda match: _known[match[0]], text) if _known else text
 
 
 @cache
@@ -99,7 +100,7 @@ class _Stream:
 
 @contextmanager
 def redact_output() -> Iterator[None]:
-    """While this lasts, nothing that is printed holds a value that was handed out."""
+    """Redact everything that is printed inside this context."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
     try:
@@ -110,11 +111,11 @@ def redact_output() -> Iterator[None]:
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Yield a list, which then holds the names of the variables that were handed out meanwhile."""
+    """Yield a list. At the end of the context it holds the names of the variables that were resolved meanwhile."""
     names: list[str] = []
-    before = len(_handed_out)
+    before = len(_resolved)
     try:
         yield names
     finally:
-        names += _handed_out[before:]
-        del _handed_out[before:]
+        names += _resolved[before:]
+        del _resolved[before:]

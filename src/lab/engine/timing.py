@@ -1,4 +1,4 @@
-"""Where a job's time goes: the laps of a stopwatch that starts at the keystroke. Nothing heavy is imported here."""
+"""A stopwatch for a job: the seconds of each stage since the process started. Nothing heavy is imported here."""
 
 import os
 import sys
@@ -9,32 +9,32 @@ from threading import Timer
 
 from lab.engine.display import say
 
-PATIENCE = 2.0  # seconds that a stage may take without a word
+PATIENCE = 2.0  # seconds that a stage may take without a message
 
-laps: dict[str, float] = {}
+laps: dict[str, float] = {}  # seconds by stage
 _start = _last = time.monotonic()
 
 
 def lap(name: str) -> None:
-    """Name the seconds since the lap before."""
+    """Store the seconds since the last lap under a name."""
     global _last
     now = time.monotonic()
     laps[name], _last = round(now - _last, 2), now
 
 
 def passed() -> float:
-    """Seconds since the start."""
+    """The seconds since the start."""
     return round(time.monotonic() - _start, 2)
 
 
 def start() -> None:
-    """A job begins, if it has not: outside the command line no keystroke did."""
+    """Start the stopwatch, unless the command line has started it."""
     if not laps:
         restart()
 
 
 def restart() -> None:
-    """Another job begins in this process, as a sweep's do."""
+    """Start the stopwatch anew, for the next job of this process."""
     global _start, _last
     laps.clear()
     _start = _last = time.monotonic()
@@ -42,7 +42,10 @@ def restart() -> None:
 
 @contextmanager
 def announced(stage: str) -> Iterator[None]:
-    """Say what takes more than two seconds, and in the end how long it took; not on a terminal, which has bars."""
+    """Print the name of a stage that takes more than two seconds, and at its end the time it took.
+
+    On a terminal nothing is printed: it has progress bars.
+    """
     if sys.stdout.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return

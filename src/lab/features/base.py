@@ -277,7 +277,10 @@ def _located(where: str, target: str) -> Any:
     if not (target.startswith("lab.features.") or top in installed):
         if top in RESERVED or not (dot and top.isidentifier()):
             raise ValueError(f"{where}: {target[:100]} is not a feature")
-        missing = f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
+        missing = (
+            f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
+            " Run lab inside the project that has it, or install it."
+        )
         raise UserError(missing) from ModuleNotFoundError(top)
     try:
         return locate(target)

@@ -1,13 +1,13 @@
 """The losses and metrics of an epoch, accumulated over its batches."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
+from lab.engine.training.lightning_quirks import mean_metric, without_shared_state
 from lab.metrics.buffer import MetricBuffer
 
 
@@ -22,10 +22,9 @@ class EpochMetrics(nn.Module):
         super().__init__()
         # for each stage: every loss times its batch's size, summed; and the sum of the sizes
         self.sums: dict[str, tuple[dict[str, Any], Any]] = {}
-        metrics = {stage: separate(collection) for stage, collection in metrics.items()}
-        # torchmetrics drops a NaN unless told to keep it; its "disable" would also drop the weights (1.9)
+        metrics = {stage: without_shared_state(collection) for stage, collection in metrics.items()}
         # the underscores are needed because `train` is a method of ModuleDict
-        self.means = nn.ModuleDict({f"{stage}_": MeanMetric(nan_strategy=math.nan) for stage in metrics})
+        self.means = nn.ModuleDict({f"{stage}_": mean_metric() for stage in metrics})
         self.metrics = nn.ModuleDict({f"{stage}_": collection for stage, collection in metrics.items()})
         self.metric_buffers = {stage: MetricBuffer(collection) for stage, collection in metrics.items()}
 
@@ -88,16 +87,6 @@ class EpochMetrics(nn.Module):
             self.sums["train"] = state["sums"]
             self["train"].load_state_dict(state["metrics"])
             self.metric_buffers["train"].restore(state["pending"])
-
-
-def separate(metrics: MetricCollection) -> MetricCollection:
-    """The same metrics, each with a state of its own.
-
-    Torchmetrics lets metrics share a state if their states are equal after the first batch, even if they are updated
-    with different outputs.
-    """
-    every: dict[str, Metric | MetricCollection] = dict(metrics.items(keep_base=True, copy_state=False))
-    return MetricCollection(every, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)
 
 
 def gathered_by_process(state: Any, world_size: int) -> list[Any]:

@@ -1,10 +1,10 @@
-"""A run is a folder: it is made or resumed, checked, trained in, and loaded later."""
+"""A run is a folder. It is opened, trained and finished; a finished run is loaded from its folder alone."""
 
-from lab.runs.create import create, unused
-from lab.runs.load import changes, evaluation_trainer, load, load_data, read, read_facts, restore
-from lab.runs.results import best_score, check_monitor, recorded, validate
+from lab.runs.best import check_monitor
+from lab.runs.finished import evaluation_trainer, load, load_task
+from lab.runs.new import new_folder
+from lab.tasks import judge
 
-__all__ = [
-    "best_score", "changes", "check_monitor", "create", "evaluation_trainer", "load", "load_data",
-    "read", "read_facts", "recorded", "restore", "unused", "validate",
-]  # fmt: skip
+judge.loader = load_task  # tasks lie below runs, so a judge is given the loader
+
+__all__ = ["check_monitor", "evaluation_trainer", "load", "new_folder"]

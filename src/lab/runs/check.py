@@ -14,59 +14,43 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from lab.build import by_key
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
-from lab.engine.config.allow import instantiate, locate, refuse
+from lab.engine.config.allow import locate, refuse
+from lab.engine.config.instantiate import instantiate
+from lab.engine.config.settings import wrong_settings
 from lab.engine.config.signatures import wrong_arguments
 from lab.engine.constraints import Fraction
 from lab.engine.display import in_utf8
-from lab.engine.errors import fail, one_line
-from lab.runs.judge import wrong_judges
+from lab.engine.errors import UserError, fail, one_line
+from lab.runs.judges import wrong_judges
 from lab.runs.refusals import refusals, refused_with_several_optimizers
-from lab.tasks.optimizers import build_schedule, by_name
+from lab.tasks.optimizers import build_schedule, by_key, by_name
 
 OTHER_KEY = re.compile(r"\$\{(?!\s*oc\.)")  # a reference to another key of the config, not to the environment
 
 
 @dataclass
-class Root:
-    """The keys of conf/train.yaml, with the types of those that no class takes; a new key there is named here too."""
+class Monitor:
+    mode: Literal["min", "max"]
+
+
+@dataclass
+class Settings:
+    """The types of those keys of conf/train.yaml whose defaults do not show them."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     seeds: PositiveInt | None
     cv: Annotated[int, Field(ge=2)] | None
     fold: NonNegativeInt | None
+    monitor: Monitor
     early_stopping: PositiveInt | None
     ema: Fraction | None
     compile: bool | Literal["reduce-overhead", "max-autotune"]
     matmul_precision: Literal["highest", "high", "medium"]
-    channels_last: bool
-    run: str | None
-    finetune: str | None
-    warm_start: str | None
-    checkpoint: Any
-    figures: bool
     not_finite: Literal["stop", "skip"]
-    name: str
-    log_dir: str
-    monitor: Any
-    callbacks: Any
-    data: Any
-    net: Any
-    task: Any
-    optimizer: Any
-    scheduler: Any
-    trainer: Any
-    logger: Any
-    sweep: Any
-    launcher: Any
-
-
-@dataclass
-class Monitor:
-    metric: str
-    mode: Literal["min", "max"]
+    checkpoint: ResumeCheckpoint
 
 
 def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> None:
@@ -84,6 +68,7 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
     if problems := list(without_target(cfg)):
         fail(problems)
     problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
+    problems += wrong_settings("train", cfg, Settings)
     problems += wrong_calls(cfg)
     if writes:
         problems += _unwritable("run" if folder else "log_dir", folder or Path(cfg.log_dir))
@@ -144,8 +129,6 @@ def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
 
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    yield "", Root, tree
-    yield "monitor", Monitor, tree["monitor"]
     for key in sorted(tree, key=lambda key: key != "data"):
         yield from walk(key, tree[key], raw[key])
 
@@ -161,7 +144,10 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
 
 
 def without_target(cfg: DictConfig) -> Iterator[str]:
-    """The optimizers and schedules that name no class."""
+    """Yield a line for each callback, optimizer and schedule that names no class."""
+    for name, node in cfg.callbacks.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            yield f"callbacks.{name}: expected an object with a _target_, the class of a callback"
     for group in ("optimizer", "scheduler"):
         found = by_key(group, cfg[group]) or {group: None}
         for key, node in found.items():
@@ -192,6 +178,8 @@ def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
 def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
     try:
         build()
+    except UserError as error:
+        yield from (line.removeprefix("error: ") for line in error.args)
     except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         yield f"{key}: {one_line(error.__cause__ or error)}"
 

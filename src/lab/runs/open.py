@@ -1,4 +1,4 @@
-"""A run that is trained: a new one, one that is resumed, or one that another process has begun."""
+"""The run that a config describes: a new one, a resumed one, or one that another process has opened."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,29 +13,78 @@ from lab.data.facts import Facts
 from lab.engine import lock, timing
 from lab.engine.config.allow import read_config
 from lab.engine.config.compose import freeze
-from lab.engine.config.paths import keep_root
+from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.display import say
 from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
-from lab.engine.training.process import filter_warnings, settle
-from lab.runs import judge, resume
+from lab.engine.training.lightning_quirks import filter_warnings
+from lab.engine.training.process import set_up_process
+from lab.runs import judges, resume
+from lab.runs.best import check_monitor
 from lab.runs.check import check, check_optimizers
-from lab.runs.create import create, unused
-from lab.runs.finetune import start_from
+from lab.runs.finetune import load_pretrained
+from lab.runs.new import create_run, new_folder
 from lab.runs.refusals import check_lengths, check_resumable
-from lab.runs.results import check_monitor
 from lab.tasks.base import Task
 
 
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator["Run"]:
+    """Check the config of `lab train` and find its run. `Run.begin` locks the run's folder until this context ends.
+
+    Only the first of the processes that torchrun or SLURM started does this. The others wait for it and join its run.
+
+    Raises:
+        UserError: the config is invalid, or changes a setting that is fixed when a run is resumed.
+    """
+    filter_warnings()
+    timing.start()
+    freeze(cfg)
+    if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
+        yield joined(rendezvous.receive_folder())
+        return
+    with rendezvous.announcing_folder() as announce, ExitStack() as until_closed:
+        run = _new_or_resumed(cfg)
+        run.announce, run.until_closed = announce, until_closed
+        yield run
+
+
+def joined(folder: str) -> "Run":
+    """The run in a folder that the first process has opened, with the config in that folder."""
+    filter_warnings()
+    cfg = read_config(Path(folder))
+    set_up_process(cfg)
+    return Run(cfg, Path(folder), is_joined=True)
+
+
+def _new_or_resumed(cfg: DictConfig) -> "Run":
+    """The run of a config. The config is checked, except for a finished run that is not trained further."""
+    folder = resume.folder_of(cfg)
+    run = Run(cfg, folder)
+    if folder and (folder / CONFIG).exists():
+        merged, changes = resume.merge_config(cfg, folder)
+        run = Run(merged, folder, is_resumed=True, changes=changes)
+        best = resume.best_value(folder)
+        if best is not None and (reason := resume.why_complete(merged, changes, folder)):
+            say(f"{folder} is finished: {reason}.")
+            run.best = best
+            return run
+        if resume.has_checkpoint(folder):
+            check_resumable(merged)
+    check(run.cfg, folder)
+    set_up_process(run.cfg)
+    return run
+
+
 class Run:
-    """A run that is going to be trained.
+    """A run to be trained. The methods are in the order in which `lab.train` calls them.
 
     Args:
-        cfg: of the run.
-        folder: of the run; None: `begin` makes it.
-        is_resumed: the folder is a run's already.
-        changes: the settings that were changed when it was resumed.
-        is_joined: another process of the run has begun it.
+        cfg: the config; for a resumed run the config in its folder, with the changes.
+        folder: the run's folder; None for a new run, for which `begin` makes one.
+        is_resumed: the folder already holds a run.
+        is_joined: another process has opened the run.
+        changes: the settings that changed when the run was resumed, by key.
     """
 
     def __init__(
@@ -43,110 +92,71 @@ class Run:
         cfg: DictConfig,
         folder: Path | None = None,
         is_resumed: bool = False,
-        changes: dict[str, Any] | None = None,
         is_joined: bool = False,
+        changes: dict[str, Any] | None = None,
     ) -> None:
-        self.cfg, self.folder = cfg, folder
-        self.is_resumed, self.changes, self.is_joined = is_resumed, changes or {}, is_joined
-        self.best: float | None = None  # of a finished run that has nothing left to train
-        self.checkpoint: Path | None = None  # to resume from
-        self.step = 0  # the next one of the logs
-        self._exits = ExitStack()
-        self._announce: Callable[[Path], None] = lambda folder: None
+        self.cfg, self.folder, self.changes = cfg, folder, changes or {}
+        self.is_resumed, self.is_joined = is_resumed, is_joined
+        self.best: float | None = None  # the best value of a finished run that is not trained further
+        self.checkpoint: Path | None = None  # to resume from; set by `begin`
+        self.step = 0  # the next step of the logs; set by `begin`
+        self.until_closed = ExitStack()  # holds the lock
+        self.announce: Callable[[Path], None] = lambda folder: None  # tells the other processes the folder
 
     @property
     def is_checked(self) -> bool:
-        """Whether every file of the data could be read before, by this run or by another of its processes."""
+        """Whether every data file has been read before: by the earlier part of the run, or by another process."""
         return self.is_resumed or self.is_joined
 
     def inherited_facts(self) -> Facts | None:
-        return resume.inherited(self.cfg, self.folder)
+        """The facts of the run that is resumed, or whose weights this run starts from."""
+        return resume.inherited_facts(self.cfg, self.folder)
 
     def check_data(self, data: Data) -> None:
-        """Raises UserError where the data does not fit the run that is resumed, or the judges."""
+        """Raises UserError if the data differs from that of the resumed run, or does not fit the judges."""
         if self.is_resumed and self.folder:
-            resume.check_data(data, self.folder)
-        judge.expect(self.cfg, self.folder)
-        judge.check_inputs(self.cfg, data)
+            resume.check_same_data(data, self.folder)
+        judges.expect_weights(self.cfg, self.folder)
+        judges.check_inputs(self.cfg, data)
 
     def check_task(self, data: Data, task: Task) -> None:
-        """Raises UserError where the optimizers, the monitored metric or the limits do not fit."""
+        """Raises UserError if the optimizers, the monitored metric or the limits do not fit the task and the data."""
         check_optimizers(self.cfg, task)
         check_monitor(self.cfg, task)
         check_lengths(self.cfg, data)
 
     def load_weights(self, data: Data, task: Task) -> None:
-        """Give a new task its first weights. A run that is resumed loads them from its checkpoint instead."""
-        if resume.has_begun(self.folder):
+        """Set the initial weights: from the training split, then from `finetune` or `warm_start`.
+
+        A run with a checkpoint gets its weights from the checkpoint, when `Trainer.fit` loads it.
+        """
+        if resume.has_checkpoint(self.folder):
             return
         with timing.announced("Initializing the net from the data"):
             init_from_data(task, data)
-        start_from(self.cfg, task)
+        load_pretrained(self.cfg, task)
 
     def begin(self, data: Data, task: Task) -> Path:
-        """Lock the folder. Make it, or record that the run is resumed. Find the checkpoint. Tell the other processes.
+        """Lock the folder, write a new run or record the resume, and find the checkpoint to resume from.
 
         Returns:
             The folder.
+
+        Raises:
+            UserError: another process trains in the folder, or no checkpoint can be resumed from.
+            RunError: the folder cannot be written.
         """
         if self.is_joined and self.folder:
-            self.checkpoint, self.step = resume.position(self.cfg, self.folder, task)
+            self.checkpoint, self.step = resume.find_checkpoint(self.cfg, self.folder, task)
             return self.folder
         say(*data.report.short().split("\n"))
-        folder = self.folder = self.folder or unused(Path(self.cfg.log_dir) / self.cfg.name)
-        self._exits.enter_context(lock.locked(folder, is_new=not self.is_resumed))
+        folder = self.folder = self.folder or new_folder(Path(self.cfg.log_dir) / self.cfg.name)
+        self.until_closed.enter_context(lock.locked(folder, is_new=not self.is_resumed))
         if not self.is_resumed:
-            create(self.cfg, data, folder)
-        self.checkpoint, self.step = resume.position(self.cfg, folder, task)
+            create_run(self.cfg, data, folder)
+        self.checkpoint, self.step = resume.find_checkpoint(self.cfg, folder, task)
         if self.is_resumed:
-            keep_root(self.cfg)
-            resume.record(self.cfg, self.changes, folder)
-        self._announce(folder)
+            make_paths_absolute(self.cfg)
+            resume.record_resume(self.cfg, self.changes, folder)
+        self.announce(folder)
         return folder
-
-
-@contextmanager
-def open_run(cfg: DictConfig) -> Iterator[Run]:
-    """Check a config, and find out which run it is. Its folder is locked from `Run.begin` until the end.
-
-    The processes that torchrun or SLURM started wait here for the first one, and join its run.
-    """
-    filter_warnings()
-    timing.start()
-    freeze(cfg)
-    cfg.sweep = cfg.launcher = None  # they have chosen this job, and where it runs
-    if rendezvous.meet(cfg.trainer.accelerator) > 0:
-        yield joined(rendezvous.announced_folder())
-        return
-    with rendezvous.announced() as announce:
-        run = _found(cfg)
-        run._announce = announce
-        with run._exits:
-            yield run
-
-
-def _found(cfg: DictConfig) -> Run:
-    """The run of a config, checked unless it is finished."""
-    folder = resume.place(cfg)
-    run = Run(cfg, folder)
-    if folder and (folder / CONFIG).exists():
-        merged, changes = resume.merge(cfg, folder)
-        run = Run(merged, folder, is_resumed=True, changes=changes)
-        best = resume.finished(folder)
-        if best is not None and (why := resume.nothing_left(run.cfg, run.changes, folder)):
-            say(f"{folder} is finished: {why}.")
-            run.best = best
-            return run
-        if resume.has_begun(folder):
-            check_resumable(run.cfg)
-    check(run.cfg, folder)
-    settle(run.cfg)
-    return run
-
-
-def joined(folder: str) -> Run:
-    """The run in a folder that another process has begun, with its frozen config."""
-    filter_warnings()
-    cfg = read_config(Path(folder))
-    settle(cfg)
-    return Run(cfg, Path(folder), is_joined=True)

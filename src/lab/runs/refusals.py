@@ -8,11 +8,12 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate, locate
+from lab.engine.config.allow import locate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 from lab.engine.launch import rendezvous
+from lab.tasks.optimizers import by_key
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -116,7 +117,7 @@ def check_resumable(cfg: DictConfig) -> None:
 
 def num_processes(cfg: DictConfig) -> int:
     """The processes that share a run's batches."""
-    if (cluster := rendezvous.cluster()) is not None:
+    if (cluster := rendezvous.cluster_environment()) is not None:
         return cluster.world_size()
     if cfg.trainer.get("devices") == 1 and cfg.trainer.get("num_nodes", 1) == 1:
         return 1

@@ -1,4 +1,4 @@
-"""The end of a run: the best weights, their metrics, and `results.json`."""
+"""The results of a run: `results.json`, and the summary that is printed."""
 
 import sys
 from collections.abc import Iterator
@@ -6,45 +6,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import LightningModule, Trainer
-from omegaconf import DictConfig
+from lightning import Trainer
 
-from lab.callbacks.best import BestCheckpoint
-from lab.callbacks.figures import Figures
-from lab.callbacks.last import Last
-from lab.callbacks.progress import ProgressBar
-from lab.callbacks.step_seed import StepSeed
-from lab.callbacks.timer import Timer
+from lab.callbacks.best_checkpoint import BestCheckpoint
+from lab.callbacks.epoch_timer import EpochTimer
+from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.engine import timing
 from lab.engine.display import say
-from lab.engine.errors import Pruned, RunError, fail, unknown
-from lab.engine.folder import BEST, RESULTS, read_json, write_json
+from lab.engine.errors import Pruned
+from lab.engine.files import read_json, write_json
+from lab.engine.folder import RESULTS
 from lab.engine.runs.summary import opening, stopped, summary
 from lab.engine.secrets import redacted
 from lab.engine.training.loggers import log_hyperparameters
-from lab.engine.training.trainer import declared, only
-from lab.metrics.added import has_several_values
-from lab.runs.load import restore
+from lab.engine.training.trainer import find_callback, typed
+from lab.runs.best import best_score, validate
+from lab.runs.finished import restore
 from lab.tasks.base import Task
 
 
 @contextmanager
 def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str, Any]]:
-    """Write `results.json` at the start and at the end of a run, whichever way it ends.
+    """Write `results.json` at the start and at the end of a run, however the run ends.
 
     Args:
-        folder: of the run.
-        trainer: of the run.
-        step: at which it begins or resumes, for the line that is printed first.
+        folder: the run's folder.
+        trainer: the run's trainer.
+        step: where the run starts or resumes; it is printed.
 
     Yields:
-        The content of `results.json`. The seconds and the status are added.
+        The content of `results.json`, to be filled. The status and the times are added at the end.
     """
     results: dict[str, Any] = {"status": "running"}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
-    timer = only(trainer, Timer)
+    timer = find_callback(trainer, EpochTimer)
 
     def save(status: str) -> None:
         if trainer.is_global_zero:
@@ -60,10 +56,10 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
     save("running")
     try:
         yield results
-    except SystemExit as error:  # asked for: see `Stop`
+    except SystemExit as error:  # a signal or a pruner stopped the run
         save("pruned" if isinstance(error, Pruned) else "interrupted")
         if trainer.is_global_zero and not isinstance(error, Pruned):
-            say(*stopped(folder, error.code, can_resume=not declared(trainer).overfit_batches))
+            say(*stopped(folder, error.code, can_resume=not typed(trainer).overfit_batches))
         raise
     except BaseException as error:
         results["error"] = redacted(f"{type(error).__name__}: {error}")
@@ -73,64 +69,23 @@ def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str
 
 
 def test_best_weights(trainer: Trainer, task: Task, data: Data, results: dict[str, Any]) -> float:
-    """Give the task its best weights, validate and test them; put the metrics into the results.
+    """Load the best weights into the task, validate and test them, and put the metrics into the results.
 
     Returns:
         The best value of the monitored metric.
     """
     results["parameters"] = sum(p.numel() for p in task.parameters())
     best = best_score(trainer, task, data)
-    checkpoint = only(trainer, BestCheckpoint)
-    results["last"] = only(trainer, Last).validated  # it may precede the resume
+    checkpoint = find_callback(trainer, BestCheckpoint)
+    results["last"] = find_callback(
+        trainer, ResumeCheckpoint
+    ).validated  # the last validation, perhaps before the run was resumed
     results["best"] = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": best}
     restore(task, checkpoint.folder)
     with timing.announced("Testing the best weights"):
         results["best"]["metrics"] = validate(trainer, task, data)
         results["test"] = trainer.test(task, data, verbose=False)[0]
     return best
-
-
-def best_score(trainer: Trainer, task: LightningModule, data: Data) -> float:
-    """The best value of the monitored metric, not the last.
-
-    A run that ends before its first validation is validated now, and its weights are the best that it has.
-
-    Raises:
-        UserError: the metric or the last training loss is not a finite number: the training diverged.
-    """
-    checkpoint = only(trainer, BestCheckpoint)
-    metric, score = str(checkpoint.monitor), checkpoint.best_model_score
-    if score is None:
-        score = torch.tensor(trainer.validate(task, data, verbose=False)[0][metric])
-        trainer.save_checkpoint(checkpoint.folder / BEST)
-    for name, value in {metric: score, "train/loss": trainer.callback_metrics.get("train/loss", score)}.items():
-        if not value.isfinite():
-            raise RunError(f"error: {name} is {value.item()}: the training diverged. Try a smaller optimizer.lr.")
-    return score.item()
-
-
-def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, float]:
-    """The validation metrics of the weights that a task has; no curve shows them again."""
-    own = declared(trainer)
-    loggers, callbacks = own.loggers, own.callbacks
-    own.loggers, own.callbacks = [], [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
-    try:
-        return dict(trainer.validate(task, data, verbose=False)[0])
-    finally:
-        own.loggers, own.callbacks = loggers, callbacks
-
-
-def check_monitor(cfg: DictConfig, task: Task) -> None:
-    """Raises UserError where no validation will report what is monitored.
-
-    The parts of the loss, and the values of a metric that has several, are known after the first validation; `Guard`
-    checks them then.
-    """
-    metrics = task.metrics["val"]
-    names, monitored = {f"val/{name}" for name in ("loss", *metrics.keys())}, cfg.monitor.metric
-    is_open = any(map(has_several_values, metrics.values(copy_state=False))) and monitored.startswith("val/")
-    if monitored not in names and not monitored.startswith("val/loss/") and not is_open:
-        fail([f"monitor.metric: {unknown('metric', monitored, names)}"])
 
 
 def print_summary(trainer: Trainer, results: dict[str, Any], folder: Path) -> None:

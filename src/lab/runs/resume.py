@@ -1,4 +1,4 @@
-"""Where a run lives, whether it is resumed, and what it starts from."""
+"""Resuming a run: its folder, the settings that may change, the checkpoint, and the checks that they fit."""
 
 import hashlib
 import json
@@ -13,12 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
 from lab.engine.config.allow import read_config
-from lab.engine.config.command_line import recomposed, words_of
-from lab.engine.config.compose import overrides
-from lab.engine.config.paths import KEPT, keep_root
+from lab.engine.config.compose import compose_inside_job, overrides
+from lab.engine.config.run_overrides import run_overrides
+from lab.engine.config.user_paths import STORED, make_paths_absolute
+from lab.engine.config_file import flat, write_config
 from lab.engine.display import command
 from lab.engine.errors import UserError, fail
-from lab.engine.folder import FACTS, LAST, PREVIOUS, RESULTS, STAMP, flat, read_json, write_config, write_json
+from lab.engine.files import read_json, write_json
+from lab.engine.folder import FACTS, LAST, PREVIOUS, RESULTS, STAMP
 from lab.engine.keys import key_of
 from lab.engine.launch.environment import slurm_job
 from lab.engine.runs import checkpoints
@@ -27,15 +29,18 @@ from lab.engine.runs.ending import ENDS, check_limits, ends, why_ended
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
-    "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *KEPT,
+    "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *STORED,
 )  # fmt: skip
 
 
-def place(cfg: DictConfig) -> Path | None:
-    """The folder that a run must have: the one it is given; that of what SLURM or torchrun starts again."""
+def folder_of(cfg: DictConfig) -> Path | None:
+    """The folder that a config determines: `run`, or a name made of the SLURM or torchrun job; None: a new folder.
+
+    A job that SLURM or torchrun restarts finds its folder again, because the same job and config give the same name.
+    """
     if cfg.run is not None:
         return Path(cfg.run)
-    job, rendezvous = slurm_job(), os.environ.get("TORCHELASTIC_RUN_ID", "none")  # torchrun's word for none
+    job, rendezvous = slurm_job(), os.environ.get("TORCHELASTIC_RUN_ID", "none")  # torchrun's default is "none"
     if job is None and rendezvous == "none":
         return None
     text = json.dumps(OmegaConf.to_container(cfg, resolve=False), sort_keys=True)
@@ -43,56 +48,55 @@ def place(cfg: DictConfig) -> Path | None:
     return Path(cfg.log_dir) / cfg.name / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def merge(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """The run's own config with what may be changed and was, and what that is, by key.
+def has_checkpoint(folder: Path | None) -> bool:
+    """Return whether a folder has a checkpoint to resume from, intact or damaged."""
+    return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
 
-    The values are compared with those that the run's own words give today: a config of an older lab differs from both.
+
+def merge_config(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+    """Put the changed settings into the config of a run.
+
+    A setting has changed if it was given on the command line and differs from the value that the overrides in the
+    run's stamp give today. The stored config is not compared: an older lab may have written it with other defaults.
+
+    Returns:
+        The merged config, and the changes by key.
 
     Raises:
-        UserError: something else was changed.
+        UserError: a setting changed that is fixed when a run is resumed.
     """
-    saved, before = read_config(folder), recomposed("train", words_of(folder))
+    saved, before = read_config(folder), compose_inside_job("train", run_overrides(folder))
     cfg = cfg.copy()
     for each in (cfg, before):
-        each.run = each.sweep = each.launcher = None
-        keep_root(each)
-    was, now = flat(before), flat(cfg)
-    named = {key_of(text).rpartition("@")[2] for text in overrides()}  # a nested group, net@net.net, is at net.net
+        each.run = None
+        make_paths_absolute(each)
+    old, new = flat(before), flat(cfg)
+    given = {key_of(text).rpartition("@")[2] for text in overrides()}  # net@net.net sets net.net
     changes = {
-        key: now.get(key)
-        for key in was | now
-        if was.get(key) != now.get(key) and any(key == k or key.startswith(f"{k}.") for k in named)
+        key: new.get(key)
+        for key in old | new
+        if old.get(key) != new.get(key) and any(key == k or key.startswith(f"{k}.") for k in given)
     }
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
         advice = f"{command(f'finetune={folder}')} starts a new run from its weights."
         hint = f"These keys may change: {', '.join(MAY_CHANGE)}. {advice}"
-        fail([f"{key} cannot change when {folder} is resumed; it was {was.get(key)}. {hint}" for key in wrong])
+        fail([f"{key} cannot change when {folder} is resumed; it was {old.get(key)}. {hint}" for key in wrong])
     for key, value in changes.items():
         OmegaConf.update(saved, key, value, force_add=True)
     return saved, changes
 
 
-def record(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
-    """Record that the run is resumed, with which config, and what was changed."""
-    if (folder / RESULTS).exists():  # a run that is killed from here on is not finished
-        write_json(folder / RESULTS, read_json(folder / RESULTS) | {"status": "running"})
-    stamp = read_json(folder / STAMP)
-    stamp["resumed"].append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
-    write_json(folder / STAMP, stamp)
-    write_config(folder, cfg)
-
-
-def finished(folder: Path) -> float | None:
-    """Return the best value of a finished run."""
+def best_value(folder: Path) -> float | None:
+    """The best value of the monitored metric of a finished run; None if the run is not finished."""
     results: dict[str, Any] = read_json(folder / RESULTS) if (folder / RESULTS).exists() else {"status": "running"}
     return results["best"]["value"] if results["status"] == "finished" else None
 
 
-def nothing_left(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> str | None:
-    """Return why a finished run does not train further, if so; nothing is written.
+def why_complete(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> str | None:
+    """The reason why a finished run is not trained further, and how to train it further; None: it is.
 
     Raises:
-        UserError: a limit is smaller than what has been trained, or no checkpoint is left.
+        UserError: a limit is smaller than what the run has trained, or no checkpoint is left.
     """
     if not any(key.startswith(ENDS) for key in changes):
         return "a larger trainer.max_epochs trains further"
@@ -105,22 +109,29 @@ def nothing_left(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> str 
     return why_ended(ends(cfg), content)
 
 
-def check_data(data: Data, folder: Path) -> None:
+def inherited_facts(cfg: DictConfig, folder: Path | None) -> Facts | None:
+    """The facts of the run that is resumed, or whose weights (`finetune`, `warm_start`) the run starts from.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    source = folder if folder and has_checkpoint(folder) else Path(cfg.finetune or cfg.warm_start or "")
+    source = source if source.is_dir() else source.parent
+    return stored_facts(source) if source != Path() and (source / FACTS).is_file() else None
+
+
+def check_same_data(data: Data, folder: Path) -> None:
+    """Raises UserError if the data has changed since the run was started."""
     if data.found.fingerprint != read_json(folder / FACTS, "fingerprint")["fingerprint"]:
         new = command(f"finetune={folder}")
         raise UserError(f"error: data: it has changed since {folder} was started. {new} starts a new run with it.")
 
 
-def has_begun(folder: Path | None) -> bool:
-    """Return whether there is a checkpoint to resume from, whole or not."""
-    return folder is not None and any((folder / name).exists() for name in (LAST, PREVIOUS))
-
-
-def position(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path | None, int]:
-    """Return the checkpoint to resume from, and the step of the logs that comes next.
+def find_checkpoint(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path | None, int]:
+    """The checkpoint to resume from, and the next step of the logs; (None, 0) if there is no checkpoint.
 
     Raises:
-        UserError: none is whole or fits the task, or it has trained for longer than the config says.
+        UserError: every checkpoint is damaged, the newest does not fit the task, or it has passed a limit.
     """
     path = checkpoints.newest(folder)
     if path is None:
@@ -130,17 +141,16 @@ def position(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path
     checkpoints.check_weights(content["state_dict"], task, path)
     checkpoints.check_optimizer(content, task, path)
     if cfg.ema is not None and not {"current_model_state", "averaging_state"} <= content.keys():
-        fail([f"{path} is no checkpoint that a run with ema={cfg.ema} resumes from: it has no averages."])
+        fail([f"{path}: a run with ema={cfg.ema} cannot resume from it: it has no averaged weights"])
     check_limits(ends(cfg), content, folder)
     return path, content["last"]["batches_that_stepped"]
 
 
-def inherited(cfg: DictConfig, folder: Path | None) -> Facts | None:
-    """The facts of the run that this run resumes, or whose weights it starts from.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    source = folder if folder and has_begun(folder) else Path(cfg.finetune or cfg.warm_start or "")
-    source = source if source.is_dir() else source.parent
-    return stored_facts(source) if source != Path() and (source / FACTS).is_file() else None
+def record_resume(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> None:
+    """Write the time and the changes of a resume into the stamp, and the config into the folder."""
+    if (folder / RESULTS).exists():  # if the run is killed from here on, it is not finished
+        write_json(folder / RESULTS, read_json(folder / RESULTS) | {"status": "running"})
+    stamp = read_json(folder / STAMP)
+    stamp["resumed"].append({"time": datetime.now().isoformat(" ", "seconds"), "changes": changes})
+    write_json(folder / STAMP, stamp)
+    write_config(folder, cfg)

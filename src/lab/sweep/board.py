@@ -1,4 +1,4 @@
-"""What a sweep shows: its jobs while they run, and a table of what came of them."""
+"""The progress of a sweep in the terminal: the running jobs, and at the end a table of all jobs."""
 
 import shutil
 import sys
@@ -10,35 +10,35 @@ from omegaconf import DictConfig
 
 from lab.engine.display import printable, say
 from lab.engine.errors import UserError
-from lab.engine.folder import read_metrics
+from lab.engine.files import read_metrics
 from lab.engine.keys import key_of
 from lab.engine.runs.index import ARROWS
-from lab.sweep.launcher import Job, Task
+from lab.sweep.launcher import Job, Trial
 
-COLUMNS = shutil.get_terminal_size().columns - 1  # a line that wraps could not be drawn over
+COLUMNS = shutil.get_terminal_size().columns - 1  # a wrapped line could not be overwritten
 ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")
 
 
 class Board:
-    """The jobs, by number.
+    """The jobs of a sweep, and the lines that show them.
 
     Args:
-        place: the sweep's folder.
+        folder: the sweep's folder.
         varied: the keys that differ between jobs.
-        cfg: the first job's config.
+        cfg: the config of the first job.
     """
 
-    def __init__(self, place: Path, varied: set[str], cfg: DictConfig) -> None:
-        self.place, self.varied, self.metric, self.mode = place, varied, cfg.monitor.metric, cfg.monitor.mode
+    def __init__(self, folder: Path, varied: set[str], cfg: DictConfig) -> None:
+        self.folder, self.varied, self.metric, self.mode = folder, varied, cfg.monitor.metric, cfg.monitor.mode
         self.heading = f"{self.metric} {ARROWS[self.mode]}"
         self.width = max(8, len(self.heading))
         self.num_epochs = cfg.trainer.max_epochs or 0
-        self.jobs: dict[int, Job] = {}
-        self.num_lines = 0  # drawn, to be drawn over
+        self.jobs: dict[int, Job] = {}  # by number
+        self.num_lines = 0  # printed lines that the next ones overwrite
 
-    def add(self, task: Task) -> Job:
-        folder = self.place / f"{task.number:03d}"
-        self.jobs[task.number] = job = Job(task.number, task.overrides, folder, task.environ)
+    def add(self, trial: Trial) -> Job:
+        folder = self.folder / f"{trial.number:03d}"
+        self.jobs[trial.number] = job = Job(trial.number, trial.overrides, folder, trial.environ)
         return job
 
     def label(self, job: Job) -> str:
@@ -50,7 +50,7 @@ class Board:
         say(self._line(job))
 
     def show(self, running: Sequence[Job]) -> None:
-        """The running jobs, drawn over what was drawn before."""
+        """Print the running jobs over the lines of the last call."""
         if not sys.stdout.isatty():
             return
         self._erase()
@@ -59,8 +59,8 @@ class Board:
             share = epoch / self.num_epochs if self.num_epochs > 0 else 0
             passed = time.monotonic() - job.started
             left = f"{passed / share - passed:.0f} s left" if share else ""
-            words = (f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left, job.why)
-            say(printable("  ".join([*words, self.label(job)]))[:COLUMNS])
+            cells = [f"{job.number:>4}", f"epoch {epoch} of {self.num_epochs}", score, f"{passed:.0f} s", left]
+            say(printable("  ".join([*cells, job.reason, self.label(job)]))[:COLUMNS])
         self.num_lines = len(running)
         sys.stdout.flush()
 
@@ -71,12 +71,12 @@ class Board:
 
     def _line(self, job: Job) -> str:
         score = "" if job.value is None else f"{job.value:.4f}"
-        seconds = f"{job.ended - job.started:.0f} s" if job.ended else ""
-        words = f"{self.label(job)}  {job.why}".rstrip()
-        return f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {seconds:>7}  {words}".rstrip()
+        time_taken = f"{job.ended - job.started:.0f} s" if job.ended else ""
+        label = f"{self.label(job)}  {job.reason}".rstrip()
+        return f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {time_taken:>7}  {label}".rstrip()
 
-    def table(self) -> list[str]:
-        """All jobs, the best first."""
+    def summary(self) -> list[str]:
+        """A table of all jobs, the best first, and the number of jobs with each status."""
         sign = -1 if self.mode == "max" else 1
 
         def order(job: Job) -> tuple[int, float, int]:
@@ -85,11 +85,11 @@ class Board:
         jobs = sorted(self.jobs.values(), key=order)
         counts = ", ".join(f"{n} {s}" for s in ORDER if (n := sum(job.status == s for job in jobs)))
         head = f"{'job':>4}  {'status':<9} {self.heading:>8} {'time':>7}"
-        return ["", head, *map(self._line, jobs), "", f"{self.place}: {counts}"]
+        return ["", head, *map(self._line, jobs), "", f"{self.folder}: {counts}"]
 
 
 def progress(folder: Path, metric: str) -> tuple[int, str]:
-    """The epochs that a run has had, and its last score."""
+    """The number of epochs that a run has trained, and its last score."""
     try:
         rows = [row for row in read_metrics(folder / "metrics.csv") if metric in row]
     except (OSError, UserError):

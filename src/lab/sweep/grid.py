@@ -1,17 +1,19 @@
+"""`sweep=grid`: every combination of the values."""
+
 from collections.abc import Iterator
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from lab.engine.config.sweep_words import fitting, is_group
+from lab.engine.config.sweep_overrides import is_group, with_known_keys
 from lab.engine.errors import fail
 from lab.engine.keys import key_of
-from lab.sweep.launcher import Job, Task
-from lab.sweep.search import Search
+from lab.sweep.launcher import Job, Trial
+from lab.sweep.strategy import Strategy
 
 
-class Grid(Search):
-    """All combinations of the values, as Hydra makes them, of keys that belong together."""
+class Grid(Strategy):
+    """All combinations of the values, in Hydra's order. A combination drops keys that its chosen groups do not have."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -20,17 +22,17 @@ class Grid(Search):
             fail([f"{line}: a grid needs a list of values; sweep=optuna searches an interval" for line in endless])
         (combinations,) = BasicSweeper.split_arguments(list(self.overrides), None)
         varied = [str(o.key_or_group) for o in self.overrides if o.is_sweep_override() and not is_group(o.key_or_group)]
-        jobs = dict.fromkeys(tuple(self._of_use(words, varied)) for words in combinations)
-        self.tasks = (Task(number, list(words)) for number, words in enumerate(jobs))
+        trials = dict.fromkeys(tuple(self._without_unused(words, varied)) for words in combinations)
+        self.trials = (Trial(number, list(words)) for number, words in enumerate(trials))
 
-    def _of_use(self, words: list[str], varied: list[str]) -> Iterator[str]:
-        """A job's words, without the keys that what it has chosen does not have."""
+    def _without_unused(self, words: list[str], varied: list[str]) -> Iterator[str]:
+        """Yield a trial's overrides, without varied keys that its chosen groups do not have."""
         mine = [word for word in words if key_of(word) in varied]
-        useful = fitting([word for word in words if word not in mine], mine)
-        yield from (word for word in words if word not in mine or word in useful)
+        used = with_known_keys(mine, [word for word in words if word not in mine])
+        yield from (word for word in words if word not in mine or word in used)
 
-    def next(self) -> Task | None:
-        return next(self.tasks, None)
+    def next(self) -> Trial | None:
+        return next(self.trials, None)
 
     def tell(self, job: Job) -> None:
         pass

@@ -1,4 +1,4 @@
-"""A sweep's jobs, and what is common to those who run them: the processes of this machine, and SLURM."""
+"""The jobs of a sweep, and the base class of the launchers that run them: `Pool` (this machine) and `Slurm`."""
 
 import contextlib
 import os
@@ -14,31 +14,31 @@ from lab.engine.errors import PRUNED
 from lab.engine.folder import CONFIG
 
 
-class Task(NamedTuple):
-    """What a search wants to be run. Its number is its folder's name: one that is given again goes on there."""
+class Trial(NamedTuple):
+    """One point of the search space. Its number names its folder: the same number again resumes the run there."""
 
     number: int
     overrides: list[str]
-    environ: dict[str, str] = {}  # noqa: RUF012
+    environ: dict[str, str] = {}  # noqa: RUF012  # more environment variables
 
 
 @dataclass
 class Job:
-    """One training, in a folder that is fixed before it starts; `log` has what it prints."""
+    """The training of a trial. Its folder is fixed before it starts; its output is appended to `log`."""
 
     number: int
     overrides: list[str]
     folder: Path
-    environ: dict[str, str] = field(default_factory=dict)  # more of it
+    environ: dict[str, str] = field(default_factory=dict)
     status: str = "waiting"  # running, finished, pruned, failed, stopped
-    why: str = ""  # it did not finish, or does not run yet
-    value: float | None = None  # of the monitored metric, at its best
+    reason: str = ""  # why it did not finish, or does not run yet
+    value: float | None = None  # the best value of the monitored metric
     tries: int = 0
     started: float = 0.0
     ended: float = 0.0
-    id: int = 0  # of its process, or SLURM's of the job
+    id: int = 0  # the process ID, or SLURM's job ID
     slot: int = 0
-    log_start: int = 0  # bytes that earlier tries have written
+    log_start: int = 0  # bytes of the log that earlier tries have written
 
     @property
     def log(self) -> Path:
@@ -46,20 +46,20 @@ class Job:
 
     @property
     def words(self) -> list[str]:
-        """What `lab train` is told."""
+        """The arguments of `lab train`."""
         return [*self.overrides, f"run={self.folder}"]
 
-    def said(self) -> str:
-        """What this try has printed."""
+    def output(self) -> str:
+        """The output of the current try."""
         return self.log.read_bytes()[self.log_start :].decode(errors="replace") if self.log.exists() else ""
 
 
 class Launcher(ABC):
-    """Runs jobs, `num_slots` at a time."""
+    """Runs up to `num_slots` jobs at the same time."""
 
-    outlived = False  # by its jobs: another that is given the same ones takes them over
-    grace: float  # seconds from asking a job to end to killing it
-    period: float  # seconds between two looks at the jobs
+    jobs_survive = False  # whether jobs continue without the sweep's process; the next start takes them over
+    grace: float  # seconds between the request to end and the kill
+    period: float  # seconds between two polls
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -70,14 +70,14 @@ class Launcher(ABC):
         return len(self.running) < self.num_slots
 
     def start(self, job: Job) -> None:
-        job.started, job.status, job.why, job.tries = time.monotonic(), "running", "", job.tries + 1
+        job.started, job.status, job.reason, job.tries = time.monotonic(), "running", "", job.tries + 1
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         job.log_start = job.log.stat().st_size if job.log.exists() else 0
         self._start(job)
         self.running.append(job)
 
     def wait(self, seconds: float) -> Job | None:
-        """A job that has ended; None if none does within so many seconds."""
+        """Wait for a job to end and return it; None if no job ends within so many seconds."""
         end = time.monotonic() + seconds
         while True:
             for job in self.running:
@@ -92,16 +92,16 @@ class Launcher(ABC):
         self.running.remove(job)
         job.ended = time.monotonic()
         if code == 0:
-            job.status, job.why = "finished", ""
+            job.status, job.reason = "finished", ""
         elif code == PRUNED:
-            job.status, job.why = "pruned", ""
+            job.status, job.reason = "pruned", ""
         elif self.stopping or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            job.status, job.why = "stopped", "can be resumed"
+            job.status, job.reason = "stopped", "can be resumed"
         else:
-            job.status, job.why = "failed", self._reason(job, code)
+            job.status, job.reason = "failed", self._failure(job, code)
 
     def stop(self) -> None:
-        """Ask all jobs to save and end; those that don't in time, or at a second Ctrl-C, are killed."""
+        """Ask all jobs to save a checkpoint and end. After `grace` seconds, or a second Ctrl-C, kill the others."""
         self.stopping = True
         with contextlib.suppress(KeyboardInterrupt):
             self._ask_to_end()
@@ -117,11 +117,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def _exit_code(self, job: Job) -> int | None:
-        """None while it runs."""
+        """The exit code of a job; None while it runs."""
 
     @abstractmethod
-    def _reason(self, job: Job, code: int) -> str:
-        """Why it failed, in a line."""
+    def _failure(self, job: Job, code: int) -> str:
+        """The reason why a job failed, in one line."""
 
     @abstractmethod
     def _ask_to_end(self) -> None: ...
@@ -130,19 +130,19 @@ class Launcher(ABC):
     def _kill(self) -> None: ...
 
 
-def last_error(said: str) -> str:
-    """The last error that a log tells of, else its last line."""
-    lines = [line for line in said.rpartition("Traceback (most recent")[2].splitlines() if line.strip()]
+def last_error(output: str) -> str:
+    """The last error message in a job's output, or else its last line."""
+    lines = [line for line in output.rpartition("Traceback (most recent")[2].splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [""])[-1].removeprefix("error: ")
 
 
 def clear(folder: Path) -> None:
-    """Remove what was killed before it was a run."""
+    """Remove the folder of a job that was killed before it wrote its config."""
     if folder.exists() and not (folder / CONFIG).exists():
         shutil.rmtree(folder)
 
 
 def without_slurm() -> dict[str, str]:
-    """The environment, less what SLURM says there of the job that a sweep itself runs in."""
+    """The environment without SLURM's variables, which describe the job that the sweep itself runs in."""
     return {name: value for name, value in os.environ.items() if name[:6] != "SLURM_" or name == "SLURM_CONF"}

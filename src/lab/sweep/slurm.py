@@ -1,4 +1,4 @@
-"""The jobs of a sweep as SLURM's, which are found again by their names: they go on when the sweep's process is gone."""
+"""`launcher=slurm`: the jobs are SLURM jobs. They continue without the sweep's process, and have unique names."""
 
 import contextlib
 import shlex
@@ -10,31 +10,33 @@ from pydantic import Field, PositiveInt
 
 from lab.engine.display import say
 from lab.engine.errors import PRUNED, UserError, fail
-from lab.engine.folder import RESULTS, read_json
+from lab.engine.files import read_json
+from lab.engine.folder import RESULTS
 from lab.engine.launch.environment import COMMAND
 from lab.sweep.launcher import Job, Launcher, clear, last_error, without_slurm
 
-OWN = ("--requeue", "--open-mode=append", "--signal=SIGUSR1@90", "--export=ALL")  # warned of its end, it is requeued
-LOOK, LAG = 3.0, 5.0  # seconds between two looks at the queue, and that a network's file may come late
-CODES = {"finished": 0, "pruned": PRUNED}
+FIXED = ("--requeue", "--open-mode=append", "--signal=SIGUSR1@90", "--export=ALL")  # a job near its limit is requeued
+LOOK = 3.0  # seconds between two calls of squeue
+LAG = 5.0  # seconds by which a network file system may show a file late
+CODES = {"finished": 0, "pruned": PRUNED}  # exit codes by status
 
 
 class Slurm(Launcher):
-    """How a job has ended its folder says, so that no accounting is needed.
+    """Submits jobs with sbatch. The results in a job's folder tell how it ended, so SLURM accounting is not needed.
 
     Args:
-        num_slots: jobs at a time, waiting ones included.
-        partition: these are sbatch's own options; null: the cluster's default.
-        time: a job that needs longer saves, and is queued again.
-        nodes: the trainer's `num_nodes`.
-        ntasks_per_node: the trainer's `devices`.
-        cpus_per_task: for each process.
-        mem: of each node.
-        gpus_per_node: the trainer's `devices`, on GPUs.
-        args: more of sbatch's options.
+        num_slots: the number of jobs in the queue at the same time, pending jobs included.
+        partition: this and the following are options of sbatch; null: the cluster's default.
+        time: the time limit. A job that needs longer saves a checkpoint and is requeued.
+        nodes: as `trainer.num_nodes`.
+        ntasks_per_node: as `trainer.devices`.
+        cpus_per_task: cores of each process.
+        mem: memory of each node.
+        gpus_per_node: as `trainer.devices`, on GPUs.
+        args: more options of sbatch.
     """
 
-    outlived, grace, period = True, 60.0, 0.5  # SLURM itself kills what it has asked to end, by default after 30 s
+    jobs_survive, grace, period = True, 60.0, 0.5  # SLURM kills a cancelled job, by default after 30 s
 
     def __init__(
         self,
@@ -53,17 +55,17 @@ class Slurm(Launcher):
             "partition": partition, "time": time, "nodes": nodes, "ntasks-per-node": ntasks_per_node,
             "cpus-per-task": cpus_per_task, "mem": mem, "gpus-per-node": gpus_per_node,
         }  # fmt: skip
-        self.options = [*OWN, *(f"--{name}={value}" for name, value in options.items() if value is not None), *args]
-        self.srun = ["srun", *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else [])]  # it takes no sbatch's
-        self.gone: dict[int, float] = {}  # jobs that are not in the queue, and since when
-        self.has_taken = self.killed = False
+        self.options = [*FIXED, *(f"--{name}={value}" for name, value in options.items() if value is not None), *args]
+        self.srun = ["srun", *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else [])]  # srun ignores sbatch's
+        self.gone: dict[int, float] = {}  # job number -> when the job was first missing in the queue
+        self.has_submitted = self.killed = False
         self.queue: dict[str, tuple[int, str]] = {}
         if problem := self._look():
             fail([f"launcher=slurm: {problem}"])
 
     def _start(self, job: Job) -> None:
         self.gone.pop(job.number, None)
-        job.id, _ = self.queue.get(_name(job), (0, ""))  # another sweep's process has submitted it
+        job.id, _ = self.queue.get(_name(job), (0, ""))  # an earlier start of the sweep has submitted it
         if not job.id:
             clear(job.folder)
             self._submit(job)
@@ -80,15 +82,15 @@ class Slurm(Launcher):
         if result.returncode == 0:
             job.id = int(result.stdout.partition(";")[0])
             self.queue[_name(job)] = job.id, "PENDING"
-            self.has_taken = True
-        elif not self.has_taken:
-            fail([f"launcher: {_last_line(result.stderr)}"])
-        elif job.why != (why := _last_line(result.stderr)):
-            job.why = why
-            say(f"{_name(job)}: {why}; submitting again")
+            self.has_submitted = True
+        elif not self.has_submitted:
+            fail([f"launcher: sbatch refused the first job: {_last_line(result.stderr)}"])
+        elif job.reason != (reason := _last_line(result.stderr)):
+            job.reason = reason
+            say(f"{_name(job)}: {reason}; submitting again")
 
     def _look(self) -> str:
-        """Ask what is in the queue; returns why that can't be said, and what was known stays."""
+        """Update the queue. Return an error message, or "": after an error the queue stays as it was."""
         self.looked = monotonic()
         command = ["squeue", "--me", "--noheader", "--format=%i|%T %r|%j"]
         try:
@@ -98,7 +100,7 @@ class Slurm(Launcher):
         if result.returncode:
             return _last_line(result.stderr)
         lines = [line.split("|", 2) for line in result.stdout.splitlines()]
-        self.queue = {name: (int(number), state) for number, state, name in lines if number.isdigit()}  # no arrays
+        self.queue = {name: (int(id), state) for id, state, name in lines if id.isdigit()}  # without job arrays
         return ""
 
     def _exit_code(self, job: Job) -> int | None:
@@ -108,24 +110,24 @@ class Slurm(Launcher):
                 self._submit(refused)
         number, state = self.queue.get(_name(job), (0, ""))
         if not self.killed and (number or not (job.id or self.stopping)):
-            job.why = state.removesuffix(" None") or job.why
+            job.reason = state.removesuffix(" None") or job.reason
             return None
         path = job.folder / RESULTS
         status = ""
-        with contextlib.suppress(UserError):  # damaged: the job fails
+        with contextlib.suppress(UserError):  # damaged results: the job has failed
             status = read_json(path)["status"] if path.exists() else ""
         since = self.gone.setdefault(job.number, monotonic())
         if status in CODES or self.killed or monotonic() - since > LAG:
             return CODES.get(status, 1)
         return None
 
-    def _reason(self, job: Job, code: int) -> str:
-        lines = job.said().splitlines()
-        own = [line for line in lines if not line.startswith(("srun: ", "slurmstepd"))]
-        if any(line.startswith(("error: ", "Traceback ")) for line in own):
-            return last_error("\n".join(own))
-        told = [line for line in lines if line.startswith(("srun: error: ", "slurmstepd"))]
-        return "cancelled, or killed by SLURM" + (f" ({told[-1]})" if told else "")
+    def _failure(self, job: Job, code: int) -> str:
+        lines = job.output().splitlines()
+        of_job = [line for line in lines if not line.startswith(("srun: ", "slurmstepd"))]
+        if any(line.startswith(("error: ", "Traceback ")) for line in of_job):
+            return last_error("\n".join(of_job))
+        of_slurm = [line for line in lines if line.startswith(("srun: error: ", "slurmstepd"))]
+        return "cancelled, or killed by SLURM" + (f" ({of_slurm[-1]})" if of_slurm else "")
 
     def _ask_to_end(self) -> None:
         self._cancel()
@@ -140,9 +142,9 @@ class Slurm(Launcher):
 
 
 def _name(job: Job) -> str:
-    """Of a job in SLURM; no two folders have the same."""
+    """The name of a job in SLURM. It contains the folder, so it is unique."""
     return f"{job.folder.name} {job.folder.parent.resolve()}"
 
 
-def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["no reason given"])[-1]
+def _last_line(output: str) -> str:
+    return (output.strip().splitlines() or ["no reason given"])[-1]

@@ -16,9 +16,13 @@ from torchmetrics import MetricCollection
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine import draws
+from lab.engine.training.lightning_quirks import (
+    forget_schedule_length,
+    is_logging_step,
+)
 from lab.features.base import Feature
 from lab.metrics.epoch import EpochMetrics, gathered_by_process
-from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule, forget_length, num_steps
+from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule, num_steps
 
 Stage = Literal["train", "val", "test"]
 
@@ -98,12 +102,6 @@ class Task(L.LightningModule):
         self.step_losses: dict[str, Tensor] = {}  # the parts of the latest step, for several optimizers
         self.weight: Any = None  # of the next loss, if gradients are accumulated over several batches
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning sets it 30 times a step, and Module looks for a parameter each time
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def parameters_of(self) -> dict[str, Iterable[tuple[str, nn.Parameter]]]:
         """The (name, parameter) pairs of each optimizer, by the optimizer's name. A single optimizer has the name "".
 
@@ -153,9 +151,7 @@ class Task(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self._step(batch, "train")
         loss, self.step_losses = step.loss, step.parts
-        trainer: Any = self.trainer
-        every, number = trainer.log_every_n_steps, self.global_step
-        if every and (number == 0 or (number + 1) % every == 0):  # loggers would drop other steps, after 0.5 ms
+        if is_logging_step(self.trainer):
             self.log("loss", loss.detach(), prog_bar=True)
         return loss if self.weight is None else loss * self.weight
 
@@ -224,7 +220,7 @@ class Task(L.LightningModule):
         checkpoint["epoch_so_far"] = gathered_by_process(self.metrics.training_state(), self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        forget_length(checkpoint["lr_schedulers"])
+        forget_schedule_length(checkpoint["lr_schedulers"])  # the config may have changed the length of the run
         states = checkpoint["epoch_so_far"]
         if len(states) == self.trainer.world_size:
             self.metrics.restore_training(states[self.trainer.global_rank])

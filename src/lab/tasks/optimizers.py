@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError, fail, unknown
 from lab.optim import CombinedOptimizer
 
@@ -159,14 +161,6 @@ def num_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
-def forget_length(schedules: Iterable[dict[str, Any]]) -> None:
-    """Remove the length of the run from the states of schedules: a resumed run may be longer."""
-    for schedule in schedules:
-        for state in (schedule, *schedule.get("schedules", {}).values()):
-            state.pop("total_steps", None)
-            state.pop("_schedule_phases", None)
-
-
 def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:
     """The value of `given` for each optimizer of a task.
 
@@ -187,3 +181,18 @@ def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Map
     if problems:
         fail(problems)
     return given
+
+
+def by_key(key: str, node: Any) -> dict[str, Any]:
+    """Return the objects of a config's `optimizer` or `scheduler` by their keys: one, or one for each name."""
+    return {key: node} if _is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
+
+
+def factories(node: Any) -> Any:
+    """Return the factory of a config's optimizer or schedule, or a factory for each name."""
+    return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
+
+
+def _is_one(node: Any) -> bool:
+    """Return whether a node of the config is one object, not a mapping of names."""
+    return not isinstance(node, DictConfig) or "_target_" in node

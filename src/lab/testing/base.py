@@ -17,7 +17,7 @@ from lab.build import build_task, init_from_data, read_data
 from lab.data.base import Data
 from lab.data.batches import Batch, Batches
 from lab.engine.config.compose import compose_config
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 
 
 class Contract:

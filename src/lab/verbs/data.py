@@ -1,4 +1,4 @@
-"""`lab data`: what was found in the data of an experiment, used and left out. Nothing is trained."""
+"""`lab data`: report which samples of an experiment's data were found, used and left out. Nothing is trained."""
 
 from omegaconf import DictConfig
 
@@ -6,20 +6,22 @@ from lab.build import read_data
 from lab.engine.config.compose import freeze
 from lab.engine.display import say
 from lab.engine.errors import fail
-from lab.engine.launch.rendezvous import refuse_several
+from lab.engine.launch.rendezvous import refuse_multiple_processes
 from lab.engine.training import process
-from lab.engine.training.process import filter_warnings
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs.check import check
 
 
 def main(cfg: DictConfig) -> None:
-    """Check the config, read the data, print the whole report."""
+    """Check the config, read the data and print the full report."""
     filter_warnings()
-    refuse_several("data", "it")
+    refuse_multiple_processes("data", "it")
     freeze(cfg)
     if cfg.run is not None:
-        fail([f"run={cfg.run}: data makes no run; leave it out. A run's report is in its folder."])
-    cfg.sweep = cfg.launcher = None
+        problem = (
+            f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"
+        )
+        fail([problem])
     check(cfg, writes=False)
-    process.settle(cfg)
+    process.set_up_process(cfg)
     say(*read_data(cfg).report.full().rstrip("\n").split("\n"))

@@ -1,8 +1,8 @@
-"""Predictors: a finished run, or a file of `lab export`. Only a run imports torch."""
+"""A predictor is a finished run or an exported model that makes predictions. Only a run imports torch."""
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -15,24 +15,24 @@ from omegaconf import DictConfig
 
 from lab.engine.errors import UserError
 from lab.engine.launch import environment
-from lab.engine.training.process import filter_warnings
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
 from lab.verbs.explain.base import explainer, unexplained
 
-METADATA = "lab.json"  # the name, in an exported file, of its inputs and outputs as JSON
-NO_GRADIENTS = "An exported model has no gradients: lab serve run=FOLDER explains its answers."
+METADATA = "lab.json"  # the entry of an exported file that describes its inputs and outputs as JSON
+NO_GRADIENTS = "An exported model has no gradients. Use lab serve run=FOLDER for explanations."
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A function of samples, with the features that read them and show what it makes of them.
+    """A function from samples to predictions, with the features that read its inputs and show its outputs.
 
     Args:
-        inputs: by name.
-        outputs: by name.
-        predict: the inputs' entries, and `index` (B,) int64 -> the outputs' entries. What it draws depends on `index`.
-        explain: an input's sample -> HTML of what the answer came from; None: `unexplained` says why not.
-        unexplained: a sentence.
+        inputs: the features of the inputs, by name.
+        outputs: the features of the outputs, by name.
+        predict: the entries of the inputs, and `index` (B,) int64 -> the entries of the outputs. Random numbers of
+            generative tasks depend on `index` only.
+        explain: a sample -> HTML that shows which parts of the input drove the prediction; None if there is none.
+        unexplained: a sentence that tells why there is no explanation.
     """
 
     inputs: dict[str, Feature]
@@ -46,12 +46,17 @@ class Predictor:
         return {name: array for feature in self.inputs.values() for name, array in feature.example().items()}
 
     def answers(self, samples: Sequence[Sample], index: Sequence[int]) -> list[Sample]:
-        """The outputs' entries for each sample."""
-        made = self.predict(stack(samples) | {"index": np.array(index, np.int64)})
-        return [{name: values[i] for name, values in made.items()} for i in range(len(samples))]
+        """The prediction for each sample: the entries of the outputs.
+
+        Args:
+            samples: the entries of the inputs.
+            index: the number of each sample, from which generative tasks draw.
+        """
+        outputs = self.predict(stack(samples) | {"index": np.array(index, np.int64)})
+        return [{name: values[i] for name, values in outputs.items()} for i in range(len(samples))]
 
     def rows(self, answer: Sample, sample: Sample, top_k: int) -> dict[str, list[Row]]:
-        """The rows of an answer by output: at most `top_k` each, the best first."""
+        """The table rows of a prediction, by output: at most `top_k` each, the most probable first."""
         return {name: each.rows(name, part_of(each, answer), sample, top_k) for name, each in self.outputs.items()}
 
 
@@ -61,7 +66,7 @@ def part_of(feature: Feature, sample: Sample) -> Sample:
 
 
 def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-    """With several outputs each column begins with the output's name, except the one that has this name."""
+    """Put the output's name in front of each column if there are several outputs; a column named like it stays."""
     if len(rows) == 1:
         return dict(rows)
     return {
@@ -70,72 +75,81 @@ def prefixed(rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
+def wrong_source(cfg: DictConfig) -> Iterator[str]:
+    """Yield a line for each problem with `run`, `model` and `trainer` of a config, which `from_config` takes."""
+    if (cfg.run is None) == (cfg.model is None):
+        yield "run, model: expected one of them, run=FOLDER or model=FILE.onnx"
+    if cfg.model is not None and cfg.trainer:
+        yield "trainer: an exported model runs on the CPU; remove trainer="
+
+
 def from_config(cfg: DictConfig) -> Predictor:
-    """The predictor of `run=` or `model=`, for inputs that a user gives.
+    """The predictor of `run=` or `model=`, for the user's inputs.
 
     Raises:
-        UserError: there is none, or it takes no inputs.
+        UserError: the run or the model cannot be loaded, or takes no inputs.
     """
-    asked = from_run(cfg.run, cfg.trainer) if cfg.run else from_onnx(Path(cfg.model))
-    if not asked.inputs:
-        what = f"run={cfg.run}: its task" if cfg.run else f"model={cfg.model}: it"
+    predictor = from_run(cfg.run, cfg.trainer) if cfg.run else from_onnx(Path(cfg.model))
+    if not predictor.inputs:
+        source = f"run={cfg.run}: its task" if cfg.run else f"model={cfg.model}: it"
         raise UserError(
-            f"error: {what} takes no inputs, so there is no item to answer. Call its `predict_step`, or the exported"
-            " file, with `index`, the numbers of the samples to make."
+            f"error: {source} takes no inputs. To generate samples, call `predict_step` of the task, or the exported"
+            " file, with `index`: the numbers of the samples to generate."
         )
-    return asked
+    return predictor
 
 
 def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
-    """A file of `lab export format=onnx`.
+    """The predictor of a file of `lab export format=onnx`.
 
     Args:
         path: the file.
-        num_threads: 0: as OMP_NUM_THREADS says, or as many as there are cores.
+        num_threads: the number of threads; 0: as OMP_NUM_THREADS says, or one per core.
 
     Raises:
-        UserError: onnxruntime is not installed; the file is another.
+        UserError: onnxruntime or a package of the model is not installed, or the file is not an export of lab.
     """
     if path.suffix != ".onnx":
-        raise UserError(f"error: model={path}: expected an .onnx file; what holds code, as a .pt2 may, is not opened.")
+        raise UserError(f"error: model={path}: expected an .onnx file; .pt2 files can contain code and are not loaded.")
     if not path.is_file():
-        raise UserError(f"error: model={path}: there is no such file. lab export run=… format=onnx makes one.")
+        raise UserError(f"error: model={path}: there is no such file. lab export run=FOLDER format=onnx makes one.")
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise UserError("error: model: it takes onnxruntime: pip install 'lab[export]'") from error
+        raise UserError("error: model: onnxruntime is not installed. pip install 'lab[export]'") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or environment.num_threads() or 0
     options.log_severity_level = 3  # errors
 
     def predict(arrays: Arrays) -> Arrays:
-        given = {entry.name: padded(arrays[entry.name], entry.shape) for entry in session.get_inputs()}
-        return dict(zip([entry.name for entry in session.get_outputs()], session.run(None, given), strict=True))
+        entries = {entry.name: padded(arrays[entry.name], entry.shape) for entry in session.get_inputs()}
+        return dict(zip([entry.name for entry in session.get_outputs()], session.run(None, entries), strict=True))
 
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-        if package := missing_package(about):
+        metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        if package := missing_package(metadata):
             raise UserError(
-                f"error: model={path}: it takes the package {package}, which is not installed."
+                f"error: model={path}: it needs the package {package}, which is not installed."
+                " Run lab inside the project that has it, or install it."
             ) from ModuleNotFoundError(package)
-        inputs, outputs = unpack(about["inputs"]), unpack(about["outputs"])
+        inputs, outputs = unpack(metadata["inputs"]), unpack(metadata["outputs"])
         entries = [entry.name for entry in session.get_inputs()]
-        asked = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs, entries) or NO_GRADIENTS)
-        (answer, _) = asked.answers([asked.example()] * 2, (0, 1))
-        asked.rows(answer, asked.example(), 1)
-    except Exception as error:  # onnxruntime's own have no base class
+        predictor = Predictor(inputs, outputs, predict, None, unexplained(inputs, outputs, entries) or NO_GRADIENTS)
+        (answer, _) = predictor.answers([predictor.example()] * 2, (0, 1))
+        predictor.rows(answer, predictor.example(), 1)
+    except Exception as error:  # the errors of onnxruntime have no common base class
         if isinstance(error, UserError) and isinstance(error.__cause__, ImportError):
             raise  # a package is missing
         raise UserError(
-            f"error: model={path}: it is damaged, or none that lab export made ({' '.join(str(error).split())[:200]})."
+            f"error: model={path}: it is damaged or not made by lab export ({' '.join(str(error).split())[:200]})."
         ) from error
-    return asked
+    return predictor
 
 
-def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
-    """A package that defines one of the features in a file's metadata and is not installed; "": there is none."""
-    for feature in chain(about["inputs"].values(), about["outputs"].values()):
+def missing_package(metadata: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first package that defines a feature in a file's metadata and is not importable; "" if there is none."""
+    for feature in chain(metadata["inputs"].values(), metadata["outputs"].values()):
         package = str(feature["_target_"]).partition(".")[0]
         if package.isidentifier() and find_spec(package) is None:
             return package
@@ -143,10 +157,14 @@ def missing_package(about: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def from_run(folder: str, accelerator: Any) -> Predictor:
-    """The best weights of a finished run, on the `accelerator` asked for, in the run's precision.
+    """The predictor of a finished run with its best weights, in the run's precision.
+
+    Args:
+        folder: the run's folder.
+        accelerator: changes to the run's trainer, such as another accelerator.
 
     Raises:
-        UserError: it is no finished run; its task has no outputs; there is no such accelerator.
+        UserError: the run is not finished, its task has no outputs, or this machine has no such accelerator.
     """
     from lab.engine.cli import import_heavy
 
@@ -154,16 +172,13 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     import torch
 
     from lab.data.facts import inputs_of
-    from lab.engine.training.process import settle
 
-    filter_warnings()  # Lightning sets its level where it is imported
     saved, data, task = runs.load(folder)
-    settle(saved)
     if not task.outputs:
-        raise UserError(f"error: run={folder}: {type(task).__name__} has no `outputs`, so it has nothing to predict.")
+        raise UserError(f"error: run={folder}: {type(task).__name__} has no `outputs`, so it makes no predictions.")
     trainer = runs.evaluation_trainer(saved, accelerator)
     if trainer.world_size > 1:
-        raise UserError("error: trainer: a run answers in one process; choose trainer=cpu or trainer=gpu.")
+        raise UserError("error: trainer: predictions use one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     inputs, outputs = inputs_of(data.facts.features, task.input_entries), dict(task.outputs)
     entries = [entry for feature in outputs.values() for entry in feature.entries]
@@ -176,61 +191,65 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     @torch.inference_mode()
     def predict(arrays: Arrays) -> Arrays:
         with precision.forward_context():
-            made = task.predict_step(prepared(arrays), 0)
+            tensors = task.predict_step(prepared(arrays), 0)
         # NumPy has no bfloat16
-        exact = {name: made[name].float() if made[name].is_floating_point() else made[name] for name in entries}
-        return {name: values.cpu().numpy() for name, values in exact.items()}
+        float32 = {name: x.float() if (x := tensors[name]).is_floating_point() else x for name in entries}
+        return {name: values.cpu().numpy() for name, values in float32.items()}
 
-    why = unexplained(inputs, outputs, task.input_entries)
-    explain = None if why else explaining(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
-    return Predictor(inputs, outputs, predict, explain, why)
+    reason = unexplained(inputs, outputs, task.input_entries)
+    explain = (
+        None if reason else explanation(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
+    )
+    return Predictor(inputs, outputs, predict, explain, reason)
 
 
-def explaining(
+def explanation(
     feature: Feature, net: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
 ) -> Callable[[Sample], str]:
-    """`Predictor.explain` by integrated gradients.
+    """The function `Predictor.explain`, by integrated gradients.
 
     Args:
-        feature: the one input.
-        net: a function of its entry.
-        prepared: entries -> the batch as the net gets it.
-        forward_context: of the precision.
+        feature: the only input.
+        net: a function of the input's entry.
+        prepared: entries -> the batch as the net expects it.
+        forward_context: the context of the precision.
     """
     import torch
 
     (entry,) = feature.entries
-    own_net = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
+    net_copy = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
 
     def explain(sample: Sample) -> str:
-        kind = explainer(feature)
+        attribution = explainer(feature)
         x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry]
         with forward_context():
             with torch.no_grad():
-                target = own_net()(x).argmax(-1)
-            (values,) = kind.methods()["integrated_gradients"](own_net(), x, target)
-        return kind.html(sample[entry], values.detach())
+                target = net_copy()(x).argmax(-1)
+            (values,) = attribution.methods()["integrated_gradients"](net_copy(), x, target)
+        return attribution.html(sample[entry], values.detach())
 
     return explain
 
 
-def mirrored(asked: Predictor) -> Predictor:
-    """Answers with the mean probabilities for a sample and its mirror image.
+def with_flip(predictor: Predictor) -> Predictor:
+    """A predictor that averages the probabilities for a sample and its mirror image.
 
     Raises:
-        UserError: no input has one, or there is no mean of the outputs.
+        UserError: no input can be mirrored, or an output has no probabilities.
     """
-    mirrors = [feature for feature in asked.inputs.values() if feature.mirrored(stack([feature.example()])) is not None]
-    if not mirrors:
-        raise UserError(f"error: flip: {' and '.join(asked.inputs)} inputs have no mirror image.")
-    if without := [name for name, feature in asked.outputs.items() if not feature.choices]:
-        raise UserError(f"error: flip: it is for classes; {without[0]} has no mean of two answers.")
+    images = [each for each in predictor.inputs.values() if each.mirrored(stack([each.example()])) is not None]
+    if not images:
+        raise UserError(f"error: flip: {' and '.join(predictor.inputs)} inputs cannot be mirrored; remove flip=true.")
+    if without := [name for name, feature in predictor.outputs.items() if not feature.choices]:
+        raise UserError(f"error: flip: only class probabilities can be averaged, not {without[0]}; remove flip=true.")
 
     def predict(arrays: Arrays) -> Arrays:
-        other = arrays
-        for feature in mirrors:
-            other = feature.mirrored(other) or other
-        straight, flipped = asked.predict(arrays), asked.predict(other)
-        return {name: (values + flipped[name]) / 2 for name, values in straight.items()}
+        mirrored = arrays
+        for feature in images:
+            mirrored = feature.mirrored(mirrored) or mirrored
+        original, flipped = predictor.predict(arrays), predictor.predict(mirrored)
+        return {name: (values + flipped[name]) / 2 for name, values in original.items()}
 
-    return replace(asked, predict=predict, explain=None, unexplained="The mean of two answers is not explained.")
+    return replace(
+        predictor, predict=predict, explain=None, unexplained="An average of two predictions is not explained."
+    )

@@ -1,4 +1,4 @@
-"""`lab report run=A [run=B …]`: one HTML page about a run, or about several side by side, that needs no other file."""
+"""`lab report run=A [run=B …]`: a self-contained HTML page about one run, or about several runs side by side."""
 
 import base64
 import html
@@ -7,33 +7,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.engine.config_file import flat, read_unchecked_config
 from lab.engine.display import drawn, printable, printable_lines, say
 from lab.engine.errors import UserError, fail, unknown
-from lab.engine.folder import (
-    CONFIG,
-    DATA_REPORT,
-    FIGURES,
-    STAMP,
-    expanded,
-    flat,
-    latest,
-    read_bytes,
-    read_config,
-    read_metrics,
-    read_text,
-    refuse_links,
-    write_text,
-)
+from lab.engine.files import expanded, read_bytes, read_metrics, read_text, write_text
+from lab.engine.folder import CONFIG, DATA_REPORT, FIGURES, STAMP, latest, refuse_links
 from lab.engine.markdown import read_table
-from lab.engine.runs.index import Run, read_run
+from lab.engine.runs.index import RunInfo, read_run
 from lab.engine.runs.rows import headings, rows_of
-from lab.engine.runs.table import Row, headed, shown
+from lab.engine.runs.table import TableRow, shown, with_headings
 
 HELP = """lab report run=FOLDER [run=FOLDER ...] [output=FILE] [log_dir=logs]
 
-One HTML page: scores, curves, figures, config and stamp; of several runs, what they differ in and their curves in one.
-run=latest is the newest in log_dir. The page is report.html in the run's folder, of several runs comparison.html in
-the working directory; or output=FILE."""
+Write a self-contained HTML page with the scores, curves, figures, config and stamp of a run. With several runs, the
+page also shows the settings that differ, and the curves of all runs in one plot.
+
+run=latest is the newest run in log_dir. The default output is report.html in the run's folder; for several runs,
+comparison.html in the current directory."""
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -47,17 +37,17 @@ summary { cursor: pointer }"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page, and say where it is.
+    """Write the page, and print its path.
 
     Raises:
-        UserError: a run is none, or the page can't be written.
+        UserError: a folder is not a run, or the page cannot be written.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         say(*HELP.split("\n"))
         return
     words = [word.partition("=")[::2] for word in arguments]
-    if odd := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
-        fail([unknown("key", odd[0], ("run", "output", "log_dir"))])
+    if wrong := [key for key, _ in words if key not in ("run", "output", "log_dir")]:
+        fail([unknown("key", wrong[0], ("run", "output", "log_dir"))])
     settings = dict(words)
     logs = expanded(settings.get("log_dir", "logs"))
     folders = [latest(logs) if value == "latest" else expanded(value) for key, value in words if key == "run"]
@@ -65,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         fail(["run: missing. Name at least one, as run=FOLDER"])
     for folder in folders:
         if not (folder / CONFIG).is_file():
-            fail([f"run={folder}: this is not a run's folder"])
+            fail([f"run={folder}: expected the folder of a run, but it has no {CONFIG}"])
         refuse_links(folder)
     output = (
         expanded(settings["output"])
@@ -75,16 +65,16 @@ def main(arguments: Sequence[str]) -> None:
     try:
         write_text(output, page(folders))
     except OSError as error:
-        raise UserError(f"error: output={output}: {error.strerror}.") from error
+        raise UserError(f"error: output={output}: the page could not be written: {error.strerror}.") from error
     say(output)
 
 
 def page(folders: Sequence[Path]) -> str:
     runs = [read_run(folder, str(folder)) for folder in folders]
     title = printable(" and ".join(dict.fromkeys(run.overrides.get("experiment", run.folder) for run in runs)))
-    parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table(_scores(runs))]
+    parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table_of_rows(_scores(runs))]
     if len(folders) > 1:
-        parts += ["<h2>What differs</h2>", _table(_differences(folders))]
+        parts += ["<h2>Differences</h2>", _table_of_rows(_differences(folders))]
     parts += ["<h2>Curves</h2>", *_curves(folders)]
     for folder in folders:
         parts += [f"<h2>{html.escape(printable(folder))}</h2>", *_figures(folder), *_texts(folder)]
@@ -93,13 +83,13 @@ def page(folders: Sequence[Path]) -> str:
     return f"<!doctype html><html lang=en><head>{head}{viewport}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def _scores(runs: Sequence[Run]) -> list[Row]:
-    rows = headed(rows_of(runs), headings(runs))
+def _scores(runs: Sequence[RunInfo]) -> list[TableRow]:
+    rows = with_headings(rows_of(runs), headings(runs))
     return [{**row, "commit": run.commit} for row, run in zip(rows, runs, strict=True)]
 
 
-def _differences(folders: Sequence[Path]) -> list[Row]:
-    configs = [flat(read_config(folder)) for folder in folders]
+def _differences(folders: Sequence[Path]) -> list[TableRow]:
+    configs = [flat(read_unchecked_config(folder)) for folder in folders]
     keys = dict.fromkeys(key for config in configs for key in config)
     names = [f"{folder}" for folder in folders]
     return [
@@ -109,7 +99,7 @@ def _differences(folders: Sequence[Path]) -> list[Row]:
 
 
 def _curves(folders: Sequence[Path]) -> Iterable[str]:
-    """Each metric over the epochs: of one run in training and validation, of several in validation."""
+    """A plot of each metric over the epochs: training and validation of one run, or the validation of several runs."""
     from lab.figures.page import CYCLE, GREY, axes_of_curves
 
     tables = {str(folder): _columns(folder / "metrics.csv") for folder in folders}
@@ -124,9 +114,8 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
                 labels.append("training")
             if name in table:
                 axis.plot(*zip(*table[name], strict=True), color=CYCLE[i % len(CYCLE)])
-                labels.append(
-                    "validation" if len(tables) == 1 else drawn(f"run {folder}")
-                )  # a label with _ first is hidden
+                label = drawn(f"run {folder}")  # matplotlib hides a label that starts with _
+                labels.append("validation" if len(tables) == 1 else label)
         axis.legend(axis.get_lines(), labels, fontsize=8)
         file = io.BytesIO()
         figure.savefig(file, format="png")
@@ -134,13 +123,13 @@ def _curves(folders: Sequence[Path]) -> Iterable[str]:
 
 
 def _columns(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Of each metric, (epoch, value) in order; the epochs are counted from 1."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """The (epoch, value) pairs of each metric; epochs are counted from 1."""
+    columns: dict[str, list[tuple[float, float]]] = {}
     for row in read_metrics(path) if path.exists() else []:
         for name, value in row.items():
             if "/" in name and "epoch" in row:
-                found.setdefault(name, []).append((row["epoch"] + 1, value))
-    return found
+                columns.setdefault(name, []).append((row["epoch"] + 1, value))
+    return columns
 
 
 def _figures(folder: Path) -> Iterable[str]:
@@ -150,7 +139,7 @@ def _figures(folder: Path) -> Iterable[str]:
 
 def _texts(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
-        yield _details(path.stem.replace("_", " "), _cells(read_table(read_text(path))))
+        yield _details(path.stem.replace("_", " "), _table(read_table(read_text(path))))
     for name in (DATA_REPORT, CONFIG, STAMP):
         if (folder / name).exists():
             yield _details(name, f"<pre>{html.escape(printable_lines(read_text(folder / name)))}</pre>")
@@ -160,18 +149,18 @@ def _details(title: str, content: str) -> str:
     return f"<details><summary>{html.escape(printable(title))}</summary>{content}</details>"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    return _cells([[*rows[0]], *([*row.values()] for row in rows)] if rows else [])
+def _table_of_rows(rows: Sequence[TableRow]) -> str:
+    return _table([[*rows[0]], *([*row.values()] for row in rows)] if rows else [])
 
 
-def _cells(lines: Sequence[Sequence[Any]]) -> str:
-    """A table; the first line is the head."""
+def _table(lines: Sequence[Sequence[Any]]) -> str:
+    """An HTML table; the first line is the header."""
 
     def line(cells: Iterable[Any], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{html.escape(shown(cell))}</{tag}>' for cell in cells)}</tr>"
 
     if len(lines) < 2:
-        return "<p>nothing</p>"
+        return "<p>none</p>"
     body = "".join(line(cells, "td") for cells in lines[1:])
     return f'<div class="wide"><table>{line(lines[0], "th")}{body}</table></div>'
 

@@ -1,4 +1,4 @@
-"""`lab runs`: the runs in `logs/` as a table. Nothing heavy is imported before a run is run again."""
+"""`lab runs`: list, compare, repeat, archive and delete runs. Only `rerun` imports torch."""
 
 import argparse
 import math
@@ -12,31 +12,34 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lab.engine.config_file import flat, read_unchecked_config
 from lab.engine.display import say
 from lab.engine.errors import RunError, UserError
-from lab.engine.folder import DIFF, FACTS, STAMP, flat, latest, read_bytes, read_config, read_json
+from lab.engine.files import read_bytes, read_json
+from lab.engine.folder import DIFF, FACTS, STAMP, latest
 from lab.engine.lock import held
-from lab.engine.runs.index import Run, monitored, read, select, the_best
-from lab.engine.runs.rows import distinct, grouped, headings, ordered, rows_of, spread
-from lab.engine.runs.table import FOR_PROGRAMS, FORMATS, headed, terminal, text
+from lab.engine.runs.index import RunInfo, monitored, read_runs, select, the_best
+from lab.engine.runs.rows import distinct, group_rows, headings, rows_of, sort_rows, spread
+from lab.engine.runs.table import FOR_PROGRAMS, FORMATS, terminal, text, with_headings
 
-HELP = """lab runs [RUN ...]                        a table; RUN is a folder below logs/, or a pattern
-lab runs best [RUN ...]                   the best of them
-lab runs compare A B                      their configs and scores side by side; A and B may match several seeds
-lab runs rerun RUN                        the same again: are its scores the same?
-lab runs archive|rm [RUN ...]             out of the way, or for good; asks first
+HELP = """lab runs [RUN ...]                        list runs; RUN: a folder below logs/, or a pattern like 'digits/*'
+lab runs best [RUN ...]                   print the run with the best score
+lab runs compare A B                      compare the configs and scores of two runs, or of two sets of seeds
+lab runs rerun RUN                        train a run again, and check that the scores are the same
+lab runs archive [RUN ...]                move runs to logs/.archive, after a question
+lab runs rm [RUN ...]                     delete runs, after a question
 
-  where KEY=VALUE ...    only those: an override, a column, best, a metric; also !=, <, >, <=, >=
-  sort KEY               -KEY: the largest first
-  --group-by KEY,...     mean ± standard deviation over the others, such as seeds; identical runs count once
-  --format FORMAT        text, markdown, latex, csv, json
-  --all                  all columns, though they are wider than the terminal
-  --log-dir FOLDER       logs"""
+  where KEY=VALUE ...    select runs by an override, a column, a metric or best; also with !=, <, >, <=, >=
+  sort KEY               sort by a column; -KEY: the largest value first
+  --group-by KEY,...     a row per value of KEY: mean ± standard deviation, such as over seeds; repeats count once
+  --format FORMAT        text, markdown, latex, csv or json
+  --all                  all columns, even if they are wider than the terminal
+  --log-dir FOLDER       where the runs are; default: logs"""
 ACTIONS = ("best", "compare", "rerun", "archive", "rm")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do what the command line says.
+    """Run the action of the command line.
 
     Raises:
         UserError: there is no such run, key or option.
@@ -60,22 +63,22 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"error: unknown option {unknown[0]}.", *HELP.splitlines())
     if not args.log_dir.is_dir():
-        raise UserError(f"error: there is no folder {args.log_dir}; lab train makes it; --log-dir names another.")
+        raise UserError(f"error: there is no folder {args.log_dir}. Train a run first, or choose another --log-dir.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
     below = [_below(word, args.log_dir) for word in args.words]
-    runs = read(args.log_dir)
+    runs = read_runs(args.log_dir)
     if action == "compare":
         compare(runs, below, args)
         return
-    found = select(runs, below, args.where)
-    if not found:
+    selected = select(runs, below, args.where)
+    if not selected:
         raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
-    {"list": table, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](found, args)
+    {"list": list_runs, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](selected, args)
 
 
 def _below(word: str, logs: Path) -> str:
-    """A run as it is called below the logs, however it was given; `latest` is the newest."""
+    """The path of a run relative to the log folder; `latest` is the newest run."""
     word = str(latest(logs)) if word == "latest" else word
     for root in (logs, logs.absolute()):
         if Path(word).is_relative_to(root):
@@ -84,30 +87,31 @@ def _below(word: str, logs: Path) -> str:
 
 
 def options(words: Sequence[str]) -> Iterator[str]:
-    """`where` and `sort KEY` as argparse has them; `-KEY` is no option to it then."""
+    """Turn `where` and `sort KEY` into options of argparse, so that `-KEY` is not taken for an option."""
     rest = iter(words)
     for word in rest:
         yield f"--sort={next(rest, '')}" if word == "sort" else "--where" if word == "where" else word
 
 
-def table(runs: list[Run], args: argparse.Namespace) -> None:
+def list_runs(runs: list[RunInfo], args: argparse.Namespace) -> None:
+    """Print a table of runs, or of groups of runs."""
     keys = args.group_by.split(",") if args.group_by else []
     if wrong := [key for key in keys if all(run.value(key) is None and key not in run.overrides for run in runs)]:
         raise UserError(f"error: --group-by {wrong[0]}: none of these runs has such an override.")
-    rows = list(grouped(runs, keys)) if keys else rows_of(runs)
+    rows = list(group_rows(runs, keys)) if keys else rows_of(runs)
     if args.sort:
-        rows = ordered(rows, runs, args.sort)
+        rows = sort_rows(rows, runs, args.sort)
     if args.format not in FOR_PROGRAMS:
-        rows = headed(rows, headings(runs))
-    _say(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
+        rows = with_headings(rows, headings(runs))
+    _print(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
 
 
-def _say(table: str) -> None:
+def _print(table: str) -> None:
     say(*table.split("\n"))
 
 
-def best(runs: list[Run], args: argparse.Namespace) -> None:
-    """The folder of the best run, by the metric that it monitors."""
+def best(runs: list[RunInfo], args: argparse.Namespace) -> None:
+    """Print the folder and the score of the run with the best value of the monitored metric."""
     done = [run for run in runs if run.status == "finished" and run.best]
     if not done:
         raise UserError("error: none of these runs is finished.")
@@ -117,28 +121,31 @@ def best(runs: list[Run], args: argparse.Namespace) -> None:
     say(f"{args.log_dir / winner.folder}  {metric} {winner.best['value']:.4f}")
 
 
-def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> None:
-    """What differs between two runs, or two sets of them, whose scores are then paired by seed and fold."""
+def compare(runs: list[RunInfo], words: Sequence[str], args: argparse.Namespace) -> None:
+    """Print the settings and scores that differ between two runs, or two sets of runs.
+
+    The runs of two sets are paired by seed and fold, and the differences are tested.
+    """
     if len(words) != 2:
-        raise UserError("error: compare takes two runs or patterns: lab runs compare A B")
+        raise UserError("error: compare takes two runs or patterns: lab runs compare A B.")
     sides = [distinct(run for run in select(runs, [word], args.where) if run.status == "finished") for word in words]
     for word, side in zip(words, sides, strict=True):
         if not side:
             raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
-    configs = [flat(read_config(args.log_dir / side[0].folder)) for side in sides]
+    configs = [flat(read_unchecked_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
-    everyone = [*sides[0], *sides[1]]
-    names = headings(everyone)
-    scores = dict.fromkeys([*monitored(everyone), *(name for run in everyone for name in run.test)])
-    shared = [name for name in scores if all(run.value(name) is not None for run in everyone)]
+    both = [*sides[0], *sides[1]]
+    names = headings(both)
+    scores = dict.fromkeys([*monitored(both), *(name for run in both for name in run.test)])
+    shared = [name for name in scores if all(run.value(name) is not None for run in both)]
     for name in shared:
         a, b = ([run.value(name) for run in side] for side in sides)
         rows.append({"": names.get(name, name), words[0]: spread(a), words[1]: spread(b)})
-    _say(text(rows) if args.format == "text" else FORMATS[args.format](rows))
+    _print(text(rows) if args.format == "text" else FORMATS[args.format](rows))
     repeats = [{_repeat(args.log_dir / run.folder): run for run in side} for side in sides]
     if many := [w for w, side, by in zip(words, sides, repeats, strict=True) if len(side) > len(by)]:
-        say(f"{many[0]} has several runs of one seed. Select one per seed with `where` to get a paired test.")
+        say(f"{many[0]} has several runs of one seed. For a paired test, select one run per seed with `where`.")
         return
     pairs = [(repeats[0][key], repeats[1][key]) for key in repeats[0] if key in repeats[1]]
     if len(pairs) > 1:
@@ -147,13 +154,13 @@ def compare(runs: list[Run], words: Sequence[str], args: argparse.Namespace) -> 
 
 
 def _repeat(folder: Path) -> tuple[Any, ...]:
-    """Which of the runs that are paired a run is: its seed, its fold."""
-    cfg = read_config(folder)
+    """The seed and the fold of a run, by which runs are paired."""
+    cfg = read_unchecked_config(folder)
     return tuple(cfg.get(key) for key in ("seed", "cv", "fold"))
 
 
 def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
-    """The mean difference and Student's paired t-test (Student 1908)."""
+    """The mean difference, its standard error, and the p-value of the paired t-test (Student 1908)."""
     differences = [b - a for a, b in pairs]
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
     if deviation == 0:
@@ -164,65 +171,71 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
     return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} pairs, p = {p:.3g}"
 
 
-def rerun(runs: list[Run], args: argparse.Namespace) -> None:
-    """Repeat a run from its stamp, and say whether code, config, data and scores agree."""
+def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
+    """Train a run again from its stamp, and print whether config, code, packages, data and scores are the same.
+
+    Raises:
+        UserError: several runs match.
+        RunError: the scores differ.
+    """
     if len(runs) != 1:
-        raise UserError(f"error: rerun takes one run; {len(runs)} match.")
+        raise UserError(f"error: rerun takes one run, but {len(runs)} match. Name one folder.")
     from lab.engine import cli
-    from lab.engine.config.command_line import words_of
     from lab.engine.config.compose import compose_config
+    from lab.engine.config.run_overrides import run_overrides
     from lab.engine.config.words import override_word
 
     old = args.log_dir / runs[0].folder
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    train, words = cli.import_heavy("lab.train"), [*words_of(old), override_word("run", str(new))]
+    train, words = cli.import_heavy("lab.train"), [*run_overrides(old), override_word("run", str(new))]
     train.main(compose_config("train", words))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
-    scores = [select(read(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
+    scores = [select(read_runs(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
     same = {
-        "config": flat(read_config(old)) == flat(read_config(new)),
+        "config": flat(read_unchecked_config(old)) == flat(read_unchecked_config(new)),
         "code": stamps[0]["git"] == stamps[1]["git"] and diffs[0] == diffs[1],
         "packages": stamps[0]["packages"] == stamps[1]["packages"],
         "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],
         "scores": (scores[0].best, scores[0].test) == (scores[1].best, scores[1].test),
     }
     say("")
-    for what, agrees in same.items():
-        say(f"{what:<9} {'the same' if agrees else 'different'}")
+    for name, is_same in same.items():
+        say(f"{name:<9} {'the same' if is_same else 'different'}")
     if not same["scores"]:
         changed = ", ".join(dict.fromkeys(key for resumed in stamps[0]["resumed"] for key in resumed["changes"]))
-        why = f" {old} was resumed with another {changed}; the rerun had it from the start." if changed else ""
-        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.{why}")
+        hint = f" {old} was resumed with another {changed}; the rerun had it from the start." if changed else ""
+        raise RunError(f"error: {new} has different scores than {old}. lab runs compare shows them.{hint}")
 
 
-def archive(runs: list[Run], args: argparse.Namespace) -> None:
-    """Move runs to `.archive`, which no table shows."""
+def archive(runs: list[RunInfo], args: argparse.Namespace) -> None:
+    """Move runs to the hidden folder `.archive`, whose runs are not listed."""
 
-    def move(run: Run) -> None:
-        target = place = args.log_dir / ".archive" / run.folder
+    def move(run: RunInfo) -> None:
+        target = first_choice = args.log_dir / ".archive" / run.folder
         numbers = count(1)
         while target.exists():
-            target = place.with_name(f"{place.name}_{next(numbers)}")
+            target = first_choice.with_name(f"{first_choice.name}_{next(numbers)}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(args.log_dir / run.folder, target)
 
-    _asked("archive", runs, args, move)
+    _ask("archive", runs, args, move)
 
 
-def remove(runs: list[Run], args: argparse.Namespace) -> None:
+def remove(runs: list[RunInfo], args: argparse.Namespace) -> None:
     """Delete runs."""
-    _asked("remove", runs, args, lambda run: shutil.rmtree(args.log_dir / run.folder))
+    _ask("remove", runs, args, lambda run: shutil.rmtree(args.log_dir / run.folder))
 
 
-def _asked(word: str, runs: list[Run], args: argparse.Namespace, do: Callable[[Run], None]) -> None:
-    if busy := [run.folder for run in runs if run.status == "running"]:
-        raise UserError(f"error: {busy[0]} is running.")
-    _say(terminal(headed(rows_of(runs), headings(runs))))
-    say(f"{word} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
+def _ask(verb: str, runs: list[RunInfo], args: argparse.Namespace, do: Callable[[RunInfo], None]) -> None:
+    """List the runs and ask the user; if the answer is yes, do it to each run."""
+    if running := [run.folder for run in runs if run.status == "running"]:
+        raise UserError(f"error: {running[0]} is running. Stop it first.")
+    _print(terminal(with_headings(rows_of(runs), headings(runs))))
+    say(f"{verb} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         say("Nothing was changed.")
         return
     for run in runs:
-        with held(args.log_dir / run.folder, sure=True):  # none has started since the question
+        with held(args.log_dir / run.folder, strict=True):  # it may have been started since the question
             do(run)

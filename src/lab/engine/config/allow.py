@@ -8,21 +8,22 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.engine import folder as folders
-from lab.engine.config.packages import has_module, owner
-from lab.engine.config.places import outside
+from lab.engine.config.output_paths import wrong_output_path
+from lab.engine.config.packages import RESERVED, announce, has_module, owner
+from lab.engine.config_file import read_unchecked_config
 from lab.engine.errors import fail, one_line, unknown
 
 LAB = Path(__file__).parents[2]
 
 # The modules of lab whose own public classes and functions a config may call; `*` is any module below, at any depth.
-# A fork's are those of its installed package: see lab.packages.
+# A user's are those of the project, see `project.py`, and of installed packages, see `packages.py`.
 MODULES = (
     "lab.callbacks.*",
     "lab.data.*",
@@ -68,6 +69,7 @@ def locate(name: str) -> Callable[..., Any]:
     if home is None:
         raise ImportError(REFUSED)
     module_name, _, last = name.rpartition(".")
+    announce(module_name)
     module = import_module(module_name)
     if not hasattr(module, last):
         raise ImportError(f"{unknown('name', last, [n for n in vars(module) if n[0] != '_'])} (in {module_name})")
@@ -89,23 +91,16 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
         UserError: a line for each problem.
     """
     leaves = list(_leaves(key, cfg, strict))
-    problems = [problem for leaf in leaves if (problem := _wrong(*leaf))]
+    missing = {key: package for key, value, _ in leaves if (package := _missing(key, value))}
+    problems = [problem for leaf in leaves if leaf[0] not in missing and (problem := _wrong(*leaf))]
+    for package in dict.fromkeys(missing.values()):
+        keys = ", ".join(key for key, other in missing.items() if other == package)
+        advice = "Run lab inside the project that has it, or install it."
+        problems.append(f"{keys}: the package {package} is not installed here. {advice}")
     if not strict:
-        problems += [problem for key, value, _ in leaves if (problem := outside(key, value))]
+        problems += [problem for key, value, _ in leaves if (problem := wrong_output_path(key, value))]
     if problems:
         fail(problems)
-
-
-def instantiate(node: Any, **given: Any) -> Any:
-    """Hydra's `instantiate`, with these arguments too, of what may be called.
-
-    Raises:
-        UserError: a line for each thing that may not.
-    """
-    from hydra.utils import instantiate as hydra_instantiate  # data, nets, tasks and features do without Hydra
-
-    refuse(given, refuse_calls(node), strict=True)
-    return hydra_instantiate(node, **given)
 
 
 def refuse_calls(node: Any) -> str:
@@ -131,7 +126,7 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: it is none, or names what may not be called.
     """
-    cfg = folders.read_config(folder)
+    cfg = read_unchecked_config(folder)
     refuse(cfg)
     return cfg
 
@@ -154,6 +149,15 @@ def _home(name: str) -> str | None:
     if last.isidentifier() and last[0] != "_" and is_own(module):
         return module
     return next((home for pattern, home in CLASSES.items() if re.fullmatch(pattern, name)), None)
+
+
+def _missing(key: str, value: Any) -> str | None:
+    """The package of a `_target_`, if it can't be imported: a run may be another project's."""
+    if key.rpartition(".")[2] != "_target_" or not isinstance(value, str) or _home(value):
+        return None
+    package, dot, _ = value.partition(".")
+    known = not dot or not package.isidentifier() or package in RESERVED or find_spec(package) is not None
+    return None if known else package
 
 
 def _wrong(key: str, value: Any, shown: str) -> str | None:

@@ -1,4 +1,4 @@
-"""From the command line to a config. Nothing heavy is imported here."""
+"""Compose a config from conf/ and overrides. Imports nothing heavy."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,27 +6,28 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from yaml import MarkedYAMLError
 
 from lab.engine import secrets
-from lab.engine.config import objects, packages, places, search_path
-from lab.engine.config.paths import expand
+from lab.engine.config import objects, output_paths, packages, search_path
+from lab.engine.config.user_paths import expand_home
 from lab.engine.config.words import literals
+from lab.engine.config_file import plain
 from lab.engine.errors import UserError, fail
-from lab.engine.folder import plain
 
 objects.install()
 secrets.install()
 
 _PACKAGE = Path(__file__).parents[2]
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel's, or a checkout's
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # wheel, or checkout
 
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Have Hydra find lab's YAMLs, and those of installed packages.
+    """Let Hydra find the YAMLs of the project, of installed packages and of lab.
 
     Raises:
         UserError: a file is not YAML.
@@ -38,18 +39,18 @@ def composing() -> Iterator[None]:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config"
-        raise UserError(f"error: {place}: it is not YAML: {error.problem}.") from error
+        raise UserError(f"error: {place}: invalid YAML: {error.problem}.") from error
 
 
 def conf_folders() -> list[Path]:
-    """Where YAMLs are: lab's folder, then those of installed packages."""
-    return [CONF, *packages.conf_folders()]
+    """The folders of YAMLs: the project's, those of installed packages, lab's."""
+    return [*packages.conf_folders(), CONF]
 
 
-def compose_config(verb: str, overrides: Sequence[str]) -> DictConfig:
-    """The config that `lab VERB OVERRIDES…` runs with."""
+def compose_config(config: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of conf/CONFIG.yaml, such as `train`, with these overrides."""
     with composing():
-        cfg = hydra_compose(verb, literals(overrides), return_hydra_config=True)
+        cfg = hydra_compose(config, literals(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
     freeze(cfg)
     OmegaConf.set_struct(cfg, False)
@@ -58,21 +59,31 @@ def compose_config(verb: str, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def compose_inside_job(config: str, overrides: Sequence[str]) -> DictConfig:
+    """`compose_config` for another config than the job's; `overrides` and Hydra's state stay those of the job."""
+    before = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        return compose_config(config, overrides)
+    finally:
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before
+
+
 def freeze(cfg: DictConfig) -> None:
-    """Resolve the one key that only Hydra can, so that the config stands without it; and `~` in its paths.
+    """Resolve the name, which refers to Hydra, and `~` in the paths of a config; it then needs Hydra no longer.
 
     Raises:
-        UserError: the name of a folder would show a variable's value.
+        UserError: the name of a folder would show the value of an environment variable.
     """
-    if problems := list(places.from_environment(cfg)):
+    if problems := list(output_paths.from_environment(cfg)):
         fail(problems)
     if "name" in cfg:
         cfg.name = str(cfg.name)
-    expand(cfg)
+    expand_home(cfg)
 
 
 def overrides() -> list[str]:
-    """What this job was given on the command line; its references to secrets are kept as references."""
+    """The overrides of this job's command line; references to secrets stay references."""
     if not HydraConfig.initialized():
         return []
     return list(map(str, plain(HydraConfig.get().overrides)["task"]))

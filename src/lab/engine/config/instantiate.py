@@ -1,4 +1,4 @@
-"""Build what a config names. An argument that it leaves out, and a fact of the data has the name of, is filled."""
+"""Instantiate what a config names. Arguments that the config leaves out are filled with facts of the data."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,28 +15,28 @@ from lab.engine.errors import UserError, fail, one_line
 MOST_SHOWN = 40  # characters of a fact in a message
 
 
-def build(
-    node: DictConfig,
-    facts: HasArguments | None = None,
-    given: Mapping[str, Any] | None = None,
-    none_is_unset: bool = False,
-) -> Any:
-    """Call what a node of the config names, after the nodes in it; each is filled with the facts that it requires.
+def instantiate(node: Any, facts: HasArguments | None = None, /, *, none_is_unset: bool = False, **given: Any) -> Any:
+    """Call the `_target_` of a node, after the nodes in it; a node without one becomes a dictionary or a list.
+
+    As Hydra's `instantiate` with `_convert_: all`, except that only allowed names are called and that facts fill
+    arguments. `_partial_` and `_recursive_` mean the same.
 
     A fact fills an argument of its name that has no default. No node sets an argument that is a fact. In a node whose
-    key is the name of a feature, that feature's facts come first. Facts never go through Hydra: a class may have a name
+    key is the name of a feature, the facts of this feature come first. Facts are not resolved: a class may have a name
     such as `${x}`.
 
     Args:
-        node: of the config.
+        node: of the config, or a dictionary.
         facts: of the data.
+        none_is_unset: an argument whose default is None is filled as well; torchmetrics needs it.
         given: arguments of the outermost call, where it takes them; they replace those of the node.
-        none_is_unset: an argument whose default is None is filled too, as torchmetrics' require it.
 
     Raises:
         UserError: the config may not call it; it states a fact of the data; a fact is ambiguous; or the call refuses.
     """
-    return _Builder(facts, none_is_unset).build(refuse_calls(node), node, (), given or {})
+    node = OmegaConf.create(node) if isinstance(node, dict) else node
+    key = refuse_calls(node) or (node.get("_target_", "") if isinstance(node, DictConfig) else "")
+    return _Builder(facts, none_is_unset).build(key, node, (), given)
 
 
 class _Builder:
@@ -44,7 +44,7 @@ class _Builder:
         self.facts, self.none_is_unset = facts, none_is_unset
 
     def build(self, key: str, node: Any, path: tuple[str, ...], given: Mapping[str, Any]) -> Any:
-        """Build the object of a node. `path` has the keys of the node and of those around it, the innermost first."""
+        """The object of a node. `path` has the keys of the node and of those around it, the innermost first."""
         if isinstance(node, ListConfig):
             return [self.build(f"{key}[{i}]", child, path, {}) for i, child in enumerate(node)]
         if not isinstance(node, DictConfig):
@@ -53,8 +53,8 @@ class _Builder:
         if "_target_" not in node:
             return {name: self.build(f"{key}.{name}", node[name], (name, *path), {}) for name in names}
         function = locate(node["_target_"])
-        takes, _ = parameters(function)
-        given = {name: value for name, value in given.items() if name in takes}
+        takes, takes_any = parameters(function)
+        given = {name: value for name, value in given.items() if takes_any or name in takes}
         filled = self._filled(key, function, node, path, given)
         own = [name for name in names if name not in given]
         if node.get("_recursive_", True):
@@ -98,8 +98,8 @@ def _called(key: str, function: Callable[..., Any], arguments: dict[str, Any], i
         return partial(function, **arguments) if is_partial else function(**arguments)
     except UserError:
         raise
-    except (ValueError, OSError) as error:  # it refuses a value, or a file is missing
-        fail([f"{key}: {error}"])
+    except (ValueError, OSError) as error:  # a wrong value, or a missing file
+        fail([f"{key}: {one_line(error)}"])
     except Exception as error:
         raise InstantiationException(f"{key}: {one_line(error)}") from error
 

@@ -6,6 +6,7 @@ An installed distribution names its package in the entry points of the group `la
     mine = "mine"
 
 Configs may then call the classes and functions that its modules define, and its folder `conf/` stands beside lab's.
+The project that the working directory is in does the same without an installation: see `project.py`.
 """
 
 import os
@@ -16,9 +17,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from lab.engine.config.project import FILE, GROUP, Project, find
+from lab.engine.display import say
 from lab.engine.errors import UserError
+from lab.engine.launch.environment import LIFELINE
 
-GROUP = "lab.packages"
 # Libraries that no distribution may name as its own: a config would call all of theirs.
 RESERVED = {
     *sys.stdlib_module_names, "__main__", "lab", "hydra", "omegaconf", "torch", "torchvision", "torchmetrics",
@@ -27,16 +30,54 @@ RESERVED = {
 
 
 def packages() -> dict[str, tuple[Path, ...]]:
-    """The packages that installed distributions declare, each with its folders; a single module has none.
+    """The packages of the project and of installed distributions, each with its folders; a single module has none.
 
     Raises:
         UserError: an entry point names no package, or one that is not importable.
     """
-    return _packages(tuple(sys.path))
+    own = project()
+    installed = _packages(tuple(sys.path))
+    return (_of_project(own, tuple(sys.path)) | installed) if own else installed
+
+
+def project() -> Project | None:
+    """The project that the working directory is in. Its folder `src/` is on `sys.path` from now on.
+
+    Raises:
+        UserError: it is another user's, and not installed.
+    """
+    found = find()
+    if found is None:
+        return None
+    if found.is_of_another_user() and not _is_installed(found):
+        raise UserError(
+            f"error: {found.file} declares {', '.join(found.names)} and belongs to another user. If you trust its code:"
+            f" pip install -e {found.folder}"
+        )
+    if str(found.src) not in sys.path and any(has_module((found.src,), name) for name in found.names):
+        sys.path.insert(0, str(found.src))
+    return found
+
+
+def announce(module: str) -> None:
+    """Name the project, once, if a module that is to be imported is its own."""
+    own = project()
+    if own and owner(module) in own.names and LIFELINE not in os.environ:
+        _announce(own)
+
+
+@cache
+def _announce(own: Project) -> None:
+    say(f"Using the code of the project {own.folder}", file=sys.stderr)
 
 
 def conf_folders() -> list[Path]:
-    """The folders of YAMLs that these packages have."""
+    """The folders of YAMLs: the project's, which may replace lab's, then those of packages."""
+    own = project()
+    return [*([own.conf] if own and own.conf.is_dir() else []), *package_conf_folders()]
+
+
+def package_conf_folders() -> list[Path]:
     return [folder / "conf" for folders in packages().values() for folder in folders if (folder / "conf").is_dir()]
 
 
@@ -62,6 +103,21 @@ def has_module(folders: tuple[Path, ...], name: str) -> bool:
 @cache
 def _packages(path: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
     return {name: _folders(name, entry_points) for name, entry_points in _declared(path)}
+
+
+@cache
+def _of_project(own: Project, path: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+    """The packages in a project's folder `src/`."""
+    installed = _packages(path)
+    names = [name for name in own.names if has_module((own.src,), name) or name not in installed]
+    return {name: _folders(name, str(own.file)) for name in names}
+
+
+def _is_installed(found: Project) -> bool:
+    """Whether distributions declare the same packages, at the same place: `pip install -e`."""
+    installed = _packages(tuple(sys.path))
+    folders = [installed.get(name, ()) for name in found.names]
+    return all(each and all(folder.is_relative_to(found.folder) for folder in each) for each in folders)
 
 
 def _declared(path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -98,9 +154,8 @@ def _values(lines: list[str]) -> Iterator[str]:
 
 def _folders(name: str, entry_points: str) -> tuple[Path, ...]:
     def refuse(problem: str) -> UserError:
-        return UserError(
-            f"error: {entry_points}: {GROUP}: {problem}. Correct its pyproject.toml, and install it again."
-        )
+        advice = "Correct it." if entry_points.endswith(FILE) else f"Correct its {FILE}, and install it again."
+        return UserError(f"error: {entry_points}: {GROUP}: {problem}. {advice}")
 
     top, *rest = parts = name.split(".")
     if not all(part.isidentifier() for part in parts):

@@ -1,4 +1,4 @@
-"""The folders in which Hydra looks for YAMLs: lab's, and those of installed packages (see `packages`)."""
+"""Hydra's search path for YAMLs, with the folders `conf/` of the project and of installed packages."""
 
 from pathlib import Path
 
@@ -6,24 +6,25 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from lab.engine.config.packages import GROUP, conf_folders
+from lab.engine.config.packages import package_conf_folders, project
+from lab.engine.config.project import GROUP
 from lab.engine.errors import UserError
 
 
 def install() -> None:
-    """Have Hydra find the packages' YAMLs wherever it composes a config."""
+    """Make Hydra find the packages' YAMLs wherever it composes a config."""
     Plugins.instance().register(PackagesSearchPath)
 
 
 class PackagesSearchPath(SearchPathPlugin):
-    """Appends the folders `conf/` of installed packages to Hydra's search path.
+    """Puts the folder `conf/` of the project before lab's in Hydra's search path, and those of packages behind it.
 
-    Hydra takes the first of two files of one name without a word, so that a second one is refused here.
+    Hydra silently takes the first of two files with one name, so a second file is refused here.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         seen = [Path(entry.path) for entry in search_path.get_path() if entry.provider == "main" and entry.path]
-        for folder in conf_folders():
+        for folder in package_conf_folders():
             names = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
             clashes = [(name, other) for name in names for other in seen if (other / name).exists()]
             if clashes:
@@ -32,3 +33,6 @@ class PackagesSearchPath(SearchPathPlugin):
                 )
             search_path.append(GROUP, str(folder))
             seen.append(folder)
+        own = project()
+        if own and own.conf.is_dir():
+            search_path.prepend("project", str(own.conf), "main")

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from lab.engine.config.paths import JUDGES
+from lab.engine.config.user_paths import JUDGES
 from lab.engine.keys import key_of
 
 # Keys whose value is a text of the user's own: a path, or a name. A list or a dictionary is never meant.

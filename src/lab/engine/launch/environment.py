@@ -3,8 +3,8 @@
 import os
 import sys
 
-LINE = "LAB_LIFELINE"  # the environment's name for the socket to the process that started this one
-MEETING = "LAB_MEETING"  # and for the file that the processes of a run on one machine meet in
+LIFELINE = "LAB_LIFELINE"  # the environment's name for the socket to the process that started this one
+RENDEZVOUS = "LAB_RENDEZVOUS"  # and for the file that the processes of a run on one machine meet in
 COMMAND = [
     sys.executable,
     "-P",
@@ -47,7 +47,7 @@ def drop_stale_ranks() -> None:
     A shell, a container or an earlier job may leave ranks behind; a process would take itself for one of several.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # a calendar.py of the working directory is no module of a Python below this one
-    if LINE in os.environ or MEETING in os.environ:  # lab started it
+    if LIFELINE in os.environ or RENDEZVOUS in os.environ:  # lab started it
         return
     stale = (*(() if by_torchrun() else RANKS), *(() if by_srun() else TASKS))
     for name in stale:

@@ -1,4 +1,4 @@
-"""The processes of a run on one machine find each other there, and listen to nobody else."""
+"""The rendezvous of a run's ranks on one machine, through a file and the loopback device."""
 
 import atexit
 import os
@@ -6,48 +6,26 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.fabric.utilities.distributed import _destroy_dist_connection
 
-from lab.engine.launch.environment import MEETING
+from lab.engine.launch.environment import RENDEZVOUS
+from lab.engine.training.lightning_quirks import rendezvous_in_file
 
 
-def stay_on(trainer: Trainer) -> None:
-    """Let the processes that are started on this machine meet in a file, and talk over the loopback device.
+def use_loopback(trainer: Trainer) -> None:
+    """Let the ranks that lab starts on this machine find each other in a file and talk over the loopback device.
 
-    By itself torch opens a port for their meeting to the whole network, whatever address it is given. Where others
-    start them (torchrun, SLURM), or on several machines, they meet as those mean them to.
+    Ranks of torchrun or SLURM, and ranks on several machines, keep the rendezvous of their launcher.
     """
-    strategy: Any = trainer.strategy
-    if not isinstance(getattr(strategy, "cluster_environment", None), LightningEnvironment) or trainer.num_nodes > 1:
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment) or trainer.num_nodes > 1:
         return
-    if MEETING not in os.environ:
-        folder = tempfile.mkdtemp(prefix="lab-meeting-")  # on this machine's disk: network file systems lock badly
+    if RENDEZVOUS not in os.environ:
+        folder = tempfile.mkdtemp(prefix="lab-rendezvous-")  # on a local disk: network file systems lock badly
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ[MEETING] = str(Path(folder) / "meeting")
+        os.environ[RENDEZVOUS] = str(Path(folder) / "rendezvous")
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    set_up = strategy.setup_environment
-
-    def setup_environment() -> None:
-        if not torch.distributed.is_initialized():  # what Lightning does next, and leaves out where it is done
-            device, backend = strategy.root_device, strategy._get_process_group_backend()
-            strategy.accelerator.setup_device(device)
-            strategy.set_world_ranks()
-            torch.distributed.init_process_group(
-                backend,
-                init_method=f"file://{os.environ[MEETING]}",
-                timeout=strategy._timeout,
-                rank=strategy.global_rank,
-                world_size=strategy.world_size,
-                device_id=device if device.type != "cpu" else None,
-            )
-            if backend == "nccl":
-                atexit.register(_destroy_dist_connection)
-        set_up()
-
-    strategy.setup_environment = setup_environment
+    rendezvous_in_file(trainer, os.environ[RENDEZVOUS])

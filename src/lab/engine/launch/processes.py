@@ -19,8 +19,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lab.engine.display import say
 from lab.engine.errors import PRUNED
 from lab.engine.launch import rendezvous
-from lab.engine.launch.environment import COMMAND, LINE, num_threads
-from lab.engine.launch.loopback import stay_on
+from lab.engine.launch.environment import COMMAND, LIFELINE, num_threads
+from lab.engine.launch.loopback import use_loopback
 
 BEAT, SILENCE = 1.0, 30.0  # seconds between two signs of life, and without one before a process is given up
 
@@ -32,21 +32,21 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     Lightning would repeat the command line, which in a sweep is the whole sweep: each process would draw its own
     hyperparameters. Where torchrun or SLURM has started this process, it has started the others too.
     """
-    rendezvous.check_size(trainer)
+    rendezvous.check_world_size(trainer)
     environ, threads_before = dict(os.environ), torch.get_num_threads()
     strategy = trainer.strategy
     environment = getattr(strategy, "cluster_environment", None)
     others: dict[socket.socket, subprocess.Popen[bytes]] = {}
-    if LINE in os.environ:
-        stay_on(trainer)
-        line = socket.socket(fileno=int(os.environ.pop(LINE)))
+    if LIFELINE in os.environ:
+        use_loopback(trainer)
+        line = socket.socket(fileno=int(os.environ.pop(LIFELINE)))
         _watch({line: os.getppid()}, lambda pid: (None, "the main process"))
     elif (
         trainer.world_size > 1
         and isinstance(environment, LightningEnvironment)
         and not environment.creates_processes_externally
     ):
-        stay_on(trainer)
+        use_loopback(trainer)
         _describe(trainer, environment)
         others = dict(_start(rank, arguments) for rank in range(1, trainer.num_devices))
         _watch({line: process.pid for line, process in others.items()}, _ends(others))
@@ -82,7 +82,7 @@ def _describe(trainer: Trainer, environment: LightningEnvironment) -> None:
 
 def _start(rank: int, arguments: tuple[str, ...]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
-    environ = os.environ | {"LOCAL_RANK": str(rank), LINE: str(theirs.fileno())}
+    environ = os.environ | {"LOCAL_RANK": str(rank), LIFELINE: str(theirs.fileno())}
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=environ, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
     )

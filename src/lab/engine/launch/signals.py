@@ -1,4 +1,4 @@
-"""Asked to stop, by Ctrl-C or by a scheduler: the step is finished first, then a checkpoint, then the exit."""
+"""A request to stop, by Ctrl-C or by a scheduler: finish the step, save a checkpoint, exit."""
 
 import os
 import signal
@@ -14,27 +14,32 @@ from typing import Any
 from lab.engine.display import say
 from lab.engine.launch.environment import slurm_job
 
-PATIENCE = 5.0  # seconds that a validation may still take
+VALIDATION_GRACE = 5.0  # seconds after a request in which a validation may end
 
 
-class Stop:
-    """Whether this process has been asked to stop, and with which exit code."""
+class StopRequest:
+    """The signal that asked this process to stop, if any.
+
+    Attributes:
+        exit_code: 128 + the number of the signal; 0: no request.
+        is_fitting: whether a step may be running, which ends before the exit. Otherwise a signal exits at once.
+    """
 
     def __init__(self) -> None:
-        self.code = 0  # of the exit that was asked for; 0: none
-        self.since = 0.0
-        self.fitting = False  # a step may be under way
+        self.exit_code = 0
+        self.requested_at = 0.0
+        self.is_fitting = False
 
     @contextmanager
-    def listen(self) -> Iterator[None]:
-        """Take over SIGINT, SIGTERM and, in a SLURM job, SIGUSR1: its warning that the job's time is nearly up."""
-        self.code, self.fitting, before = 0, False, {}
+    def handle_signals(self) -> Iterator[None]:
+        """Handle SIGINT, SIGTERM and, in a SLURM job, SIGUSR1, which SLURM sends shortly before the time limit."""
+        self.exit_code, self.is_fitting, before = 0, False, {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if slurm_job() else [])):
-                before[number] = signal.signal(number, self._asked)
+                before[number] = signal.signal(number, self._request)
         try:
             yield
-        except SystemExit as error:  # it may have been reading its data, or testing
+        except SystemExit as error:  # the signal may have come while data was read or the test ran
             if error.code == 128 + signal.SIGUSR1 and os.environ.get("SLURM_PROCID", "0") == "0":
                 requeue()
             raise
@@ -42,24 +47,25 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.code and number == signal.SIGINT:
-            os._exit(128 + number)  # asked a second time: at once
-        if not self.code:
-            self.code, self.since = 128 + number, time.monotonic()
-        if not self.fitting:
-            raise SystemExit(self.code)
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_code and number == signal.SIGINT:
+            os._exit(128 + number)  # a second Ctrl-C
+        if not self.exit_code:
+            self.exit_code, self.requested_at = 128 + number, time.monotonic()
+        if not self.is_fitting:
+            raise SystemExit(self.exit_code)
         if number == signal.SIGINT:
             say("", "Stopping after this step. Press Ctrl-C again to stop at once.")
 
     def overdue(self) -> bool:
-        return bool(self.code) and time.monotonic() - self.since > PATIENCE
+        """Return whether the time that a validation may take after a request has passed."""
+        return bool(self.exit_code) and time.monotonic() - self.requested_at > VALIDATION_GRACE
 
 
 @cache
 def requeue(run: Any = subprocess.run) -> None:
-    """Have SLURM start this job again, once; it will go on in its folder."""
+    """Ask SLURM once to start this job again; the new job resumes the run in the same folder."""
     run(["scontrol", "requeue", slurm_job()], check=False)
 
 
-stop = Stop()
+stop_request = StopRequest()

@@ -1,4 +1,7 @@
-"""Checkpoint files: never half written, never trusted. They hold tensors and plain containers, and no code."""
+"""Checkpoint files. Writing is atomic, and reading executes no code: a file may hold tensors and plain containers only.
+
+Each file ends with its own SHA-256, so that damage is noticed.
+"""
 
 import hashlib
 import os
@@ -23,7 +26,7 @@ from lab.engine.folder import BEST, LAST, PREVIOUS
 from lab.engine.runs.ending import ENDS
 
 DIGEST = 64  # characters of a SHA-256
-NEEDED: dict[str, type] = {  # to resume, and their types
+NEEDED: dict[str, type] = {  # the entries that a resume needs, and their types
     "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int,
     "global_step": int, "epoch_so_far": list, "last": dict, "pytorch-lightning_version": str,
 }  # fmt: skip
@@ -34,9 +37,9 @@ NEEDED_LAST: dict[str, type] = {
     "end": dict,
     "validated": dict,
 }
-STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # of the callbacks that have some, by their classes' names
-    "Guard": {"num_skipped": int},
-    "Early": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
+STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # the states of callbacks, by class name
+    "FiniteGuard": {"num_skipped": int},
+    "ResumableEarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
     "EarlyStopping": {"wait_count": int, "stopped_epoch": int, "best_score": torch.Tensor, "patience": int},
     "BestCheckpoint": {"best": (torch.Tensor, type(None))},
     "ModelCheckpoint": {
@@ -49,9 +52,9 @@ STATES: dict[str, dict[str, type | tuple[type, ...]]] = {  # of the callbacks th
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Write to a file beside the old one, make it durable, then give it the old one's name.
+    """Writes a temporary file, syncs it to the disk, and renames it over the old file.
 
-    The old `last.ckpt` becomes `previous.ckpt`. A full disk or a kill at any instant leaves what was there.
+    The old `last.ckpt` becomes `previous.ckpt`. If the disk is full or the process is killed, the old files stay.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -65,11 +68,11 @@ class CheckpointIO(TorchCheckpointIO):
                 os.replace(path, path.with_name(PREVIOUS))
             os.replace(temporary, path)
             _sync(path.parent)
-        except (OSError, RuntimeError) as error:  # torch's for a full disk is the latter
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError for a full disk
             free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
             raise RunError(
                 f"error: {path} could not be written: {str(error).splitlines()[0]} ({free / 2**20:.0f} MiB are free)."
-                " The earlier checkpoints are intact. Free some space, then resume with run=FOLDER."
+                f" The earlier checkpoints are intact. Free some space, then resume with run={path.parent}."
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -79,10 +82,10 @@ class CheckpointIO(TorchCheckpointIO):
 
 
 def seal(path: Path) -> None:
-    """End a zip archive, which a checkpoint is, in its own SHA-256, as the archive's comment; and make it durable."""
+    """Append the SHA-256 of a checkpoint, which is a zip archive, as the archive's comment, and sync the file."""
     with open(path, "r+b") as file:
         file.seek(-2, os.SEEK_END)
-        file.write(DIGEST.to_bytes(2, "little"))  # the comment's length
+        file.write(DIGEST.to_bytes(2, "little"))  # the length of the comment
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0, os.SEEK_END)
@@ -92,21 +95,21 @@ def seal(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 that one of our checkpoints ends in."""
+    """The SHA-256 at the end of a sealed checkpoint; it is not compared with the content."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - DIGEST))
         return file.read().decode(errors="replace")
 
 
 def read(source: str | Path, sealed: bool = True) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU.
+    """The content of a checkpoint, on the CPU.
 
     Args:
         source: a file, or an https:// address.
-        sealed: it is one of ours, and has to end in its SHA-256; else the CRCs of a zip archive will do.
+        sealed: the file must end with its SHA-256, as lab writes it. Otherwise the CRCs of the zip archive are checked.
 
     Raises:
-        UserError: it is not there, damaged, or more than tensors and plain containers.
+        UserError: the file is missing or damaged, or holds other objects than tensors and plain containers.
     """
     if not str(source).startswith(("http://", "https://")):
         return _read(Path(source), str(source), sealed)
@@ -124,10 +127,10 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
         raise UserError(f"error: {name} {problem}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises whatever the file makes it raise
+    except Exception as error:  # a damaged pickle can raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"error: {name} is not loaded: it may hold only tensors and plain containers ({reason[:150]})."
+            f"error: {name} is not loaded: a checkpoint may only hold tensors and plain containers ({reason[:150]})."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"error: {name} is not a checkpoint: it holds a {type(content).__name__}.")
@@ -135,9 +138,9 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
 
 
 def damage(path: Path, sealed: bool = True) -> str | None:
-    """What is wrong with a checkpoint's file, if anything."""
-    if sealed and path.is_symlink():  # of a run; another's checkpoint may be in a cache of links
-        return "is a symbolic link; a run's folder holds files only"
+    """What is wrong with the file of a checkpoint, as the end of a sentence; None: nothing."""
+    if sealed and path.is_symlink():  # other checkpoints may be links, as in the cache of a model hub
+        return "is a symbolic link; a run's folder may only hold regular files"
     if not path.is_file():
         return "does not exist"
     if sealed:
@@ -151,21 +154,17 @@ def damage(path: Path, sealed: bool = True) -> str | None:
         with zipfile.ZipFile(path) as archive:
             return "is damaged (a checksum does not match)" if archive.testzip() else None
     except (OSError, zipfile.BadZipFile, EOFError):
-        return "is damaged (it is no whole archive)"
+        return "is damaged (it is not a complete zip archive)"
 
 
 def check_content(content: dict[str, Any], path: Path) -> None:
-    """Refuse a `last.ckpt` without what a resume takes from it.
-
-    Raises:
-        UserError: it lacks an entry, or an entry is of another type.
-    """
-    if key := next(_lacking(content), None):
-        raise UserError(f"error: {path} cannot be resumed from: {key} is missing, or of another type.")
+    """Raises UserError if a checkpoint lacks an entry that a resume needs, or an entry has a wrong type."""
+    if key := next(_wrong_entries(content), None):
+        raise UserError(f"error: {path}: a run cannot resume from it: {key} is missing or has a wrong type.")
 
 
-def _lacking(content: dict[str, Any]) -> Iterator[str]:
-    """Yield the dotted keys that are missing or of another type; the first is true, the next ones may follow of it."""
+def _wrong_entries(content: dict[str, Any]) -> Iterator[str]:
+    """Yield the dotted keys that are missing or have a wrong type. Use only the first: others may follow from it."""
     yield from _unlike(NEEDED, content)
     if not re.match(r"\d+\.\d+", content["pytorch-lightning_version"]):
         yield "pytorch-lightning_version"
@@ -181,28 +180,28 @@ def _lacking(content: dict[str, Any]) -> Iterator[str]:
         yield from _unlike(parts, content[key][0], f"{key}.0.")
     for i, group in enumerate(content["optimizer_states"][0]["param_groups"]):
         yield from _unlike({"params": list, "lr": float | int | torch.Tensor}, group, f"optimizer_states.0.{i}.")
-    for i, own in enumerate(content["epoch_so_far"]):
-        yield from _epoch_so_far(own, f"epoch_so_far.{i}.")
+    for i, epoch in enumerate(content["epoch_so_far"]):
+        yield from _epoch_so_far(epoch, f"epoch_so_far.{i}.")
 
 
-def _epoch_so_far(own: Any, where: str) -> Iterator[str]:
-    """Yield what is wrong with a process's sums, metrics and rows of the epoch; see `Task.on_save_checkpoint`."""
+def _epoch_so_far(epoch: Any, prefix: str) -> Iterator[str]:
+    """Yield the wrong entries in one process's sums and metrics of the current epoch; see `Task.on_save_checkpoint`."""
     pattern = {"sums": tuple | NoneType, "metrics": dict, "pending": {"offered": list, "rows": dict}}
-    if problems := list(_unlike(pattern, own, where)):
+    if problems := list(_unlike(pattern, epoch, prefix)):
         yield from problems
         return
-    rows, names = own["pending"]["rows"], own["pending"]["offered"]
-    if own["sums"] is not None and not _is_sum(own["sums"]):
-        yield f"{where}sums"
-    if not _all_tensors(own["metrics"]):
-        yield f"{where}metrics"
+    rows, names = epoch["pending"]["rows"], epoch["pending"]["offered"]
+    if epoch["sums"] is not None and not _is_sum(epoch["sums"]):
+        yield f"{prefix}sums"
+    if not _all_tensors(epoch["metrics"]):
+        yield f"{prefix}metrics"
     lengths = {value.shape[:1] for value in rows.values()} if _all_tensors(rows) else set()
     if len(lengths) != min(1, len(rows)) or () in lengths or not {*rows} <= {*names}:
-        yield f"{where}pending.rows"
+        yield f"{prefix}pending.rows"
 
 
 def _is_sum(sums: tuple[Any, ...]) -> bool:
-    """Whether it is totals by name, and a number."""
+    """Return whether it is a pair: scalar totals by name, and a number."""
     return (
         len(sums) == 2
         and _all_tensors(sums[0])
@@ -217,58 +216,64 @@ def _all_tensors(values: Any) -> bool:
 
 @cache
 def _loops() -> dict[str, Any]:
-    """Return the state of a fresh training loop of Lightning's, whose keys and types any other has."""
+    """The state of a new Lightning training loop; the states of all loops have the same keys and types."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[LightningEnvironment()])
     return trainer.fit_loop.state_dict()
 
 
-def _unlike(like: dict[str, Any], content: Any, where: str = "") -> Iterator[str]:
-    """Yield the keys of a pattern of types, or of a state, that other content lacks or has with another type."""
+def _unlike(pattern: dict[str, Any], content: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a pattern that other content lacks or has with another type.
+
+    Args:
+        pattern: types, or example values, by key; it may be nested.
+        content: what is compared with the pattern.
+        prefix: put before each key.
+    """
     if not isinstance(content, dict):
-        yield where.removesuffix(".")
+        yield prefix.removesuffix(".")
         return
-    for key, value in like.items():
+    for key, value in pattern.items():
         if isinstance(value, dict):
-            yield from _unlike(value, content.get(key), f"{where}{key}.")
-        elif key not in content or not isinstance(content[key], _kind(value)):
-            yield f"{where}{key}"
+            yield from _unlike(value, content.get(key), f"{prefix}{key}.")
+        elif key not in content or not isinstance(content[key], _type_of(value)):
+            yield f"{prefix}{key}"
 
 
-def _kind(value: Any) -> Any:
+def _type_of(value: Any) -> Any:
     return value if isinstance(value, type | tuple | UnionType) else type(value)
 
 
 def check_optimizer(content: dict[str, Any], task: Any, path: Path) -> None:
-    """Raises UserError where a checkpoint's optimizer is not of the same parameters as the task's."""
-    own, theirs = task.build_optimizer().state_dict(), content["optimizer_states"][0]
-    indices = {i for group in own["param_groups"] for i in group["params"]}
-    if group_sizes(own) != group_sizes(theirs) or not theirs["state"].keys() <= indices:
-        sizes = ", ".join(f"{num} in {name}" if name else str(num) for name, num in group_sizes(theirs))
+    """Raises UserError if the optimizer in a checkpoint has other parameters than the task's optimizer."""
+    current, saved = task.build_optimizer().state_dict(), content["optimizer_states"][0]
+    indices = {i for group in current["param_groups"] for i in group["params"]}
+    if group_sizes(current) != group_sizes(saved) or not saved["state"].keys() <= indices:
+        sizes = ", ".join(f"{num} in {name}" if name else str(num) for name, num in group_sizes(saved))
         raise UserError(f"error: {path}: its optimizer does not fit this net: it has {sizes} parameters.")
     names, schedule = task.parameters_of().keys(), content["lr_schedulers"][0]
     if len(names) > 1 and next(_unlike({"schedules": dict.fromkeys(names, dict)}, schedule), None):
-        raise UserError(f"error: {path}: its schedules are not those of {', '.join(names)}.")
+        raise UserError(f"error: {path}: expected a schedule for each of {', '.join(names)}.")
 
 
 def group_sizes(optimizer_state: dict[str, Any]) -> list[tuple[str | None, int]]:
-    """The name and the number of parameters of each group of an optimizer."""
+    """The name and the number of parameters of each parameter group of an optimizer."""
     return [(group.get("name"), len(group["params"])) for group in optimizer_state["param_groups"]]
 
 
 def check_weights(weights: dict[str, Any], module: torch.nn.Module, path: Path) -> None:
-    """Raises UserError where a checkpoint's tensors are not those of a module, by name and shape."""
-    own, theirs = (
+    """Raises UserError if the tensors of a checkpoint differ from those of a module in name or shape."""
+    current, saved = (
         {name: getattr(value, "shape", None) for name, value in each.items()} for each in (module.state_dict(), weights)
     )
-    if others := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
+    if others := sorted(name for name in current | saved if current.get(name) != saved.get(name)):
         raise UserError(f"error: {path}: the checkpoint does not fit this net: {', '.join(others[:3])} differ.")
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint that a run can resume from; None where it was stopped before its first.
+    """The newest intact checkpoint to resume from; None if the run was stopped before its first checkpoint.
 
     Raises:
-        UserError: there are some, and all are damaged.
+        UserError: all checkpoints are damaged.
     """
     problems: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -280,8 +285,8 @@ def newest(folder: Path) -> Path | None:
             return path
         problems.append(f"{path} {problem}")
     if problems:
-        hint = f"no checkpoint is intact. Start a new run; {command(f'finetune={folder / BEST}')} may help."
-        raise UserError(f"error: {'; '.join(problems)}: {hint}")
+        hint = f"No checkpoint is intact. Start a new run, perhaps with {command(f'finetune={folder / BEST}')}."
+        raise UserError(f"error: {'; '.join(problems)}. {hint}")
     return None
 
 

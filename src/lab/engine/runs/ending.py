@@ -1,4 +1,4 @@
-"""When training ends, and whether a checkpoint has anything left to train. Nothing heavy is imported here."""
+"""The settings that end a training, and whether a checkpoint has reached them. Nothing heavy is imported here."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -6,19 +6,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lab.engine.config_file import plain
 from lab.engine.errors import UserError
-from lab.engine.folder import plain
 
 ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
 
 
 def ends(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings that decide when training ends. A finished run trains again only if one of them changed."""
+    """The settings that end the training, by key. A finished run is trained further only if one of them changes."""
     return plain(OmegaConf.create({key: OmegaConf.select(cfg, key) for key in ENDS}))
 
 
 def check_limits(end: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
-    """Refuse limits that a checkpoint has passed: no training makes a run shorter.
+    """Refuse limits that a checkpoint has passed already.
+
+    Args:
+        end: the settings; see `ends`.
+        content: the content of the checkpoint.
+        folder: the run's folder, for the message.
 
     Raises:
         UserError: a limit is smaller than what the checkpoint has trained.
@@ -29,13 +34,13 @@ def check_limits(end: dict[str, Any], content: dict[str, Any], folder: Path) -> 
         if _limit(end[key]) < done:
             unit = key.rpartition("_")[2]
             raise UserError(
-                f"error: {key}={end[key]}: {folder} has trained {done} {unit} already. Give a larger number;"
+                f"error: {key}={end[key]}: {folder} has already trained {done} {unit}. Choose a larger number;"
                 f" finetune={folder} starts a new run from its weights."
             )
 
 
 def why_ended(end: dict[str, Any], content: dict[str, Any]) -> str | None:
-    """Return why a checkpoint whose training has ended has nothing left to train with these settings, if so."""
+    """The reason why a checkpoint is not trained further with these settings; None: it is."""
     last = content["last"]
     if not last["fitted"]:
         return None
@@ -45,17 +50,17 @@ def why_ended(end: dict[str, Any], content: dict[str, Any]) -> str | None:
     if old is not None and _stopped_early(content):
         if new is None or new > old:
             return None
-        return "it stopped early; change early_stopping too: a larger one, or null, trains further"
+        return "it stopped early; a larger early_stopping, or null, trains further"
     elapsed = content["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
     if elapsed >= _seconds(last["end"]["trainer.max_time"]):
         if elapsed < _seconds(end["trainer.max_time"]):
             return None
-        return "its time was up; change trainer.max_time too: a larger one, or null, trains further"
-    return None if _reached(last["end"], content) else "one of its callbacks stopped it"
+        return "it reached trainer.max_time; a larger one, or null, trains further"
+    return None if _reached(last["end"], content) else "a callback stopped it"
 
 
 def _reached(end: dict[str, Any], content: dict[str, Any]) -> str | None:
-    """Return the key of the limit that a checkpoint has reached."""
+    """The key of the limit that a checkpoint has reached, or None."""
     for key, done in (("trainer.max_epochs", content["epoch"]), ("trainer.max_steps", content["global_step"])):
         if done >= _limit(end[key]):
             return key
@@ -67,12 +72,12 @@ def _limit(value: int | None) -> float:
 
 
 def _stopped_early(content: dict[str, Any]) -> bool:
-    states = (state for key, state in content["callbacks"].items() if key.partition("{")[0] == "Early")
+    states = (state for key, state in content["callbacks"].items() if key.partition("{")[0] == "ResumableEarlyStopping")
     return any(state["wait_count"] >= state["patience"] for state in states)
 
 
 def _seconds(duration: Any) -> float:
-    """Return what Lightning's Timer makes of `max_time`."""
+    """The seconds that Lightning's Timer reads from `max_time`."""
     if duration is None:
         return float("inf")
     if isinstance(duration, str):

@@ -1,4 +1,4 @@
-"""The runs below a folder, from their files alone. Nothing heavy is imported here."""
+"""The runs below a folder, read from their files: settings, status and scores of each. Nothing heavy is imported."""
 
 import contextlib
 import fnmatch
@@ -14,37 +14,38 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lab.engine.errors import UserError
-from lab.engine.folder import CONFIG, RESULTS, STAMP, read_json, read_text, write_json
+from lab.engine.files import read_json, read_text, write_json
+from lab.engine.folder import CONFIG, RESULTS, STAMP
 from lab.engine.keys import key_of
 from lab.engine.lock import is_held
 from lab.engine.records import Best, Moment
 
-UNFINISHED = ("running", "interrupted", "damaged")  # as the files say, which a process may be about to write
-INDEX = ".runs.json"  # what was read before, by folder; it may be deleted at any time
+UNFINISHED = ("running", "interrupted", "damaged")  # a process may still be writing the files of such a run
+INDEX = ".runs.json"  # a cache of the runs that were read before, by folder; it may be deleted at any time
 CONDITION = re.compile("([^!=<>]+)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 ARROWS = {"max": "↑", "min": "↓"}  # whether a larger or a smaller value of a metric is better
-WORDS = {"true": True, "false": False, "null": None}
-KEY = re.compile(r"((?:  )*)([^:\s]+):")  # of a line of config.yaml, as OmegaConf writes it
-CHANGE_NO_NUMBER = (  # keys of a config; the data is compared by its fingerprint
+CONSTANTS = {"true": True, "false": False, "null": None}
+KEY = re.compile(r"((?:  )*)([^:\s]+):")  # the key in a line of config.yaml, as OmegaConf writes it
+CHANGE_NO_SCORE = (  # keys of a config that change no score; the data is compared by its fingerprint
     "name.", "run.", "log_dir.", "seeds.", "sweep.", "launcher.", "figures.", "logger.", "checkpoint.", "data.root.",
     "data.num_workers.", "data.worker_timeout.", "trainer.enable_progress_bar.", "trainer.log_every_n_steps.",
 )  # fmt: skip
-SPACE = re.compile(r"\s*([,:\[\]{}])\s*")  # which a list or a mapping may have
-FIELDS = {  # by the names of the table's columns
+SPACE = re.compile(r"\s*([,:\[\]{}])\s*")  # optional space in a list or a mapping
+FIELDS = {  # the fields of `RunInfo` by column of the table
     "run": "folder", "status": "status", "seconds": "seconds", "host": "host", "commit": "commit",
     "params": "parameters", "parameters": "parameters", "why": "error", "error": "error",
 }  # fmt: skip
 
 
 @dataclass
-class Run:
-    """A row of the table."""
+class RunInfo:
+    """The information about a run that `lab runs`, reports and sweeps show."""
 
-    folder: str  # below the logs
+    folder: str  # relative to the log folder
     overrides: dict[str, str]
     status: str  # finished, failed, interrupted, pruned, running, killed, damaged
-    began: Moment
-    sample: str  # a digest of config, data and commit: runs that share it repeat each other
+    began: Moment  # the start time
+    sample: str  # a digest of config, data and commit: runs with the same digest repeat each other
     seconds: float | None = None
     host: str = ""
     commit: str = ""
@@ -54,7 +55,7 @@ class Run:
     test: dict[str, float] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
-        """An override, `best` or the metric that it is of, a test metric, or what a column of the table shows."""
+        """An override, `best` or the monitored metric, a test metric, or a column of the table; None if unknown."""
         if name in self.overrides:
             return parsed(self.overrides[name])
         if name in ("best", self.best.get("metric")):
@@ -64,47 +65,50 @@ class Run:
         return self.test[name] if name in self.test else getattr(self, FIELDS.get(name, ""), None)
 
 
-RUN = TypeAdapter(Run)
+RUN_INFO = TypeAdapter(RunInfo)
 
 
-def read(logs: Path) -> list[Run]:
-    """All runs, the oldest first; only those that changed since the last time are read again."""
+def read_runs(logs: Path) -> list[RunInfo]:
+    """All runs, the oldest first. Only runs that changed since the last call are read from their files."""
     index: dict[str, Any] = {}
     if (logs / INDEX).exists():
-        with contextlib.suppress(UserError):  # it may be deleted, and so it may be damaged
+        with contextlib.suppress(UserError):  # a damaged index is like a deleted one
             index = read_json(logs / INDEX)
     fresh: dict[str, Any] = {}
     runs = []
     for key, changed in _folders(logs, "", index):
-        run: Run | None = None
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # not there, or another version's
+        run: RunInfo | None = None
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # missing, or of another version of lab
             if index[key]["changed"] == changed:
-                known = RUN.validate_python(index[key]["run"])
+                known = RUN_INFO.validate_python(index[key]["run"])
                 known.best = Best.model_validate(known.best).model_dump() if known.best else {}
                 run = known
         run = run or read_run(logs / key, key)
         fresh[key] = {"changed": changed, "run": asdict(run)}
         if run.status in UNFINISHED:
-            held = is_held(logs / key)  # None: it can't be known, and the files' word stands
+            held = is_held(logs / key)  # None: unknown, and the status in the files is used
             killed = held is False and run.status == "running"
             run.status = "running" if held else "killed" if killed else run.status
         runs.append(run)
     if fresh != index:
-        with contextlib.suppress(OSError):  # logs of another user
+        with contextlib.suppress(OSError):  # the logs belong to another user
             write_json(logs / INDEX, fresh)
     return sorted(runs, key=lambda run: run.began)
 
 
 def _folders(logs: Path, key: str, index: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Those that hold a run, and when its results changed. There is none inside another."""
+    """Yield the folders of runs at or below `key`, and the time when their results changed.
+
+    A run is never inside another run, so nothing below a run is read.
+    """
     results = f"{logs}/{key}/{RESULTS}"
-    if key in index:  # one look is enough
+    if key in index:  # known as a run: one system call is enough
         with contextlib.suppress(FileNotFoundError):
             yield key, os.lstat(results).st_mtime_ns
             return
     try:
         entries = list(os.scandir(f"{logs}/{key}"))
-    except OSError:  # another user's
+    except OSError:  # the folder belongs to another user
         return
     if any(entry.name == CONFIG for entry in entries):
         yield key, os.lstat(results).st_mtime_ns if os.path.lexists(results) else 0
@@ -115,14 +119,19 @@ def _folders(logs: Path, key: str, index: dict[str, Any]) -> Iterator[tuple[str,
         yield from _folders(logs, path, index)
 
 
-def read_run(folder: Path, key: str = "") -> Run:
-    """A run, of which one file may be damaged: the row then says so."""
-    stamp, damage = _read(folder / STAMP)
-    results, more = _read(folder / RESULTS)
+def read_run(folder: Path, key: str = "") -> RunInfo:
+    """The information about one run. If a file is damaged, the status is `damaged` and `error` names the file.
+
+    Args:
+        folder: the run's folder.
+        key: the name under which the run is listed.
+    """
+    stamp, damage = _read_or_damage(folder / STAMP)
+    results, more = _read_or_damage(folder / RESULTS)
     words = [word for word in stamp.get("overrides", []) if word[:1] != "~"]
     began = stamp.get("began")
     error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
-    return Run(
+    return RunInfo(
         folder=key,
         overrides={key_of(w): w.partition("=")[2] for w in words if key_of(w) not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
@@ -139,6 +148,7 @@ def read_run(folder: Path, key: str = "") -> Run:
 
 
 def _sample(folder: Path, stamp: dict[str, Any]) -> str:
+    """A digest of everything that determines the scores: the config (with its seed), the data and the commit."""
     try:
         lines = read_text(folder / CONFIG).split("\n")
     except UserError:
@@ -148,13 +158,13 @@ def _sample(folder: Path, stamp: dict[str, Any]) -> str:
     for line in lines:
         if key := KEY.match(line):
             keys[len(key[1]) // 2 :] = [key[2]]
-        if not f"{'.'.join(keys)}.".startswith(CHANGE_NO_NUMBER):
+        if not f"{'.'.join(keys)}.".startswith(CHANGE_NO_SCORE):
             digest.update(f"{line}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """What a file holds, and what is wrong with it; one that is not there is empty."""
+def _read_or_damage(path: Path) -> tuple[dict[str, Any], str]:
+    """The content of a JSON file, or {} and what is wrong with it; a missing file is ({}, "")."""
     if not os.path.lexists(path):
         return {}, ""
     try:
@@ -163,51 +173,56 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         return {}, str(error).removeprefix("error: ")
 
 
-def select(runs: Sequence[Run], patterns: Sequence[str], conditions: Sequence[str]) -> list[Run]:
-    """Those whose folder fits one of the patterns and that meet all conditions: `net=mlp`, `best>0.9`.
+def select(runs: Sequence[RunInfo], patterns: Sequence[str], conditions: Sequence[str]) -> list[RunInfo]:
+    """The runs whose folder matches one of the patterns, and that meet all conditions, such as `net=mlp` or `best>0.9`.
 
     Raises:
-        UserError: a condition is none.
+        UserError: a condition is malformed.
     """
     stems = [pattern.rstrip("/") for pattern in patterns]
-    found = [
+    selected = [
         run for run in runs
         if not stems or any(fnmatch.fnmatch(run.folder, s) or run.folder.startswith(f"{s}/") for s in stems)
     ]  # fmt: skip
     for condition in conditions:
         parts = CONDITION.fullmatch(condition)
         if parts is None:
-            raise UserError(f"error: where {condition}: expected KEY=VALUE, or another of !=, >, <, >=, <=")
+            raise UserError(f"error: where {condition}: expected KEY=VALUE, or one of !=, >, <, >=, <= for =")
         name, sign, text = parts.groups()
         if name == "best":
-            name = the_best(found, f"where {condition}")
-        found = [run for run in found if _holds(run.value(name), sign, text)]
-    return found
+            name = the_best(selected, f"where {condition}")
+        selected = [run for run in selected if _holds(run.value(name), sign, text)]
+    return selected
 
 
-def monitored(runs: Sequence[Run]) -> dict[str, str]:
-    """The metrics that choose these runs' best weights, and the arrow of each."""
+def monitored(runs: Sequence[RunInfo]) -> dict[str, str]:
+    """The monitored metrics of these runs, each with its arrow; both arrows if runs disagree."""
     pairs = dict.fromkeys((run.best["metric"], run.best.get("mode", "min")) for run in runs if run.best)
     names = dict.fromkeys(name for name, _ in pairs)
     return {name: "".join(ARROWS.get(mode, "") for other, mode in pairs if other == name) for name in names}
 
 
-def the_best(runs: Sequence[Run], what: str) -> str:
-    """The metric that `best` means.
+def the_best(runs: Sequence[RunInfo], context: str) -> str:
+    """The metric that `best` stands for.
+
+    Args:
+        runs: the selected runs.
+        context: what the user asked for, at the beginning of the error message.
 
     Raises:
-        UserError: these runs monitor several.
+        UserError: these runs monitor several metrics.
     """
     arrows = monitored(runs)
     if len(arrows) > 1 or any(len(arrow) > 1 for arrow in arrows.values()):
         several = ", ".join(f"{name} {arrow}" for name, arrow in arrows.items())
         raise UserError(
-            f"error: {what}: these runs monitor several metrics ({several}); name one of them, or select fewer runs."
+            f"error: {context}: these runs monitor several metrics ({several}); name one of them, or select fewer runs."
         )
     return next(iter(arrows), "best")
 
 
 def _holds(value: Any, sign: str, text: str) -> bool:
+    """Return whether a condition such as `value >= text` holds. Texts are compared alphabetically."""
     other = parsed(text)
     if sign in ("=", "!="):
         return (value == other or str(value) == text) == (sign == "=")
@@ -219,10 +234,10 @@ def _holds(value: Any, sign: str, text: str) -> bool:
 
 
 def parsed(text: str) -> bool | int | float | str | None:
-    """The value of an override as Hydra understands it, however it was typed: `False` is `false`, `1e-3` is `0.001`."""
+    """The value of an override as Hydra parses it: `False` equals `false`, and `1e-3` equals `0.001`."""
     text = text.strip()
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
+    if text.lower() in CONSTANTS:
+        return CONSTANTS[text.lower()]
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

@@ -1,4 +1,4 @@
-"""Where a number came from: code, versions, machine, command line."""
+"""`stamp.json`: the command line, code, package versions and machine with which a run was started."""
 
 import os
 import platform
@@ -13,12 +13,22 @@ from typing import Any
 import torch
 
 from lab.engine.config.compose import CONF
-from lab.engine.folder import DIFF, atomic_write
+from lab.engine.config.packages import project
+from lab.engine.files import FORMAT, atomic_write
+from lab.engine.folder import DIFF
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What is needed to do the run again; the code's uncommitted changes are put in `folder/git.diff`."""
+    """The content of `stamp.json`, except the fingerprints of the data and the judges.
+
+    Uncommitted changes of the code are written to `git.diff` in the folder.
+
+    Args:
+        folder: the run's folder.
+        overrides: the overrides of `lab train`.
+    """
     return {
+        "format": FORMAT,
         "command": shlex.join(["lab", "train", *overrides]),
         "overrides": list(overrides),
         "began": time.time(),
@@ -37,18 +47,20 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of each installed distribution that has a name; of two of one name, the one that is imported."""
-    found = {d.name: d.version for d in reversed(list(distributions())) if d.name}
-    return dict(sorted(found.items()))
+    """The version of each installed package. If one is installed twice, the version that Python imports."""
+    versions = {d.name: d.version for d in reversed(list(distributions())) if d.name}
+    return dict(sorted(versions.items()))
 
 
 def _git(diff: Path) -> dict[str, Any] | None:
-    """Commit and state of the checkout that this code is in; None where it is installed from a wheel."""
-    if CONF.parent.name == "lab":
+    """The commit and the state of the project, or of the checkout that contains lab; None without either."""
+    own = project()
+    if own is None and CONF.parent.name == "lab":
         return None
+    checkout = own.folder if own else CONF
 
     def git(*arguments: str) -> bytes:
-        command = ["git", "-C", str(CONF), "-c", "color.ui=false", *arguments]
+        command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:

@@ -1,4 +1,4 @@
-"""What is printed: for people."""
+"""The lines that a run prints at its start and its end."""
 
 import signal
 from pathlib import Path
@@ -10,11 +10,11 @@ from lightning import Trainer
 from lab.engine.display import command, printable
 from lab.engine.folder import LAST
 
-WIDEST, WIDTH = 24, 100  # characters of a class's name, and of a line
+NAME_WIDTH, LINE_WIDTH = 24, 100  # characters
 
 
 def opening(trainer: Trainer, folder: Path, step: int) -> str:
-    """The run's folder, on what it computes, and the step at which it resumes."""
+    """The first line: the run's folder, its accelerator, and the step at which it resumes."""
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
     threads = f", {torch.get_num_threads()} threads" if accelerator == "cpu" else ""
     resumes = f", resumes at step {step}" if step else ""
@@ -24,17 +24,17 @@ def opening(trainer: Trainer, folder: Path, step: int) -> str:
 
 
 def summary(results: dict[str, Any], folder: Path) -> list[str]:
-    """The test metrics as a table, the run's folder, and how to look at its curves."""
-    seconds = results["seconds"]
-    time = f"{seconds['total']:.0f} s, {seconds['first_step'] or seconds['total']:.0f} of them to the first step"
-    lines = ["", *table(results["test"]), "", f"time         {time}", f"run          {folder}"]
+    """The last lines: the test metrics, the time, the run's folder, and the command that shows its curves."""
+    times = results["seconds"]
+    time = f"{times['total']:.0f} s, of which {times['first_step'] or times['total']:.0f} s until the first step"
+    lines = ["", *metrics_table(results["test"]), "", f"time         {time}", f"run          {folder}"]
     if any(folder.glob("events.*")):
         lines.append(f"tensorboard  {command('tensorboard', '--logdir', str(folder))}")
     return lines
 
 
 def stopped(folder: Path, code: Any, can_resume: bool = True) -> list[str]:
-    """By which signal a run was stopped, what is kept of it, and the command that resumes it."""
+    """The lines after a signal: its name, whether there is a checkpoint, and the command that resumes the run."""
     name = signal.Signals(code - 128).name if isinstance(code, int) and code > 128 else f"exit code {code}"
     kept = (
         f"{folder / LAST} is kept"
@@ -47,23 +47,23 @@ def stopped(folder: Path, code: Any, can_resume: bool = True) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """In words that suit its size."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(metrics: dict[str, float]) -> list[str]:
-    """One metric or part of the loss a line; those of the form a/b/c, one for each class, side by side below."""
+def metrics_table(metrics: dict[str, float]) -> list[str]:
+    """A line for each metric and each part of the loss. Metrics of classes (a/b/c) follow, several in a line."""
     single = {name: value for name, value in metrics.items() if name.count("/") < 2 or "/loss/" in name}
     each = {printable(name.split("/", 2)[2]): value for name, value in metrics.items() if name not in single}
-    width = min(WIDEST, max(map(len, each), default=0))
+    width = min(NAME_WIDTH, max(map(len, each), default=0))
     cells = [f"{name[:width]:>{width}} {value:.3f}" for name, value in each.items()]
-    num_columns = max(1, min(5, WIDTH // (width + 8)))
+    num_columns = max(1, min(5, LINE_WIDTH // (width + 8)))
     longest = max([12, *map(len, single)])
     lines = [f"{name:<{longest}} {value:.4f}" for name, value in sorted(single.items())]
     if each:
-        lines.append("each class's accuracy")
+        lines.append("accuracy of each class")
     lines += ["  ".join(cells[i : i + num_columns]) for i in range(0, len(cells), num_columns)]
     return lines

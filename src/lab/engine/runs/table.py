@@ -12,9 +12,9 @@ from typing import Any
 from lab.engine import markdown as tables
 from lab.engine.display import UNSAFE, csv_cell, printable
 
-Row = dict[str, Any]
-LONGEST = 40  # columns of a cell of text; a run's name is shown whole
-LEAST_USEFUL = ("host", "began", "params", "seconds", "seed", "fold")  # the first is left out first
+TableRow = dict[str, Any]
+LONGEST = 40  # characters of a text cell; a run's name is never truncated
+LEAST_USEFUL = ("host", "began", "params", "seconds", "seed", "fold")  # omitted first, in this order
 MOST_USEFUL = ("n", "why", "status")
 LATEX = str.maketrans({c: f"\\{c}" for c in "_%&#${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
@@ -23,7 +23,7 @@ LATEX = str.maketrans({c: f"\\{c}" for c in "_%&#${}"} | {
 
 
 def shown(value: Any) -> str:
-    """A cell, or a heading, in one line."""
+    """The text of a cell or a heading, in one line."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -31,35 +31,35 @@ def shown(value: Any) -> str:
     return printable(value)
 
 
-def headed(rows: Sequence[Row], headings: Mapping[str, str]) -> list[Row]:
-    """Rows whose columns have other names."""
+def with_headings(rows: Sequence[TableRow], headings: Mapping[str, str]) -> list[TableRow]:
+    """Replace the names of columns by headings."""
     return [{headings.get(name, name): value for name, value in row.items()} for row in rows]
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[TableRow]) -> str:
     lines = [[*map(shown, rows[0])], *([_clipped(name, value) for name, value in row.items()] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(_padded, line, widths)).rstrip() for line in lines)
 
 
-def terminal(rows: Sequence[Row]) -> str:
-    """As text that fits the terminal; a last line names the columns that were left out."""
-    room = shutil.get_terminal_size((120, 24)).columns
-    left, out = list(rows[0]), []
+def terminal(rows: Sequence[TableRow]) -> str:
+    """A text table that fits the terminal. A last line names the columns that were omitted."""
+    width = shutil.get_terminal_size((120, 24)).columns
+    kept, omitted = list(rows[0]), []
     for name in _least_useful_first(rows):
-        if all(_width(line) <= room for line in text([{key: row[key] for key in left} for row in rows]).split("\n")):
+        if all(_width(line) <= width for line in text([{key: row[key] for key in kept} for row in rows]).split("\n")):
             break
-        left.remove(name)
-        if any(shown(row[name]) for row in rows):  # an empty column is not missed
-            out.append(name)
-    table = text([{key: row[key] for key in left} for row in rows])
-    return f"{table}\n\nleft out: {', '.join(map(printable, out))}; --all shows them" if out else table
+        kept.remove(name)
+        if any(shown(row[name]) for row in rows):  # empty columns are not mentioned
+            omitted.append(name)
+    table = text([{key: row[key] for key in kept} for row in rows])
+    return f"{table}\n\nomitted: {', '.join(map(printable, omitted))}; --all shows them" if omitted else table
 
 
-def _least_useful_first(rows: Sequence[Row]) -> list[str]:
-    """The columns that may be left out: empty ones, those with one value, those about the machine, further scores.
+def _least_useful_first(rows: Sequence[TableRow]) -> list[str]:
+    """The columns that may be omitted: empty ones, constant ones, those about the machine, then further scores.
 
-    The first column and the first two scores stay.
+    The first column and the first two scores are always shown.
     """
     names = list(rows[0])
     scores = [name for name in names if "/" in name][:2]
@@ -86,7 +86,7 @@ def _clipped(name: str, value: Any) -> str:
 
 
 def _width(cell: str) -> int:
-    """Columns of a terminal: a Chinese character takes two, a combining accent none."""
+    """The width in a terminal: a Chinese character takes two columns, a combining accent none."""
     return sum((unicodedata.east_asian_width(c) in "WF") + (not unicodedata.combining(c)) for c in cell)
 
 
@@ -94,11 +94,11 @@ def _padded(cell: str, width: int) -> str:
     return cell + " " * (width - _width(cell))
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[TableRow]) -> str:
     return tables.table([*map(shown, rows[0])], ([*map(shown, row.values())] for row in rows))
 
 
-def latex(rows: Sequence[Row]) -> str:
+def latex(rows: Sequence[TableRow]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
 
@@ -109,7 +109,7 @@ def latex(rows: Sequence[Row]) -> str:
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[TableRow]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([csv_cell(printable(name)) for name in rows[0]])
@@ -118,7 +118,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[TableRow]) -> str:
     def known(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
 
@@ -127,7 +127,7 @@ def as_json(rows: Sequence[Row]) -> str:
     return "\n".join(UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines)
 
 
-FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+FORMATS: dict[str, Callable[[Sequence[TableRow]], str]] = {
     "text": terminal, "markdown": markdown, "latex": latex, "csv": as_csv, "json": as_json,
 }  # fmt: skip
-FOR_PROGRAMS = ("csv", "json")  # whose column names are those that where and sort take
+FOR_PROGRAMS = ("csv", "json")  # formats without headings: the columns keep the names that `where` and `sort` take

@@ -6,8 +6,8 @@ from lightning.pytorch.profilers import Profiler
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
 
-class Declared(Trainer):
-    """Lightning's trainer with the attributes that it has but does not declare: its connectors set them."""
+class TypedTrainer(Trainer):
+    """Annotations of the attributes that Lightning's connectors set and its trainer does not declare."""
 
     callbacks: list[Callback]
     log_every_n_steps: int
@@ -15,11 +15,16 @@ class Declared(Trainer):
     profiler: Profiler
 
 
-def declared(trainer: Trainer) -> Declared:
-    return cast(Declared, trainer)
+def typed(trainer: Trainer) -> TypedTrainer:
+    """Return the trainer itself, for the type checker."""
+    return cast(TypedTrainer, trainer)
 
 
-def only(trainer: Trainer, kind: type[AnyCallback]) -> AnyCallback:
-    """The only callback of a class that a trainer has."""
-    (found,) = (callback for callback in declared(trainer).callbacks if isinstance(callback, kind))
-    return found
+def find_callback(trainer: Trainer, kind: type[AnyCallback]) -> AnyCallback:
+    """Return the trainer's callback of a class.
+
+    Raises:
+        ValueError: it has none, or several.
+    """
+    (callback,) = (callback for callback in typed(trainer).callbacks if isinstance(callback, kind))
+    return callback

@@ -1,4 +1,4 @@
-"""What attributes the answers of a net to one input. Nothing heavy is imported here."""
+"""The base class of explainers, which attribute predictions to the positions of an input. Nothing heavy is imported."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Explainer(ABC):
-    """The methods that attribute answers to the positions of one input, such as pixels, and how they are shown.
+    """The attribution methods for one type of input, and how an attribution is shown.
 
-    `Feature.explainer` names the subclass for a type of input. The input is one entry of a batch, and the net takes
-    that entry alone. An attribution has a number for each position of the entry; its channels share one.
+    `Feature.explainer` names the subclass for a feature. The net must take a single entry of the batch. An attribution
+    has one number for each position of this entry, such as a pixel or a token; channels share a number.
 
     Args:
         feature: the input.
@@ -33,73 +33,73 @@ class Explainer(ABC):
 
     @abstractmethod
     def methods(self) -> "dict[str, Method]":
-        """By name; `lab serve` uses `integrated_gradients`.
+        """The attribution methods by name. `lab serve` uses `integrated_gradients`.
 
-        A method takes a net, the (B, …) entry as the net gets it, and the (B,) classes to explain. It returns what
-        each position did for the logit of the class, (B, …).
+        A method takes a net, the (B, …) entry that the net expects, and the (B,) classes to explain. It returns the
+        contribution of each position to the logit of the class, (B, …).
         """
 
     @property
     @abstractmethod
     def blank(self) -> float:
-        """The value of a position that is taken away."""
+        """The value of a position that is deleted."""
 
     def left_out(self, net: "nn.Module", x: "Tensor") -> dict[str, str]:
-        """The methods that say nothing of this net, each with the reason; `x` is a (1, …) entry."""
+        """The methods that do not work for this net, each with the reason; `x` is a (1, …) entry."""
         return {}
 
     @abstractmethod
     def html(self, item: np.ndarray, attribution: "Tensor") -> str:
-        """A sample's entry, as it is read, with its attribution."""
+        """HTML of a sample's entry, as it is read, with its attribution."""
 
     @abstractmethod
     def draw(
         self, group: "Group", maps: "Mapping[str, Sequence[Tensor]]", choices: Sequence[str], folder: Path
     ) -> Path:
-        """Draw samples with their attributions by each method, in a file of `folder` and in TensorBoard.
+        """Draw samples with their attributions by each method, into a file and into TensorBoard.
 
         Args:
             group: the samples.
             maps: method -> an attribution for each sample.
             choices: the names of the classes.
-            folder: `explain` in the run's folder.
+            folder: the folder `explain` of the run.
 
         Returns:
-            The file, named after the group.
+            The path of the file, which is named after the group.
         """
 
 
 def explainer(feature: Feature) -> Explainer:
-    """That of an input.
+    """The explainer of a feature.
 
     Raises:
         UserError: captum is not installed.
     """
     module, _, name = feature.explainer.rpartition(".")
     try:
-        found: Explainer = getattr(import_module(module), name)(feature)
+        instance: Explainer = getattr(import_module(module), name)(feature)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "captum":
             raise
         raise UserError(f"error: explain: {error}. pip install 'lab[explain]'") from error
-    return found
+    return instance
 
 
 def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], entries: Iterable[str]) -> str:
-    """Why predictions are not attributed to the inputs, in a sentence; "": they are.
+    """A sentence that tells why predictions cannot be explained; "" if they can.
 
     Args:
-        inputs: by name.
-        outputs: by name.
-        entries: that the net gets.
+        inputs: the features of the inputs, by name.
+        outputs: the features of the outputs, by name.
+        entries: the entries of a batch that the net takes.
     """
     if len(outputs) != 1 or not next(iter(outputs.values())).choices:
-        return "Only the answers of a classifier are explained."
+        return "Only predictions of a classifier can be explained."
     if len(inputs) != 1:
         names = f": {', '.join(inputs)}" if inputs else ""
-        return f"Only answers to one input are explained; here are {len(inputs)}{names}."
+        return f"Only predictions from a single input can be explained; this run has {len(inputs)}{names}."
     (feature,) = inputs.values()
     entries = list(entries)
     if entries != list(feature.entries) or len(entries) != 1:
-        return f"Only answers to one entry of a batch are explained; here are {len(entries)}: {', '.join(entries)}."
-    return "" if feature.explainer else f"There is no method yet that explains answers to {feature.item} inputs."
+        return f"Only predictions from one entry of the batch can be explained; this net takes {', '.join(entries)}."
+    return "" if feature.explainer else f"There is no explanation method for {feature.item} inputs yet."

@@ -1,3 +1,5 @@
+"""The samples that `lab explain` draws together."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,12 +9,12 @@ from torch import Tensor
 
 @dataclass
 class Group:
-    """The samples of a picture: `items` as they are read, `target` the class that the net answers with."""
+    """The samples of one figure."""
 
-    name: str
+    name: str  # of the file
     title: str
-    samples: list[str]
-    items: Sequence[np.ndarray]
-    target: Tensor
-    probability: Tensor
-    label: Tensor | None = None  # of samples of the test split
+    samples: list[str]  # names
+    items: Sequence[np.ndarray]  # the entry of each sample, as it is read
+    target: Tensor  # (N,) the predicted classes, which are explained
+    probability: Tensor  # (N,) their probabilities
+    label: Tensor | None = None  # (N,) the true classes, for samples of the test split

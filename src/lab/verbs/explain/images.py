@@ -1,7 +1,7 @@
-"""Which pixels an answer came from, by three methods of captum, and pictures of them.
+"""The explainer of images: which pixels drove a prediction, by three methods of captum.
 
-A method takes a net, (B, C, H, W) normalised images and the (B,) classes to explain, and returns (B, H, W): what each
-pixel did for the logit of the class. What a pixel is compared with is 0, the mean of the training split.
+A method takes a net, (B, C, H, W) normalised images and the (B,) classes to explain. It returns (B, H, W): the
+contribution of each pixel to the logit of the class, compared with a pixel of value 0, the mean of the training split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,39 +19,41 @@ from lab.figures.page import save
 from lab.nets.flip import TestTimeFlip
 from lab.verbs.explain.base import Explainer
 from lab.verbs.explain.group import Group
-from lab.verbs.explain.overlay import Row, figure, overlay
+from lab.verbs.explain.overlay import Example, figure, overlay
 from lab.verbs.explain.scores import NUM_POINTS, Method
+
+NO_FEATURE_MAP = "the net has no convolution that outputs more than one pixel"
 
 
 def integrated_gradients(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """Gradients along the way from the mean to the image (Sundararajan et al. 2017); they sum to what it changes."""
+    """Integrated gradients (Sundararajan et al. 2017) from the mean image; their sum is the change of the logit."""
     return IntegratedGradients(net).attribute(image, target=target, n_steps=NUM_POINTS).sum(1)
 
 
 def gradcam(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """The last feature map, each channel weighted by its mean gradient, where positive (Selvaraju et al. 2017).
+    """Grad-CAM (Selvaraju et al. 2017): the last feature map, weighted by the mean gradient per channel, after ReLU.
 
     Raises:
-        ValueError: there is no feature map.
+        ValueError: the net has no feature map.
     """
     layer = feature_map(net, image)
     if layer is None:
-        raise ValueError("the net has no convolution that leaves more than a pixel")
+        raise ValueError(NO_FEATURE_MAP)
     coarse = LayerGradCam(net, layer).attribute(image, target=target, relu_attributions=True)
     return LayerAttribution.interpolate(coarse, image.shape[2:], "bilinear")[:, 0].detach()
 
 
 def occlusion(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """What a square of mean colour, an eighth of the image wide, takes from the logit (Zeiler & Fergus 2014)."""
+    """Occlusion (Zeiler & Fergus 2014): the drop of the logit when a square is replaced by the mean."""
     side = max(1, image.shape[-1] // 8)
     window, step = (image.shape[1], side, side), (image.shape[1], -(-side // 2), -(-side // 2))
     with torch.no_grad():
-        found = Occlusion(net).attribute(image, window, step, target=target, perturbations_per_eval=NUM_POINTS)
-    return found[:, 0]  # the same in each channel: the square covers all
+        drop = Occlusion(net).attribute(image, window, step, target=target, perturbations_per_eval=NUM_POINTS)
+    return drop[:, 0]  # all channels are equal, since the square covers all of them
 
 
-def of_both_sides(method: Method) -> Method:
-    """The same, and for a `TestTimeFlip` the mean over the image and its mirror image."""
+def with_flip(method: Method) -> Method:
+    """A method that averages over the image and its mirror image if the net is a `TestTimeFlip`, as the net does."""
 
     def explain(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
         if not isinstance(net, TestTimeFlip):
@@ -62,32 +64,32 @@ def of_both_sides(method: Method) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "integrated_gradients": of_both_sides(integrated_gradients),
-    "gradcam": of_both_sides(gradcam),
-    "occlusion": of_both_sides(occlusion),
+    "integrated_gradients": with_flip(integrated_gradients),
+    "gradcam": with_flip(gradcam),
+    "occlusion": with_flip(occlusion),
 }
 
 
 def feature_map(net: nn.Module, image: Tensor) -> nn.Module | None:
-    """The module that ends the last feature map; None where no convolution leaves more than a pixel.
+    """The module that outputs the last feature map; None if no convolution outputs more than one pixel.
 
-    It is the last one whose output has the size that the last convolution leaves: a norm, an activation, a sum.
+    It is the last module (a norm, an activation, a sum) whose output has the size of the last convolution's output.
     """
-    seen: list[tuple[nn.Module, torch.Size]] = []  # in the order in which they end
+    outputs: list[tuple[nn.Module, torch.Size]] = []  # in the order in which the modules finish
 
-    def see(module: nn.Module, _: object, output: object) -> None:
+    def record(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-            seen.append((module, output.shape[2:]))
+            outputs.append((module, output.shape[2:]))
 
-    hooks = [module.register_forward_hook(see) for module in net.modules()]
+    hooks = [module.register_forward_hook(record) for module in net.modules()]
     try:
         with torch.no_grad():
             net(image[:1])
     finally:
         for hook in hooks:
             hook.remove()
-    sizes = [size for module, size in seen if isinstance(module, nn.Conv2d)]
-    return [module for module, size in seen if size == sizes[-1]][-1] if sizes else None
+    sizes = [size for module, size in outputs if isinstance(module, nn.Conv2d)]
+    return [module for module, size in outputs if size == sizes[-1]][-1] if sizes else None
 
 
 class ImageExplainer(Explainer):
@@ -103,30 +105,30 @@ class ImageExplainer(Explainer):
 
     def left_out(self, net: nn.Module, x: Tensor) -> dict[str, str]:
         if feature_map(net, x) is None:
-            return {"gradcam": "the net has no convolution that leaves more than a pixel"}
+            return {"gradcam": NO_FEATURE_MAP}
         return {}
 
     def html(self, item: np.ndarray, attribution: Tensor) -> str:
-        """A (C, H, W) image under its (H, W) attribution."""
+        """A (C, H, W) image, coloured by its (H, W) attribution."""
         pixels = 255 * overlay(torch.from_numpy(item), attribution)
-        return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the answer")
+        return picture(pixels.round().astype(np.uint8), "which pixels speak for and against the prediction")
 
     def draw(self, group: Group, maps: Mapping[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
-        """A PNG, and the same in TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter  # a second, which lab serve need not wait for
+        """Draw a PNG file, and the same image in TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second, and lab serve does not need it
 
-        rows = []
+        examples = []
         for i, item in enumerate(group.items):
-            said, share = choices[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
-            row = Row(torch.from_numpy(item), [values[i] for values in maps.values()], said, share)
+            prediction, share = choices[int(group.target[i])], f"{100 * group.probability[i]:.1f} %"
+            example = Example(torch.from_numpy(item), [values[i] for values in maps.values()], prediction, share)
             if group.label is None:
-                row.more += f"\n{Path(group.samples[i]).name}"
+                example.details += f"\n{Path(group.samples[i]).name}"
             elif group.label[i] != group.target[i]:
-                row.more += f"\nbut is {choices[int(group.label[i])]}"
-            rows.append(row)
+                example.details += f"\nbut is {choices[int(group.label[i])]}"
+            examples.append(example)
         path = folder / f"{group.name}.png"
         columns = [name.replace("_", "\n").replace("gradcam", "Grad-CAM") for name in maps]
-        save(figure(group.title, columns, rows), path)
+        save(figure(group.title, columns, examples), path)
         with SummaryWriter(str(folder.parent)) as writer:
             writer.add_image(
                 f"{folder.name}/{group.name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC"

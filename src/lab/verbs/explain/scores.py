@@ -1,7 +1,7 @@
-"""Attributions of many samples, and how far they can be trusted: nothing here knows what an input is.
+"""Attributions of samples, and scores that tell how far they can be trusted. They work for every type of input.
 
-A method takes a net, a batch of inputs as the net gets them, and the (B,) classes to explain; it returns what each
-position of an input did for the logit of the class, (B, …).
+A method takes a net, a batch of inputs as the net expects them, and the (B,) classes to explain. It returns the
+contribution of each position of the input to the logit of the class, (B, …).
 """
 
 import copy
@@ -16,39 +16,40 @@ from tqdm import tqdm
 from lab.tasks.base import Task
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
-Samples = Sequence[tuple[Tensor, Tensor]]  # of each (1, …) the input, and (1,) the class to explain
+Samples = Sequence[tuple[Tensor, Tensor]]  # (1, …) inputs, each with the (1,) class to explain
 
-NUM_POINTS = 64  # on the path of integrated gradients, and inputs of a batch
-NUM_SHUFFLED = 3  # nets of the sanity check
-NUM_SHARES = 20  # steps in which positions are deleted and inserted
+NUM_POINTS = 64  # points on the path of integrated gradients, and inputs in a batch
+NUM_SHUFFLED = 3  # shuffled nets in the sanity check
+NUM_SHARES = 20  # steps in which positions are deleted or inserted
 
 
 def attribute(method: Method, net: nn.Module, samples: Samples, title: str = "") -> list[Tensor]:
-    """A method's answer, one sample after the other, so that memory depends on no more than one."""
+    """The attribution of each sample by a method. Samples are processed one by one, to limit the memory."""
     return [method(net, *sample).detach() for sample in tqdm(samples, title, leave=False, disable=None)]
 
 
 def sanity(
     method: Method, net: nn.Module, samples: Samples, attributions: Sequence[Tensor], seed: int
 ) -> dict[str, float]:
-    """Mean rank correlation of attributions with a method's for nets that know nothing (Adebayo et al. 2018).
+    """The sanity check of Adebayo et al. (2018): the mean rank correlation with attributions for shuffled nets.
 
-    Such a net has the weights of every layer shuffled, tensor by tensor. Near 1 the picture does not depend on the
-    model. Absolute values see what signs can hide: the same positions, for and against by chance.
+    A shuffled net has the values of each parameter in random order. If the correlation is near 1, the attribution does
+    not depend on what the net has learned. `absolute` compares absolute values: a method may mark the same positions
+    for every net, with random signs.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    correlations = []
     for _ in range(NUM_SHUFFLED):
-        others = attribute(method, shuffled(net, generator), samples, "sanity check")
-        for own, other in zip(attributions, others, strict=True):
-            pairs = (own, other), (own.abs(), other.abs())
-            found.append(torch.stack([rank_correlation(*pair).mean() for pair in pairs]))
-    signed, absolute = torch.stack(found).mean(0).tolist()
+        of_shuffled = attribute(method, shuffled(net, generator), samples, "sanity check")
+        for a, b in zip(attributions, of_shuffled, strict=True):
+            pairs = (a, b), (a.abs(), b.abs())
+            correlations.append(torch.stack([rank_correlation(*pair).mean() for pair in pairs]))
+    signed, absolute = torch.stack(correlations).mean(0).tolist()
     return {"signed": signed, "absolute": absolute}
 
 
 def shuffled(net: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy with the values of each parameter in another order: their scales stay, what was learned is gone."""
+    """A copy of a net with the values of each parameter in random order, which keeps their scale."""
     net = copy.deepcopy(net)
     with torch.no_grad():
         for p in net.parameters():
@@ -58,7 +59,7 @@ def shuffled(net: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's, of (B, …) and (B, …) -> (B,); 0 where one of them is the same everywhere."""
+    """Spearman's rank correlation of (B, …) and (B, …): (B,); 0 where one of them is constant."""
     ranks = torch.stack([torch.from_numpy(rankdata(x.flatten(1).cpu().numpy(), axis=1)) for x in (a, b)])
     of_a, of_b = ranks - ranks.mean(-1, keepdim=True)
     return torch.cosine_similarity(of_a, of_b, dim=1)
@@ -68,16 +69,16 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 def deletion_insertion(
     score: Callable[[Tensor], Tensor], sample: tuple[Tensor, Tensor], attribution: Tensor, blank: float
 ) -> tuple[float, float]:
-    """Areas under the class's score while positions, the most important first, go or come (Petsiuk et al. 2018).
+    """Deletion and insertion (Petsiuk et al. 2018): positions are deleted or inserted, the most important first.
 
     Args:
-        score: inputs -> (B, num_classes).
+        score: inputs -> (B, num_classes) probabilities.
         sample: an input and its class.
-        attribution: of each position; an input's channels share one.
-        blank: what a position is where it is taken away.
+        attribution: of each position; channels share a number.
+        blank: the value of a deleted position.
 
     Returns:
-        That of deletion, low where the attribution is right, and that of insertion, high where it is.
+        The areas under the curves of the class's probability: for deletion low is good, for insertion high is good.
     """
     x, target = sample
     rank = attribution.flatten().argsort(descending=True, stable=True).argsort().view(attribution.shape)
@@ -92,15 +93,18 @@ def deletion_insertion(
 def explain(
     methods: dict[str, Method], task: Task, samples: Samples, entry: str, blank: float, seed: int
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
-    """The attributions of each method, and a report: its sanity check, its areas of deletion and insertion.
+    """Compute the attributions of each method and its scores: the sanity check, deletion and insertion.
 
     Args:
-        methods: by name.
-        task: whose net is explained.
-        samples: to explain.
-        entry: of a batch, where the inputs stand.
-        blank: what a position is where it is taken away.
-        seed: of the shuffled weights, and of the random ranking that the methods are compared with.
+        methods: the methods, by name.
+        task: its net is explained.
+        samples: the inputs to explain.
+        entry: the entry of a batch that holds the inputs.
+        blank: the value of a deleted position.
+        seed: for the shuffled weights, and for the random attribution with which the methods are compared.
+
+    Returns:
+        The attributions by method, and the report.
     """
     maps: dict[str, list[Tensor]] = {}
     scores: dict[str, dict[str, float]] = {}

@@ -1,7 +1,7 @@
-"""Which tokens an answer came from, by captum and by leaving each out; as coloured text.
+"""The explainer of texts: which tokens drove a prediction, shown as coloured text.
 
-A method takes a net, (B, T) token ids and the (B,) classes to explain, and returns (B, T): what each token did for the
-logit of the class. What it is compared with is an unknown token.
+A method takes a net, (B, T) token ids and the (B,) classes to explain. It returns (B, T): the contribution of each
+token to the logit of the class, compared with an unknown token.
 """
 
 import html as escaped
@@ -25,7 +25,7 @@ from lab.verbs.explain.group import Group
 from lab.verbs.explain.scores import NUM_POINTS, Method
 
 LINE = 100  # characters
-FOR, AGAINST = "178, 24, 43", "33, 102, 172"  # red, blue, which differ for every kind of colour blindness
+FOR, AGAINST = "178, 24, 43", "33, 102, 172"  # red and blue, distinguishable with every kind of colour blindness
 
 STYLE = """
 body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light }
@@ -34,39 +34,39 @@ th { font-weight: normal; text-align: left; padding-right: 1rem; color: #555; wh
 """
 
 
-Blank = Callable[[Tensor], Tensor]  # token ids -> what they are compared with
+Blank = Callable[[Tensor], Tensor]  # token ids -> the ids with which they are compared
 
 
 def integrated_gradients(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
-    """Gradients of the embeddings, on the way from unknown tokens (Sundararajan et al. 2017).
+    """Integrated gradients of the embeddings (Sundararajan et al. 2017), on the path from unknown tokens.
 
-    Where n-grams have vectors (`net.ngrams`, `net.linear_ngrams`), what one does counts for its last token.
+    The contribution of an n-gram (`net.ngrams`, `net.linear_ngrams`) is added to its last token.
     """
     layers: list[nn.Module] = [module for module in net.modules() if isinstance(module, NGramEmbedding)]
     layers = layers or [next(module for module in net.modules() if isinstance(module, nn.Embedding))]
-    with warnings.catch_warnings(action="ignore"):  # of layers that feed each other: these don't
+    with warnings.catch_warnings(action="ignore"):  # captum warns of layers that feed each other; these do not
         method = LayerIntegratedGradients(net, layers)
-    with torch.backends.cudnn.flags(enabled=False):  # its recurrent nets have gradients in training alone
-        found = method.attribute(token, blank(token), target=target, n_steps=NUM_POINTS)
-    return torch.stack([attribution.sum(-1) for attribution in found]).sum(0)
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent nets have no gradients in evaluation mode
+        attributions = method.attribute(token, blank(token), target=target, n_steps=NUM_POINTS)
+    return torch.stack([attribution.sum(-1) for attribution in attributions]).sum(0)
 
 
 @torch.no_grad()
 def occlusion(blank: Blank, net: nn.Module, token: Tensor, target: Tensor) -> Tensor:
-    """What an unknown token in its place takes from the logit."""
-    found = []
+    """Occlusion: the drop of the logit when a token is replaced by an unknown token."""
+    drops = []
     for row, other, k in zip(token, blank(token), target, strict=True):
         each = torch.where(torch.eye(len(row), dtype=torch.bool, device=row.device), other, row)
         logit = torch.cat([net(part)[:, k] for part in torch.cat([row[None], each]).split(NUM_POINTS)])
-        found.append(logit[0] - logit[1:])
-    return torch.stack(found)
+        drops.append(logit[0] - logit[1:])
+    return torch.stack(drops)
 
 
 class TextExplainer(Explainer):
     feature: Text
 
     def methods(self) -> dict[str, Method]:
-        """Padding, and what begins and ends a text, stays."""
+        """The methods. They never replace padding, start and end tokens."""
         special = torch.tensor(sorted(self.feature.tokens.special))
 
         def blank(token: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class TextExplainer(Explainer):
         return self.feature.tokens.unknown
 
     def html(self, item: np.ndarray, attribution: Tensor) -> str:
-        """(T,) token ids, coloured by their (T,) attribution; full colour is the strongest."""
+        """(T,) token ids as text, coloured by their (T,) attribution; the strongest has full colour."""
         share = (attribution.float().cpu() / attribution.abs().max().clamp(min=1e-30).cpu()).tolist()
         pieces = zip(self.feature.tokens.pieces(item), share, strict=True)
         gap = " " if '"Whitespace"' in self.feature.tokenizer else ""
@@ -91,36 +91,34 @@ class TextExplainer(Explainer):
         )
 
     def draw(self, group: Group, maps: Mapping[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
-        """A page of coloured texts; the first method's in TensorBoard too."""
+        """Write an HTML page of coloured texts, and the texts of the first method to TensorBoard."""
         from torch.utils.tensorboard import SummaryWriter
 
         parts, heads = [], []
         for i, item in enumerate(group.items):
-            said = f"{choices[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
+            head = f"{choices[int(group.target[i])]} {100 * group.probability[i]:.1f} %"
             if group.label is not None and group.label[i] != group.target[i]:
-                said += f", but is {choices[int(group.label[i])]}"
+                head += f", but is {choices[int(group.label[i])]}"
             rows = "".join(
                 f"<tr><th>{name.replace('_', ' ')}</th><td>{self.html(item, values[i])}</td></tr>"
                 for name, values in maps.items()
             )
-            parts.append(f"<h2>{escaped.escape(printable(said))}</h2><table>{rows}</table>")
-            heads.append(said)
+            parts.append(f"<h2>{escaped.escape(printable(head))}</h2><table>{rows}</table>")
+            heads.append(head)
         path = folder / f"{group.name}.html"
         title = escaped.escape(printable(group.title))
         legend = (
-            f'<p><span style="background: rgba({FOR}, .6)">for the answer</span>'
+            f'<p><span style="background: rgba({FOR}, .6)">for the prediction</span>'
             f' <span style="background: rgba({AGAINST}, .6)">against it</span></p>'
         )
-        head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        path.write_text(f"{head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
-        first = next(iter(maps.values()))
+        html_head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        path.write_text(f"{html_head}<h1>{title}</h1>{legend}{''.join(parts)}\n", encoding="utf-8")
+        first_method = next(iter(maps.values()))
         coloured_rows = [
-            (self.feature.tokens.pieces(item), values) for item, values in zip(group.items, first, strict=True)
+            (self.feature.tokens.pieces(item), values) for item, values in zip(group.items, first_method, strict=True)
         ]
-        with (
-            SummaryWriter(str(folder.parent)) as writer,
-            warnings.catch_warnings(action="ignore"),
-        ):  # of letters it lacks
+        # matplotlib warns of letters that its font lacks
+        with SummaryWriter(str(folder.parent)) as writer, warnings.catch_warnings(action="ignore"):
             writer.add_figure(f"{folder.name}/{group.name}", coloured(group.title, heads, coloured_rows))
         return path
 
@@ -130,7 +128,7 @@ def _width(text: str) -> int:
 
 
 def coloured(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Tensor]]) -> Figure:
-    """Each row's tokens under its head, coloured by what they did."""
+    """A figure with the tokens of each row under its head, coloured by their contribution."""
     lines: list[tuple[str, list[tuple[int, str, float]]]] = []
     for head, (pieces, values) in zip(heads, rows, strict=True):
         share = values.float().cpu() / values.abs().max().clamp(min=1e-30).cpu()

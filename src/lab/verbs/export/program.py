@@ -1,4 +1,4 @@
-"""A trained task and its preprocessing as one module, and the files that this becomes."""
+"""A trained task and its preprocessing as one module, and the file formats into which it is exported."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,84 +13,85 @@ from torch.export import Dim, ExportedProgram
 
 from lab.data.base import Data
 from lab.data.facts import inputs_of
+from lab.engine.training.lightning_quirks import undo_compile
 from lab.features.base import Arrays, Feature, pack, stack
 from lab.tasks.base import Task
 from lab.verbs import predictor
 
-Answer = Callable[[Arrays], Arrays]  # the inputs' entries -> the outputs'
+Model = Callable[[Arrays], Arrays]  # the entries of the inputs -> the entries of the outputs
 
-NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # what stands before and behind the net
+NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # operators before and after the net
 
 
 class Exported(nn.Module):
-    """All that stands between the entries of the inputs and those of the outputs.
+    """The module that is exported: it prepares a batch, and computes the outputs of the task.
 
     Args:
-        task: in eval mode.
-        data: which prepares a batch, as for the task.
+        task: the trained task.
+        data: its `on_after_batch_transfer` prepares a batch.
     """
 
     def __init__(self, task: Task, data: Data) -> None:
         super().__init__()
         self.task, self.data = task.eval(), data
-        task.net._compiled_call_impl = None  # of `compile: true`; it is the net itself that is exported
+        undo_compile(task.net)
 
     def forward(self, entries: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, …) entries of the inputs, such as uint8 images -> (B, …) entries of the outputs."""
         first = next(iter(entries.values()))
         index = torch.zeros(first.shape[:1], dtype=torch.int64, device=first.device)
-        made = self.task.predict_step(self.data.on_after_batch_transfer({"index": index} | entries), 0)
-        return {name: made[name] for name in entries_of(self.task.outputs)}
+        outputs = self.task.predict_step(self.data.on_after_batch_transfer({"index": index} | entries), 0)
+        return {name: outputs[name] for name in entries_of(self.task.outputs)}
 
 
 def entries_of(features: Mapping[str, Feature]) -> list[str]:
-    """In the order of the features."""
+    """The names of the entries, in the order of the features."""
     return [entry for feature in features.values() for entry in feature.entries]
 
 
 def example(task: Task, data: Data) -> Arrays:
-    """Two samples of the largest size; with `index` where what is drawn depends on it."""
+    """A batch of two samples of the largest size, with `index` for generative tasks, which draw from it."""
     inputs = inputs_of(data.facts.features, task.input_entries)
     sample = {name: array for feature in inputs.values() for name, array in feature.example().items()}
-    drawn = {"index": np.arange(2)} if "index" in task.input_entries else {}
-    return (stack([sample] * 2) if sample else {}) | drawn
+    index = {"index": np.arange(2)} if "index" in task.input_entries else {}
+    return (stack([sample] * 2) if sample else {}) | index
 
 
 def program(task: Task, data: Data) -> ExportedProgram:
-    """The module as a graph, for batches of any size."""
+    """The module as a graph that takes batches of any size."""
     entries, module = (
         {name: torch.from_numpy(array) for name, array in example(task, data).items()},
         Exported(task, data),
     )
     batch = Dim("batch")
     with torch.no_grad():
-        module(entries)  # what is computed once is computed now, not in the graph
+        module(entries)  # values that are cached at the first call do not become part of the graph
         sizes = {"entries": {name: {0: batch} for name in entries}}
         return torch.export.export(module, (entries,), dynamic_shapes=sizes)
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
-    """What a file has to hold beside the graph, for `lab predict model=FILE` or anybody else to use it."""
+    """The inputs and outputs as JSON, which a file needs besides the graph to be used by `lab predict` or others."""
     inputs = inputs_of(data.facts.features, task.input_entries)
     return {predictor.METADATA: json.dumps({"inputs": pack(inputs), "outputs": pack(task.outputs)})}
 
 
 def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> None:
-    made = torch.onnx.export(graph, dynamo=True, verbose=False)
-    assert made is not None
-    inside = made.model.graph
-    for node in inside.all_nodes():  # torch has named them, perhaps as an input or output is to be named
+    exported = torch.onnx.export(graph, dynamo=True, verbose=False)
+    assert exported is not None
+    onnx_graph = exported.model.graph
+    for node in onnx_graph.all_nodes():  # torch's name of a value may be that of an input or output
         for value in node.outputs:
             value.name = f"_{value.name}"
-    for value, name in zip(inside.inputs, example(task, data), strict=True):
+    for value, name in zip(onnx_graph.inputs, example(task, data), strict=True):
         value.name = name
-    for value, name in zip(inside.outputs, entries_of(task.outputs), strict=True):
+    for value, name in zip(onnx_graph.outputs, entries_of(task.outputs), strict=True):
         value.name = name
-    made.model.metadata_props.update(metadata(task, data))
-    made.save(path, external_data=False)
+    exported.model.metadata_props.update(metadata(task, data))
+    exported.save(path, external_data=False)
 
 
-def read_onnx(path: Path) -> Answer:
+def read_onnx(path: Path) -> Model:
     return predictor.from_onnx(path, torch.get_num_threads()).predict
 
 
@@ -98,7 +99,7 @@ def write_torch_export(graph: ExportedProgram, task: Task, data: Data, path: Pat
     torch.export.save(graph, path, extra_files=metadata(task, data))
 
 
-def read_torch_export(path: Path) -> Answer:
+def read_torch_export(path: Path) -> Model:
     return _of_module(torch.export.load(path).module())
 
 
@@ -108,25 +109,25 @@ def write_aoti(graph: ExportedProgram, task: Task, data: Data, path: Path) -> No
     )
 
 
-def read_aoti(path: Path) -> Answer:
+def read_aoti(path: Path) -> Model:
     return _of_module(torch._inductor.aoti_load_package(str(path)))
 
 
-def _of_module(module: Callable[..., dict[str, Tensor]]) -> Answer:
+def _of_module(module: Callable[..., dict[str, Tensor]]) -> Model:
     @torch.inference_mode()
-    def answer(arrays: Arrays) -> Arrays:
-        made = module({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return {name: values.numpy() for name, values in made.items()}
+    def model(arrays: Arrays) -> Arrays:
+        outputs = module({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {name: values.numpy() for name, values in outputs.items()}
 
-    return answer
+    return model
 
 
 @dataclass(frozen=True)
 class Format:
-    name: str  # of the file
-    needs: tuple[str, ...]  # packages
+    name: str  # the default file name
+    needs: tuple[str, ...]  # the packages that it needs
     write: Callable[[ExportedProgram, Task, Data, Path], None]
-    read: Callable[[Path], Answer]
+    read: Callable[[Path], Model]
 
 
 FORMATS = {
@@ -137,18 +138,18 @@ FORMATS = {
 
 
 def quantise(source: Path, arrays: Arrays, target: Path) -> None:
-    """An ONNX file's weights and activations as 8-bit integers (quantise and dequantise nodes, ranges by min and max).
+    """Quantise the weights and activations of an ONNX file to 8-bit integers (QDQ nodes; ranges are min and max).
 
     Args:
         source: the file.
-        arrays: (N, …) entries of the inputs, from which the ranges of the activations are taken.
-        target: what is written.
+        arrays: (N, …) entries of the inputs; they determine the ranges of the activations.
+        target: the file to write.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    made = onnx.load(source)
-    names = [entry.name for entry in made.graph.input]
+    model = onnx.load(source)
+    names = [entry.name for entry in model.graph.input]
 
     class Items(CalibrationDataReader):
         def __init__(self) -> None:
@@ -159,17 +160,17 @@ def quantise(source: Path, arrays: Arrays, target: Path) -> None:
             start = next(self.batches, None)
             return None if start is None else {name: arrays[name][start : start + 64] for name in names}
 
-    left_out = [node.name for node in made.graph.node if node.op_type in NOT_QUANTISED]
+    excluded = [node.name for node in model.graph.node if node.op_type in NOT_QUANTISED]
     quantize_static(
-        made,
+        model,
         target,
         Items(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=left_out,
+        nodes_to_exclude=excluded,
     )
     quantised = onnx.load(target)
-    onnx.helper.set_model_props(quantised, {p.key: p.value for p in made.metadata_props})
+    onnx.helper.set_model_props(quantised, {p.key: p.value for p in model.metadata_props})
     onnx.save(quantised, target)

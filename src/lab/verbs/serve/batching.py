@@ -1,4 +1,4 @@
-"""Answers requests that wait at the same time with one call of the model."""
+"""Batching: concurrent requests are predicted by one call of the model."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,14 +9,15 @@ from lab.features.base import Sample
 
 
 class Batcher:
-    """Answers items in batches of up to `max_batch`.
+    """Collects samples into batches of up to `max_batch`, and runs the model on each batch.
 
-    A batch waits up to `max_wait` seconds for more items, but only while some are being decoded: `coming` counts them.
+    A batch waits up to `max_wait` seconds for more samples, but only while requests are being decoded; `coming` is
+    their number.
 
     Args:
-        model: samples -> an answer for each.
-        max_batch: the most samples in a call.
-        max_wait: seconds.
+        model: samples -> a prediction for each.
+        max_batch: the maximal batch size.
+        max_wait: the maximal waiting time, in seconds.
     """
 
     def __init__(self, model: Callable[[Sequence[Sample]], Sequence[Sample]], max_batch: int, max_wait: float) -> None:
@@ -26,17 +27,16 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1)
 
     async def answer(self, item: Sample) -> Sample:
+        """The prediction for a sample."""
         future = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait((item, future))
         return await future
 
     async def work(self) -> None:
-        """Runs until it is cancelled."""
+        """Run the model on batch after batch, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            batch = [
-                pair for pair in await self._next() if not pair[1].done()
-            ]  # without the requests that have timed out
+            batch = [pair for pair in await self._next() if not pair[1].done()]  # a done future has timed out
             if not batch:
                 continue
             try:
@@ -52,6 +52,7 @@ class Batcher:
                     future.set_result(answer)
 
     async def _next(self) -> list[tuple[Sample, "asyncio.Future[Sample]"]]:
+        """Wait for the next batch."""
         batch = [await self.waiting.get()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.max_wait):

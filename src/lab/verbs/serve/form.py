@@ -1,4 +1,4 @@
-"""The inputs in the body of a request: raw, in a form, or in JSON. Every error is a sentence."""
+"""Reading the inputs from the body of a request: raw bytes, a multipart form, or JSON. Every error is a sentence."""
 
 import asyncio
 import json
@@ -17,16 +17,22 @@ from lab.features.base import Feature, Sample
 
 @dataclass(frozen=True)
 class Json:
+    """A value in a JSON body."""
+
     value: Any
 
 
-Content = bytes | Json  # of one input
+Content = bytes | Json  # the content of one input
 BOUNDARY = re.compile(rb"[ \w'()+,./:=?-]{1,70}", re.ASCII)  # RFC 2046
-BYTES = "latin-1"  # the charset in which names and values of a form are the bytes that were sent
+BYTES = "latin-1"  # this charset maps bytes to characters one to one
 
 
 class Form:
-    """Reads requests: of one input its bytes, or a form with it as "file"; of several a form with a part for each."""
+    """Reads requests.
+
+    A single input may be the body itself, or the part "file" of a form. Several inputs are parts of a form. Both may
+    be JSON instead.
+    """
 
     def __init__(self, inputs: Mapping[str, Feature]) -> None:
         self.inputs = inputs
@@ -40,19 +46,23 @@ class Form:
         self.takes = f"{parts}, or {self.in_json}"
 
     def kind_of(self, request: Request, max_bytes: int) -> str:
-        """The content type of a request; raises HTTPException if its head shows that the body can't be used."""
+        """The content type of a request.
+
+        Raises:
+            HTTPException: the head of the request shows that the body is too large or of a wrong type.
+        """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         raw = self.alone is not None and kind.startswith(self.alone.content_types)
         if not (raw or kind in ("multipart/form-data", "application/json")):
-            raise HTTPException(415, f"The content type is {kind or 'missing'}; send {self.takes}.")
+            raise HTTPException(415, f"The content type is {kind or 'missing'}; expected {self.takes}.")
         if int(request.headers.get("content-length", 0)) > max_bytes:
             raise too_long(max_bytes)
         return kind
 
     def contents_of(self, request: Request, kind: str, body: bytes) -> dict[str, Content]:
-        """The content of each input. It takes seconds for a large body, so the event loop leaves it to a thread."""
+        """The content of each input. This takes seconds for a large body, so it runs in a thread."""
         if not body:
-            raise HTTPException(400, f"The body is empty; send {self.takes}.")
+            raise HTTPException(400, f"The body is empty; expected {self.takes}.")
         contents: dict[str, Content] = {}
         if kind == "multipart/form-data":
             contents |= asyncio.run(self._of_form(request, body))
@@ -66,18 +76,18 @@ class Form:
         """The sample of an input.
 
         Raises:
-            HTTPException: JSON has another type than expected; an image is empty.
-            UserError: the content is not readable.
+            HTTPException: a JSON value has a wrong type, or the content is empty.
+            UserError: the content cannot be decoded.
         """
         feature = self.inputs[name]
         if isinstance(content, Json):
             try:
                 content = feature.from_json(content.value)
             except ValueError as error:
-                raise HTTPException(422, f'"{name}" is not {feature.in_json}: {error}.') from error
+                raise HTTPException(422, f'"{name}": expected {feature.in_json}: {error}.') from error
         if not content:
-            what = f"The {feature.item}" if self.alone else f'"{name}"'
-            raise HTTPException(400, f"{what} is empty: it has no bytes.")
+            label = f"The {feature.item}" if self.alone else f'"{name}"'
+            raise HTTPException(400, f"{label} is empty: it has no bytes.")
         return feature.decode(content, max_megapixels)
 
     async def _of_form(self, request: Request, body: bytes) -> dict[str, bytes]:
@@ -89,8 +99,8 @@ class Form:
         try:
             form = await MultiPartParser(_boundary(request), stream(), **limits).parse()
         except (MultiPartException, ValueError) as error:
-            reason = getattr(error, "message", "it is no multipart/form-data with a boundary").rstrip(".")
-            raise HTTPException(400, f"The form can't be read: {reason}.") from error
+            reason = getattr(error, "message", "expected multipart/form-data with a boundary").rstrip(".")
+            raise HTTPException(400, f"The form cannot be read: {reason}.") from error
         try:
             return {name: await self._part(form, name) for name in self.inputs}
         finally:
@@ -112,7 +122,7 @@ class Form:
         try:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"The body is no JSON: {error}.") from error
+            raise HTTPException(400, f"The body is not JSON: {error}.") from error
         for name in self.inputs:
             if not isinstance(content, dict) or content.get(name) is None:
                 raise HTTPException(422, f'The JSON has no "{name}"; send {self.in_json}.')
@@ -120,10 +130,10 @@ class Form:
 
 
 def _boundary(request: Request) -> Headers:
-    """A form's content type with nothing but its boundary: any other parameter, such as a charset, is not obeyed.
+    """The content type of a form with its boundary only. Other parameters, such as a charset, are ignored.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is no boundary.
     """
     _, parameters = parse_options_header(request.headers["content-type"])
     boundary = parameters.get(b"boundary", b"")
@@ -137,4 +147,4 @@ def _quoted(in_json: str) -> str:
 
 
 def too_long(max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"The body has more than {max_bytes / 1e6:g} MB; send less.")
+    return HTTPException(413, f"The body is larger than {max_bytes / 1e6:g} MB.")

@@ -1,4 +1,4 @@
-"""Limits of one server: connections, memory for request bodies, seconds."""
+"""The limits of a server: connections, memory for request bodies, and time."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-GRACE = 10  # seconds after SIGTERM in which requests are still answered
-PATIENCE = 0.5  # seconds for which `DrainBody` reads: most clients read no answer before they have sent their body
+GRACE = 10  # seconds after SIGTERM in which open requests are finished
+PATIENCE = 0.5  # seconds for which `DrainBody` reads
 SMALL = 65536  # bytes of each body that `ByteBudget` does not count
-MIN_RATE = 100_000  # bytes per second that the oldest body must receive while others wait
+MIN_RATE = 100_000  # bytes per second at which the oldest body must arrive while others wait
 WATCH = 2  # seconds over which the rate is measured
 QUEUE = 1024  # connections that the kernel queues until the server accepts them
 
 
 class Clock:
-    """Time limits. `stop` shortens all of them."""
+    """The time limits of all requests. `stop` shortens them."""
 
     def __init__(self) -> None:
         self.end = math.inf
@@ -31,11 +31,11 @@ class Clock:
 
     @asynccontextmanager
     async def limit(self, seconds: float) -> AsyncIterator[Callable[[float], None]]:
-        """Yields a function that sets how many seconds remain.
+        """Limit the time of a context. Yield a function that sets the remaining seconds.
 
         Raises:
-            TimeoutError: the seconds are over.
-            HTTPException: the time after `stop` is over.
+            TimeoutError: the time limit is over.
+            HTTPException: the server stops, and the time after `stop` is over.
         """
         now = asyncio.get_running_loop().time
         try:
@@ -52,10 +52,11 @@ class Clock:
                     self.running.discard(timeout)
         except TimeoutError as error:
             if now() >= self.end:
-                raise HTTPException(503, "The server stops; ask again later.") from error
+                raise HTTPException(503, "The server is stopping; try again later.") from error
             raise
 
     def stop(self, seconds: float) -> None:
+        """End every time limit within so many seconds."""
         self.end = asyncio.get_running_loop().time() + seconds
         for timeout in self.running:
             if not timeout.expired():
@@ -64,19 +65,20 @@ class Clock:
 
 @dataclass(eq=False)
 class Body:
-    """The body of one request, as a `ByteBudget` counts it."""
+    """The body of one request, as counted by a `ByteBudget`."""
 
-    close: Callable[[], None] | None = None  # ends its reception; None: it is not being received
-    held: int = 0  # bytes of the budget
-    wanted: int = 0  # bytes of the budget that it waits for
+    close: Callable[[], None] | None = None  # aborts the reception; None: the body is not being received
+    held: int = 0  # bytes of the budget that the body uses
+    wanted: int = 0  # bytes of the budget that the body waits for
     granted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ByteBudget:
-    """Limits the bytes that all bodies hold together. A body is counted as it arrives; one that can't grow waits.
+    """Limits the total size of all request bodies in memory. A body that would exceed the limit waits.
 
-    The first `SMALL` bytes of each body are free: small requests never wait. The oldest body never waits either, so
-    there is always one that can finish. In return, while others wait, it is closed if it is slower than `MIN_RATE`.
+    The first `SMALL` bytes of each body are not counted, so small requests never wait. The oldest body never waits
+    either, so that one body can always finish. If it arrives more slowly than `MIN_RATE` while others wait, its
+    connection is closed.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -85,6 +87,7 @@ class ByteBudget:
 
     @asynccontextmanager
     async def body(self) -> AsyncIterator[Body]:
+        """Yield a new body; its bytes are returned to the budget at the end."""
         body = Body()
         try:
             yield body
@@ -94,7 +97,7 @@ class ByteBudget:
             self._grant()
 
     async def grow(self, body: Body, num_bytes: int) -> None:
-        """Wait until the body may have `num_bytes` in total."""
+        """Wait until the body may grow to `num_bytes` in total."""
         body.wanted = max(0, num_bytes - SMALL - body.held)
         if body.wanted:
             self.bodies.setdefault(body)
@@ -103,7 +106,7 @@ class ByteBudget:
             await body.granted.wait()
 
     def _grant(self) -> None:
-        """Let bodies grow, in the order in which they arrived."""
+        """Let waiting bodies grow, in the order of their arrival."""
         for i, body in enumerate(self.bodies):
             if body.wanted > self.free and i:
                 return
@@ -113,7 +116,7 @@ class ByteBudget:
             body.granted.set()
 
     async def watch(self) -> None:
-        """Close the oldest body while it is slow and others wait. Runs until it is cancelled."""
+        """Close the oldest body if it is slow and others wait. Run until cancelled."""
         last, held = None, 0
         while True:
             oldest = next(iter(self.bodies), None)
@@ -125,7 +128,10 @@ class ByteBudget:
 
 
 class DrainBody:
-    """Middleware that reads the rest of a request's body, for at most `PATIENCE`, before it sends an early answer."""
+    """Middleware that reads the rest of a request's body, for up to `PATIENCE` seconds, before an early response.
+
+    Most clients do not read a response before they have sent the whole body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -151,18 +157,20 @@ class DrainBody:
 
 
 def limited_protocol(most: int, seconds: float, is_over: Callable[[], bool]) -> type[H11Protocol]:
-    """HTTP protocol whose connections have `seconds` for the head of each request.
+    """An HTTP protocol class with limits on connections.
 
-    If there are more than `most` connections, the one idle longest is closed. After the server stops, new connections
-    are closed.
+    Args:
+        most: the maximal number of connections. The connection that has been idle longest is closed for a new one.
+        seconds: the time limit for the head of a request.
+        is_over: whether the server is stopping; new connections are then closed.
     """
-    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # for a request, the longest idle first
+    waiting: dict[H11Protocol, asyncio.TimerHandle] = {}  # the idle connections, the longest idle first
 
     class Connection(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._sort()
-            if is_over():  # uvicorn closes only the connections that it had when it stopped
+            if is_over():  # uvicorn only closes the connections that existed when it stopped
                 transport.abort()
             elif len(self.connections) > most and waiting:
                 oldest = next(iter(waiting))
@@ -201,12 +209,12 @@ def limited_protocol(most: int, seconds: float, is_over: Callable[[], bool]) -> 
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which answers the requests it has received before it stops.
+    """A uvicorn server that finishes open requests before it stops.
 
     Args:
         app: the application.
-        seconds: time limit for the head of a request.
-        stop: called at the stop with the number of seconds in which every request must be answered.
+        seconds: the time limit for the head of a request.
+        stop: called when the server stops, with the seconds in which open requests must be finished.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, stop: Callable[[float], Any]) -> None:
@@ -228,7 +236,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
-            listener.listen(QUEUE)  # asyncio has set the kernel's queue to `backlog`
+            listener.listen(QUEUE)  # asyncio has reduced the kernel's queue to `backlog`
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.stop(GRACE)

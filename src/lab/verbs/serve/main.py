@@ -1,95 +1,90 @@
-"""`lab serve`: answers HTTP requests with a finished run or an exported model.
+"""`lab serve`: serve the predictions of a finished run or an exported model over HTTP.
 
 This module imports nothing heavy: serving an exported model does not load torch.
 """
 
 import ipaddress
-import math
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
 
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail
 from lab.verbs import predictor
 
 PIL_LIMIT = 89  # megapixels; PIL refuses larger images as decompression bombs
-ENDS = {signal.SIGTERM: 0, signal.SIGINT: 130}  # exit codes
-RANGES: dict[str, tuple[type, float, float]] = {
-    "port": (int, 0, 65535),
-    "top_k": (int, 1, math.inf),
-    "max_batch": (int, 1, 4096),
-    "max_wait_ms": (float, 0, 1000),
-    "max_body_mb": (float, 0.001, 1000),
-    "max_megapixels": (float, 0.001, PIL_LIMIT),
-    "timeout_s": (float, 0.1, 3600),
-}
+EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
+
+
+@dataclass
+class Settings:
+    """The types of those keys of conf/serve.yaml whose defaults do not show them."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+    top_k: PositiveInt
+    max_batch: Annotated[int, Field(ge=1, le=4096)]
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)]
+    max_body_mb: Annotated[float, Field(ge=0.001, le=1000)]
+    max_megapixels: Annotated[float, Field(ge=0.001, le=PIL_LIMIT)]
+    timeout_s: Annotated[float, Field(ge=0.1, le=3600)]
 
 
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    for number, code in ENDS.items():
+    for number, code in EXIT_CODES.items():
         signal.signal(number, lambda *_, code=code: sys.exit(code))
-    with listening(
-        str(cfg.host), cfg.port
-    ) as listener:  # before the model is loaded, so that a taken port is reported at once
-        asked = predictor.from_config(cfg)
-        run(cfg, asked, listener)
+    # bound before the model is loaded, so that a taken port is reported at once
+    with bound_socket(str(cfg.host), cfg.port) as listener:
+        run(cfg, predictor.from_config(cfg), listener)
 
 
 def check(cfg: DictConfig) -> None:
     """Raises UserError if the config is invalid."""
-    problems = []
-    if (cfg.run is None) == (cfg.model is None):
-        problems.append("run, model: say one of them, run=FOLDER or model=FILE.onnx.")
-    if cfg.model is not None and cfg.trainer:
-        problems.append("trainer: not with model=, which runs on the CPU.")
-    for key, (kind, least, most) in RANGES.items():
-        number = isinstance(cfg[key], (int, kind)) and not isinstance(cfg[key], bool)
-        if not (number and least <= cfg[key] <= most):
-            to = f"to {most}" if most < math.inf else "or more"
-            problems.append(f"{key}={cfg[key]}: it is a{' whole' if kind is int else ''} number, {least} {to}.")
+    problems = [*wrong_settings("serve", cfg, Settings), *predictor.wrong_source(cfg)]
     if not all(map(find_spec, ("fastapi", "uvicorn", "python_multipart"))):
-        problems.append("serve: it takes FastAPI and uvicorn: pip install 'lab[serve]'")
+        problems.append("serve: this needs FastAPI and uvicorn: pip install 'lab[serve]'")
     if problems:
         fail(problems)
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A bound socket; it does not listen yet.
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that is bound but does not listen yet.
 
     Raises:
         UserError: the port is taken, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(
-            family, kind, protocol
-        )  # without the protocol, asyncio does not set TCP_NODELAY: 40 ms
+        # without the protocol, asyncio does not set TCP_NODELAY, and answers take 40 ms longer
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"error: host={host} port={port}: can't be listened on: {reason}. Choose another.") from error
+        raise UserError(f"error: host={host} port={port}: cannot listen there: {reason}. Choose another.") from error
     return listener
 
 
-def run(cfg: DictConfig, asked: predictor.Predictor, listener: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C, then answer the requests that were received before."""
+def run(cfg: DictConfig, model: predictor.Predictor, listener: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the open requests."""
     from lab.verbs.serve.limits import QUEUE, Server
     from lab.verbs.serve.server import build
 
     host, port = listener.getsockname()[:2]
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
     name = Path(cfg.run or cfg.model)
-    app = build(cfg, asked, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
+    app = build(cfg, model, str(name), {"localhost", "127.0.0.1", "[::1]", str(cfg.host)} if local else None)
     listener.listen(QUEUE)
     shown = f"[{host}]" if ":" in host else host
-    say(f"{name}: http://{shown}:{port}   Ctrl-C stops")
+    say(f"{name}: http://{shown}:{port}   stop with Ctrl-C")
     if not local:
-        say(f"warning: host={cfg.host}: anyone who reaches the port can use it; there is no login, no TLS.")
+        say(f"warning: host={cfg.host}: everyone who can reach the port can use it; there is no login and no TLS.")
     Server(app, cfg.timeout_s, app.state.stop).run(sockets=[listener])

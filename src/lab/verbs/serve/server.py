@@ -1,4 +1,4 @@
-"""The web application of `lab serve`. All answers are JSON except the page; every error is a sentence."""
+"""The web application of `lab serve`. All responses except the page are JSON; every error is a sentence."""
 
 import asyncio
 import base64
@@ -25,12 +25,12 @@ from lab.verbs.serve.batching import Batcher
 from lab.verbs.serve.form import Form, too_long
 from lab.verbs.serve.limits import Body, ByteBudget, Clock, DrainBody
 
-MAX_REQUESTS = 256  # that are received or answered at a time; more get an error
-HELD = 100_000_000  # bytes of request bodies in memory; bodies wait before they exceed it
-SLOWEST = 10  # a body may take this many times `timeout_s` in total
+MAX_REQUESTS = 256  # concurrent requests; further ones get an error
+HELD = 100_000_000  # bytes of request bodies in memory; further bodies wait
+SLOWEST = 10  # a body may take this many times `timeout_s`
 TOO_SLOW = (
-    "The body arrived too slowly: each part must follow within {} s and the whole within {:g} s, sooner while other"
-    " requests wait for memory."
+    "The body arrived too slowly: the next part must arrive within {} s and the whole body within {:g} s, or earlier"
+    " if other requests wait for memory."
 )
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
@@ -41,10 +41,10 @@ POLICY = (
 class Service:
     """Answers requests within the limits of the config."""
 
-    def __init__(self, cfg: DictConfig, asked: Predictor) -> None:
-        self.cfg, self.asked, self.form = cfg, asked, Form(asked.inputs)
+    def __init__(self, cfg: DictConfig, predictor: Predictor) -> None:
+        self.cfg, self.predictor, self.form = cfg, predictor, Form(predictor.inputs)
         self.batcher = Batcher(
-            lambda samples: asked.answers(samples, [0] * len(samples)), cfg.max_batch, cfg.max_wait_ms / 1000
+            lambda samples: predictor.answers(samples, [0] * len(samples)), cfg.max_batch, cfg.max_wait_ms / 1000
         )
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
         self.num_requests, self.max_bytes = 0, int(1e6 * cfg.max_body_mb)
@@ -53,49 +53,51 @@ class Service:
     async def predict(self, request: Request) -> dict[str, Any]:
         async with self._sample(request) as sample:
             answer = await self.batcher.answer(sample)
-            rows = self.asked.rows(answer, sample, self.cfg.top_k)
+            rows = self.predictor.rows(answer, sample, self.cfg.top_k)
             files = await self._in(self.decoding, self._files, answer)
         top = rows if len(rows) > 1 else next(iter(rows.values()))
-        return _firsts(rows) | files | {"top": top}
+        return _best(rows) | files | {"top": top}
 
     async def explain(self, request: Request) -> dict[str, Any]:
-        """The answer; inputs and outputs as HTML; what the answer came from, as HTML, or why that is not known."""
+        """The prediction, the inputs and outputs as HTML, and the explanation as HTML, or why there is none."""
         async with self._sample(request) as sample:
             answer = await self.batcher.answer(sample)
-            explanation, why = None, self.asked.unexplained or None
-            if self.asked.explain:
+            explanation, why = None, self.predictor.unexplained or None
+            if self.predictor.explain:
                 try:
-                    explanation = await self._in(self.explaining, self.asked.explain, sample)
+                    explanation = await self._in(self.explaining, self.predictor.explain, sample)
                 except UserError as error:  # a package is missing
                     why = str(error).removeprefix("error: ")
             shown = await self._in(self.decoding, self._shown, sample, answer)
-        first = _firsts(self.asked.rows(answer, sample, self.cfg.top_k))
-        return shown["inputs"] | first | shown | {"explanation": explanation, "why": why}
+        best = _best(self.predictor.rows(answer, sample, self.cfg.top_k))
+        return shown["inputs"] | best | shown | {"explanation": explanation, "why": why}
 
     def _files(self, answer: Sample) -> dict[str, str]:
         """The outputs that are files, as data URLs."""
-        files = {name: feature.file(part_of(feature, answer)) for name, feature in self.asked.outputs.items()}
+        files = {name: feature.file(part_of(feature, answer)) for name, feature in self.predictor.outputs.items()}
         return {name: data_url(*file) for name, file in files.items() if file is not None}
 
     def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
-        """HTML of the inputs as the net sees them, and of the outputs."""
+        """The inputs, as the net sees them, and the outputs as HTML."""
         return {
-            "inputs": {name: each.html(part_of(each, sample)) for name, each in self.asked.inputs.items()},
-            "outputs": {name: each.html(part_of(each, answer)) for name, each in self.asked.outputs.items()},
+            "inputs": {name: each.html(part_of(each, sample)) for name, each in self.predictor.inputs.items()},
+            "outputs": {name: each.html(part_of(each, answer)) for name, each in self.predictor.outputs.items()},
         }
 
     @asynccontextmanager
     async def _sample(self, request: Request) -> AsyncIterator[Sample]:
-        """Receives the items of a request, then limits the time for their answer."""
+        """Receive the sample of a request, then limit the time of its prediction."""
         if self.num_requests >= MAX_REQUESTS:
-            raise HTTPException(503, f"{MAX_REQUESTS} requests are being answered; ask again later.")
+            raise HTTPException(503, f"{MAX_REQUESTS} requests are open; try again later.")
         self.num_requests += 1
         try:
             sample = await self._received(request)
             async with self.clock.limit(self.cfg.timeout_s):
                 yield sample
         except TimeoutError as error:
-            raise HTTPException(503, f"There was no answer within {self.cfg.timeout_s} s; ask again later.") from error
+            raise HTTPException(
+                503, f"The prediction took more than {self.cfg.timeout_s} s; try again later."
+            ) from error
         finally:
             self.num_requests -= 1
 
@@ -111,7 +113,7 @@ class Service:
                 self.batcher.coming -= 1
 
     async def _body(self, request: Request, counted: Body) -> bytes:
-        """Receives a body. Time spent waiting for the budget does not count."""
+        """Receive a body. The time that it waits for the budget is not counted."""
         body, now, seconds = bytearray(), asyncio.get_running_loop().time, self.cfg.timeout_s
         end = now() + SLOWEST * seconds
         try:
@@ -148,8 +150,8 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
-def _firsts(rows: dict[str, list[Row]]) -> Row:
-    """The best row of each output, in one."""
+def _best(rows: dict[str, list[Row]]) -> Row:
+    """The best row of each output, joined into one row."""
     return {key: value for each in prefixed(rows).values() for row in each[:1] for key, value in row.items()}
 
 
@@ -158,36 +160,43 @@ def data_url(suffix: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def health(asked: Predictor) -> dict[str, Any]:
-    """What is served: its inputs and outputs; those of one input also without its name."""
+def health(predictor: Predictor) -> dict[str, Any]:
+    """The inputs and outputs of the model. The facts of a single input are also at the top level."""
     inputs = {
         name: _small(each) | {"item": each.item, "about": each.about, "accept": each.accept, "choices": [*each.choices]}
-        for name, each in asked.inputs.items()
+        for name, each in predictor.inputs.items()
     }
     outputs = {
         name: _small(each) | {"about": each.about, "file": each.is_file, "choices": [*each.choices]}
-        for name, each in asked.outputs.items()
+        for name, each in predictor.outputs.items()
     }
-    (first, *others), (answer, *more) = inputs, outputs.values()
-    alone = {} if others else {"takes": first} | _small(asked.inputs[first])
-    return alone | {"classes": [] if more else answer["choices"], "inputs": inputs, "outputs": outputs}
+    (input_name, *others), (output, *more) = inputs, outputs.values()
+    single = {} if others else {"takes": input_name} | _small(predictor.inputs[input_name])
+    return single | {"classes": [] if more else output["choices"], "inputs": inputs, "outputs": outputs}
 
 
 def _small(feature: Feature) -> dict[str, Any]:
-    """The facts of a feature that are short: no tokenizer."""
+    """The numeric facts of a feature."""
     return {name: value for name, value in feature.facts().items() if isinstance(value, int | float)}
 
 
-def build(cfg: DictConfig, asked: Predictor, name: str, hosts: Collection[str] | None) -> FastAPI:
-    """The application. It answers only requests to `hosts`; None allows any host."""
-    service = Service(cfg, asked)
-    facts = health(asked)
+def build(cfg: DictConfig, predictor: Predictor, name: str, hosts: Collection[str] | None) -> FastAPI:
+    """The application.
+
+    Args:
+        cfg: the config of `lab serve`.
+        predictor: the model.
+        name: the name of the model.
+        hosts: the host names that requests may use; None: any.
+    """
+    service = Service(cfg, predictor)
+    facts = health(predictor)
 
     async def allowed(request: Request) -> None:
-        """Against DNS rebinding: a web site whose name resolves to this machine still sends its own name."""
+        """Refuse other host names, as in DNS rebinding: the name of a web site resolves to this machine."""
         host = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
         if hosts is not None and host not in hosts:
-            raise HTTPException(421, "Only requests to localhost are answered; host=… of lab serve is for others.")
+            raise HTTPException(421, "Only requests to localhost are allowed. Start lab serve with host=… for others.")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -202,7 +211,7 @@ def build(cfg: DictConfig, asked: Predictor, name: str, hosts: Collection[str] |
     app = FastAPI(
         lifespan=lifespan,
         dependencies=[Depends(allowed)],
-        openapi_url=None,  # FastAPI's page of it loads scripts from other sites
+        openapi_url=None,  # FastAPI's documentation page loads scripts from other sites
         redirect_slashes=False,
         exception_handlers={
             AnyHTTPException: error_response,
@@ -221,11 +230,11 @@ def build(cfg: DictConfig, asked: Predictor, name: str, hosts: Collection[str] |
 
 async def error_response(request: Request, error: Exception) -> Response:
     if not isinstance(error, AnyHTTPException):
-        code, text = 500, f"This went wrong here, not in the request: {type(error).__name__}."
+        code, text = 500, f"The server failed, not the request: {type(error).__name__}."
     elif error.status_code == 404:
-        code, text = 404, "There is no such path; there are GET /, GET /health, POST /predict and POST /explain."
+        code, text = 404, "Unknown path; expected GET /, GET /health, POST /predict or POST /explain."
     elif error.status_code == 405:
-        code, text = 405, "This path takes another method: GET / and /health, POST /predict and /explain."
+        code, text = 405, "Wrong method; expected GET for / and /health, POST for /predict and /explain."
     else:
         code, text = error.status_code, error.detail
     return JSONResponse({"error": text}, code, getattr(error, "headers", None))

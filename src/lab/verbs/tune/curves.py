@@ -1,4 +1,4 @@
-"""What the searches found: the suggestion, the pictures, the tables."""
+"""The results of `lab tune`: the suggested learning rate, plots and tables."""
 
 import csv
 import math
@@ -14,17 +14,17 @@ from torch.nn.functional import avg_pool1d
 
 from lab.engine.errors import RunError
 from lab.figures.page import BLUE, GREY, ORANGE
-from lab.verbs.tune.finders import Trial
+from lab.verbs.tune.finders import Measurement
 
 
 def by_step(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """The learning rates of the optimizer's steps, and the mean losses of the batches that are gathered for each."""
+    """The learning rate of each optimizer step, and the mean loss of the batches that are accumulated for it."""
     steps = [(lr, [loss for _, loss in batches]) for lr, batches in groupby(points, key=lambda point: point[0])]
     return [lr for lr, _ in steps], [sum(losses) / len(losses) for _, losses in steps]
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """The mean over a tenth of the steps around each, twice; at most one and a half times the first ones count."""
+    """The moving average over a tenth of the steps, twice. Losses are clipped at 1.5 times the first five's mean."""
     loss = torch.tensor(losses, dtype=torch.float64)
     loss = loss.nan_to_num(torch.inf).clamp(max=1.5 * loss[:5].mean())[None]
     window = len(losses) // 20 * 2 + 1
@@ -34,21 +34,21 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """A learning rate half-way, in its logarithm, from where the smooth loss falls fastest to where it is lowest.
+    """The geometric mean of two rates: where the smoothed loss falls fastest, and where it is lowest.
 
-    The one is small and safe, the other as much as a schedule with a warm-up bears.
+    The first is small and safe; the second is the largest that works with a warm-up.
 
     Raises:
-        RunError: it does not fall.
+        RunError: the loss does not fall.
     """
     if not all(map(math.isfinite, losses[:5])):
-        raise RunError(f"error: lr: the loss is {losses[0]:.3g} at {lrs[0]:.1g}, before anything is learned.")
+        raise RunError(f"error: lr: the loss is {losses[0]:.3g} at lr={lrs[0]:.1g}, before any training.")
     curve = smooth(losses)
     lowest = min(range(len(curve)), key=curve.__getitem__)
     if curve[lowest] > 0.95 * curve[0]:
         raise RunError(
-            f"error: lr: from {lrs[0]:.1g} to {lrs[-1]:.1g} the loss does not fall by a twentieth: {curve[0]:.3g} at"
-            f" first, {curve[lowest]:.3g} at best. Try other lr.min and lr.max, or more lr.steps."
+            f"error: lr: from {lrs[0]:.1g} to {lrs[-1]:.1g} the loss falls by less than 5 %: {curve[0]:.3g} at first,"
+            f" {curve[lowest]:.3g} at best. Try another lr.min and lr.max, or more lr.steps."
         )
     slope = torch.gradient(torch.tensor(curve), spacing=(torch.tensor(lrs).log(),))[0]
     return math.sqrt(lrs[lowest] * lrs[int(slope[: lowest + 1].argmin())])
@@ -58,7 +58,7 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
     figure, axes = _axes("learning rate", "training loss of a batch")
     curve = smooth(losses)
     axes.plot(lrs, losses, ".", color=GREY, alpha=0.6, label="each step")
-    axes.plot(lrs, curve, color=BLUE, linewidth=2.5, label="smooth")
+    axes.plot(lrs, curve, color=BLUE, linewidth=2.5, label="smoothed")
     at = curve[min(range(len(lrs)), key=lambda i: abs(math.log(lrs[i] / suggestion)))]
     axes.plot(suggestion, at, "o", color=ORANGE, markersize=10, label=f"suggested: {suggestion:.2g}")
     if now and lrs[0] <= now <= lrs[-1]:
@@ -69,15 +69,17 @@ def draw_lr(path: Path, lrs: Sequence[float], losses: Sequence[float], suggestio
     figure.savefig(path)
 
 
-def draw_sizes(path: Path, trials: Sequence[Trial], largest: Trial, fastest: Trial, out: int | None) -> None:
-    """`trials` by size; `out` is one that did not fit."""
+def draw_sizes(
+    path: Path, measurements: Sequence[Measurement], largest: Measurement, fastest: Measurement, too_large: int | None
+) -> None:
+    """Plot the speed of each batch size. `too_large` is a size that did not fit."""
     figure, axes = _axes("batch size", "samples per second, in training")
-    axes.plot([t.batch_size for t in trials], [t.speed for t in trials], "o-", color=BLUE, linewidth=2.5)
-    for trial, marker, color, name in ((fastest, "^", BLUE, "fastest"), (largest, "s", ORANGE, "largest")):
-        label = f"{name}: {trial.batch_size}"
-        axes.plot(trial.batch_size, trial.speed, marker, color=color, markersize=11, label=label)
-    if out:
-        axes.axvline(out, color=GREY, linestyle="--", label=f"out of memory: {out}")
+    axes.plot([t.batch_size for t in measurements], [t.speed for t in measurements], "o-", color=BLUE, linewidth=2.5)
+    for measurement, marker, color, name in ((fastest, "^", BLUE, "fastest"), (largest, "s", ORANGE, "largest")):
+        label = f"{name}: {measurement.batch_size}"
+        axes.plot(measurement.batch_size, measurement.speed, marker, color=color, markersize=11, label=label)
+    if too_large:
+        axes.axvline(too_large, color=GREY, linestyle="--", label=f"out of memory: {too_large}")
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, None)
     axes.xaxis.set_major_formatter(ScalarFormatter())

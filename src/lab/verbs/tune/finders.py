@@ -1,4 +1,4 @@
-"""The searches: trainings of a few steps that keep and show nothing, each in a process of its own."""
+"""The searches of `lab tune`: short trainings that write no files, each in a separate process."""
 
 import tempfile
 import time
@@ -12,38 +12,43 @@ from lightning import Callback, Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
-from lab.build import by_key
 from lab.data.base import Data
-from lab.engine.config.allow import instantiate
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import fail
-from lab.engine.training import lightning_quirks, process
-from lab.engine.training.trainer import declared
+from lab.engine.training import process
+from lab.engine.training.trainer import typed
 from lab.runs.open import Run
+from lab.tasks.optimizers import by_key
 from lab.train import prepare
 from lab.verbs.tune import memory
 
-Tell = Callable[[Any], None]
+Report = Callable[[Any], None]
 
 
 @dataclass
-class Trial:
-    """A batch size, the samples per second in its fastest step, and the most memory meanwhile, in GB."""
+class Measurement:
+    """The speed and the memory of a batch size."""
 
     batch_size: int
-    speed: float
-    gigabytes: float
+    speed: float  # samples per second, in the fastest step
+    gigabytes: float  # peak memory
 
 
-def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
-    """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): `tell` each batch's learning rate and loss.
+def find_lr(cfg: DictConfig, settings: DictConfig, report: Report) -> None:
+    """The range test of Smith (2017, https://arxiv.org/abs/1506.01186): report each batch's learning rate and loss.
 
-    Lightning gives all groups of parameters one rate; here each keeps its ratio to the first, also those of several
-    optimizers. The losses are those of the steps: Lightning's are smoothed, from half of the first one on.
+    Lightning's finder gives all parameter groups the same rate. Here each group keeps its ratio to the first group,
+    also across several optimizers. The losses are not smoothed, unlike Lightning's.
+
+    Args:
+        cfg: the config of a training.
+        settings: the config of `lab tune`.
+        report: called with (learning rate, loss).
     """
-    trainer, data, task = _parts(cfg, own, max_steps=own.lr.steps)
+    trainer, data, task = _parts(cfg, settings, max_steps=settings.lr.steps)
     groups = task.build_optimizer().param_groups
     scales = [group["lr"] / groups[0]["lr"] for group in groups]
-    told = next(iter(by_key("optimizer", cfg.optimizer).values())).lr / groups[0]["lr"]  # the config's first
+    ratio = next(iter(by_key("optimizer", cfg.optimizer).values())).lr / groups[0]["lr"]  # of the config's lr
     step = task.training_step
 
     def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
@@ -51,40 +56,45 @@ def find_lr(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
         groups = trainer.optimizers[0].param_groups
         for group, scale in zip(groups, scales, strict=True):
             group["lr"] = groups[0]["lr"] * scale
-        tell((groups[0]["lr"] * told, loss.item()))
+        report((groups[0]["lr"] * ratio, loss.item()))
         return loss
 
     task.training_step = training_step
     Tuner(trainer).lr_find(
-        task, datamodule=data, min_lr=own.lr.min, max_lr=own.lr.max, num_training=own.lr.steps, update_attr=False
+        task,
+        datamodule=data,
+        min_lr=settings.lr.min,
+        max_lr=settings.lr.max,
+        num_training=settings.lr.steps,
+        update_attr=False,
     )
 
 
-def try_size(cfg: DictConfig, own: DictConfig, tell: Tell) -> None:
-    """Train for some steps with the config's batch size, and `tell` what it took.
+def try_size(cfg: DictConfig, settings: DictConfig, report: Report) -> None:
+    """Train for some steps with the batch size of the config, and report a `Measurement`.
 
-    Lightning's finder tries all sizes in one process, where what one leaves behind makes the next ones fail.
+    Lightning's finder tries all sizes in one process, in which memory that one size leaves behind makes the next fail.
     """
-    steps = own.batch_size.steps
+    steps = settings.batch_size.steps
     plain = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
-    trainer, data, task = _parts(cfg, own, max_steps=steps, **plain)
+    trainer, data, task = _parts(cfg, settings, max_steps=steps, **plain)
     if data.tokens_per_batch is not None:
         fail(["data.tokens_per_batch: it sets the batch size, so there is no data.batch_size to tune"])
     train = data.splits["train"]
-    if train.length is not None:  # the longest samples take the most memory
+    if train.length is not None:  # measure with the longest samples, which take the most memory
         longest = train.length.view(len(train), -1).amax(1).argsort(descending=True)
         data.splits["train"] = train.subset(longest[: data.batch_size * (steps + 1)].tolist())
     if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
         data.batch_size = num_samples
     clock = Clock()
-    declared(trainer).callbacks.append(clock)
+    typed(trainer).callbacks.append(clock)
     trainer.fit(task, data)
-    fastest = min(end - begin for begin, end in pairwise(clock.done))  # others may use the machine too
-    tell(Trial(data.batch_size, data.batch_size / fastest, memory.peak(trainer.strategy.root_device)))
+    fastest = min(end - begin for begin, end in pairwise(clock.done))  # other processes may slow down some steps
+    report(Measurement(data.batch_size, data.batch_size / fastest, memory.peak(trainer.strategy.root_device)))
 
 
 class Clock(Callback):
-    """When each step was done. The first one also allocates, and is where measuring begins."""
+    """Records when each step ends. The time of the first step, which also allocates memory, is not used."""
 
     def __init__(self) -> None:
         self.done: list[float] = []
@@ -95,14 +105,19 @@ class Clock(Callback):
         self.done.append(time.perf_counter())
 
 
-def _parts(cfg: DictConfig, own: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
-    process.settle(cfg)
-    never = {"max_epochs": -1, "max_time": None, "check_val_every_n_epoch": 10**9, "num_sanity_val_steps": 0}
+def _parts(cfg: DictConfig, settings: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
+    process.set_up_process(cfg)
+    never: dict[str, Any] = {
+        "max_epochs": -1,
+        "max_time": None,
+        "check_val_every_n_epoch": 10**9,
+        "num_sanity_val_steps": 0,
+    }
     nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    place = {"default_root_dir": tempfile.gettempdir(), "profiler": lightning_quirks.NoProfiler()}
+    place = {"default_root_dir": tempfile.gettempdir()}
     trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
     if trainer.world_size > 1:
         fail(["trainer: tune uses one process; choose trainer=cpu or trainer=gpu."])
     data, task = prepare(Run(cfg))
-    memory.limit(trainer.strategy.root_device, own.memory_gb)
+    memory.limit(trainer.strategy.root_device, settings.memory_gb)
     return trainer, data, task

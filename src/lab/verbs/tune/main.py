@@ -1,4 +1,4 @@
-"""`lab tune`: a learning rate or a batch size to begin with. What is trained for it is thrown away."""
+"""`lab tune`: suggest a learning rate or a batch size. The short trainings for this are not kept."""
 
 import contextlib
 import sys
@@ -12,31 +12,21 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from lab import runs
-from lab.build import by_key
 from lab.engine import cli
 from lab.engine.config.compose import freeze
-from lab.engine.config.signatures import wrong_arguments
+from lab.engine.config.settings import wrong_settings
 from lab.engine.display import say
 from lab.engine.errors import RunError, fail
-from lab.engine.launch.rendezvous import refuse_several
-from lab.engine.launch.signals import stop
-from lab.engine.training.process import filter_warnings
+from lab.engine.launch.rendezvous import refuse_multiple_processes
+from lab.engine.launch.signals import stop_request
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs.check import check
+from lab.tasks.optimizers import by_key
 from lab.verbs.tune import curves, memory
-from lab.verbs.tune.finders import Trial, find_lr, try_size
+from lab.verbs.tune.finders import Measurement, find_lr, try_size
 
-NEAR = 0.05  # how close to the largest batch that fits, as a share of it
-OUT = 77  # the exit code of a process that memory ran out for
-
-
-@dataclass
-class Settings:
-    """The keys of conf/tune.yaml that conf/train.yaml has not."""
-
-    find: Literal["lr", "batch_size"]
-    lr: Any
-    batch_size: Any
-    memory_gb: PositiveFloat | None
+TOLERANCE = 0.05  # the relative error of the largest batch size that fits
+OUT_OF_MEMORY = 77  # an exit code
 
 
 @dataclass
@@ -53,37 +43,41 @@ class Sizes:
     steps: Annotated[int, Field(ge=2)]
 
 
-@stop.listen()
+@dataclass
+class Settings:
+    """The types of the keys of conf/tune.yaml; the other keys of its config are those of conf/train.yaml."""
+
+    find: Literal["lr", "batch_size"]
+    lr: Rates
+    batch_size: Sizes
+    memory_gb: PositiveFloat | None
+
+
+@stop_request.handle_signals()
 def main(cfg: DictConfig) -> None:
-    """Check the config, search, say what to paste, and leave a picture and a table."""
+    """Check the config, search, print the overrides to use, and write a plot and a table."""
     filter_warnings()
-    refuse_several("tune", "it")
+    refuse_multiple_processes("tune", "it")
     freeze(cfg)
-    own = _settings(cfg)
+    settings = _settings(cfg)
     check(cfg)
-    if own.find == "lr":
-        _lr(cfg, own)
+    if settings.find == "lr":
+        _lr(cfg, settings)
     else:
-        _batch_size(cfg, own)
+        _batch_size(cfg, settings)
 
 
 def _settings(cfg: DictConfig) -> DictConfig:
-    """What is tune's own, taken out of the config, which is then one for `lab train`."""
+    """Move the keys of conf/tune.yaml out of the config, which is then one for `lab train`."""
     OmegaConf.set_struct(cfg, False)
-    own = OmegaConf.create({key: cfg.pop(key) for key in Settings.__dataclass_fields__})
+    settings = OmegaConf.create({key: cfg.pop(key) for key in Settings.__dataclass_fields__})
     OmegaConf.set_struct(cfg, True)
-    cfg.sweep = None
-    plain: Any = OmegaConf.to_container(own)
-    problems = [
-        *wrong_arguments("", Settings, plain),
-        *wrong_arguments("lr", Rates, plain["lr"]),
-        *wrong_arguments("batch_size", Sizes, plain["batch_size"]),
-    ]
+    problems = list(wrong_settings("tune", settings, Settings))
     if not problems:
         problems = [
-            f"{key}.min={own[key].min}: expected less than {key}.max={own[key].max}"
+            f"{key}.min={settings[key].min}: expected less than {key}.max={settings[key].max}"
             for key in ("lr", "batch_size")
-            if own[key].min >= own[key].max
+            if settings[key].min >= settings[key].max
         ]
     if cfg.run is not None:
         problems.append(f"run={cfg.run}: tune makes no run; remove run=")
@@ -93,103 +87,112 @@ def _settings(cfg: DictConfig) -> DictConfig:
     ]  # fmt: skip
     if problems:
         fail(problems)
-    return own
+    return settings
 
 
-def _lr(cfg: DictConfig, own: DictConfig) -> None:
-    points, is_out = _apart(find_lr, cfg, own)
-    if is_out:
+def _lr(cfg: DictConfig, settings: DictConfig) -> None:
+    """Suggest a learning rate for each optimizer."""
+    points, is_out_of_memory = _in_a_process(find_lr, cfg, settings)
+    if is_out_of_memory:
         raise _too_large(cfg.data.batch_size)
     lrs, losses = curves.by_step(points)
     suggestion = curves.suggest(lrs, losses)
     rates = {key: node.lr for key, node in by_key("optimizer", cfg.optimizer).items()}
     first = next(iter(rates.values()))
-    folder = runs.unused(Path(cfg.log_dir) / cfg.name / "tune")
+    folder = runs.new_folder(Path(cfg.log_dir) / cfg.name / "tune")
     curves.write(folder / "lr.csv", ("lr", "loss", "smooth"), [*zip(lrs, losses, curves.smooth(losses), strict=True)])
     curves.draw_lr(folder / "lr.png", lrs, losses, suggestion, first)
     for key, rate in rates.items():
-        found = suggestion * rate / first
-        say(f"{key}.lr={found:.2g}  (between the loss's steepest fall and its minimum; now {rate:g})")
+        suggested = suggestion * rate / first
+        say(f"{key}.lr={suggested:.2g}  (between the steepest descent of the loss and its minimum; now {rate:g})")
     say(f"{folder}: lr.png, lr.csv")
 
 
-def _batch_size(cfg: DictConfig, own: DictConfig) -> None:
+def _batch_size(cfg: DictConfig, settings: DictConfig) -> None:
     say(f"{'batch size':>10}  {'samples/s':>9}  {'peak GB':>8}")
-    trials, out, why = _sizes(cfg, own)
-    if not trials:
-        raise _too_large(own.batch_size.min)
-    largest, fastest = trials[-1], max(trials, key=lambda trial: trial.speed)
-    folder = runs.unused(Path(cfg.log_dir) / cfg.name / "tune")
-    rows = [(trial.batch_size, round(trial.speed), round(trial.gigabytes, 3)) for trial in trials]
+    measurements, too_large, reason = _measure_sizes(cfg, settings)
+    if not measurements:
+        raise _too_large(settings.batch_size.min)
+    largest, fastest = measurements[-1], max(measurements, key=lambda each: each.speed)
+    folder = runs.new_folder(Path(cfg.log_dir) / cfg.name / "tune")
+    rows = [
+        (measurement.batch_size, round(measurement.speed), round(measurement.gigabytes, 3))
+        for measurement in measurements
+    ]
     curves.write(folder / "batch_size.csv", ("batch_size", "samples_per_second", "peak_gb"), rows)
-    curves.draw_sizes(folder / "batch_size.png", trials, largest, fastest, out)
-    say(f"data.batch_size={largest.batch_size}  {why}")
-    say(f"data.batch_size={fastest.batch_size}  the fastest, {fastest.speed:.0f} samples/s")
+    curves.draw_sizes(folder / "batch_size.png", measurements, largest, fastest, too_large)
+    say(f"data.batch_size={largest.batch_size}  {reason}")
+    say(f"data.batch_size={fastest.batch_size}  is the fastest: {fastest.speed:.0f} samples/s")
     say(f"{folder}: batch_size.png, batch_size.csv")
 
 
-def _sizes(cfg: DictConfig, own: DictConfig) -> tuple[list[Trial], int | None, str]:
-    """Double the batch size until it does not fit, then halve the interval until that is a twentieth of it.
+def _measure_sizes(cfg: DictConfig, settings: DictConfig) -> tuple[list[Measurement], int | None, str]:
+    """Double the batch size until it does not fit, then bisect to within `TOLERANCE`.
 
     Returns:
-        The trials that fit, by size; the least size that does not; and why there is none larger.
+        The measurements by batch size; the smallest size that does not fit; and the reason why the search ended.
     """
-    trials: list[Trial] = []
-    size, out = own.batch_size.min, None
+    measurements: list[Measurement] = []
+    size, too_large = settings.batch_size.min, None
     while True:
         cfg.data.batch_size = size
-        found, is_out = _apart(try_size, cfg, own)
-        trials += found
-        if is_out:
-            out = size
+        results, is_out_of_memory = _in_a_process(try_size, cfg, settings)
+        measurements += results
+        if is_out_of_memory:
+            too_large = size
             say(f"{size:>10}  out of memory")
         else:
-            say(f"{found[0].batch_size:>10}  {found[0].speed:>9.0f}  {found[0].gigabytes:>8.2f}")
-            if found[0].batch_size < size or size == own.batch_size.max:
-                limit = "all training samples there are" if found[0].batch_size < size else "batch_size.max"
-                return trials, out, f"it fits, and is {limit}"
-        fits = trials[-1].batch_size if trials else 0
-        if out is None:
-            size = min(2 * size, own.batch_size.max)
-        elif not fits or out - fits <= max(1, NEAR * fits):
-            return trials, out, f"the largest that fits, to {NEAR:.0%}; {out} does not"
+            result = results[0]
+            say(f"{result.batch_size:>10}  {result.speed:>9.0f}  {result.gigabytes:>8.2f}")
+            if result.batch_size < size or size == settings.batch_size.max:
+                limit = "the whole training split" if result.batch_size < size else "batch_size.max"
+                return measurements, too_large, f"fits, and is {limit}"
+        fits = measurements[-1].batch_size if measurements else 0
+        if too_large is None:
+            size = min(2 * size, settings.batch_size.max)
+        elif not fits or too_large - fits <= max(1, TOLERANCE * fits):
+            return (
+                measurements,
+                too_large,
+                f"is the largest that fits, to {TOLERANCE:.0%}; {too_large} does not fit",
+            )
         else:
-            size = (fits + out) // 2
+            size = (fits + too_large) // 2
 
 
 def _too_large(batch_size: int) -> RunError:
     return RunError(f"error: data.batch_size={batch_size}: out of memory. find=batch_size finds the largest that fits.")
 
 
-def _apart(find: Callable[..., None], cfg: DictConfig, own: DictConfig) -> tuple[list[Any], bool]:
-    """Have a process of its own do it, for one that runs out of memory may be killed, or crash inside a library.
+def _in_a_process(find: Callable[..., None], cfg: DictConfig, settings: DictConfig) -> tuple[list[Any], bool]:
+    """Run a search in a forked process, because a process without memory may be killed or crash inside a library.
 
     Returns:
-        What it told, and whether it ran out of memory.
+        The results that the search reported, and whether it ran out of memory.
     """
     context = get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
 
     def guarded() -> None:
         try:
-            find(cfg, own, theirs.send)
+            find(cfg, settings, sender.send)
         except Exception as error:
-            if not memory.is_out(error):
+            if not memory.is_out_of_memory(error):
                 raise
-            sys.exit(OUT)
+            sys.exit(OUT_OF_MEMORY)
 
     process = context.Process(target=lambda: sys.exit(cli.exit_code(guarded)))
     process.start()
-    theirs.close()
-    told: list[Any] = []
+    sender.close()
+    results: list[Any] = []
     try:
         with contextlib.suppress(EOFError):
             while True:
-                told.append(ours.recv())
+                results.append(receiver.recv())
         process.join()
     finally:
         process.kill()
     code = process.exitcode or 0
-    if code > 0 and code != OUT:
+    if code > 0 and code != OUT_OF_MEMORY:
         sys.exit(code)
-    return told, code != 0
+    return results, code != 0

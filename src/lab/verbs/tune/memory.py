@@ -1,7 +1,7 @@
-"""How much memory there is, and a limit at which torch says that it is out of it, before the kernel kills the process.
+"""The available memory, and a limit that makes torch raise an error before the kernel kills the process.
 
-The kernel grants memory that it does not have, and kills whoever uses it. Where a process may only ask for so much
-(`RLIMIT_DATA`), `malloc` fails instead, and torch raises.
+Linux overcommits memory, and kills a process that uses too much. With a limit on a process's data (`RLIMIT_DATA`),
+`malloc` fails instead, and torch raises an error.
 """
 
 import contextlib
@@ -13,22 +13,30 @@ import torch
 from lightning.pytorch.utilities.memory import is_oom_error
 
 STATUS, MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
-CGROUPS = (  # limit, use, and the part of the use that is files which can be dropped: version 2 and 1
+CGROUPS = (  # of version 2 and 1: folder, limit, use, and the part of the use that is droppable file cache
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-RESERVE = 0.1  # of what is free, for the others
+RESERVE = 0.1  # the share of the free memory that is left to other processes
 WORDS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "could not create a primitive")
 
 
 def limit(device: torch.device, gigabytes: float | None) -> float:
-    """Give this process so much memory, or what is free less a tenth, for good; return how much that is, in GB."""
+    """Limit the memory of this process for the rest of its life.
+
+    Args:
+        device: a GPU limits the GPU's memory, the CPU the process's data.
+        gigabytes: the limit; None: the free memory minus `RESERVE`.
+
+    Returns:
+        The limit in GB.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         most = float(free) if gigabytes is None else min(gigabytes * 1e9, free)
         torch.cuda.set_per_process_memory_fraction(most / total, device)
         return most / 1e9
-    if not STATUS.exists():  # only Linux tells and limits
+    if not STATUS.exists():  # not Linux
         return gigabytes or math.inf
     has = _field(STATUS, "VmRSS")
     more = available() * (1 - RESERVE)
@@ -37,15 +45,15 @@ def limit(device: torch.device, gigabytes: float | None) -> float:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (int(_field(STATUS, "VmData") + more), hard))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_bytes(b"1000")  # should it come to that, this process is killed first
+        Path("/proc/self/oom_score_adj").write_bytes(b"1000")  # if memory still runs out, kill this process first
     return (has + more) / 1e9
 
 
 def available() -> float:
-    """Bytes that can be had without another process losing any: the machine's, or the container's if less."""
+    """The bytes that can be allocated without swapping: the machine's, or the container's if that is less."""
     free = [_field(MEMINFO, "MemAvailable")]
     for root, limit, use, files in CGROUPS:
-        for group in _own_groups(root):
+        for group in _control_groups(root):
             with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
                 droppable = next(
                     int(line.split()[1])
@@ -58,7 +66,7 @@ def available() -> float:
 
 
 def peak(device: torch.device) -> float:
-    """The most that this process has had so far, in GB: on a GPU, or of the machine's memory."""
+    """The peak memory of this process so far, in GB, on the GPU or the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if STATUS.exists():
@@ -66,26 +74,26 @@ def peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
-def is_out(error: BaseException) -> bool:
-    """Whether an error, or the one that it came of, says that there is no memory left: torch's, oneDNN's, Python's."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error or one of its causes is an out-of-memory error of torch, oneDNN or Python."""
     if isinstance(error, MemoryError) or is_oom_error(error) or any(word in str(error) for word in WORDS):
         return True
     origin = error.__cause__ or error.__context__
-    return origin is not None and is_out(origin)
+    return origin is not None and is_out_of_memory(origin)
 
 
 def _field(path: Path, name: str) -> float:
-    """A line such as `VmData: 12 kB`, in bytes."""
+    """The value of a line such as `VmData: 12 kB`, in bytes."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _own_groups(root: Path) -> list[Path]:
-    """The control groups that this process is in, from its own up to the root."""
+def _control_groups(root: Path) -> list[Path]:
+    """The control groups of this process, from the innermost to the root."""
     version = "0" if root.name == "cgroup" else "memory"
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         number, controllers, path = line.split(":", 2)
         if version in (number, controllers):
-            own = root / path.lstrip("/")
-            return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+            innermost = root / path.lstrip("/")
+            return [innermost, *(parent for parent in innermost.parents if parent.is_relative_to(root))]
     return [root]

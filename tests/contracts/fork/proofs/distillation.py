@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from lab.engine.constraints import Fraction
-from lab.runs.judge import Judge
 from lab.tasks.base import Batch, Stage, Step
 from lab.tasks.classification import Classification
+from lab.tasks.judge import Judge
 
 
 class Distillation(Classification):

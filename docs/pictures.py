@@ -1,0 +1,90 @@
+"""Make the pictures of README and docs from a finished run: `python docs/pictures.py RUN`.
+
+RUN is the folder of a run of `lab train experiment=digits`, after `lab explain run=RUN`.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lab.figures.page import BLUE, ORANGE, axes_of_curves, save
+
+PICTURES = Path(__file__).with_name("pictures")
+COLORS = 192  # of a picture's palette
+
+
+def curves(folder: Path) -> Image.Image:
+    """The accuracy in training and validation, epoch by epoch, from the run's `metrics.csv`."""
+    figure, axis = axes_of_curves("accuracy")
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name, color in (("train/acc", ORANGE), ("val/acc", BLUE)):
+        points = [(int(row["epoch"]) + 1, float(row[name])) for row in rows if row[name]]
+        axis.plot(*zip(*points, strict=True), color=color, label=name)
+    axis.legend(loc="lower right")
+    path = PICTURES / "curves.tmp.png"
+    save(figure, path)
+    try:
+        return Image.open(path).convert("RGB")
+    finally:
+        path.unlink()
+
+
+def scaled(picture: Image.Image, height: int) -> Image.Image:
+    return picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS)
+
+
+def side_by_side(pictures: Sequence[Image.Image], height: int) -> Image.Image:
+    """Pictures in one row of the same height."""
+    parts = [scaled(picture, height) for picture in pictures]
+    row = Image.new("RGB", (sum(part.width for part in parts), height), "white")
+    left = 0
+    for part in parts:
+        row.paste(part, (left, 0))
+        left += part.width
+    return row
+
+
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Rows below each other, scaled to the width of the first."""
+    width = rows[0].width
+    parts = [row.resize((width, round(row.height * width / row.width)), Image.Resampling.LANCZOS) for row in rows]
+    page = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height
+    return page
+
+
+def keep(picture: Image.Image, name: str) -> None:
+    """Write a picture with a small palette: a third of the bytes."""
+    path = PICTURES / name
+    picture.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+
+
+def top(picture: Image.Image, share: float) -> Image.Image:
+    return picture.crop((0, 0, picture.width, round(picture.height * share)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    folder = parser.parse_args().run
+    PICTURES.mkdir(exist_ok=True)
+
+    def figure(name: str) -> Image.Image:
+        return Image.open(folder / name).convert("RGB")
+
+    scores = side_by_side([curves(folder), figure("figures/test_confusion.png")], 420)
+    samples = [top(figure(f"figures/{name}.png"), 0.54) for name in ("train_samples", "test_least_sure")]
+    keep(stacked([scores, side_by_side(samples, 320)]), "run.png")
+    keep(figure("explain/mistakes.png"), "explain.png")
+
+
+if __name__ == "__main__":
+    main()

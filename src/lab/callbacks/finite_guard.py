@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from lab.engine.errors import RunError, UserError, unknown
+from lab.engine.runs import crash
+
+
+class FiniteGuard(Callback):
+    """Ends the run at the first step whose gradient is not finite, or leaves that step out; reports what crashed it.
+
+    A loss that is not finite has such a gradient. Half precision's own scaler leaves steps out by itself while it looks
+    for its scale: it is not interfered with.
+
+    Args:
+        folder: the run's, for `crash.txt`.
+        otherwise: "stop", or "skip" the step and count it, as `skipped_steps`.
+    """
+
+    def __init__(self, folder: Path, otherwise: Literal["stop", "skip"]) -> None:
+        self.folder, self.otherwise = folder, otherwise
+        self.num_skipped = 0
+        self.index: list[Tensor] = []  # of the samples in the step's batches
+        self.sums: Any = None  # of the epoch's losses before the step
+
+    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.index, self.sums = [], task.metrics.sums.get("train")
+        self.index.append(batch["index"])
+
+    def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.scaled or not gradients or get_total_norm(gradients).isfinite():
+            return
+        if self.otherwise == "skip":
+            self.num_skipped += 1
+            task.log("skipped_steps", float(self.num_skipped))
+            task.metrics.sums["train"] = self.sums or ({}, 0)
+            for p in task.parameters():
+                p.grad = None  # which every optimizer passes over
+            return
+        samples = torch.cat(self.index).tolist()
+        raise RunError(
+            f"error: the gradient is {get_total_norm(gradients).item()} at step {trainer.global_step} (epoch"
+            f" {trainer.current_epoch}): the training diverged, or its samples are broken: {samples} of the training"
+            " split. Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or not_finite=skip."
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, task: Any) -> None:
+        if "train" in task.metrics.sums and task.metrics.sums["train"][1] == 0:
+            raise RunError(
+                f"error: every step of epoch {trainer.current_epoch} was skipped: the training diverged, or its samples"
+                " are broken. Try a smaller optimizer.lr, or not_finite=stop, which names them."
+            )
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        """Before it is compared with the best, where Lightning takes the first nan."""
+        monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+        value = trainer.callback_metrics.get(monitor) if monitor else None
+        if monitor and value is None and not trainer.sanity_checking:
+            known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(f"error: monitor.metric: {unknown('metric', monitor, known)}")
+        if self.otherwise == "stop" and value is not None and not value.isfinite():
+            raise RunError(
+                f"error: {monitor} is {value.item()} after step {trainer.global_step} (epoch {trainer.current_epoch}):"
+                " the training diverged. Try a smaller optimizer.lr."
+            )
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, (UserError, KeyboardInterrupt, SystemExit)):  # which are said in a line
+            crash.report(self.folder, trainer, [i for index in self.index for i in index.tolist()], exception)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.num_skipped = state_dict["num_skipped"]

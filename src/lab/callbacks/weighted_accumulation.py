@@ -1,0 +1,37 @@
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch.optim import Optimizer
+
+
+class WeightedAccumulation(Callback):
+    """Makes a gradient that is gathered over several batches the mean over all their samples.
+
+    Lightning sums the gradients of the batches' mean losses and divides by `accumulate_grad_batches`. That is the mean
+    over the samples only where a group has so many batches, and all are of one size. Here a loss counts by the batch's
+    size over that of the group's first, and the gradient is put right before it is clipped. Groups that Lightning
+    averages correctly get factors of exactly 1.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+        size = torch.as_tensor(task.size(batch), dtype=torch.float64 if task.device.type != "mps" else torch.float32)
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.unit, self.total = mean(trainer, size), torch.zeros_like(size)
+        self.total += size
+        task.weight = (size / self.unit).float()
+
+    def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
+        factor = (trainer.accumulate_grad_batches * self.unit / mean(trainer, self.total)).float()
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+
+
+def mean(trainer: Trainer, value: torch.Tensor) -> torch.Tensor:
+    """Over all processes: gradients are averaged over them."""
+    if trainer.world_size == 1:
+        return value
+    total = value.to(trainer.strategy.root_device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total / trainer.world_size
