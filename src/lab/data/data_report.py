@@ -85,7 +85,7 @@ class DataReport:
         """Note how the splits were drawn: see `lab.data.base.Data.draw`."""
         if folds is not None:
             self.find(f"fold {folds[1]} of {folds[0]} is the test split; the others train and validate")
-            self.leave_out("samples of the data's own test split, which cross-validation does not use", (), num_test)
+            self.leave_out("samples of the official test split, which cross-validation does not use", (), num_test)
         elif parts:
             whole = ", groups whole" if has_groups else ""
             self.find(f"no {' and '.join(parts)} split: drawn from train{whole}")
@@ -130,13 +130,11 @@ class DataReport:
             alike.setdefault(seen, []).append(name)
         for names in alike.values():
             if len(names) > 1:
-                self.warnings.append(
-                    f"{' and '.join(map(ascii, names))} are different classes; their names look almost the same"
-                )
+                self.warnings.append(f"{' and '.join(map(ascii, names))} are different classes with almost equal names")
 
     def cut(self, number: int, max_length: int) -> None:
         """Add the number of texts that were truncated to `max_length` tokens."""
-        self.leave_out(f"ends of texts that are longer than {max_length} tokens (data.max_length)", (), number)
+        self.leave_out(f"texts truncated to {max_length} tokens (data.max_length)", (), number)
 
     def warn_of_empty(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Warn of texts without a visible character."""
@@ -150,8 +148,8 @@ class DataReport:
         number = sum(2 * len(WITHOUT_SPACES.findall(text)) > len(LETTER.findall(text)) for text in some)
         if tokens == "words" and number > 0.1 * len(some):
             self.warnings.append(
-                f"{number} of {len(some)} texts are in a script without spaces between words, where data.tokens=words"
-                " finds few words; take data.tokens=characters"
+                f"{number} of {len(some)} texts are in a script without spaces, in which data.tokens=words"
+                " finds few words; use data.tokens=characters"
             )
 
     def short(self) -> str:

@@ -58,7 +58,7 @@ class ImageFolder(ImageData):
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         if self.root is None and not self.tiny:
-            raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
+            raise UserError("data.root: expected the folder of your images; set data.root=PATH.")
         root = tiny.image_folder() if self.tiny else expanded(self.root or "")
         found, class_names = read_class_folders(root, suffixes(), "images", self.report)
         if not self.is_checked or self.skip_unreadable:
@@ -100,7 +100,7 @@ class ImageFolder(ImageData):
         try:
             found = [re.search(self.group, str(Path(path).relative_to(root))) for path in paths]
         except re.error as error:
-            raise UserError(f"data.group={self.group}: it is no regular expression: {error}.") from error
+            raise UserError(f"data.group={self.group}: not a regular expression: {error}.") from error
         if None in found:
-            raise UserError(f"data.group={self.group}: it finds nothing in {paths[found.index(None)]}.")
+            raise UserError(f"data.group={self.group}: no match in {paths[found.index(None)]}.")
         return groups_of([match.group(match.re.groups and 1) for match in found if match])

@@ -67,7 +67,7 @@ class Pairs(TranslationData):
             split = split_of(begins[0]) if begins and path.suffix.lower() in endings and not path.is_dir() else None
             (found[split] if split else others).append(path)
         unused = [path.name for path in others if path.suffix.lower() != f".{self.target}".lower()]
-        self.report.leave_out("other files and folders beside those of the splits", unused, is_minor=True)
+        self.report.leave_out("other files and folders than those of the splits", unused, is_minor=True)
         for name, paths in found.items():
             if len(paths) > 1 or (name == "train" and not paths):
                 names = ", ".join(path.name for path in paths) or f"no {name}*"
@@ -127,7 +127,9 @@ def _columns(path: Path, source: str | int, target: str | int) -> tuple[list[Pai
 def _aligned(source: Path, target: Path) -> list[Pair]:
     sides = _lines(source), _lines(target)
     if len(sides[0]) != len(sides[1]):
-        raise UserError(f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; they belong together.")
+        raise UserError(
+            f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected as many lines in both."
+        )
     return list(zip(*sides, strict=True))
 
 

@@ -42,7 +42,7 @@ def read_table(
         UserError: the file can't be read, has no rows, or its first row lacks a column.
     """
     if path.suffix.lower() not in TABLES:
-        raise UserError(f"data: {path} is to end in {', '.join(TABLES)}.")
+        raise UserError(f"data: {path}: expected a file that ends in {', '.join(TABLES)}.")
     cells: dict[str | int, list[str]] = {name: [] for name in columns}
     places: list[str] = []
     bad: list[str] = []
@@ -184,7 +184,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} occurs twice")
     return content
 
 
@@ -204,19 +204,19 @@ def _json_row(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadRowError(f" is damaged ({error})") from error
     if not isinstance(row, dict):
-        raise BadRowError(' is no object, such as {"text": "…", "label": "…"}')
+        raise BadRowError(' is not an object, such as {"text": "…", "label": "…"}')
     return row
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parquet(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"data: {path} takes pyarrow: pip install pyarrow") from error
+        raise UserError(f"data: {path} needs pyarrow: pip install pyarrow") from error
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
@@ -236,9 +236,9 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, bool | int | float):
         return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value)
     if not isinstance(value, str):
-        raise BadRowError(f": {name} is no text, but {type(value).__name__}")
+        raise BadRowError(f": {name} is not text, but {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # one half of a surrogate pair
-        raise BadRowError(f": {name} is no Unicode ({error.reason})") from error
+        raise BadRowError(f": {name} is not valid Unicode ({error.reason})") from error
     return value

@@ -118,7 +118,7 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
     if fractions and not any(len(chunk) for part in fractions for chunk in parts[part]):
         raise UserError(
             f"data: each class has too few samples for train, {' and '.join(fractions)}: the largest has"
-            f" {label.bincount().max() if len(label) else 0}. Add samples, or take smaller fractions."
+            f" {label.bincount().max() if len(label) else 0}. Add samples, or use smaller fractions."
         )
     return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 

@@ -119,7 +119,7 @@ class TextTable(TextData):
             )
         if path.suffix.lower() == ".tsv" and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in of["label"]):
             self.report.warnings.append(
-                "the labels begin and end with quotes, which a .tsv file keeps; save it as .csv to remove them"
+                "the labels begin and end with quotes, which a .tsv file keeps; save it as .csv to remove the quotes"
             )
 
     def _files(self, root: Path) -> dict[str, Path]:
@@ -132,7 +132,7 @@ class TextTable(TextData):
                 f"data.root: {root} has {names}; expected one train.*, of {', '.join(TABLES)}; val.*, test.*."
             )
         others = [path.name for path in sorted(root.iterdir()) if path not in found.values()]
-        self.report.leave_out("other files and folders beside the tables of the splits", others, is_minor=True)
+        self.report.leave_out("other files and folders than the tables of the splits", others, is_minor=True)
         return found
 
 
@@ -180,10 +180,10 @@ class TextFolder(TextData):
 
 def existing(root: str | None, kind: str) -> Path:
     if root is None:
-        raise UserError(f"data.root: say which {kind} holds your texts, with data.root=PATH.")
+        raise UserError(f"data.root: expected the {kind} of your texts; set data.root=PATH.")
     path = expanded(root)
     if not path.exists():
-        raise UserError(f"data.root: {path} is not there.")
+        raise UserError(f"data.root: {path} does not exist.")
     return path
 
 
@@ -192,7 +192,7 @@ def _divided(rows: NamedTexts, split: list[str]) -> dict[str, NamedTexts]:
     if None in found:
         wrong = found.index(None)
         names = ", ".join(synonym for synonyms in SYNONYMS.values() for synonym in synonyms)
-        raise UserError(f"data: {rows.place[wrong]} is of the split {split[wrong]!r}; there are: {names}.")
+        raise UserError(f"data: {rows.place[wrong]} has the split {split[wrong]!r}; expected one of {names}.")
     index = {name: [i for i, own in enumerate(found) if own == name] for name in SPLITS}
     return {name: rows.subset(own) for name, own in index.items() if own or name == "train"}
 

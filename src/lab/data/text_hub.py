@@ -44,7 +44,9 @@ class HuggingFaceTexts(TextData):
         try:
             import datasets
         except ImportError as error:
-            raise UserError(f"data: {self.set} takes pip install 'lab[datasets]'; data.tiny=true does not.") from error
+            raise UserError(
+                f"data: {self.set} needs the package datasets: pip install 'lab[datasets]'; data.tiny=true does not."
+            ) from error
         try:
             return datasets.load_dataset(SETS[self.set][0])
         except Exception as error:  # several libraries raise different errors

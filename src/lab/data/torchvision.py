@@ -55,7 +55,7 @@ class TorchvisionImages(ImageData):
             package = f"install Debian's package dataset-fashion-mnist, which fills {debian}, " if debian else ""
             raise UserError(
                 f"data: {name} is not in {self.root} and could not be downloaded ({one_line(error)})."
-                f" Connect to the network, {package}or say where the files are with data.root=PATH;"
+                f" Connect to the network, {package}or set data.root=PATH to the folder of the files;"
                 " data.tiny=true needs no files."
             ) from error
 
@@ -65,8 +65,8 @@ class TorchvisionImages(ImageData):
             official = {train: dataset(root, train=train) for train in (True, False)}
         except (OSError, RuntimeError, ValueError, AssertionError) as error:  # torchvision converts no errors
             raise UserError(
-                f"data: {root / dataset.__name__ / 'raw'} is damaged: a file is cut short, or of another format."
-                " Remove the folder, and it is fetched anew."
+                f"data: {root / dataset.__name__ / 'raw'} is damaged: a file is truncated, or has another format."
+                " Remove the folder to download it again."
             ) from error
         train, test = (_in_memory(official[part], name) for part, name in ((True, "train"), (False, "test")))
         parts = self.draw(train.tensors["label"], {"val": self.val_fraction}, num_test=len(test))

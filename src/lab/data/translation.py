@@ -146,7 +146,7 @@ class EmojiTranslations(TranslationData):
         names = list(emoji_names().values())
         for key, language in (("source", self.source), ("target", self.target)):
             if language not in names[0]:
-                raise UserError(f"data.{key}: there is no {language}; there are {', '.join(sorted(names[0]))}.")
+                raise UserError(f"data.{key}: unknown language {language}; expected {', '.join(sorted(names[0]))}.")
         pairs = [(name[self.source], name[self.target]) for name in names]
         return {"train": pairs[:200] if self.tiny else pairs}
 

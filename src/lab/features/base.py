@@ -267,7 +267,7 @@ def _refuse_names(*names: str) -> None:
     """Raise ValueError unless names are ASCII identifiers: they become JSON keys, columns, arguments and file names."""
     for name in names:
         if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
-            raise ValueError(f"features: {str(name)[:100]!r} is no name; expected letters, digits and _")
+            raise ValueError(f"features: {str(name)[:100]!r} is not a name; expected letters, digits and _")
 
 
 def _located(where: str, target: str) -> Any:

@@ -49,7 +49,7 @@ class Image(Feature):
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
-            raise ValueError(f"mean and std are not of {self.num_channels} channels")
+            raise ValueError(f"expected mean and std of {self.num_channels} channels")
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and standard deviation of each channel, in [0, 1]; 0 and 1 if none are set."""
@@ -85,9 +85,9 @@ class Image(Feature):
         else:
             paths = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
         if not paths and Path(source).is_dir():
-            raise UserError(f"error: input={source}: it is a folder without images.")
+            raise UserError(f"error: input={source}: the folder has no images.")
         if not paths and source == "-":
-            raise UserError("error: input=-: standard input has no paths, one a line.")
+            raise UserError("error: input=-: expected paths on standard input, one per line.")
         if not paths:
             raise UserError(f"error: input={source}: there is no such file or folder.")
         return paths
@@ -111,7 +111,7 @@ class Image(Feature):
             if isinstance(error.__cause__, BOMB):
                 raise TooLargeError(too_large) from error
             if isinstance(error.__cause__, UnidentifiedImageError):
-                raise UserError("It is no image, or none of a known format.") from error
+                raise UserError("The file is not an image, or its format is unknown.") from error
             raise UserError(f"The image can't be read: {error.__cause__}.") from error
 
     def from_json(self, value: Any) -> bytes:

@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not s
 try:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
-    raise UserError("data: texts take tokenizers: pip install 'lab[text]'") from missing
+    raise UserError("data: texts need tokenizers: pip install 'lab[text]'") from missing
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
@@ -53,7 +53,7 @@ class TextTokenizer:
         """The id of the first of these tokens that exists."""
         found = (self.tokenizer.token_to_id(name) for name in names if name is not None)
         if (number := next((i for i in found if i is not None), None)) is None:
-            raise UserError("data: the tokenizer is damaged (it has no token for what is unknown, or for the end).")
+            raise UserError("data: the tokenizer is damaged (it has no unknown token or no end token).")
         return int(number)
 
     @property
@@ -136,16 +136,16 @@ def pretrained(name: str, max_length: int) -> str:
             f"data.tokenizer={name}: no folder with a tokenizer.json, and not on the hub ({reason})."
         ) from error
     if "pad" not in (tokenizer.id_to_token(PAD) or "").lower():
-        raise UserError(f"data.tokenizer={name}: its token 0 is not padding, choose another.")
+        raise UserError(f"data.tokenizer={name}: its token 0 is not padding; choose another tokenizer.")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     content: str = tokenizer.to_str()
     try:
         tokens = TextTokenizer(content)
     except UserError as error:
-        raise UserError(f"data.tokenizer={name}: it has no token for what is unknown, or for the end.") from error
+        raise UserError(f"data.tokenizer={name}: it has no unknown token or no end token.") from error
     if tokens.encode([""]) == [[]]:
-        raise UserError(f"data.tokenizer={name}: an empty text has no token of its own; choose another.")
+        raise UserError(f"data.tokenizer={name}: an empty text has no tokens; choose another tokenizer.")
     return content
 
 

@@ -28,22 +28,22 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if encoder_config is None:
-            raise ValueError("say which encoder, with data.tokenizer=FOLDER, or a name on Hugging Face's hub")
+            raise ValueError("expected an encoder: set data.tokenizer to a folder, or to a name on Hugging Face's hub")
         try:
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
-            raise ValueError("it takes transformers: pip install 'lab[pretrained]'") from error
+            raise ValueError("it needs transformers: pip install 'lab[pretrained]'") from error
         try:
             config = AutoConfig.for_model(**json.loads(encoder_config))
         except Exception as error:  # several libraries raise different errors
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"its config.json is none that transformers takes ({reason})") from error
+            raise ValueError(f"transformers does not accept its config.json ({reason})") from error
         if config.is_encoder_decoder:
-            raise ValueError(f"{config.model_type} is no encoder: it also decodes")
+            raise ValueError(f"{config.model_type} is not an encoder: it has a decoder")
         if config.vocab_size < vocab_size:
-            raise ValueError(f"the encoder knows {config.vocab_size} tokens, its tokenizer {vocab_size}")
+            raise ValueError(f"the encoder has {config.vocab_size} tokens, but its tokenizer {vocab_size}")
         if (most := getattr(config, "max_position_embeddings", max_length)) < max_length:
-            raise ValueError(f"the encoder reads {most} tokens: data.max_length is to be no more")
+            raise ValueError(f"the encoder accepts {most} tokens: set data.max_length to at most {most}")
         self.encoder = AutoModel.from_pretrained(weights) if weights else AutoModel.from_config(config)
         self.frozen = frozen
         self.encoder.requires_grad_(not frozen)

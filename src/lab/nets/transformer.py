@@ -102,7 +102,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"width={width} is no multiple of num_heads={num_heads}")
+            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)

@@ -157,7 +157,7 @@ def num_steps(trainer: Trainer) -> int:
     """
     steps = max(1, trainer.estimated_stepping_batches)  # 0: the run is only tested
     if steps == float("inf"):
-        raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
+        raise UserError("error: scheduler: it needs the length of the run; set trainer.max_epochs or max_steps.")
     return int(steps)
 
 
