@@ -24,7 +24,7 @@ from lab.features.labels import ClassLabel
 from lab.features.text import Text
 from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train, truncated
 
-VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
+VocabSize = Annotated[int, Field(ge=5)]  # the four special tokens, and one more
 
 
 @dataclass

@@ -193,8 +193,8 @@ def _divided(rows: NamedTexts, split: list[str]) -> dict[str, NamedTexts]:
         wrong = found.index(None)
         names = ", ".join(synonym for synonyms in SYNONYMS.values() for synonym in synonyms)
         raise UserError(f"data: {rows.place[wrong]} has the split {split[wrong]!r}; expected one of {names}.")
-    index = {name: [i for i, own in enumerate(found) if own == name] for name in SPLITS}
-    return {name: rows.subset(own) for name, own in index.items() if own or name == "train"}
+    index = {name: [i for i, split in enumerate(found) if split == name] for name in SPLITS}
+    return {name: rows.subset(indices) for name, indices in index.items() if indices or name == "train"}
 
 
 def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelled], list[str]]:
@@ -210,10 +210,10 @@ def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelle
     rows = rows | {name: train.subset(index) for name, index in parts.items()}
     known = set(rows["train"].label)
     for part in rows.values():
-        for own, place in zip(part.label, part.place, strict=True):
-            if own not in known:
-                raise UserError(f"data: {place} has the class {own!r}, which no training sample has.")
+        for class_name, place in zip(part.label, part.place, strict=True):
+            if class_name not in known:
+                raise UserError(f"data: {place} has the class {class_name!r}, which no training sample has.")
     splits = {
-        name: Labelled(part.text, torch.tensor([number[own] for own in part.label])) for name, part in rows.items()
+        name: Labelled(part.text, torch.tensor([number[each] for each in part.label])) for name, part in rows.items()
     }
     return splits, class_names

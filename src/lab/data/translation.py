@@ -168,9 +168,9 @@ def _numbered(texts: Sequence[str]) -> np.ndarray:
 
 def _encoded(pairs: Sequence[Pair], source: TextTokenizer, target: TextTokenizer) -> EncodedTexts:
     token = source.encode([text for text, _ in pairs])
-    said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
+    written = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
     reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
-    return EncodedTexts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
+    return EncodedTexts({"token": Ragged.of(token), "target": Ragged.of(written)}, {"reference": reference})
 
 
 def _num_cut(pairs: Sequence[Pair], texts: EncodedTexts, source: TextTokenizer, target: TextTokenizer) -> int:

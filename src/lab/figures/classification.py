@@ -78,8 +78,8 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
         share = share.copy()
         np.fill_diagonal(share, 0)
         worst = [np.unravel_index(i, share.shape) for i in share.ravel().argsort()[::-1][:5]]
-        said = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
-        axis.set_title(drawn(said), fontsize=9, loc="left")
+        lines = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
+        axis.set_title(drawn(lines), fontsize=9, loc="left")
     return figure
 
 

@@ -22,7 +22,7 @@ def checked(metrics: Mapping[str, Metric] | None, num_classes: int, taken: Colle
     Args:
         metrics: by name; None: there are none.
         num_classes: columns of the logits.
-        taken: names of the classifier's own metrics.
+        taken: the names of the metrics of the classifier.
 
     Raises:
         ValueError: a name is taken, or a metric does not give one number for logits (N, C) and labels (N,).

@@ -110,7 +110,7 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
         UserError: the names differ, or a trained parameter belongs to no optimizer or to several.
     """
     pairs = {key: [(name, p) for name, p in named if p.requires_grad] for key, named in parameters.items()}
-    count = Counter(id(p) for own in pairs.values() for _, p in own)
+    count = Counter(id(p) for named in pairs.values() for _, p in named)
     if wrong := [name for name, p in module.named_parameters() if count[id(p)] != p.requires_grad]:
         some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         fail(
@@ -120,7 +120,7 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
             ]
         )
     chosen = by_name("optimizer", given, pairs)
-    optimizers: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
+    optimizers: dict[str, Optimizer] = {key: chosen[key](named) for key, named in pairs.items()}
     return NamedOptimizers(optimizers) if len(optimizers) > 1 else next(iter(optimizers.values()))
 
 
