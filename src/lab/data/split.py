@@ -67,7 +67,7 @@ def groups_of(cells: Sequence[str | None]) -> list[str]:
 
 
 def draw_splits(
-    label: Tensor,
+    label: Tensor | int,
     fractions: dict[str, float],
     seed: int,
     group: Sequence[str] | None = None,
@@ -76,12 +76,14 @@ def draw_splits(
     """Draw sample indices for "train" and for each part in `fractions`, class by class.
 
     Args:
-        label: (N,) class of each sample.
+        label: (N,) class of each sample; or N, if the samples have no classes.
         fractions: the share of every class that each part gets.
         seed: the same seed gives the same split.
         group: the group of each sample. The samples of a group are all in one part.
         folds: for cross-validation, the number of folds and the fold that becomes the part "test".
     """
+    if isinstance(label, int):
+        label = torch.zeros(label, dtype=torch.int64)
     if folds is None:
         return _split(label, fractions, seed, group)
     rest, test = fold_split(label, *folds, seed, group)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -99,9 +98,7 @@ class TranslationData(Data):
         if not everything:
             raise UserError("data: there are no pairs.")
         missing = {name: share for name, share in self.fractions.items() if name not in pairs}
-        parts = self.draw(
-            torch.zeros(len(everything), dtype=torch.int64), missing, related(everything), len(pairs.get("test", ()))
-        )
+        parts = self.draw(len(everything), missing, related(everything), len(pairs.get("test", ())))
         pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
         self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
         return pairs
