@@ -10,7 +10,7 @@ from pydantic import PositiveFloat, PositiveInt
 from lab.engine.folder import LAST
 from lab.engine.launch.signals import requeue, stop_request
 from lab.engine.runs.ending import why_ended
-from lab.engine.training.lightning_quirks import between_batches, loop_counters, restore_loop_counters
+from lab.engine.training.lightning_quirks import loop_counters, restore_loop_counters
 
 
 class ResumeCheckpoint(Callback):
@@ -78,8 +78,7 @@ class ResumeCheckpoint(Callback):
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # what was logged until now stays; what is logged from now on is logged again
-        with between_batches(trainer):
-            trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,11 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
+@cache
 def _versions() -> dict[str, str]:
     """The version of each installed package. If one is installed twice, the version that Python imports."""
-    versions = {d.name: d.version for d in reversed(list(distributions())) if d.name}
+    every = [each.metadata for each in reversed(list(distributions()))]  # each access parses the file again
+    versions = {each["Name"]: each["Version"] for each in every if each["Name"]}
     return dict(sorted(versions.items()))
 
 
