@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, fi
     ids=str,
 )
 def test_a_callbacks_state_that_it_could_not_load_is_refused(name, state, content, finished):
-    with pytest.raises(UserError, match=r"resumed from: callbacks\..* is missing, or"):
+    with pytest.raises(UserError, match=r"cannot resume from it: callbacks\..* is missing or"):
         checkpoints.check_content(content | {"callbacks": {name: state}}, finished)
 
 

@@ -17,7 +17,7 @@ ROOMS = (
     "features figures nets optim", "engine",
 )  # fmt: skip
 ENGINE = (
-    "cli", "training", "launch runs", "config", "lock", "folder", "errors markdown secrets timing",
+    "cli", "training", "launch runs", "config", "config_file lock", "folder", "files", "errors markdown secrets timing",
     "constraints display draws keys records",
 )  # fmt: skip
 LIGHT = (
