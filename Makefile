@@ -4,10 +4,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
 
-.PHONY: train test check mutants chaos proofs hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
+.PHONY: train quick test check mutants chaos proofs hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
+# After each change: tests/unit and tests/contracts, which train no run. Under a minute on two cores.
+quick: $(READY)
+	$(BIN)/pytest -n 2 tests/unit tests/contracts
+
+# All tests: also tests/runs (runs in one process) and tests/system (commands, processes, servers). Under 11 minutes.
 test: $(READY)
 	$(BIN)/pytest -n 2
 

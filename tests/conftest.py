@@ -2,6 +2,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores: one thread each, or all of them crawl
 
+import gc
 import inspect
 import shutil
 import subprocess
@@ -68,6 +69,12 @@ def fitting(*choice: str) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="rewrite golden.json instead of comparing with it")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports made from garbage collection: it saves a tenth of all tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 def restored() -> Iterator[None]:

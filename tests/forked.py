@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lab.train", "lab.sweep.main", "lab.verbs.tune.main", "lab.engine.cli"])
+PRELOAD = (  # a command that needs one of these would import it for itself
+    "lab.train", "lab.sweep.main", "lab.verbs.tune.main", "lab.verbs.test", "lab.verbs.predict",
+    "lab.verbs.export.main", "lab.verbs.explain.main", "lab.engine.cli", "lab.data.images", "lab.data.text",
+    "captum.attr", "onnx.reference", "onnxscript.optimizer", "sklearn.datasets",
+    "tensorboard.backend.event_processing.event_accumulator", "torch.onnx._internal.exporter._core",
+    "torch.utils.tensorboard", "torchvision.transforms.v2",
+)  # fmt: skip
+SERVER.set_forkserver_preload(list(PRELOAD))
 
 
 def run(command: list[str], folder: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import page
 
 from lab.data import tiny

@@ -370,7 +370,7 @@ class TestImageFolder:
     def test_half_a_split_is_refused(self, compose, tmp_path, names):
         for name in names:
             self.fill(tmp_path / "x" / name)
-        with pytest.raises(UserError, match="expected train, with val and test or without"):
+        with pytest.raises(UserError, match="expected train, optionally val and test"):
             self.data(compose, tmp_path / "x")
 
     @pytest.mark.parametrize(

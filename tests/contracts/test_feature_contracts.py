@@ -139,13 +139,13 @@ def test_whole_numbers_are_exact():
 
 @pytest.mark.parametrize("name", ["a/b", "a\0", "", "a b", "ä", "a-b", "../a", "1a"])
 def test_names_are_words(name):
-    with pytest.raises(UserError, match="^error: features: .* is no name; expected letters, digits and _$"):
+    with pytest.raises(UserError, match="^error: features: .* is not a name; expected letters, digits and _$"):
         pack({name: XY})
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="is not a name"):
         pack({"row": Numbers(["x"], entry=name)})
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         unpack({name: pack({"row": XY})["row"]})
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         unpack({"row": pack({"row": XY})["row"] | {"entry": name}})
 
 

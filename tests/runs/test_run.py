@@ -235,7 +235,7 @@ def test_a_diverged_run_fails_and_says_so(trained, tmp_path):
 
 
 def test_a_schedule_needs_an_end(trained):
-    with pytest.raises(UserError, match="scheduler: it needs an end"):
+    with pytest.raises(UserError, match="scheduler: it needs the length of the run"):
         trained(*QUICK, "trainer.max_epochs=-1", "trainer.max_time='00:00:00:05'")
 
 

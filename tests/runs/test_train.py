@@ -101,11 +101,14 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: not supported; take one of 32-true, bf16-mixed"),
+        (
+            "trainer.precision=bf16-true",
+            "trainer.precision=bf16-true: not supported; choose one of 32-true, bf16-mixed",
+        ),
         ("trainer.precision=16-true", "trainer.precision=16-true: not supported"),
         ("trainer.precision=64", "trainer.precision=64: not supported"),
-        ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: a run ends in the test"),
-        ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: there is nothing"),
+        ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: a run ends with the test"),
+        ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: training needs"),
         ("trainer.val_check_interval=0", "trainer.val_check_interval=0: should be greater than 0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0: should be greater"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: should be greater"),

@@ -20,7 +20,7 @@ from pages import PAGES, ROOT, commands
 from lab.data import tiny
 from lab.engine import cli
 
-BY_HAND = ("own-task.md",)  # contracts/test_extending.py runs its commands
+BY_HAND = ("own-task.md",)  # runs/test_extending.py runs its commands
 COMPOSED = {  # what is only composed, by a piece of the command: why, and the test that runs the like
     "trainer=gpu": "needs a GPU: make bench-gpu",
     "trainer=ddp ": "needs GPUs: test_ddp.py has it on the CPU",

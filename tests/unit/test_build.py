@@ -344,13 +344,17 @@ def test_metrics_get_facts_the_same_way(node, expected):
     ("key", "node", "problems"),
     [
         ("net", target("Classifier"), []),
-        ("net", target("Common"), ["net.std: Common needs it"]),
-        ("net", target("Holder", towers=[target("Tower"), target("Common")]), ["net.towers[1].std: Common needs it"]),
+        ("net", target("Common"), ["net.std: Common requires it"]),
+        (
+            "net",
+            target("Holder", towers=[target("Tower"), target("Common")]),
+            ["net.towers[1].std: Common requires it"],
+        ),
         ("net", target("OfNames"), []),
-        ("net", target("OneVocabulary"), ["net.vocab_size: OneVocabulary needs it"]),
-        ("net", target("Holder", other=target("Table")), ["net.other.table_size: Table needs it"]),
+        ("net", target("OneVocabulary"), ["net.vocab_size: OneVocabulary requires it"]),
+        ("net", target("Holder", other=target("Table")), ["net.other.table_size: Table requires it"]),
         ("task", target("Tower"), []),
-        ("optimizer", target("Tower"), ["optimizer.num_channels: Tower needs it"]),
+        ("optimizer", target("Tower"), ["optimizer.num_channels: Tower requires it"]),
     ],
 )
 def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems, compose):

@@ -32,7 +32,7 @@ def test_letters_without_a_font_are_named_once(tmp_path, capsys, monkeypatch):
         figure, _ = page.page((2, 2), name, (0.5, 0.5, 0.2, 0.4))
         page.save(figure, tmp_path / f"{name}.png")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: no font here has 书图: figures show boxes.")
+    assert line.startswith("warning: no installed font has 书图: figures show boxes.")
 
 
 def shown(figure):

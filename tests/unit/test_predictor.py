@@ -412,7 +412,7 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
             (422, '"size": expected', {"json": as_json | {"size": ["x"]}}),
             (422, "it has 1 numbers; expected 2: width, height", {"json": as_json | {"size": [1]}}),
             (400, "size: height is x; expected finite", {"json": as_json | {"size": "1,x"}}),
-            (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
+            (400, "image: The file is not an image", {"json": as_json | {"image": "aGVsbG8="}}),
             (422, 'no part named "size"', {"files": {"image": png(9)}, "data": {"text": "x"}}),
             (
                 415,

@@ -59,7 +59,7 @@ def load_task(folder: Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
         task = build_task(untrained, data.facts)
     except InstantiationException as error:
         reason = one_line(error.__cause__ or error)
-        raise UserError(f"error: {folder}: {CONFIG} and {FACTS} describe no valid net: {reason}") from error
+        raise UserError(f"error: {folder}: the net cannot be built from {CONFIG} and {FACTS}: {reason}") from error
     restore(task, folder)
     return cfg, data, task.eval()
 
