@@ -88,7 +88,7 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
     stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null",
              "trainer.max_epochs=8")  # fmt: skip
     lab_train(*stuck, "early_stopping=2")
-    assert "early_stopping=2: stopped, for val/acc was no better than" in capsys.readouterr().out
+    assert "early_stopping=2: stopped, because val/acc did not improve on" in capsys.readouterr().out
     epochs = lambda: torch.load(tmp_path / "run/last.ckpt", weights_only=False)["epoch"]  # noqa: E731
     assert epochs() == 3
     lab_train(*stuck, "early_stopping=3")
