@@ -1,7 +1,6 @@
 """Names that are not UTF-8, control characters and formulas are drawn, written and logged as what they are."""
 
 import html
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -48,8 +47,11 @@ def test_every_figure_shows_a_name_as_it_is(name):
     label = torch.tensor([0, 1, 2, 0, 1, 2])
     probability = torch.eye(3)[[0, 1, 2, 1, 2, 0]] * 0.9 + 0.03
     captions = []
-    samples = SimpleNamespace(show=lambda which, own, title: captions.extend(own))
-    found = figures.classification(probability, label, [name, "b", "c"], samples)
+
+    def show(rows, own, title):
+        captions.extend(own)
+
+    found = figures.classification(probability, label, [name, "b", "c"], show)
     assert printable(name) in shown(found["confusion"])
     assert f"{printable(name)}\n" in f"{shown(found['curves'])}\n"
     assert any(caption.startswith(f"{printable(name)}\n→") for caption in captions)
