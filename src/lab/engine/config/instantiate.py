@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lab.engine.config.allow import locate, refuse_calls
@@ -101,6 +100,8 @@ def _called(key: str, function: Callable[..., Any], arguments: dict[str, Any], i
     except (ValueError, OSError) as error:  # a wrong value, or a missing file
         fail([f"{key}: {one_line(error)}"])
     except Exception as error:
+        from hydra.errors import InstantiationException  # tasks import this module, and not Hydra
+
         raise InstantiationException(f"{key}: {one_line(error)}") from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import time
@@ -48,7 +49,12 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """The version of each installed package. If one is installed twice, the version that Python imports."""
-    versions = {d.name: d.version for d in reversed(list(distributions())) if d.name}
+    versions = {}
+    for distribution in reversed(list(distributions())):
+        head = (distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        name, version = (re.search(rf"^{key}:\s*(.+)$", head, re.MULTILINE) for key in ("Name", "Version"))
+        if name and version:  # `distribution.version` parses the whole file, as an e-mail: a third of a second for all
+            versions[name[1].strip()] = version[1].strip()
     return dict(sorted(versions.items()))
 
 
