@@ -74,7 +74,10 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["seg_train/a", "seg_train/b", "seg_test/a"], "has seg_test, seg_train; expected train, optionally val and test"),
+        (
+            ["seg_train/a", "seg_train/b", "seg_test/a"],
+            "has seg_test, seg_train; expected train, optionally val and test",
+        ),
         (["train/a", "train/b", "other/a"], "has other, train; expected train"),
         (["archive/train/a", "archive/train/b", "archive/test/a"], "one folder, with the folders test, train. Is it "),
         (["archive/a", "archive/b"], r"one folder, with the folders a, b. Is it data.root=.*/archive\?"),
