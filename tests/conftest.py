@@ -77,6 +77,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries report what is left when Python ends
+
+
 def restored() -> Iterator[None]:
     """Restore the environment. A test may change it, and so does a command line."""
     before = dict(os.environ)

@@ -306,3 +306,8 @@ def test_torchmetrics_shares_the_state_of_metrics_of_other_outputs():
             metrics.update(first=torch.tensor(1.0), second=torch.tensor(second))
         totals.append({name: value.item() for name, value in metrics.compute().items()})
     assert totals == [{"first": 2, "second": 2}, {"first": 2, "second": 6}]
+
+
+def test_torchmetrics_has_no_public_method_that_selects_arguments():
+    assert not [name for name in dir(Metric) if "filter" in name and not name.startswith("_")]
+    assert quirks.taken_by(MeanMetric(), {"value": 1, "other": 2}) == {"value": 1}

@@ -23,9 +23,9 @@ class WeightedAccumulation(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
         factor = (trainer.accumulate_grad_batches * self.unit / mean(trainer, self.total)).float()
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if p.grad is not None:
+                p.grad.mul_(factor.to(p.grad.device))
 
 
 def mean(trainer: Trainer, value: torch.Tensor) -> torch.Tensor:

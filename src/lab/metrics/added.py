@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lab.engine.training.lightning_quirks import taken_by
+
 Metrics = dict[str, Metric | MetricCollection]  # by name, as a MetricCollection takes them
 
 
@@ -48,7 +50,7 @@ def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[
             part.sync_on_compute, part.dist_sync_on_step, part.distributed_available_fn = False, False, _alone
     try:
         with warnings.catch_warnings(action="ignore"):
-            tried.update(**tried._filter_kwargs(preds=torch.eye(num_classes)[label], target=label))
+            tried.update(**taken_by(tried, {"preds": torch.eye(num_classes)[label], "target": label}))
             value = tried.compute()
     except Exception as error:  # whatever a metric raises
         reason = " ".join(str(error).split())

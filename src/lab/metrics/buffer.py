@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lab.engine.training.lightning_quirks import taken_by
+
 MOST_BUFFERED = 2**20  # numbers, such as logits
 
 
@@ -31,7 +33,7 @@ class MetricBuffer:
         if list(outputs) != self.offered:
             self.flush()
             metrics = self.metrics.values(copy_state=False)
-            taken = {name for metric in metrics for name in metric._filter_kwargs(**outputs)}
+            taken = {name for metric in metrics for name in taken_by(metric, outputs)}
             self.offered, self.taken = list(outputs), [name for name in outputs if name in taken]
         self._keep([outputs[name] for name in self.taken])
 

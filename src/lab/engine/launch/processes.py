@@ -40,6 +40,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     if LIFELINE in os.environ:
         use_loopback(trainer)
         line = socket.socket(fileno=int(os.environ.pop(LIFELINE)))
+        _kept_open.append(line)
         _watch({line: os.getppid()}, lambda pid: (None, "the main process"))
     elif (
         trainer.world_size > 1
@@ -68,6 +69,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
 
 
 _finished = threading.Event()
+_kept_open: list[socket.socket] = []  # closed by the exit of this rank: rank 0 expects the exit within seconds
 
 
 def _describe(trainer: Trainer, environment: LightningEnvironment) -> None:

@@ -254,3 +254,12 @@ def without_shared_state(metrics: MetricCollection) -> MetricCollection:
     """
     items: dict[str, Metric | MetricCollection] = dict(metrics.items(keep_base=True, copy_state=False))
     return MetricCollection(items, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)
+
+
+def taken_by(metric: Metric, outputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs that the arguments of `metric.update` name.
+
+    `MetricCollection.update` selects them, but torchmetrics has no public method for it (1.9.0).
+    """
+    selected: dict[str, Any] = metric._filter_kwargs(**outputs)
+    return selected
