@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -18,7 +17,7 @@ from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
 from lab.engine.config.allow import locate, refuse
-from lab.engine.config.instantiate import instantiate
+from lab.engine.config.instantiate import InstantiationError, instantiate
 from lab.engine.config.settings import wrong_settings
 from lab.engine.config.signatures import wrong_arguments
 from lab.engine.constraints import Fraction
@@ -183,7 +182,7 @@ def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
         build()
     except UserError as error:
         yield from (line.removeprefix("error: ") for line in error.args)
-    except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+    except (InstantiationError, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         yield f"{key}: {one_line(error.__cause__ or error)}"
 
 

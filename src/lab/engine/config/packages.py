@@ -20,7 +20,6 @@ from pathlib import Path
 from lab.engine.config.project import FILE, GROUP, Project, find
 from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.launch.environment import LIFELINE
 
 # Packages that no distribution may declare: a config could call everything in them
 RESERVED = {
@@ -62,7 +61,7 @@ def project() -> Project | None:
 def announce(module: str) -> None:
     """Print the project's folder, once, before one of its modules is imported."""
     own = project()
-    if own and owner(module) in own.names and LIFELINE not in os.environ:
+    if own and owner(module) in own.names and os.environ.get("LOCAL_RANK", "0") == "0":
         _announce(own)
 
 
