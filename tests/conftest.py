@@ -27,6 +27,7 @@ from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs import check
 from lab.runs.open import Run
 from lab.train import prepare
+from lab.verbs.export import main as export
 
 torch.set_num_threads(1)
 torch.ones(1, requires_grad=True).backward()  # a first one after torch.export would start threads that no fork survives
@@ -117,6 +118,23 @@ def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[...,
         return folder
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of three epochs on digits, with model.onnx. Copy it before you change it."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    filter_warnings()
+    words = (*PLAIN, "trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={folder}")
+    train.main(compose_config("train", [*words, "net=mlp", "net.widths=[8]"]))
+    export.main(compose_config("export", [f"run={folder}"]))
+    return folder
+
+
+@pytest.fixture
+def digits_copy(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of `digits_run`, which a test may change."""
+    return Path(shutil.copytree(digits_run, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import PLAIN, options, takes
 
-from lab import runs, train
+from lab import runs
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
 from lab.features.base import unpack
@@ -34,19 +33,9 @@ def test_there_is_a_small_one_of_every_net():
     assert {net for net in options("net") if takes(net) == ["image"]} - {"fast_cnn"} == set(SMALL)  # it is in flip
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run with its model.onnx, not to be changed."""
-    place = tmp_path_factory.mktemp("run")
-    quick = ("trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
-    exports(place)
-    return place
-
-
 @pytest.fixture
-def folder(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def folder(digits_copy):
+    return digits_copy
 
 
 def exports(folder, *overrides):

@@ -1,4 +1,4 @@
-"""Texts can be deleted: what is about them is files, not conditions."""
+"""A modality can be deleted: it consists of files, and the other files have no conditions for it."""
 
 import os
 import re
@@ -6,36 +6,38 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from conftest import CONF
 
 ROOT = CONF.parent
-TEXTS = (
-    "src/lab/data/{text,text_files,text_hub,read_table,tiny_text,pairs,translation}.py",
-    "src/lab/features/{text,tokens}.py",
-    "src/lab/verbs/explain/texts.py",
-    "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
-    "src/lab/tasks/{translation,beam_search}.py",
-    "src/lab/figures/attention.py",
-    "src/lab/metrics/translation.py",
-    "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",
-    "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
-    "conf/task/translation.yaml",
-    "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
-    "tests/unit/{test_text_files,test_text_names,test_text_report}.py",
-    "tests/contracts/{test_text_nets,test_tokens}.py",
-    "tests/runs/{test_pretrained,test_text,test_text_answers,test_translation}.py",
-    "tests/system/test_modality.py",
+MODALITIES = {
+    "texts": [
+        "src/lab/data/{text,text_files,text_hub,read_table,tiny_text,pairs,translation}.py",
+        "src/lab/features/{text,tokens}.py",
+        "src/lab/verbs/explain/texts.py",
+        "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
+        "src/lab/tasks/{translation,beam_search}.py",
+        "src/lab/figures/attention.py",
+        "src/lab/metrics/translation.py",
+        "conf/data/{emoji_languages,text_table,text_folder,ag_news,imdb,sst2,emoji_translations,pairs}.yaml",
+        "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
+        "conf/task/translation.yaml",
+        "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
+        "tests/unit/{test_text_files,test_text_names,test_text_report}.py",
+        "tests/contracts/{test_text_nets,test_tokens}.py",
+        "tests/runs/{test_pretrained,test_text,test_text_answers,test_translation}.py",
+        "tests/system/test_modality.py",
+    ],
+}
+# What runs on the rest: the checks of every experiment, the contracts of nets, and one experiment.
+REST = (
+    ("tests/unit/test_config.py", "tests/contracts/test_nets.py", "tests/runs/test_experiments.py"),
+    "test_config or (TestEveryNet and (mlp or cnn)) or (test_every_experiment_runs and digits)",
 )
-FAST = [
-    "tests/unit/test_config.py",
-    "tests/contracts/test_nets.py",
-    "-k",
-    "not torchvision and not pretrained and not res and not airbench",
-]
 
 
-def without_texts(folder):
-    """A copy of the repository without what is about texts; returns the names of what is gone."""
+def without(modality, folder):
+    """Copy the repository without the files of a modality; return the names of the deleted modules."""
     for name in (
         "src",
         "conf",
@@ -52,7 +54,7 @@ def without_texts(folder):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     gone = []
-    for pattern in TEXTS:
+    for pattern in MODALITIES[modality]:
         names = re.search(r"\{(.*)\}", pattern)
         for name in names[1].split(",") if names else [""]:
             path = folder / re.sub(r"\{.*\}", name, pattern)
@@ -66,10 +68,12 @@ def without_texts(folder):
     return gone
 
 
-def test_without_texts_the_others_pass_their_tests(tmp_path):
-    without_texts(tmp_path)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_rest_passes_its_tests_without_a_modality(modality, tmp_path):
+    without(modality, tmp_path)
     environ = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    for more in (["--collect-only"], FAST):
-        result = subprocess.run([*pytest, *more], cwd=tmp_path, env=environ, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
+    program = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    files, names = REST
+    for options in (["--collect-only", "-q"], [*files, "-k", names]):
+        done = subprocess.run([*program, *options], cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

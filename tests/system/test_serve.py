@@ -17,16 +17,14 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 import pytest
-from conftest import LAB, PLAIN
+from conftest import LAB
 from PIL import Image
 
-from lab import train
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
-from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
 from lab.verbs.predictor import Predictor
 from lab.verbs.serve import main as serve
@@ -34,12 +32,8 @@ from lab.verbs.serve.server import MAX_REQUESTS, PAGE, build
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("run")
-    quick = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp", "net.widths=[8]"]))
-    export.main(compose_config("export", [f"run={place}"]))
-    return place
+def folder(digits_run):
+    return digits_run
 
 
 @contextmanager
