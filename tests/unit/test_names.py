@@ -68,7 +68,7 @@ def test_an_explanation_shows_a_name_as_it_is(name, tmp_path):
     group = Group("inputs", name, [name], [np.zeros((1, 4, 4), np.uint8)], target, half)
     explain_images.ImageExplainer(Picture(1, 4)).draw(group, {"a": [torch.zeros(4, 4)]}, [name], folder)
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["explain/inputs"]
-    listed = explain.listed(group, folder / "inputs.png", [name])
+    listed = explain.description(group, folder / "inputs.png", [name])
     listed["sample"][0].encode()
 
 
