@@ -41,7 +41,7 @@ from lab.engine.training.trainer import typed
 from lab.nets.base import InitFromData
 from lab.tasks.added_metrics import added_metrics
 from lab.tasks.base import Task
-from lab.tasks.optimizers import factories
+from lab.tasks.optimizers import is_one
 
 
 def read_data(cfg: DictConfig, inherited: Facts | None = None, is_checked: bool = False) -> Data:
@@ -82,6 +82,11 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
         given["metrics"] = metrics
     task: Task = instantiate(cfg.task, facts, **given, net=net)
     return task
+
+
+def factories(node: Any) -> Any:
+    """Return the factory of a config's optimizer or schedule, or a factory for each name."""
+    return instantiate(node) if is_one(node) else {str(name): instantiate(node[name]) for name in node}
 
 
 def refuse_given(key: str, node: DictConfig, given: Collection[str]) -> None:

@@ -13,7 +13,6 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError, fail, unknown
 from lab.optim import CombinedOptimizer
 
@@ -185,14 +184,9 @@ def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Map
 
 def by_key(key: str, node: Any) -> dict[str, Any]:
     """Return the objects of a config's `optimizer` or `scheduler` by their keys: one, or one for each name."""
-    return {key: node} if _is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
+    return {key: node} if is_one(node) else {f"{key}.{name!s}": node[name] for name in node}
 
 
-def factories(node: Any) -> Any:
-    """Return the factory of a config's optimizer or schedule, or a factory for each name."""
-    return instantiate(node) if _is_one(node) else {str(name): instantiate(node[name]) for name in node}
-
-
-def _is_one(node: Any) -> bool:
+def is_one(node: Any) -> bool:
     """Return whether a node of the config is one object, not a mapping of names."""
     return not isinstance(node, DictConfig) or "_target_" in node
