@@ -128,7 +128,7 @@ def reported(result: Result) -> None:
     path = result.folder / (result.value("output") or "comparison.html") if several else result.run() / "report.html"
     page = path.read_text()
     assert "digits/RUN" in page
-    assert ("digits/OTHER" in page, "What differs" in page) == (several, several)
+    assert ("digits/OTHER" in page, "Differences" in page) == (several, several)
 
 
 def listed(result: Result) -> None:

@@ -20,7 +20,6 @@ from lab.callbacks.epoch_timer import EpochTimer
 from lab.callbacks.figures import Figures
 from lab.callbacks.finite_guard import FiniteGuard
 from lab.callbacks.predictions import Predictions
-from lab.callbacks.progress_bar import ProgressBar
 from lab.callbacks.pruning import TRIAL, TrialPruning
 from lab.callbacks.rank_consistency import RankConsistency
 from lab.callbacks.resource_monitor import ResourceMonitor
@@ -154,7 +153,7 @@ def build_callbacks(cfg: DictConfig, folder: Path, has_bar: bool) -> Iterator[Ca
             quirks.confine_checkpoints(callback, folder / "checkpoints" / str(name))
         yield callback
     yield RankConsistency(cfg)  # all ranks train the same run
-    yield ProgressBar() if has_bar else EpochLines()  # the terminal, or a log file
+    yield quirks.ThrottledProgressBar() if has_bar else EpochLines()  # the terminal, or a log file
     if cfg.early_stopping is not None:
         yield ResumableEarlyStopping(metric, patience=cfg.early_stopping, mode=mode)
     if TRIAL in os.environ:

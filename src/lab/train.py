@@ -7,7 +7,7 @@ from lab.build import build_task, build_trainer, read_data
 from lab.data.base import Data
 from lab.engine.launch.processes import processes
 from lab.engine.launch.signals import stop_request
-from lab.runs.open import Run, joined, open_run
+from lab.runs.open import Run, join_run, open_run
 from lab.runs.results import print_summary, recorded, test_best_weights
 from lab.tasks.base import Task
 
@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> float:
 @stop_request.handle_signals()
 def join(folder: str) -> float:
     """`lab rank FOLDER`: train as one more process of the run in a folder."""
-    return train(joined(folder))
+    return train(join_run(folder))
 
 
 def train(run: Run) -> float:

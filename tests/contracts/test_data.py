@@ -320,13 +320,15 @@ def test_a_large_jpeg_is_decoded_no_larger_than_needed(tmp_path):
 def test_debians_files_are_unpacked_once(compose, tmp_path, monkeypatch):
     import gzip
 
-    from lab.data import images
+    from torchvision import datasets
 
-    source, debian = tiny.torchvision_images(images.datasets.FashionMNIST)[0], tmp_path / "debian"
+    from lab.data.torchvision import DEBIAN
+
+    source, debian = tiny.torchvision_images(datasets.FashionMNIST)[0], tmp_path / "debian"
     debian.mkdir()
     for path in (source / "FashionMNIST/raw").iterdir():
         (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    monkeypatch.setitem(images.DEBIAN, "FashionMNIST", debian)
+    monkeypatch.setitem(DEBIAN, "FashionMNIST", debian)
     root = tmp_path / "root"
     data = read_data(compose("experiment=digits", "data=fashion_mnist", f"data.root={root}"))
     assert data.facts.num_samples == {"train": 140, "val": 20, "test": 40}
@@ -370,7 +372,7 @@ class TestImageFolder:
     def test_half_a_split_is_refused(self, compose, tmp_path, names):
         for name in names:
             self.fill(tmp_path / "x" / name)
-        with pytest.raises(UserError, match="expected train, with val and test or without"):
+        with pytest.raises(UserError, match="expected train, optionally val and test"):
             self.data(compose, tmp_path / "x")
 
     @pytest.mark.parametrize(

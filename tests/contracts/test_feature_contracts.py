@@ -139,13 +139,13 @@ def test_whole_numbers_are_exact():
 
 @pytest.mark.parametrize("name", ["a/b", "a\0", "", "a b", "ä", "a-b", "../a", "1a"])
 def test_names_are_words(name):
-    with pytest.raises(UserError, match="^error: features: .* is no name; expected letters, digits and _$"):
+    with pytest.raises(UserError, match="^error: features: .* is not a name; expected letters, digits and _$"):
         pack({name: XY})
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="is not a name"):
         pack({"row": Numbers(["x"], entry=name)})
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         unpack({name: pack({"row": XY})["row"]})
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         unpack({"row": pack({"row": XY})["row"] | {"entry": name}})
 
 
@@ -177,7 +177,7 @@ def test_a_feature_of_files_opens_them(tmp_path):
     names = ["a.png", "é\udcff.png", "b.png", "none.png", "a\0b", "\ud800.png", ""]
     samples, errors = Photo(3, 8).read([f"{tmp_path}/{name}" for name in names])
     assert [sample["image"].shape for sample in samples] == [(3, 8, 8)] * 2
-    said = ["", "", "no image", "No such file", "null byte", "surrogates not allowed", "Is a directory"]
+    said = ["", "", "not an image", "No such file", "null byte", "surrogates not allowed", "Is a directory"]
     assert all(text in error for text, error in zip(said, errors, strict=True)), errors
     assert [bool(error) for error in errors] == [bool(text) for text in said]
 

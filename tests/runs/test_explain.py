@@ -291,7 +291,7 @@ def test_a_net_that_has_none_of_the_methods_asked_for(mlp):
 
 def test_an_empty_folder_and_a_broken_picture(mlp, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="a folder without images"):
+    with pytest.raises(UserError, match="the folder has no images"):
         explained(mlp, f"input={tmp_path}/empty")
     (tmp_path / "empty/a.png").write_text("no image")
     with pytest.raises(UserError, match=r"a\.png is not a readable image"):

@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_epoch_so_far_is_refused(key, value, content, fi
     ids=str,
 )
 def test_a_callbacks_state_that_it_could_not_load_is_refused(name, state, content, finished):
-    with pytest.raises(UserError, match=r"resumed from: callbacks\..* is missing, or"):
+    with pytest.raises(UserError, match=r"cannot resume from it: callbacks\..* is missing or"):
         checkpoints.check_content(content | {"callbacks": {name: state}}, finished)
 
 
@@ -378,7 +378,7 @@ def test_a_profiler_writes_to_the_run(dirpath, compose, tmp_path):
 @pytest.mark.parametrize("kind", ["RichProgressBar", "TQDMProgressBar", "ProgressBar"])
 def test_a_progress_bar_is_refused_in_a_line(kind, compose):
     cfg = compose(*PLAIN, f"callbacks.bar={{_target_: lightning.pytorch.callbacks.{kind}}}")
-    assert list(refusals(cfg)) == [f"callbacks.bar: lab shows the progress itself; leave {kind} out"]
+    assert list(refusals(cfg)) == [f"callbacks.bar: lab has a progress bar; remove {kind}"]
 
 
 @pytest.mark.parametrize(
@@ -392,8 +392,8 @@ def test_a_progress_bar_is_refused_in_a_line(kind, compose):
         ("features/image/image_size", "8", "features.image.image_size: "),
         ("features/image/image_size", -1, "features.image.image_size: "),
         ("features/image/num_channels", 10**9, "features.image.num_channels: "),
-        ("features/image/num_channels", 3, "mean and std are not of 3 channels"),
-        ("features/image/mean", [], "mean and std are not of 1 channels"),
+        ("features/image/num_channels", 3, "expected mean and std of 3 channels"),
+        ("features/image/mean", [], "expected mean and std of 1 channels"),
         ("features/image/mean", ..., "features.image: mean: Image has entry, image_size, mean, num_channels, std"),
         ("features/image/mean/0", "x", "features.image.mean.0: "),
         ("features/image/std/0", 0, "features.image.std.0: "),
@@ -401,7 +401,7 @@ def test_a_progress_bar_is_refused_in_a_line(kind, compose):
         ("features/image/_target_", "os.system", "features.image: os.system is not a feature"),
         ("features/image/_target_", "evil", "features.image: evil is not a feature"),
         ("features/image/_target_", "../evil.call", "features.image: ../evil.call is not a feature"),
-        ("features/a b", {"_target_": "evil.call"}, "features: 'a b' is no name; expected letters"),
+        ("features/a b", {"_target_": "evil.call"}, "features: 'a b' is not a name; expected letters"),
         ("features/image/_target_", "lab.features.image.Imagee", "Did you mean Image?"),
         ("features/image/_target_", "lab.features.image.png", "lab.features.image.png is not a feature"),
         ("features/image/_target_", "lab.nets.mlp.MLP", "lab.nets.mlp.MLP is not a feature"),

@@ -260,17 +260,21 @@ def test_names_that_are_not_the_task_s_are_refused(gan, kinds, message):
         ({"scheduler": None}, [], "scheduler: expected an object with a _target_, or a mapping"),
         ({"scheduler": {"generator": CYCLE, "discriminator": 3}}, [], "scheduler.discriminator: expected an object"),
         ({"scheduler": SCHEDULES | {"generator": CYCLE | {"pct_start": 7}}}, [], "scheduler.generator: Expected float"),
-        ({}, ["trainer.precision=16-mixed"], "trainer.precision=16-mixed: it works with one loss"),
-        ({}, ["trainer.strategy=fsdp"], "trainer.strategy=fsdp: it works with one loss"),
-        ({}, ["trainer.strategy=deepspeed_stage_2"], "trainer.strategy=deepspeed_stage_2: it works with one loss"),
+        ({}, ["trainer.precision=16-mixed"], "trainer.precision=16-mixed: it supports one loss"),
+        ({}, ["trainer.strategy=fsdp"], "trainer.strategy=fsdp: it supports one loss"),
+        ({}, ["trainer.strategy=deepspeed_stage_2"], "trainer.strategy=deepspeed_stage_2: it supports one loss"),
         (
             {},
             ["trainer.strategy=ddp_find_unused_parameters_true"],
             "trainer.strategy=ddp_find_unused_parameters_true: it",
         ),
-        ({}, [STATIC], "trainer.strategy=DDPStrategy: it works with one loss"),
-        ({}, ["compile=true"], "compile=True: a compiled net can't be differentiated for each of several"),
-        ({}, ["compile=max-autotune"], "compile=max-autotune: a compiled net can't be differentiated for each of"),
+        ({}, [STATIC], "trainer.strategy=DDPStrategy: it supports one loss"),
+        ({}, ["compile=true"], "compile=True: a compiled net cannot be differentiated once per optimizer"),
+        (
+            {},
+            ["compile=max-autotune"],
+            "compile=max-autotune: a compiled net cannot be differentiated once per optimizer",
+        ),
     ],
     ids=str,
 )
@@ -282,7 +286,7 @@ def test_settings_that_do_not_fit_are_refused_before_the_data_is_read(gan, kinds
 
 @pytest.mark.parametrize("word", ["trainer.precision=16-mixed", "trainer.strategy=fsdp", "compile=reduce-overhead"])
 def test_one_target_for_all_is_refused_where_the_task_has_several(gan, word):
-    with pytest.raises(UserError, match=f"{word}: (it works with one loss|a compiled net)"):
+    with pytest.raises(UserError, match=f"{word}: (it supports one loss|a compiled net)"):
         prepare(Run(gan(word, optimizer=ADAM)))
     prepare(Run(gan("trainer.precision=bf16-mixed", optimizer=ADAM)))
 

@@ -181,9 +181,10 @@ def test_a_file_of_a_name_that_two_packages_have_is_refused(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("entry_points", "problem"),
-    [("a = os", "os is not a package of your own"), ("a = torch.hub", "torch.hub is not"), ("a = lab", "lab is not"),
+    [("a = os", "os is a reserved name"), ("a = torch.hub", "torch.hub is a reserved name"),
+     ("a = lab", "lab is a reserved name"),
      ("a = mine:Net", "expected the name of a package, such as mine, got 'mine:Net'"), ("a =", "got ''"),
-     ("a = absent", "there is no package absent"), ("a = mine.absent", "there is no package mine.absent")],
+     ("a = absent", "package absent does not exist"), ("a = mine.absent", "package mine.absent does not exist")],
 )  # fmt: skip
 def test_an_entry_point_that_names_no_package_of_its_own_is_named(tmp_path, monkeypatch, entry_points, problem):
     monkeypatch.syspath_prepend(install(tmp_path, "mine", entry_points=entry_points))

@@ -218,7 +218,7 @@ def test_an_onnx_file_of_somebody_else_is_refused(folder, digits, ask, tmp_path)
 
 def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="a folder without images"):
+    with pytest.raises(UserError, match="the folder has no images"):
         ask(of("model", folder), f"input={tmp_path}/empty")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n"), isatty=lambda: False))
     with pytest.raises(UserError, match="standard input has no paths"):

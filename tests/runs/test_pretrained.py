@@ -84,7 +84,7 @@ def test_padding_changes_no_answer(compose, bert):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.tokenizer=null", "net: say which encoder, with data.tokenizer"),
+        ("data.tokenizer=null", "net: expected an encoder: set data.tokenizer"),
         ("data.max_length=33", "reads 32 tokens: data.max_length is to be no more"),
         ("data.tokenizer=/nowhere", r"data.tokenizer=/nowhere: no folder with a tokenizer.json"),
     ],
@@ -107,9 +107,9 @@ def test_a_tokenizer_of_another_kind_is_refused(compose, bert, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"vocab_size": 10}, "the encoder knows 10 tokens, its tokenizer"),
-        ({"is_encoder_decoder": True}, "bert is no encoder: it also decodes"),
-        ({"model_type": "brt"}, "net: its config.json is none that transformers takes"),
+        ({"vocab_size": 10}, "the encoder has 10 tokens, but its tokenizer"),
+        ({"is_encoder_decoder": True}, "bert is not an encoder: it has a decoder"),
+        ({"model_type": "brt"}, "net: transformers does not accept its config.json"),
     ],
 )
 def test_an_encoder_that_does_not_fit_is_said_in_a_line(compose, bert, tmp_path, change, said):

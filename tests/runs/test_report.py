@@ -74,7 +74,7 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
     {
         "run=nowhere": "run=nowhere: expected the folder of a run",
         "rum=x": "unknown key rum. Did you mean run?",
-        "output=x.html": "run: missing",
+        "output=x.html": "run is required",
         "run=latest": "run=latest: there is no run in logs",
     }.items(),
 )

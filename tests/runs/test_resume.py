@@ -545,7 +545,7 @@ def test_only_what_is_written_has_to_be_writable(monkeypatch, tmp_path):
         check.check(cfg, **words)
     assert asked == [tmp_path, tmp_path, tmp_path]
     monkeypatch.undo()
-    with pytest.raises(UserError, match="run=/proc/nope/a: /proc is not a folder that can be written to"):
+    with pytest.raises(UserError, match="run=/proc/nope/a: /proc is not a writable folder"):
         check.check(cfg, Path("/proc/nope/a"))
 
 

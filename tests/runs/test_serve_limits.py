@@ -442,7 +442,7 @@ def cursor():
 def test_a_format_that_decodes_more_than_its_header_says_is_not_taken_over_a_network(made):
     content = made()
     assert read_image.read_image(io.BytesIO(content), 1, 4).shape == (1, 4, 4)
-    with pytest.raises(UserError, match="no image, or none of a known format"):
+    with pytest.raises(UserError, match="not an image, or its format is unknown"):
         decoded(content)
 
 

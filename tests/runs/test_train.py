@@ -88,7 +88,7 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
     stuck = (f"run={tmp_path}/run", "optimizer.lr=0.0", "optimizer=sgd", "scheduler=constant", "ema=null",
              "trainer.max_epochs=8")  # fmt: skip
     lab_train(*stuck, "early_stopping=2")
-    assert "early_stopping=2: stopped, for val/acc was no better than" in capsys.readouterr().out
+    assert "early_stopping=2: stopped, because val/acc did not improve on" in capsys.readouterr().out
     epochs = lambda: torch.load(tmp_path / "run/last.ckpt", weights_only=False)["epoch"]  # noqa: E731
     assert epochs() == 3
     lab_train(*stuck, "early_stopping=3")
@@ -101,11 +101,14 @@ def test_a_run_that_stopped_early_trains_further_with_another_patience(tmp_path,
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: not supported; take one of 32-true, bf16-mixed"),
+        (
+            "trainer.precision=bf16-true",
+            "trainer.precision=bf16-true: not supported; choose one of 32-true, bf16-mixed",
+        ),
         ("trainer.precision=16-true", "trainer.precision=16-true: not supported"),
         ("trainer.precision=64", "trainer.precision=64: not supported"),
-        ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: a run ends in the test"),
-        ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: there is nothing"),
+        ("trainer.limit_test_batches=0", "trainer.limit_test_batches=0: a run ends with the test"),
+        ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: training needs"),
         ("trainer.val_check_interval=0", "trainer.val_check_interval=0: should be greater than 0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0: should be greater"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: should be greater"),

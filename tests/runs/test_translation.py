@@ -225,16 +225,16 @@ def test_published_splits_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("files", "root", "columns", "line"),
     [
-        ({}, "gone.txt", (1, 2), r"data.root: .*gone.txt is not there"),
+        ({}, "gone.txt", (1, 2), r"data.root: .*gone.txt does not exist"),
         ({"a_txt": "x\ty\nz\n"}, "a.txt", (1, 2), r"a.txt, line 2 has 1 columns, but not 1 and 2"),
         ({"a_txt": "x\ty\n"}, "a.txt", ("en", 2), r"a.txt has no header; number its columns"),
         ({"a_txt": ""}, "a.txt", (1, 2), "there are no pairs"),
         ({"a_csv": "en,fr\nx,y\n"}, "a.csv", ("en", "de"), r"a.csv: unknown column de"),
         ({"a_jsonl": '{"en": "x", "fr": "y"}\n{"en"'}, "a.jsonl", ("en", "fr"), "a.jsonl, line 2 is damaged"),
-        ({"a_en": "x\ny\n", "a_fr": "x\n"}, "a.en", ("en", "fr"), r"a.en has 2 lines, .*a.fr 1; they belong together"),
+        ({"a_en": "x\ny\n", "a_fr": "x\n"}, "a.en", ("en", "fr"), r"a.en has 2 lines, .*a.fr 1; expected as many"),
         ({"a_en": "x\n"}, "a.en", ("en", "fr"), r"a.fr can't be read \(No such file"),
         ({"val_en": "x\n"}, "", ("en", "fr"), r"has no train\*; expected one file"),
-        ({"a_pdf": "x\n"}, "a.pdf", ("en", "fr"), r"a.pdf is to end in .*csv"),
+        ({"a_pdf": "x\n"}, "a.pdf", ("en", "fr"), r"a.pdf: expected a file that ends in .*csv"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path, files, root, columns, line):
@@ -334,7 +334,7 @@ def test_batches_of_pairs_are_of_about_one_length_on_both_sides(tokens_per_batch
 
 
 def test_an_unknown_language_is_refused():
-    with pytest.raises(UserError, match=r"data.target: there is no xx; there are .*de, en"):
+    with pytest.raises(UserError, match=r"data.target: unknown language xx; expected .*de, en"):
         EmojiTranslations("en", "xx", **SMALL, tiny=True).setup()
 
 

@@ -248,8 +248,8 @@ ROWS = {
     # values in the config
     "sweep without -m": Row(f"{TRAIN} sweep.name=x", "sweep.name=x: this needs -m, seeds or cv"),
     "one fold": Row(f"{TRAIN} cv=1 fold=0", "cv=1: should be greater than or equal to 2"),
-    "fold of nothing": Row(f"{TRAIN} fold=2", "fold=2: of how many? cv=5"),
-    "fold too many": Row(f"{TRAIN} cv=3 fold=3", "fold=3: there are 0 to 2"),
+    "fold of nothing": Row(f"{TRAIN} fold=2", "fold=2: it needs cv"),
+    "fold too many": Row(f"{TRAIN} cv=3 fold=3", "fold=3: expected 0 to 2"),
     "more folds than samples": Row(f"{TRAIN} cv=50 fold=0", "samples, too few for 50 folds"),
     "batch of none": Row(f"{TRAIN} data.batch_size=0", "data.batch_size=0: should be greater than 0"),
     "negative batch": Row(f"{TRAIN} data.batch_size=-1", "data.batch_size=-1: should be greater than 0"),
@@ -273,10 +273,10 @@ ROWS = {
     "monitor's mode": Row(f"{TRAIN} monitor.mode=maxx", "monitor.mode=maxx: should be 'min' or 'max'"),
     "clip, fused, mixed": Row(
         f"{TRAIN} trainer.precision=bf16-mixed trainer.gradient_clip_val=1",
-        "trainer.gradient_clip_val: not with mixed precision and a fused optimizer",
+        "trainer.gradient_clip_val: it needs optimizer.fused=false with mixed precision",
     ),
     "no gpu": Row(f"{TRAIN} trainer=gpu", "trainer: ", lambda m: m.setattr("torch.cuda.is_available", lambda: False)),
-    "log_dir": Row(f"{TRAIN} log_dir=/proc/nope", "log_dir=/proc/nope: /proc is not a folder that can be written to"),
+    "log_dir": Row(f"{TRAIN} log_dir=/proc/nope", "log_dir=/proc/nope: /proc is not a writable folder"),
     "log_dir is a file": Row(f"{TRAIN} log_dir=x/logs", "log_dir=x/logs: ", lambda _: Path("x").write_text("")),
     "two beginnings": Row(f"{TRAIN} finetune=run warm_start=run", "finetune and warm_start: one", finished()),
     # data

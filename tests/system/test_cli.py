@@ -21,7 +21,7 @@ def test_bare_train_lists_the_experiments(lab):
     assert result.returncode == 2
     for experiment in options("experiment"):
         assert experiment in result.stderr
-    assert "How well does the seed's CNN" in result.stderr
+    assert "How well does the baseline CNN" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["train", "tune", "test", "predict", "serve"])

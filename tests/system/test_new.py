@@ -213,7 +213,7 @@ def test_a_pyproject_without_the_entry_point_changes_nothing(copy, text, monkeyp
     assert packages.project() is None
     assert (packages.packages(), sys.path) == before
     assert conf_folders() == [*packages.conf_folders(), CONF]
-    with pytest.raises(ImportError, match="not among what a config may call"):
+    with pytest.raises(ImportError, match="a config may not call it"):
         allow.locate("mine.net.Net")
 
 
@@ -231,9 +231,12 @@ def test_a_pyproject_that_is_no_text_changes_nothing(copy, kind, monkeypatch):
     ("text", "problem"),
     [
         ('[project.entry-points."lab.packages"\n', "pyproject.toml is not TOML"),
-        ('[project.entry-points."lab.packages"]\na = "os"', "os is not a package of your own. Correct it."),
-        ('[project.entry-points."lab.packages"]\na = "lab"', "lab is not a package of your own"),
-        ('[project.entry-points."lab.packages"]\na = "absent"', "there is no package absent. Correct it."),
+        (
+            '[project.entry-points."lab.packages"]\na = "os"',
+            "os is a reserved name; declare another package. Correct it.",
+        ),
+        ('[project.entry-points."lab.packages"]\na = "lab"', "lab is a reserved name"),
+        ('[project.entry-points."lab.packages"]\na = "absent"', "package absent does not exist. Correct it."),
         ('[project.entry-points."lab.packages"]\na = "mine:Net"', "expected the name of a package"),
         ('[project.entry-points."lab.packages"]\na = 7', "got '7'"),
     ],

@@ -84,7 +84,7 @@ def test_files_of_a_group_stay_together(compose, tmp_path):
             {path.rpartition("/")[2].partition("-")[0] for path in data.names[s]} for s in ("train", "val", "test")
         ]
         assert sorted(name for group in groups for name in group) == [f"p{i}" for i in range(6)]
-    with pytest.raises(UserError, match="finds nothing in"):
+    with pytest.raises(UserError, match="no match in"):
         read_data(compose(*words[:2], "data.group=nobody"))
 
 

@@ -186,7 +186,7 @@ WRONG = {
     "sweep=optuna seed=1,2 sweep.storage=sqlite:///no/dir/x.db": "the study could not be opened (OperationalError",
     "sweep=optuna seed=1,2 sweep.objectives={beauty:max}": "sweep.objectives={'beauty': 'max'}: ",
     "sweep=optuna seed=1,2 sweep.objectives={seconds:min} sweep.pruner._target_=optuna.pruners.MedianPruner": "cannot be pruned",  # noqa: E501
-    "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "not among what a config may call",
+    "sweep=optuna seed=1,2 sweep.sampler._target_=os.system": "a config may not call it",
 }
 
 

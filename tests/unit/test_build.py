@@ -8,14 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
 from lab.build import build_data, build_task
 from lab.data.base import Data
 from lab.data.facts import Facts, stated_by
 from lab.engine.config import allow
-from lab.engine.config.instantiate import instantiate
+from lab.engine.config.instantiate import InstantiationError, instantiate
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.image import Image
@@ -191,7 +190,7 @@ def test_facts_fill_the_arguments_without_a_default(case):
 def test_a_common_word_is_no_fact(name):
     assert name not in IMAGES.arguments().values
     assert name not in set(stated_by({"image": Image, "label": ClassLabel}))
-    with pytest.raises(InstantiationException, match="missing 1 required positional argument: 'std'"):
+    with pytest.raises(InstantiationError, match="missing 1 required positional argument: 'std'"):
         built(target("Common"), IMAGES)
 
 
@@ -310,7 +309,7 @@ def test_a_call_that_refuses_its_arguments_is_one_line():
     for kind in ("value", "os"):
         with pytest.raises(UserError, match="^error: net.towers\\[0\\]: 3 is bad$"):
             built(target("Holder", towers=[target("Failing", kind=kind)]), IMAGES)
-    with pytest.raises(InstantiationException, match="net: 3 is bad"):
+    with pytest.raises(InstantiationError, match="net: 3 is bad"):
         built(target("Failing", kind="type"), IMAGES)
 
 
@@ -344,13 +343,17 @@ def test_metrics_get_facts_the_same_way(node, expected):
     ("key", "node", "problems"),
     [
         ("net", target("Classifier"), []),
-        ("net", target("Common"), ["net.std: Common needs it"]),
-        ("net", target("Holder", towers=[target("Tower"), target("Common")]), ["net.towers[1].std: Common needs it"]),
+        ("net", target("Common"), ["net.std: Common requires it"]),
+        (
+            "net",
+            target("Holder", towers=[target("Tower"), target("Common")]),
+            ["net.towers[1].std: Common requires it"],
+        ),
         ("net", target("OfNames"), []),
-        ("net", target("OneVocabulary"), ["net.vocab_size: OneVocabulary needs it"]),
-        ("net", target("Holder", other=target("Table")), ["net.other.table_size: Table needs it"]),
+        ("net", target("OneVocabulary"), ["net.vocab_size: OneVocabulary requires it"]),
+        ("net", target("Holder", other=target("Table")), ["net.other.table_size: Table requires it"]),
         ("task", target("Tower"), []),
-        ("optimizer", target("Tower"), ["optimizer.num_channels: Tower needs it"]),
+        ("optimizer", target("Tower"), ["optimizer.num_channels: Tower requires it"]),
     ],
 )
 def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems, compose):

@@ -74,7 +74,10 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["seg_train/a", "seg_train/b", "seg_test/a"], "has seg_test, seg_train; expected train, with val and test"),
+        (
+            ["seg_train/a", "seg_train/b", "seg_test/a"],
+            "has seg_test, seg_train; expected train, optionally val and test",
+        ),
         (["train/a", "train/b", "other/a"], "has other, train; expected train"),
         (["archive/train/a", "archive/train/b", "archive/test/a"], "one folder, with the folders test, train. Is it "),
         (["archive/a", "archive/b"], r"one folder, with the folders a, b. Is it data.root=.*/archive\?"),
@@ -117,9 +120,7 @@ def test_two_spellings_of_a_name_in_unicode_are_one_class(compose, tmp_path):
 def test_names_that_look_the_same_are_warned_of():
     report = DataReport()
     report.count_classes({}, ["pos", "Pos", "neg", "po\u200bs", "+", "-", ""])
-    assert report.warnings == [
-        r"'pos' and 'Pos' and 'po\u200bs' are different classes; their names look almost the same"
-    ]
+    assert report.warnings == [r"'pos' and 'Pos' and 'po\u200bs' are different classes with almost equal names"]
 
 
 def test_the_full_report_has_every_name(compose, tmp_path):
@@ -294,7 +295,7 @@ def test_a_run_goes_on_where_its_data_is_now_unless_it_is_other_data(trained, tm
     assert cfg.data.root == str(tmp_path / "2024")
     resume.check_same_data(read_data(cfg), folder)
     picture(tmp_path / "2024/a/0.png")
-    with pytest.raises(UserError, match="data: it has changed since"):
+    with pytest.raises(UserError, match="the data has changed since"):
         resume.check_same_data(read_data(cfg), folder)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import CONF
+from torchvision import datasets
 
 from lab.build import read_data
-from lab.data import images, tiny
+from lab.data import tiny
+from lab.data.torchvision import DEBIAN
 from lab.engine import cli
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
@@ -57,7 +59,7 @@ def test_a_user_without_a_home_is_told_in_a_line(compose, monkeypatch, data):
     monkeypatch.delenv("LAB_DATA", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as where a container runs under any number
     words = [f"experiment={'sentiment' if data == 'text_table' else 'digits'}", f"data={data}"]
-    with pytest.raises(UserError, match="no home. Set HOME") as error:
+    with pytest.raises(UserError, match="no home folder. Set HOME") as error:
         read_data(compose(*words, *(["data.root=~/x"] if data in ("image_folder", "text_table") else [])))
     assert "\n" not in str(error.value)
 
@@ -65,7 +67,7 @@ def test_a_user_without_a_home_is_told_in_a_line(compose, monkeypatch, data):
 @pytest.fixture
 def package(monkeypatch, tmp_path):
     """Debian's package of Fashion-MNIST, before it is installed, on a machine without a network."""
-    root, _ = tiny.torchvision_images(images.datasets.FashionMNIST)
+    root, _ = tiny.torchvision_images(datasets.FashionMNIST)
 
     def install():
         (tmp_path / "debian").mkdir()
@@ -75,7 +77,7 @@ def package(monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
-    monkeypatch.setitem(images.DEBIAN, "FashionMNIST", tmp_path / "debian")
+    monkeypatch.setitem(DEBIAN, "FashionMNIST", tmp_path / "debian")
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
     return install
 

@@ -1,7 +1,6 @@
 """Names that are not UTF-8, control characters and formulas are drawn, written and logged as what they are."""
 
 import html
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -32,7 +31,7 @@ def test_letters_without_a_font_are_named_once(tmp_path, capsys, monkeypatch):
         figure, _ = page.page((2, 2), name, (0.5, 0.5, 0.2, 0.4))
         page.save(figure, tmp_path / f"{name}.png")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: no font here has 书图: figures show boxes.")
+    assert line.startswith("warning: no installed font has 书图: figures show boxes.")
 
 
 def shown(figure):
@@ -48,8 +47,11 @@ def test_every_figure_shows_a_name_as_it_is(name):
     label = torch.tensor([0, 1, 2, 0, 1, 2])
     probability = torch.eye(3)[[0, 1, 2, 1, 2, 0]] * 0.9 + 0.03
     captions = []
-    samples = SimpleNamespace(show=lambda which, own, title: captions.extend(own))
-    found = figures.classification(probability, label, [name, "b", "c"], samples)
+
+    def show(rows, own, title):
+        captions.extend(own)
+
+    found = figures.classification(probability, label, [name, "b", "c"], show)
     assert printable(name) in shown(found["confusion"])
     assert f"{printable(name)}\n" in f"{shown(found['curves'])}\n"
     assert any(caption.startswith(f"{printable(name)}\n→") for caption in captions)
@@ -66,7 +68,7 @@ def test_an_explanation_shows_a_name_as_it_is(name, tmp_path):
     group = Group("inputs", name, [name], [np.zeros((1, 4, 4), np.uint8)], target, half)
     explain_images.ImageExplainer(Picture(1, 4)).draw(group, {"a": [torch.zeros(4, 4)]}, [name], folder)
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["explain/inputs"]
-    listed = explain.listed(group, folder / "inputs.png", [name])
+    listed = explain.description(group, folder / "inputs.png", [name])
     listed["sample"][0].encode()
 
 

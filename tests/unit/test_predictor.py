@@ -132,7 +132,7 @@ TWO = {"image": IMAGE, "text": WORDS}
 
 def test_several_inputs_are_the_columns_of_a_table(ask, tmp_path):
     (tmp_path / "in/table.csv").write_text("text,more,image\ndark,1,a.png\n<b>,2,b.png\nlight,3,none.png\nlight,4,\n")
-    with pytest.raises(RunError, match="2 of 4 could not be read"):
+    with pytest.raises(RunError, match="2 of 4 items could not be read"):
         ask(asks(TWO, {"shade": SHADE}), "in/table.csv")
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [*rows[0]] == ["image", "text", "shade", "probability", "shade_2", "probability_2", "error"]
@@ -158,7 +158,7 @@ def test_several_inputs_are_the_keys_of_json_lines(ask, tmp_path):
         "",
     ]
     (tmp_path / "in/table.jsonl").write_text("\n".join(lines))
-    with pytest.raises(RunError, match="6 of 8 could not be read"):
+    with pytest.raises(RunError, match="6 of 8 items could not be read"):
         ask(asks({"image": IMAGE, "size": SIZE}, {"shade": SHADE}), "in/table.jsonl", output="out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["shade"] for row in rows] == ["light", "dark", *[None] * 6]
@@ -221,9 +221,9 @@ def test_an_output_that_is_a_file_is_written_beside_the_table(ask, tmp_path, cap
     ("prepare", "source", "said"),
     [
         (lambda path: path.mkdir() or (path / "000001.png").write_bytes(b"mine"), "in", "the folder out is not empty"),
-        (lambda path: path.symlink_to("in"), "in", "out is not a folder"),
-        (lambda path: path.symlink_to("nowhere"), "in", "out is not a folder"),
-        (lambda path: path.write_bytes(b"mine"), "in", "out is not a folder"),
+        (lambda path: path.symlink_to("in"), "in", "out exists and is not a folder"),
+        (lambda path: path.symlink_to("nowhere"), "in", "out exists and is not a folder"),
+        (lambda path: path.write_bytes(b"mine"), "in", "out exists and is not a folder"),
         (lambda path: path.mkdir() or (path / "x.png").write_bytes(png(9)), "out", "the folder out is not empty"),
     ],
 )
@@ -255,7 +255,7 @@ def test_files_that_predict_wrote_are_read_from_its_table(ask, tmp_path):
     ask(asks({"image": IMAGE}, {"picture": PICTURE}), "in", output="deep/made.csv")
     inputs = {"picture": IMAGE, "path": WORDS}
     (tmp_path / "deep/made.csv").write_text((tmp_path / "deep/made.csv").read_text().replace("in/a.png", "dark"))
-    with pytest.raises(RunError, match="1 of 2 could not be read"):
+    with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks(inputs, {"mean": MEAN}), "deep/made.csv")
     (row, _) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["picture"], row["level"], row["error"]) == ("deep/made/000001.png", "1.0000", "")
@@ -287,7 +287,7 @@ def test_a_column_that_an_input_has_gets_another_name(ask, tmp_path):
 @pytest.mark.parametrize("value", ['["a.png"]', '{"path": "a.png"}', "true", "1.5"])
 def test_what_is_not_the_path_of_a_file_is_refused(value, ask, tmp_path):
     (tmp_path / "in/t.jsonl").write_text(f'{{"image": {value}, "text": "dark"}}')
-    with pytest.raises(RunError, match="1 of 1 could not be read"):
+    with pytest.raises(RunError, match="1 of 1 items could not be read"):
         ask(asks(TWO, {"shade": SHADE}), "in/t.jsonl", output="out.jsonl")
     (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert row["error"] == "image: expected the path of a file"
@@ -323,7 +323,7 @@ def test_two_columns_of_one_name_get_two(outputs, columns, ask):
 
 def test_an_input_of_the_name_error_does_not_hide_the_errors(ask, tmp_path):
     (tmp_path / "in/t.csv").write_text("image,error\na.png,dark\nnone.png,light\n")
-    with pytest.raises(RunError, match="1 of 2 could not be read"):
+    with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks({"image": IMAGE, "error": WORDS}, {"mean": MEAN}), "in/t.csv")
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [(row["input_error"], row["error"][:6]) for row in rows] == [("dark", ""), ("light", "image:")]
@@ -366,7 +366,7 @@ def test_an_unconditional_generator_is_refused_in_a_sentence(ask):
 
 def test_a_class_is_an_input_by_its_name(ask, tmp_path):
     (tmp_path / "lines").write_text("light\nred\n")
-    with pytest.raises(RunError, match="1 of 2 could not be read"):
+    with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks({"label": ClassLabel(["dark", "light"])}, {"picture": PICTURE}), "lines")
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [(row["class"], row["picture"]) for row in rows] == [("light", "out/000001.png"), ("red", "")]
@@ -412,7 +412,7 @@ def test_a_server_takes_several_inputs_and_gives_several_outputs():
             (422, '"size": expected', {"json": as_json | {"size": ["x"]}}),
             (422, "it has 1 numbers; expected 2: width, height", {"json": as_json | {"size": [1]}}),
             (400, "size: height is x; expected finite", {"json": as_json | {"size": "1,x"}}),
-            (400, "image: It is no image", {"json": as_json | {"image": "aGVsbG8="}}),
+            (400, "image: The file is not an image", {"json": as_json | {"image": "aGVsbG8="}}),
             (422, 'no part named "size"', {"files": {"image": png(9)}, "data": {"text": "x"}}),
             (
                 415,
@@ -664,7 +664,7 @@ def test_an_exported_file_has_named_inputs_and_outputs(tmp_path):
     def other(arrays):
         return right(arrays) | {"mean": right(arrays)["mean"] + (arrays["index"][:, None] > 37)}
 
-    with pytest.raises(RunError, match=r"of the answers \(mean\) differ \(at most 0% may\), by up to 1"):
+    with pytest.raises(RunError, match=r"of the predictions \(mean\) differ \(at most 0% may\), by up to 1"):
         comparison.prove(path, "onnx", Predictor(asked.inputs, asked.outputs, other), size, data)
 
 
@@ -723,7 +723,7 @@ def test_entries_of_one_name_are_refused_before_a_file_is_made(kind, outputs, sa
     if not said:
         export.check_entries(kind, size, outputs)
         return
-    with pytest.raises(UserError, match=f"^{said}; give"):
+    with pytest.raises(UserError, match=f"^{said}[;.] "):
         export.check_entries(kind, size, outputs)
 
 

@@ -60,9 +60,9 @@ def caught(monkeypatch, capsys, *words, app):
     return code, shown.out + shown.err
 
 
-def show(verb):
+def show(verb, config):
     """Print what a job has of its config."""
-    cfg = compose_config(verb, sys.argv[1:])
+    cfg = compose_config(config, sys.argv[1:])
     print(OmegaConf.to_container(cfg, resolve=True))
     print("${oc.env:CANARY}")
 

@@ -49,7 +49,7 @@ def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
     assert data.facts.num_samples == {"train": 20, "val": 10, "test": 10}
     assert data.names["val"] == [f"text {i}" for i in range(1, 40, 4)]
     write(path, [*rows, (40, "text", "a", "devel")], columns)
-    with pytest.raises(UserError, match="line 42 is of the split 'devel'; there are: train, training, val, "):
+    with pytest.raises(UserError, match="line 42 has the split 'devel'; expected one of train, training, val, "):
         read(compose, path, *words)
 
 
@@ -99,12 +99,12 @@ BAD = {
         '{"text": "a", "label": "b"}\n{"text": "a", "lab\n': "x.jsonl, line 2 is damaged",
         '{"text": "a"}\n': "x.jsonl, line 1: unknown column label. There are: text",
         '{"text": null, "label": "b"}\n': "x.jsonl, line 1 has no text",
-        '{"text": ["a"], "label": "b"}\n': "x.jsonl, line 1: text is no text, but list",
-        '["a", "b"]\n': "x.jsonl, line 1 is no object",
-        '{"text": "\\ud800", "label": "b"}\n': "x.jsonl, line 1: text is no Unicode",
+        '{"text": ["a"], "label": "b"}\n': "x.jsonl, line 1: text is not text, but list",
+        '["a", "b"]\n': "x.jsonl, line 1 is not an object",
+        '{"text": "\\ud800", "label": "b"}\n': "x.jsonl, line 1: text is not valid Unicode",
         "[" * 100_000: "x.jsonl, line 1 is damaged",
     },
-    "x.txt": {GOOD: "x.txt is to end in .csv, .tsv, .jsonl, .parquet"},
+    "x.txt": {GOOD: "x.txt: expected a file that ends in .csv, .tsv, .jsonl, .parquet"},
 }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_a_class_that_only_the_test_has_is_named_with_its_row(compose, tmp_path)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: None, "is not there"),
+        (lambda x: None, "does not exist"),
         (lambda x: x.mkdir(), "has no such file; expected one train"),
         (lambda x: write(x / "test.csv"), "has test.csv; expected one train"),
         (lambda x: [write(x / "train.csv"), write(x / "train.tsv")], "train.csv and train.tsv, which are both train"),
@@ -162,7 +162,7 @@ def test_a_folder_of_files_for_each_class(compose, tmp_path):
     with pytest.raises(UserError, match=r"b/1.txt, line 2 is not UTF-8"):
         read(compose, tmp_path / "x", "data=text_folder")
     (tmp_path / "x/train").mkdir()
-    with pytest.raises(UserError, match="expected train, with val and test or without"):
+    with pytest.raises(UserError, match="expected train, optionally val and test"):
         read(compose, tmp_path / "x", "data=text_folder")
     (tmp_path / "y/a").mkdir(parents=True)
     with pytest.raises(UserError, match=r"y/a has no .txt files"):
@@ -172,7 +172,7 @@ def test_a_folder_of_files_for_each_class(compose, tmp_path):
 class TestPublicSets:
     def test_the_library_is_not_there(self, compose, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(UserError, match=r"data: imdb takes pip install 'lab\[datasets\]'"):
+        with pytest.raises(UserError, match=r"data: imdb needs the package datasets: pip install 'lab\[datasets\]'"):
             read_data(compose("experiment=language_id", "data=imdb"))
 
     def test_neither_cache_nor_network(self, compose, monkeypatch):

@@ -116,8 +116,8 @@ def test_files_of_two_languages_are_named(compose, tmp_path, files, said):
 def test_only_texts_that_are_cut_count_as_cut(compose, tmp_path, text, num_cut):
     rows = [(text, label) for _, label in ROWS]
     report = texts(compose, table(tmp_path / "x.csv", rows), "data.max_length=7").report
-    assert (f"{num_cut} ends of texts" in report.short()) == bool(num_cut)
-    assert ("ends of texts" in report.short()) == bool(num_cut)
+    assert (f"{num_cut} texts truncated" in report.short()) == bool(num_cut)
+    assert ("texts truncated" in report.short()) == bool(num_cut)
 
 
 def test_empty_texts_are_warned_of(compose, tmp_path):
@@ -129,7 +129,7 @@ def test_a_test_split_that_cross_validation_leaves_out_is_reported(compose, tmp_
     for name, num in {"train": 40, "val": 6, "test": 8}.items():
         table(tmp_path / f"{name}.csv", [(f"{name} {text}", label) for text, label in ROWS[:num]])
     data = texts(compose, tmp_path, "cv=3", "fold=0")
-    assert "8 samples of the data's own test split, which cross-validation does not use" in data.report.short()
+    assert "8 samples of the official test split, which cross-validation does not use" in data.report.short()
     assert "fold 0 of 3 is the test split" in data.report.full()
 
 
@@ -175,7 +175,7 @@ def test_a_table_without_a_header(compose, tmp_path):
         ("x.csv", "text,label,label\na,b,c\n", "has 2 columns named label"),
         ("x.tsv", "text\ttext\tlabel\na\tb\tc\n", "has 2 columns named text"),
         ("x.csv", "text, text ,label\na,b,c\n", "has 2 columns named text"),
-        ("x.jsonl", '{"text": "a", "label": "b", "text": "c"}\n', "text is there twice"),
+        ("x.jsonl", '{"text": "a", "label": "b", "text": "c"}\n', "text occurs twice"),
         ("x.csv", "text,label\na,b\n".encode("utf-16"), "is UTF-16 or UTF-32"),
         ("x.csv", "text,label\na,b\n".encode("utf-16-le"), "is UTF-16 or UTF-32"),
         ("x.jsonl", '{"text": "a", "label": "b"}\n'.encode("utf-32"), "is UTF-16 or UTF-32"),

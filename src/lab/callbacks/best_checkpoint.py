@@ -10,12 +10,12 @@ from lab.engine.folder import BEST
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt`, the weights with the best value of the monitored metric.
 
-    Its state is that value alone. Lightning's also names files, which it removes: paths that another machine wrote, or
-    somebody else. All paths here follow from the folder that the run has now.
+    Its state is only that value. The state of Lightning's `ModelCheckpoint` also holds paths of files that it deletes,
+    which may come from another machine or another person. Here all paths follow from the run's current folder.
 
     Args:
-        folder: the run's.
-        metric: what is monitored.
+        folder: of the run.
+        metric: the monitored one.
         mode: "min" or "max".
     """
 

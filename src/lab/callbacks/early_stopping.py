@@ -7,14 +7,14 @@ from lab.engine.display import say
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Lightning's, which says why it stops, and counts anew where a run is resumed with another patience."""
+    """Lightning's `EarlyStopping` that prints the reason, and restarts its count if a resume changes the patience."""
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.wait_count >= self.patience and trainer.is_global_zero:
             count = "validation" if self.patience == 1 else f"{self.patience} validations"
             say(
-                f"early_stopping={self.patience}: stopped, for {self.monitor} was no better than {self.best_score:.4f}"
-                f" in the last {count}. A larger early_stopping, or null, trains further.",
+                f"early_stopping={self.patience}: stopped, because {self.monitor} did not improve on"
+                f" {self.best_score:.4f} in the last {count}. Increase early_stopping, or set it to null, to continue."
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from lab.engine.runs.summary import duration
 
 
 class EpochLines(Callback):
-    """Prints a line for each epoch, where no progress bar is drawn: in a log file, or because none is wanted.
+    """Prints a line for each epoch where no progress bar is drawn.
 
-    An epoch is over when the next one starts: its metrics are known then.
+    The line is printed when the next epoch starts: the epoch's metrics are known then.
     """
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
@@ -39,7 +39,7 @@ class EpochLines(Callback):
         say("  ".join(parts))
 
     def _remaining(self, trainer: Trainer, now: float) -> float:
-        """Seconds of training, at the speed so far; 0 at its end, or where it has none."""
+        """Return the estimated seconds to the end of training; 0 at the end, or if the training has no fixed length."""
         steps, total = trainer.global_step - self.step, trainer.estimated_stepping_batches
         if not steps or total == float("inf") or trainer.should_stop:
             return 0.0

@@ -8,9 +8,9 @@ from lab.engine import timing
 
 
 class EpochTimer(Callback):
-    """Seconds from the keystroke to the end of the first step, of each epoch, and of the validation that is in it.
+    """Measures the seconds from the start of the program to the first step, of each epoch, and of its validations.
 
-    An epoch ends where the next one starts: its metrics and checkpoints are part of it.
+    An epoch ends when the next one starts; it includes its metrics and checkpoints.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class EpochTimer(Callback):
         self.counted = False  # the epoch has had a step
 
     def on_train_start(self, *_: Any) -> None:
-        self._epoch()  # a run that goes on in the middle of an epoch does not start it
+        self._epoch()  # a run that resumes within an epoch does not start the epoch
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._epoch()
@@ -39,7 +39,7 @@ class EpochTimer(Callback):
 
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()  # the training that it still has to do is not validation
+            torch.cuda.synchronize()  # queued training steps are not part of the validation
         self.validation_start = time.monotonic()
 
     def on_validation_end(self, *_: Any) -> None:

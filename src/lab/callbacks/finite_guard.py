@@ -12,21 +12,21 @@ from lab.engine.runs import crash
 
 
 class FiniteGuard(Callback):
-    """Ends the run at the first step whose gradient is not finite, or leaves that step out; reports what crashed it.
+    """Ends the run at the first step with a gradient that is not finite, or skips the step; writes `crash.txt`.
 
-    A loss that is not finite has such a gradient. Half precision's own scaler leaves steps out by itself while it looks
-    for its scale: it is not interfered with.
+    A loss that is not finite has such a gradient. The gradient scaler of half precision skips steps while it searches
+    for a scale: these steps are not checked.
 
     Args:
-        folder: the run's, for `crash.txt`.
-        otherwise: "stop", or "skip" the step and count it, as `skipped_steps`.
+        folder: of the run.
+        otherwise: "stop", or "skip" the step and count it as `skipped_steps`.
     """
 
     def __init__(self, folder: Path, otherwise: Literal["stop", "skip"]) -> None:
         self.folder, self.otherwise = folder, otherwise
         self.num_skipped = 0
-        self.index: list[Tensor] = []  # of the samples in the step's batches
-        self.sums: Any = None  # of the epoch's losses before the step
+        self.index: list[Tensor] = []  # of the samples in the batches of the step
+        self.sums: Any = None  # the epoch's sums of losses before the step
 
     def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
@@ -42,24 +42,24 @@ class FiniteGuard(Callback):
             task.log("skipped_steps", float(self.num_skipped))
             task.metrics.sums["train"] = self.sums or ({}, 0)
             for p in task.parameters():
-                p.grad = None  # which every optimizer passes over
+                p.grad = None  # optimizers skip it
             return
         samples = torch.cat(self.index).tolist()
         raise RunError(
             f"error: the gradient is {get_total_norm(gradients).item()} at step {trainer.global_step} (epoch"
-            f" {trainer.current_epoch}): the training diverged, or its samples are broken: {samples} of the training"
-            " split. Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or not_finite=skip."
+            f" {trainer.current_epoch}): the training diverged, or samples {samples} of the training split are"
+            " broken. Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or not_finite=skip."
         )
 
     def on_train_epoch_end(self, trainer: Trainer, task: Any) -> None:
         if "train" in task.metrics.sums and task.metrics.sums["train"][1] == 0:
             raise RunError(
-                f"error: every step of epoch {trainer.current_epoch} was skipped: the training diverged, or its samples"
-                " are broken. Try a smaller optimizer.lr, or not_finite=stop, which names them."
+                f"error: every step of epoch {trainer.current_epoch} was skipped: the training diverged, or samples are"
+                " broken. Try a smaller optimizer.lr, or not_finite=stop, which names the samples."
             )
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
-        """Before it is compared with the best, where Lightning takes the first nan."""
+        """Check the metric before `ModelCheckpoint` does, which accepts a NaN as the first value."""
         monitor = getattr(trainer.checkpoint_callback, "monitor", None)
         value = trainer.callback_metrics.get(monitor) if monitor else None
         if monitor and value is None and not trainer.sanity_checking:
@@ -75,7 +75,7 @@ class FiniteGuard(Callback):
         self.scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, (UserError, KeyboardInterrupt, SystemExit)):  # which are said in a line
+        if not isinstance(exception, (UserError, KeyboardInterrupt, SystemExit)):
             crash.report(self.folder, trainer, [i for index in self.index for i in index.tolist()], exception)
 
     def state_dict(self) -> dict[str, int]:

@@ -10,14 +10,14 @@ from lab.engine.constraints import Fraction
 
 
 class Lookahead(Callback):
-    """Every few steps the weights go back to a slow average of themselves (Zhang et al. 2019).
+    """Replaces the weights every few steps by a slow average of them (Zhang et al. 2019).
 
     The average's decay grows with the cube of the run's progress up to `decay`, and the run ends on the average
     (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3.5).
 
     Args:
-        every: optimizer steps from one visit to the next.
-        decay: of the average from one visit to the next, at the end of the run.
+        every: optimizer steps between two replacements.
+        decay: of the average between two replacements, at the end of the run.
     """
 
     def __init__(self, every: PositiveInt = 5, decay: Fraction = 0.95**5) -> None:
@@ -34,7 +34,7 @@ class Lookahead(Callback):
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
         step, last = trainer.global_step, trainer.estimated_stepping_batches
         if step == self.step:
-            return  # gradients of an optimizer step are gathered
+            return  # within an accumulated optimizer step
         self.step = step
         decay = self.decay * (step / last) ** 3
         if step % self.every and step != last:
@@ -53,7 +53,7 @@ class Lookahead(Callback):
 
 
 def _floats(task: LightningModule) -> dict[str, Tensor]:
-    """The parameters and the buffers of a task that are floats, but for the metrics'."""
+    """The floating-point parameters and buffers of a task, without those of metrics."""
     metrics = tuple(f"{name}." for name, module in task.named_modules() if isinstance(module, Metric))
     every = task.state_dict()
     return {name: x for name, x in every.items() if x.is_floating_point() and not name.startswith(metrics)}

@@ -7,13 +7,13 @@ from lightning import Callback, LightningModule, Trainer
 
 from lab.engine.errors import Pruned
 
-TRIAL = "LAB_TRIAL"  # the environment's name for the trial that a run is: its study's storage may hold a password
+TRIAL = "LAB_TRIAL"  # the variable that names the run's trial; not an argument: a storage URL may hold a password
 
 
 class TrialPruning(Callback):
-    """Reports each validation to the study that the run is a trial of, and ends it where the study's pruner says so.
+    """Reports each validation to the study of the run's trial, and ends the run if the study's pruner asks for it.
 
-    The first process asks; all do what it is told.
+    Rank 0 asks the pruner and broadcasts the decision.
     """
 
     def __init__(self, metric: str) -> None:
@@ -42,7 +42,7 @@ class TrialPruning(Callback):
 
 
 def open_storage(url: str) -> Any:
-    """The storage of a study, as Optuna takes it: that of a journal in a file, or the address of a database."""
+    """Return the storage of a study: a journal in a file, or the URL of a database."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -54,7 +54,7 @@ def open_storage(url: str) -> Any:
 
 
 def _drop_torn_line(path: Path, backend: Any) -> None:
-    """Remove what a process that was killed left of its last line: Optuna would append the next line to it."""
+    """Remove an incomplete last line, which a killed process left: Optuna would append the next line to it."""
     from optuna.storages.journal._file import get_lock_file
 
     with get_lock_file(backend._lock), open(path, "r+b") as file:

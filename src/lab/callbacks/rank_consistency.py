@@ -9,9 +9,9 @@ from lab.engine.errors import RunError
 
 
 class RankConsistency(Callback):
-    """Ends a run whose processes do not all have the same config and the same weights to begin with.
+    """Ends a run whose ranks do not start with the same config and the same weights.
 
-    Without it they would train together what none of them was asked for: DDP averages gradients, whatever the rates.
+    DDP would average gradients of different models, and each rank would apply them with its config.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -19,7 +19,7 @@ class RankConsistency(Callback):
         self.config = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()  # it may hold a secret
 
     def setup(self, trainer: Trainer, task: LightningModule, stage: str) -> None:
-        """Later the first process gives the others its weights."""
+        """Compare before DDP broadcasts the weights of rank 0."""
         if trainer.world_size == 1 or stage != "fit":
             return
         own = {"configs": self.config, "weights": checksum(task)}
@@ -27,11 +27,13 @@ class RankConsistency(Callback):
         torch.distributed.all_gather_object(every, own)
         for what in own:
             if wrong := [rank for rank, theirs in enumerate(every) if theirs[what] != every[0][what]]:
-                raise RunError(f"error: the {what} of processes 0 and {wrong[0]} differ; they would train neither's.")
+                raise RunError(
+                    f"error: the {what} of processes 0 and {wrong[0]} differ. Start all with the same command."
+                )
 
 
 def checksum(task: LightningModule) -> str:
-    """SHA-256 of all weights and buffers."""
+    """The SHA-256 of all weights and buffers."""
     digest = hashlib.sha256()
     for name, value in task.state_dict().items():
         digest.update(name.encode())

@@ -14,10 +14,10 @@ from lab.engine.training.trainer import typed
 
 
 class ResourceMonitor(Callback):
-    """Logs the gradient's norm, and for TensorBoard an epoch's speed and memory."""
+    """Logs the norm of the gradient, and for TensorBoard the speed and the peak memory of each epoch."""
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, task)  # a run that goes on in the middle of an epoch does not start it
+        self.on_train_epoch_start(trainer, task)  # a run that resumes within an epoch does not start the epoch
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.start, self.num_samples = time.monotonic(), 0

@@ -10,20 +10,20 @@ from pydantic import PositiveFloat, PositiveInt
 from lab.engine.folder import LAST
 from lab.engine.launch.signals import requeue, stop_request
 from lab.engine.runs.ending import why_ended
-from lab.engine.training.lightning_quirks import between_batches, loop_counters, restore_loop_counters
+from lab.engine.training.lightning_quirks import loop_counters, restore_loop_counters
 
 
 class ResumeCheckpoint(Callback):
-    """Keeps `last.ckpt`, from which a run is resumed as if it had never been stopped.
+    """Keeps `last.ckpt`; a run that resumes from it is identical to an uninterrupted one.
 
-    It is saved between two batches, when the first is done with: its optimizer step, its validation, its log. At every
-    other moment Lightning's loops have something half done, which they do not all take up again.
+    It is saved between two batches, after the optimizer step, the validation and the logging of the first. At any other
+    time Lightning's loops hold a partial state, which they do not resume exactly.
 
     Args:
-        folder: the run's.
-        end: the settings that decide when training ends: see `lab.engine.runs.ending`.
-        every_n_steps: save after so many optimizer steps too, not only after each epoch.
-        every_n_minutes: the same, by the clock.
+        folder: of the run.
+        end: the settings that decide when training ends; see `lab.engine.runs.ending`.
+        every_n_steps: optimizer steps between two checkpoints, in addition to those at the end of each epoch.
+        every_n_minutes: minutes between two checkpoints, likewise.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class ResumeCheckpoint(Callback):
     ) -> None:
         self.path, self.every_n_steps, self.every_n_minutes = Path(folder) / LAST, every_n_steps, every_n_minutes
         self.end = end
-        self.validated: dict[str, float] = {}  # the metrics of the latest validation, of the run that is resumed too
-        self.fitted = False  # the checkpoint is that of a training which has ended
-        self.counters: tuple[int, int] | None = None  # restored, for the loop
+        self.validated: dict[str, float] = {}  # the metrics of the latest validation, also of before the resume
+        self.fitted = False  # whether the training had ended
+        self.counters: tuple[int, int] | None = None  # of the loop, restored at the first batch
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.saved_step, self.saved_time, self.fitted = trainer.global_step, time.monotonic(), False
@@ -48,14 +48,14 @@ class ResumeCheckpoint(Callback):
             restore_loop_counters(trainer, self.counters)
             self.counters = None
         if batch_idx % trainer.accumulate_grad_batches:
-            return  # gradients of an optimizer step are gathered
-        code, due = divmod(largest(trainer, 2 * stop_request.exit_code + self._due(trainer, batch_idx)), 2)
+            return  # within an accumulated optimizer step
+        code, due = divmod(max_over_ranks(trainer, 2 * stop_request.exit_code + self._due(trainer, batch_idx)), 2)
         if code or due:
             self._save(trainer)
-        leave(trainer, code)
+        exit_with(trainer, code)
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        if stop_request.overdue():  # what is validated now is validated again
+        if stop_request.overdue():  # a resumed run repeats this validation
             raise SystemExit(stop_request.exit_code)
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
@@ -66,7 +66,7 @@ class ResumeCheckpoint(Callback):
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self.fitted, stop_request.is_fitting = True, False
         self._save(trainer)
-        leave(trainer, largest(trainer, stop_request.exit_code))
+        exit_with(trainer, max_over_ranks(trainer, stop_request.exit_code))
 
     def _due(self, trainer: Trainer, batch_idx: int) -> bool:
         steps = trainer.global_step - self.saved_step
@@ -77,9 +77,8 @@ class ResumeCheckpoint(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # what was logged until now stays; what is logged from now on is logged again
-        with between_batches(trainer):
-            trainer.save_checkpoint(self.path)
+            logger.save()  # a resumed run repeats the values that are logged later
+        trainer.save_checkpoint(self.path)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -97,19 +96,19 @@ class ResumeCheckpoint(Callback):
         self.counters = None if last["fitted"] else (last["batches_that_stepped"], last["batches_ready"])
         self.validated = last["validated"]
         if why_ended(self.end, checkpoint):
-            trainer.should_stop = True  # it may have stopped early, which Lightning forgets
+            trainer.should_stop = True  # Lightning does not restore it after an early stop
 
 
-def leave(trainer: Trainer, code: int) -> None:
-    """Exit with a code that is not 0; a SLURM job that was warned of its end has itself started again."""
+def exit_with(trainer: Trainer, code: int) -> None:
+    """Exit unless the code is 0. After SLURM's warning before the time limit, requeue the job."""
     if code == 128 + signal.SIGUSR1 and trainer.is_global_zero:
         requeue()
     if code:
         raise SystemExit(code)
 
 
-def largest(trainer: Trainer, value: int) -> int:
-    """The largest of all processes' values: what one is asked, all do."""
+def max_over_ranks(trainer: Trainer, value: int) -> int:
+    """Return the largest value of all ranks."""
     if trainer.world_size == 1:
         return value
     tensor = torch.tensor(value, device=trainer.strategy.root_device)

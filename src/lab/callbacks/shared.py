@@ -15,20 +15,20 @@ from lab.tasks.base import Task
 
 
 def task_of(module: LightningModule) -> Task:
-    """The module as what it is: Lightning's hooks are annotated with its base class."""
+    """Return the module as a `Task`: Lightning annotates hooks with the base class."""
     assert isinstance(module, Task)
     return module
 
 
 def data_of(trainer: Any) -> Data:
-    """The data module of a trainer, an attribute that Lightning sets without declaring it."""
+    """Return the data module of a trainer, an attribute that Lightning does not declare."""
     data = trainer.datamodule
     assert isinstance(data, Data)
     return data
 
 
 def gathered(trainer: Trainer, own: Any) -> list[Any]:
-    """Gather an object from every process to process 0; the others get []. Every process has to call it."""
+    """Gather an object from every rank to rank 0; the other ranks get []. Every rank must call it."""
     if trainer.world_size == 1:
         return [own]
     every = [None] * trainer.world_size if trainer.is_global_zero else None
@@ -38,7 +38,7 @@ def gathered(trainer: Trainer, own: Any) -> list[Any]:
 
 @contextmanager
 def forgiven(folder: Path) -> Iterator[None]:
-    """Report a full disk, which must not undo a training."""
+    """Print an OSError, such as a full disk, as a warning: it must not end the training."""
     try:
         yield
     except OSError as error:

@@ -11,9 +11,9 @@ from lab.engine.training.lightning_quirks import seed_generators
 class StepSeed(Callback):
     """Seeds the global generators before each batch, so that dropout and other draws do not depend on earlier ones.
 
-    In training the numbers are a function of seed, epoch, batch and process: a resumed run draws what it would have
-    drawn. In evaluation they are a function of seed, stage, batch and process: a second evaluation with the same
-    batches gives the same values. A draw that must not depend on the batches uses `Task.uniform` or `Task.normal`.
+    In training the numbers are a function of seed, epoch, batch and rank: a resumed run draws the same numbers. In
+    evaluation they are a function of seed, stage, batch and rank: a second evaluation with the same batches gives the
+    same values. A draw that must not depend on the batches uses `Task.uniform` or `Task.normal`.
     """
 
     def __init__(self, seed: int) -> None:

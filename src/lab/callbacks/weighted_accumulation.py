@@ -6,12 +6,12 @@ from torch.optim import Optimizer
 
 
 class WeightedAccumulation(Callback):
-    """Makes a gradient that is gathered over several batches the mean over all their samples.
+    """Makes a gradient that is accumulated over several batches the mean over all their samples.
 
-    Lightning sums the gradients of the batches' mean losses and divides by `accumulate_grad_batches`. That is the mean
-    over the samples only where a group has so many batches, and all are of one size. Here a loss counts by the batch's
-    size over that of the group's first, and the gradient is put right before it is clipped. Groups that Lightning
-    averages correctly get factors of exactly 1.
+    Lightning sums the gradients of the batches' mean losses and divides by `accumulate_grad_batches`. This is the mean
+    over the samples only if a group has that many batches, all of one size. Here each loss is weighted by the batch's
+    size relative to the first batch of the group, and the gradient is rescaled before it is clipped. The factors of
+    groups that Lightning averages correctly are exactly 1.
     """
 
     def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, batch_idx: int) -> None:
@@ -23,13 +23,13 @@ class WeightedAccumulation(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
         factor = (trainer.accumulate_grad_batches * self.unit / mean(trainer, self.total)).float()
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if p.grad is not None:
+                p.grad.mul_(factor.to(p.grad.device))
 
 
 def mean(trainer: Trainer, value: torch.Tensor) -> torch.Tensor:
-    """Over all processes: gradients are averaged over them."""
+    """Return the mean over all ranks, as gradients are averaged."""
     if trainer.world_size == 1:
         return value
     total = value.to(trainer.strategy.root_device, copy=True)

@@ -115,7 +115,7 @@ class Data(L.LightningDataModule):
         return None
 
     def draw(
-        self, label: Tensor, fractions: dict[str, float], group: Sequence[str] | None = None, num_test: int = 0
+        self, label: Tensor | int, fractions: dict[str, float], group: Sequence[str] | None = None, num_test: int = 0
     ) -> dict[str, list[int]]:
         """Draw sample indices for "train" and for each part in `fractions`. In cross-validation "test" is the fold.
 

@@ -47,7 +47,7 @@ def read_class_folders(
     found = {}
     for split, of in classes.items():
         if extra := sorted(set(of) - set(classes["train"])):
-            raise UserError(f"data.root: {folders[split]} has classes that train has not: {', '.join(extra)}.")
+            raise UserError(f"data.root: {folders[split]} has classes that train lacks: {', '.join(extra)}.")
         found[split] = ClassFiles(folders[split])
         for name, places in of.items():
             files = [path for place in places for path in files_below(place, hidden)]
@@ -61,8 +61,8 @@ def read_class_folders(
     number = sum(len(files.paths) for files in found.values())
     report.find(f"{number:,} {kind} in {_described(folders, root)}")
     for what, paths, is_minor in (
-        (f"files in the folders of the classes that are no {kind} by their names", others, False),
-        ("files outside the folders of the classes", outside, True),
+        (f"files in the class folders without a suffix of {kind}", others, False),
+        ("files outside of the class folders", outside, True),
         ("hidden files and folders", hidden, True),
     ):
         report.leave_out(what, [relative(path, root) for path in sorted(paths)], is_minor=is_minor)
@@ -81,9 +81,9 @@ def split_folders(root: Path) -> dict[str, Path]:
     looks = {split for path in paths for split in split_words(path.name)}
     if (folders and ("train" not in folders or others)) or (not folders and "train" in looks and len(looks) > 1):
         raise UserError(
-            f"data.root: {root} has {_named(paths)}; expected train, with val and test or without, and nothing else;"
-            " or a folder for each class. Rename the folders of the splits. Classes that are named like splits can lie"
-            " in a folder train."
+            f"data.root: {root} has {_named(paths)}; expected train, optionally val and test, and no other folder;"
+            " or a folder for each class. Rename the folders of the splits. If the folders are classes, move them"
+            " into a folder train."
         )
     return folders or {"train": root}
 

@@ -1,4 +1,4 @@
-"""What was found in the data, used, and left out: a few lines on screen, all of it in the run's folder."""
+"""The report of the data: samples that are found, used and left out. The screen shows a few lines, the folder all."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ from lab.engine.display import printable
 from lab.engine.errors import UserError
 from lab.engine.folder import DATA_REPORT
 
-NUM_CLASSES, NUM_LINES, LONGEST = 5, 3, 160  # of the short report, whose lines are cut to so many characters
+NUM_CLASSES, NUM_LINES, LONGEST = 5, 3, 160  # of the short report: classes, lines of a kind, characters of a line
 MOST_NAMED = 20  # bad samples in an error
 WIDTH = 12
 ALL = f"lab data, or {DATA_REPORT} in the run's folder"
@@ -25,17 +25,17 @@ LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass
 class LeftOut:
-    """Files, rows or parts of texts that are not used, all for the same reason."""
+    """Files, rows or parts of texts that are not used, for one reason."""
 
     what: str  # such as "images that can't be read"
     count: int
-    names: list[str]  # may be fewer
-    is_minor: bool = False  # it was no sample
+    names: list[str]  # may have fewer than `count`
+    is_minor: bool = False  # the files are no samples
 
 
 @dataclass
 class DataReport:
-    """Filled while data is read. Names in it are relative to the data's root, for that may be a secret."""
+    """The report of the data, filled while it is read. Names are relative to the root, which may be a secret."""
 
     found: list[str] = field(default_factory=list)
     samples: dict[str, int] = field(default_factory=dict)  # of each split
@@ -47,24 +47,24 @@ class DataReport:
         self.found.append(what)
 
     def leave_out(self, what: str, names: Iterable[object], count: int | None = None, is_minor: bool = False) -> None:
-        """Note what is not used, by name; or by `count`, where it has no names."""
+        """Add samples that are not used: their names, or their `count` if they have no names."""
         named = [printable(name) for name in names]
         number = len(named) if count is None else count
         if number:
             self.left_out.append(LeftOut(what, number, named, is_minor))
 
     def refuse(self, kind: str, problems: Sequence[str], total: int, root: Path, may_skip: bool) -> None:
-        """Leave out the samples that can't be read, or refuse the data for them.
+        """Leave out samples that can't be read, or refuse the data.
 
         Args:
-            kind: of the samples, such as "images".
-            problems: one for each bad sample, with its path: "x/a.png is not a readable image (it is empty)".
+            kind: the word for samples, such as "images".
+            problems: an error for each bad sample, such as "x/a.png is not a readable image (it is empty)".
             total: number of all samples, good or bad.
-            root: of the data.
-            may_skip: leave them out.
+            root: the root of the data.
+            may_skip: leave out bad samples; false: they are an error.
 
         Raises:
-            UserError: there are bad samples, and they may not be left out; the first of them are named.
+            UserError: there are bad samples, and they may not be left out; or all samples are bad.
         """
         if may_skip and len(problems) < total:
             self.leave_out(f"{kind} that can't be read", [problem.replace(f"{root}/", "", 1) for problem in problems])
@@ -85,17 +85,17 @@ class DataReport:
         """Note how the splits were drawn: see `lab.data.base.Data.draw`."""
         if folds is not None:
             self.find(f"fold {folds[1]} of {folds[0]} is the test split; the others train and validate")
-            self.leave_out("samples of the data's own test split, which cross-validation does not use", (), num_test)
+            self.leave_out("samples of the official test split, which cross-validation does not use", (), num_test)
         elif parts:
             whole = ", groups whole" if has_groups else ""
             self.find(f"no {' and '.join(parts)} split: drawn from train{whole}")
 
     def describe(self, contents: dict[str, list[bytes]], names: Mapping[str, Sequence[str]]) -> None:
-        """Count the samples, and those that two splits share.
+        """Count the samples, and warn of samples in two splits.
 
         Args:
-            contents: of each split, a digest for each sample; equal samples have equal ones.
-            names: of the samples of each split, as far as they have some.
+            contents: a digest of each sample, for each split; equal samples have equal digests.
+            names: the names of the samples, for the splits that have names.
         """
         order = sorted(contents, key=("train", "val", "test").index)
         self.samples = {split: len(contents[split]) for split in order}
@@ -110,7 +110,7 @@ class DataReport:
                 )
 
     def count_classes(self, labels: Mapping[str, Sequence[int]], class_names: Sequence[str]) -> None:
-        """Count the samples of each class in each split; a class without any is named."""
+        """Count the samples of each class in each split, and warn of classes without samples."""
         counts = {split: Counter(label) for split, label in labels.items()}
         self.classes = {
             split: {name: of[i] for i, name in enumerate(class_names)} for split, of in sorted(counts.items())
@@ -130,13 +130,11 @@ class DataReport:
             alike.setdefault(seen, []).append(name)
         for names in alike.values():
             if len(names) > 1:
-                self.warnings.append(
-                    f"{' and '.join(map(ascii, names))} are different classes; their names look almost the same"
-                )
+                self.warnings.append(f"{' and '.join(map(ascii, names))} are different classes with almost equal names")
 
     def cut(self, number: int, max_length: int) -> None:
-        """Note how many texts were longer than `max_length` tokens."""
-        self.leave_out(f"ends of texts that are longer than {max_length} tokens (data.max_length)", (), number)
+        """Add the number of texts that were truncated to `max_length` tokens."""
+        self.leave_out(f"texts truncated to {max_length} tokens (data.max_length)", (), number)
 
     def warn_of_empty(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Warn of texts without a visible character."""
@@ -145,24 +143,24 @@ class DataReport:
                 self.warnings.append(f"{number:,} of {len(of):,} {split} texts are empty")
 
     def warn_of_words(self, texts: Sequence[str], tokens: str | None) -> None:
-        """Say that a text without spaces is one word, where many are such."""
+        """Warn if many texts have no spaces between words, and `tokens` are words."""
         some = texts[:: -(-len(texts) // 1000)]
         number = sum(2 * len(WITHOUT_SPACES.findall(text)) > len(LETTER.findall(text)) for text in some)
         if tokens == "words" and number > 0.1 * len(some):
             self.warnings.append(
-                f"{number} of {len(some)} texts are in a script without spaces between words, where data.tokens=words"
-                " finds few words; take data.tokens=characters"
+                f"{number} of {len(some)} texts are in a script without spaces, in which data.tokens=words"
+                " finds few words; use data.tokens=characters"
             )
 
     def short(self) -> str:
-        """At most a dozen lines, for the screen."""
+        """The report for the screen, at most a dozen lines."""
         losses = [_counted(each) for each in sorted(self.left_out, key=lambda each: each.is_minor)]
         lines = [*_first("found", self.found), *(self._split(split, NUM_CLASSES) for split in self.samples)]
         lines += [*_first("warning", self.warnings), *_first("left out", losses)]
         return "\n".join(_short(line, LONGEST) for line in lines)
 
     def full(self) -> str:
-        """All of it, for the run's folder."""
+        """The full report, for the folder of the run."""
         lines = [_line("found", item) for item in self.found]
         lines += [self._split(split, None) for split in self.samples]
         lines += [_line("warning", item) for item in self.warnings]
@@ -182,7 +180,7 @@ class DataReport:
 
 
 def digest(*parts: bytes) -> bytes:
-    """Hash of one sample's bytes."""
+    """Hash the bytes of one sample."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         hashed.update(len(part).to_bytes(8, "little"))
@@ -193,7 +191,7 @@ def digest(*parts: bytes) -> bytes:
 def fingerprint(
     contents: dict[str, list[bytes]], labels: Mapping[str, Sequence[int]] | None = None, class_names: Sequence[str] = ()
 ) -> str:
-    """SHA-256 of all samples, split by split, and of their classes."""
+    """SHA-256 of all samples by split, and of their classes."""
     hashed = hashlib.sha256("\0".join(class_names).encode(errors="surrogateescape"))
     for split, samples in sorted(contents.items()):
         hashed.update(f"{split} {len(samples)} ".encode())

@@ -42,11 +42,12 @@ class Facts:
             for argument, fact in arguments_of(name, feature):
                 stated[argument][name] = self._facts[name][fact]
         agreed = {name: next(iter(each.values())) for name, each in stated.items() if _same(each.values())}
-        own: dict[str, Any] = {}
+        preferred: dict[str, Any] = {}
         for name in first:
             if name in self.features:
-                own = {fact: self._facts[name][fact] for fact in self.features[name].fact_names} | own
-        return Arguments(agreed | own, {name: each for name, each in stated.items() if name not in agreed | own})
+                preferred = {fact: self._facts[name][fact] for fact in self.features[name].fact_names} | preferred
+        values = agreed | preferred
+        return Arguments(values, {name: each for name, each in stated.items() if name not in values})
 
     @cached_property
     def _facts(self) -> dict[str, dict[str, Any]]:

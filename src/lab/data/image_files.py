@@ -17,7 +17,7 @@ from lab.features.read_image import NUM_THREADS, read_image
 
 
 class ImageFiles(Batches):
-    """Images on disk, decoded when asked for; without `label` their batches have none."""
+    """Images on disk, decoded for each batch. Without `label`, batches have no labels."""
 
     def __init__(self, paths: Sequence[str], label: Tensor | None, num_channels: int, image_size: int) -> None:
         self.paths, self.label, self.num_channels, self.image_size = paths, label, num_channels, image_size
@@ -44,7 +44,7 @@ class ImageFiles(Batches):
             raise UserError(f"data: {error.filename} can't be read ({error.strerror}).") from error
 
     def decode(self, num_workers: int, timeout: float) -> Tensor:
-        """(N, C, H, W) uint8: every image, decoded in as many processes."""
+        """(N, C, H, W) uint8: all images, decoded in `num_workers` processes."""
         image = torch.empty(len(self), self.num_channels, self.image_size, self.image_size, dtype=torch.uint8)
         patience = timeout if num_workers else 0
         batches = DataLoader(self, batch_size=64, num_workers=num_workers, timeout=patience, collate_fn=no_collate)
@@ -76,7 +76,7 @@ def in_memory(split: Batches, num_workers: int, timeout: float) -> Tensors:
 
 
 def unreadable(paths: Sequence[str], num_channels: int, image_size: int) -> dict[str, str]:
-    """Decode every image once: the reason why it can't be, of each that is none."""
+    """Decode every image once. Return the reason for each path that is not a readable image."""
 
     def reason(path: str) -> str:
         try:
@@ -89,4 +89,4 @@ def unreadable(paths: Sequence[str], num_channels: int, image_size: int) -> dict
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         reasons = tqdm(pool.map(reason, paths), "Checking", len(paths), leave=False, disable=None, delay=2)
-        return {path: said for path, said in zip(paths, reasons, strict=True) if said}
+        return {path: why for path, why in zip(paths, reasons, strict=True) if why}

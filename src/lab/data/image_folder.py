@@ -1,4 +1,4 @@
-"""Your own images: a folder for each class."""
+"""Images in a folder for each class."""
 
 import re
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from lab.features.read_image import suffixes
 
 
 class ImageFolder(ImageData):
-    """Your own images: a folder for each class.
+    """Images in a folder for each class.
 
-    They lie directly in `root`, and are split by class and `split_seed`, or in `root/train`, `root/val` and
-    `root/test`; a val or test folder that is missing is split off train. Hidden files are left out.
+    The folders are directly in `root`, and the splits are drawn from each class; or they are in `root/train`,
+    `root/val` and `root/test`. A missing val or test folder is drawn from train. Hidden files are left out.
 
     Args:
         root: the folder.
-        image_size: the shorter side is resized to this many pixels, then the centre square is taken.
-        num_channels: 3 reads colour, 1 grey.
-        val_fraction: share of each class that validates, where there is no val folder.
-        test_fraction: share of each class that tests, where there is no test folder.
-        group: a regular expression; files in whose path below `root` it finds the same stay in one split.
-        skip_unreadable: leave out the images that can't be decoded, in place of refusing them.
-        cache: decode every image once, at the start, and hold it in memory: image_size² · num_channels bytes each.
+        image_size: the shorter side is resized to this many pixels, then the image is cropped to its centre square.
+        num_channels: 3: colour; 1: greyscale.
+        val_fraction: share of each class in the validation split, if there is no val folder.
+        test_fraction: share of each class in the test split, if there is no test folder.
+        group: a regular expression. Files with the same match in their path below `root` are in one split.
+        skip_unreadable: leave out images that can't be decoded; false: they are an error.
+        cache: decode every image once, at the start, and keep it in memory: image_size² · num_channels bytes each.
     """
 
-    num_for_statistics = 1000  # each has to be decoded
+    num_for_statistics = 1000  # each image has to be decoded
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ImageFolder(ImageData):
 
     def read_splits(self) -> tuple[dict[str, Batches], list[str]]:
         if self.root is None and not self.tiny:
-            raise UserError("data.root: say which folder holds your images, with data.root=PATH.")
+            raise UserError("data.root: expected the folder of your images; set data.root=PATH.")
         root = tiny.image_folder() if self.tiny else expanded(self.root or "")
         found, class_names = read_class_folders(root, suffixes(), "images", self.report)
         if not self.is_checked or self.skip_unreadable:
@@ -78,7 +78,7 @@ class ImageFolder(ImageData):
         return splits, class_names
 
     def _readable(self, found: dict[str, ClassFiles], root: Path) -> dict[str, ClassFiles]:
-        """Raises UserError: some can't be decoded; all of them are named."""
+        """The files without those that can't be decoded; these raise UserError unless `skip_unreadable` is set."""
         every = [path for files in found.values() for path in files.paths]
         bad = unreadable(every, self.num_channels, self.image_size)
         reasons = [f"{path} is not a readable image ({reason})" for path, reason in bad.items()]
@@ -100,7 +100,7 @@ class ImageFolder(ImageData):
         try:
             found = [re.search(self.group, str(Path(path).relative_to(root))) for path in paths]
         except re.error as error:
-            raise UserError(f"data.group={self.group}: it is no regular expression: {error}.") from error
+            raise UserError(f"data.group={self.group}: not a regular expression: {error}.") from error
         if None in found:
-            raise UserError(f"data.group={self.group}: it finds nothing in {paths[found.index(None)]}.")
+            raise UserError(f"data.group={self.group}: no match in {paths[found.index(None)]}.")
         return groups_of([match.group(match.re.groups and 1) for match in found if match])

@@ -27,11 +27,8 @@ from lab.features.labels import ClassLabel
 class ImageData(Data):
     """Batches of `image` (B, C, H, W), `label` (B,) and `index` (B,).
 
-    Images are copied to the device as uint8 and become floats there. They are augmented in training, then normalised by
-    the mean and standard deviation of the training split.
-
-    Args:
-        augment: the augmentation of training images; None: there is none.
+    Images are copied to the device as uint8 and become floats there. Training images are changed by `augment`. All are
+    normalised by the mean and standard deviation of the training split.
     """
 
     features: ClassVar[dict[str, type[Feature]]] = {"image": Image, "label": ClassLabel}

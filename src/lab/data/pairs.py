@@ -1,4 +1,4 @@
-"""Your own texts and their translations, from files."""
+"""Texts and their translations, from files."""
 
 import re
 from collections.abc import Sequence
@@ -17,20 +17,22 @@ from lab.features.files import TABLES, visible
 
 
 class Pairs(TranslationData):
-    """Your own pairs in a file, or in a folder of such files: train*, val*, test*. What there is none for is drawn.
+    """Pairs of texts in a file, or in a folder with the files train*, val* and test*. Missing splits are drawn.
 
     A file is one of these:
-        * a table with a header, `.csv`, `.tsv`, `.jsonl` or `.parquet`; `source` and `target` name its columns;
-        * `.txt` without one, with tabs between its columns, as Tatoeba's pairs are published; they number its columns;
-        * one of two files whose lines belong together, as `train.en` and `train.de` of Multi30k; they are its endings.
+        * a table with a header: `.csv`, `.tsv`, `.jsonl` or `.parquet`. `source` and `target` are names of columns.
+        * a table without a header: `.txt`, with tabs between its columns, such as the pairs of Tatoeba. `source` and
+          `target` are numbers of columns.
+        * one of two files with aligned lines, such as `train.en` and `train.de` of Multi30k. `source` and `target` are
+          the suffixes.
 
     Args:
         root: the file or the folder.
-        source: what is read: the column "en", column 1, or the files that end in `.en`.
-        target: what is written.
-        max_characters: pairs of the training file with a longer side are left out, and so of what is drawn from it; the
-            pairs of val and test files all stay.
-        skip_unreadable: leave out the rows that can't be read, in place of refusing them.
+        source: the source texts: a column such as "en", a number such as 1, or a suffix such as "en" for `.en`.
+        target: the target texts, likewise.
+        max_characters: leave out pairs of the training file with a longer text, before splits are drawn from it. Pairs
+            of val and test files are always kept.
+        skip_unreadable: leave out rows that can't be read; false: they are an error.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Pairs(TranslationData):
             split = split_of(begins[0]) if begins and path.suffix.lower() in endings and not path.is_dir() else None
             (found[split] if split else others).append(path)
         unused = [path.name for path in others if path.suffix.lower() != f".{self.target}".lower()]
-        self.report.leave_out("other files and folders beside those of the splits", unused, is_minor=True)
+        self.report.leave_out("other files and folders than those of the splits", unused, is_minor=True)
         for name, paths in found.items():
             if len(paths) > 1 or (name == "train" and not paths):
                 names = ", ".join(path.name for path in paths) or f"no {name}*"
@@ -109,7 +111,7 @@ def _languages(root: Path) -> str:
 
 
 def _columns(path: Path, source: str | int, target: str | int) -> tuple[list[Pair], list[str]]:
-    """The pairs of a file, and what is wrong with its other lines."""
+    """The pairs of a file, and an error for each other line."""
     if isinstance(source, str) or isinstance(target, str):
         raise UserError(f"data.source, data.target: {path} has no header; number its columns, the first is 1.")
     pairs, bad = [], []
@@ -125,10 +127,12 @@ def _columns(path: Path, source: str | int, target: str | int) -> tuple[list[Pai
 def _aligned(source: Path, target: Path) -> list[Pair]:
     sides = _lines(source), _lines(target)
     if len(sides[0]) != len(sides[1]):
-        raise UserError(f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; they belong together.")
+        raise UserError(
+            f"data: {source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected as many lines in both."
+        )
     return list(zip(*sides, strict=True))
 
 
 def _lines(path: Path) -> list[str]:
-    """A file's lines, and no other than its newlines divide them."""
+    """The lines of a file. Only newlines separate them, unlike in `str.splitlines`."""
     return [line.rstrip("\r") for line in read_text(path).removesuffix("\n").split("\n")]

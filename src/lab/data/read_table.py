@@ -1,4 +1,4 @@
-"""Columns of a CSV, TSV, JSONL or Parquet file. What is wrong with it is said in a line that names file and row."""
+"""Read columns of a CSV, TSV, JSONL or Parquet file. Errors name the file and the row, in one line."""
 
 import csv
 import difflib
@@ -23,26 +23,26 @@ def read_table(
     not_blank: Collection[str | int] = (),
     hint: str = "",
 ) -> tuple[dict[str | int, list[str]], list[str], list[str]]:
-    """The cells of each of these columns, as text; the place of each row, such as "FILE, line 7"; and the bad rows.
+    """Read columns of a table as text.
 
-    A TSV file has no quotes, as IANA has it; a CSV file may have cells of several lines.
+    A TSV file has no quotes, as in IANA's definition. A CSV file may have cells with several lines.
 
     Args:
         path: the file.
-        columns: names in the header; or numbers, from 1, where a CSV or TSV file has no header.
+        columns: names in the header; or numbers, from 1, if a CSV or TSV file has no header.
         may_be_empty: columns whose cells may be null.
-        not_blank: columns whose cells must hold more than spaces.
-        hint: what to do where a header lacks a column.
+        not_blank: columns whose cells must have more than spaces.
+        hint: the end of the message if a header lacks a column.
 
     Returns:
-        The cells and the places of the rows that can be read, and a text for each that can't: "FILE, line 7 has no
-        label".
+        The cells of the readable rows by column; the place of each such row, such as "FILE, line 7"; and an error for
+        each other row, such as "FILE, line 7 has no label".
 
     Raises:
         UserError: the file can't be read, has no rows, or its first row lacks a column.
     """
     if path.suffix.lower() not in TABLES:
-        raise UserError(f"data: {path} is to end in {', '.join(TABLES)}.")
+        raise UserError(f"data: {path}: expected a file that ends in {', '.join(TABLES)}.")
     cells: dict[str | int, list[str]] = {name: [] for name in columns}
     places: list[str] = []
     bad: list[str] = []
@@ -81,7 +81,7 @@ def _cell(row: dict[Any, Any], name: str | int, may_be_empty: bool, not_blank: b
 
 
 def _unknown(name: str | int, row: dict[Any, Any]) -> str:
-    """The cells of a line that is taken for a header may be whole texts."""
+    """The message for a missing column. Cells are shortened: the first line may have whole texts."""
     names = [column if len(column) <= 40 else f"{column[:39]}…" for column in map(str, row)]
     if isinstance(name, int):
         return f"there is no column {name}; there are {len(names)}."
@@ -91,10 +91,10 @@ def _unknown(name: str | int, row: dict[Any, Any]) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file, decoded.
+    """Read a whole text file.
 
     Raises:
-        UserError: it can't be read, or is not UTF-8.
+        UserError: the file can't be read, or is not UTF-8.
     """
     try:
         lines = []
@@ -110,7 +110,7 @@ def read_text(path: Path) -> str:
 
 
 def _rows(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[Any, Any] | BadRowError]]:
-    """The name of each row, such as "line 7", and its cells by column, or what is wrong with it."""
+    """Yield the name of each row, such as "line 7", and its cells by column, or an error."""
     kind = path.suffix.lower()
     if kind == ".parquet":
         yield from _parquet(path, columns)
@@ -122,7 +122,7 @@ def _rows(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file. What is not UTF-8 in them becomes halves of surrogate pairs: see `refuse_bytes`."""
+    """Yield the lines of a file. Bytes that are not UTF-8 become surrogates: see `refuse_bytes`."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def refuse_bytes(line: str) -> None:
-    """Raise BadRowError where a line of a file is not UTF-8."""
+    """Raise BadRowError if a line of a file is not UTF-8."""
     try:
         line.encode()
     except UnicodeEncodeError as error:
@@ -142,8 +142,8 @@ def refuse_bytes(line: str) -> None:
 def _separated(
     path: Path, columns: Sequence[str | int], dialect: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str | int, str] | BadRowError]]:
-    csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 characters otherwise
-    wrong: list[BadRowError] = []  # with the lines of the row that is being read
+    csv.field_size_limit(2**31 - 1)  # characters of a cell; the default is 131,072
+    wrong: list[BadRowError] = []  # in the lines of the current row
 
     def lines() -> Iterator[str]:
         for line in _lines(path):
@@ -184,7 +184,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} occurs twice")
     return content
 
 
@@ -204,19 +204,19 @@ def _json_row(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadRowError(f" is damaged ({error})") from error
     if not isinstance(row, dict):
-        raise BadRowError(' is no object, such as {"text": "…", "label": "…"}')
+        raise BadRowError(' is not an object, such as {"text": "…", "label": "…"}')
     return row
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parquet(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"data: {path} takes pyarrow: pip install pyarrow") from error
+        raise UserError(f"data: {path} needs pyarrow: pip install pyarrow") from error
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
@@ -230,15 +230,15 @@ def _parquet(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, di
 
 
 def _text(value: Any, name: str) -> str:
-    """A cell as text; a number or truth value as JSON has it, a whole number without a fraction."""
+    """Convert a cell to text. Numbers and booleans are written as in JSON, whole numbers without a fraction."""
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas' missing value
         raise BadRowError(f" has no {name}")
     if isinstance(value, bool | int | float):
         return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value)
     if not isinstance(value, str):
-        raise BadRowError(f": {name} is no text, but {type(value).__name__}")
+        raise BadRowError(f": {name} is not text, but {type(value).__name__}")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # half of a pair of \u escapes
-        raise BadRowError(f": {name} is no Unicode ({error.reason})") from error
+    except UnicodeEncodeError as error:  # one half of a surrogate pair
+        raise BadRowError(f": {name} is not valid Unicode ({error.reason})") from error
     return value

@@ -1,4 +1,4 @@
-"""Which samples train, validate and test."""
+"""Splits: their names, and how samples are drawn for training, validation and test."""
 
 import re
 import warnings
@@ -18,23 +18,24 @@ SYNONYMS = {
     "test": ("test", "testing", "tests"),
 }
 _SPLIT_OF = {synonym: split for split, synonyms in SYNONYMS.items() for synonym in synonyms}
-FILLERS = {  # words that may stand beside the split's in a name
+FILLERS = {  # words that a name may have in addition to the word of the split
     "set", "data", "dataset", "split", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos",
     "text", "texts", "file", "files", "sample", "samples", "folder",
 }  # fmt: skip
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for, of a folder, of a file without its suffix, or in a cell; None: it is no split.
+    """Return the split that a name means; None: it means no split.
 
-    Upper and lower case, numbers and words such as "set" do not matter: `Training_set` is train, `dev2` is val.
+    The name is that of a folder, of a file without its suffix, or a cell of a table. Case, numbers and words such as
+    "set" are ignored: `Training_set` is train, `dev2` is val.
     """
     words = [word for word in _words(name) if word not in FILLERS]
     return _SPLIT_OF.get(words[0]) if len(words) == 1 else None
 
 
 def split_words(name: str) -> set[str]:
-    """The splits whose words are among others in a name: `seg_train` may be train."""
+    """The splits whose words occur in a name with other words: `seg_train` may be train."""
     return {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
 
 
@@ -43,10 +44,10 @@ def _words(name: str) -> list[str]:
 
 
 def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[str, Path]:
-    """Those paths whose name stands for a split, by the split.
+    """The paths whose names mean a split, by split.
 
     Raises:
-        UserError: two stand for the same.
+        UserError: two names mean the same split.
     """
     found: dict[str, Path] = {}
     for path, name in zip(paths, names, strict=True):
@@ -61,12 +62,12 @@ def by_split(paths: Sequence[Path], names: Sequence[str], root: Path) -> dict[st
 
 
 def groups_of(cells: Sequence[str | None]) -> list[str]:
-    """A group for each sample: an empty cell is a group of its own."""
+    """A group for each sample. A sample with an empty cell is a group by itself."""
     return [cell.strip() if cell and cell.strip() else f"\0{i}" for i, cell in enumerate(cells)]
 
 
 def draw_splits(
-    label: Tensor,
+    label: Tensor | int,
     fractions: dict[str, float],
     seed: int,
     group: Sequence[str] | None = None,
@@ -75,12 +76,14 @@ def draw_splits(
     """Draw sample indices for "train" and for each part in `fractions`, class by class.
 
     Args:
-        label: (N,) class of each sample.
+        label: (N,) class of each sample; or N, if the samples have no classes.
         fractions: the share of every class that each part gets.
         seed: the same seed gives the same split.
         group: the group of each sample. The samples of a group are all in one part.
         folds: for cross-validation, the number of folds and the fold that becomes the part "test".
     """
+    if isinstance(label, int):
+        label = torch.zeros(label, dtype=torch.int64)
     if folds is None:
         return _split(label, fractions, seed, group)
     rest, test = fold_split(label, *folds, seed, group)
@@ -94,13 +97,13 @@ def _split(label: Tensor, fractions: dict[str, float], seed: int, group: Sequenc
 
 
 def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
-    """Sample indices of "train" and of each part in `fractions`, drawn class by class.
+    """Draw sample indices for "train" and for each part in `fractions`, class by class.
 
     Args:
         label: (N,) class of each sample.
-        fractions: the share of every class that goes to a part, which gets at least one sample of it. The samples of
-            a class that is too rare for that are all in train.
-        seed: the same seed, the same split.
+        fractions: the share of every class that each part gets, at least one sample. If a class has too few samples for
+            that, all are in train.
+        seed: the same seed gives the same split.
     """
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"train": [], **{part: [] for part in fractions}}
@@ -117,13 +120,13 @@ def stratified_split(label: Tensor, fractions: dict[str, float], seed: int) -> d
     if fractions and not any(len(chunk) for part in fractions for chunk in parts[part]):
         raise UserError(
             f"data: each class has too few samples for train, {' and '.join(fractions)}: the largest has"
-            f" {label.bincount().max() if len(label) else 0}. Add samples, or take smaller fractions."
+            f" {label.bincount().max() if len(label) else 0}. Add samples, or use smaller fractions."
         )
     return {part: torch.cat(chunks).sort().values.tolist() for part, chunks in parts.items()}
 
 
 def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: Sequence[str]) -> dict[str, list[int]]:
-    """The same, where no two parts have samples of one group; shares and classes are met as well as groups allow.
+    """As `stratified_split`, but all samples of a group are in one part. Shares are met as closely as possible.
 
     Train has all classes.
     """
@@ -133,7 +136,7 @@ def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: 
         groups, size = [group[i] for i in rest], share * len(label)
         num_folds = max(2, min(round(len(rest) / size), len(set(groups))))
         found = list(_folds(label[rest], num_folds, seed, groups))
-        fitting = (fold for fold in found if abs(len(fold[1]) - size) < 0.1 * size)  # a large group is in one of them
+        fitting = (fold for fold in found if abs(len(fold[1]) - size) < 0.1 * size)  # a large group is in one fold
         kept, taken = next(fitting, min(found, key=lambda fold: abs(len(fold[1]) - size)))
         parts[name], rest = [rest[i] for i in taken], [rest[i] for i in kept]
     for name, index in parts.items():
@@ -144,12 +147,12 @@ def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: 
 def fold_split(
     label: Tensor, num_folds: int, fold: int, seed: int, group: Sequence[str] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Sample indices outside and inside one of `num_folds` folds, each of which has its share of every class.
+    """Sample indices outside and inside one of `num_folds` folds. Each fold has the same share of every class.
 
-    A class with fewer samples than there are folds is in none of them.
+    Classes with fewer samples than folds are in no fold.
 
     Raises:
-        UserError: all classes, or the groups, are too few for so many folds.
+        UserError: there are more folds than samples of a class, or than groups.
     """
     if group is not None:
         return _with_all_classes(label, *next(islice(_folds(label, num_folds, seed, group), fold, None)), group)
@@ -165,7 +168,7 @@ def fold_split(
 def _with_all_classes(
     label: Tensor, train: list[int], part: list[int], group: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """Train and another part, after groups of the part have moved that have a class of which train has no sample."""
+    """Move groups from a part to train if train has no sample of one of their classes."""
     known = set(label[train].tolist())
     moved = {group[i] for i in part if label[i].item() not in known}
     if not moved:
@@ -183,9 +186,9 @@ def _folds(
         raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
     if count.max() < num_folds:
         raise UserError(f"data: no class has more than {count.max()} samples, too few for {num_folds} folds.")
-    grouped = GroupKFold if count.count_nonzero() == 1 else StratifiedGroupKFold  # the latter takes hours for many
+    grouped = GroupKFold if count.count_nonzero() == 1 else StratifiedGroupKFold  # the latter may take hours
     kind = StratifiedKFold if group is None else grouped
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a class has fewer samples than there are folds: its groups stay whole
+        warnings.simplefilter("ignore")  # of classes with fewer samples than folds: their groups stay whole
         for outside, inside in kind(num_folds, shuffle=True, random_state=seed).split(label, label, group):
             yield outside.tolist(), inside.tolist()

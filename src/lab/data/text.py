@@ -1,4 +1,4 @@
-"""Texts and their classes: the data modules for text classification, and what all that have texts share."""
+"""Texts and their classes: what data modules with texts share, and the languages of emoji names."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ from lab.features.labels import ClassLabel
 from lab.features.text import Text
 from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train, truncated
 
-VocabSize = Annotated[int, Field(ge=5)]  # one beside the special ones
+VocabSize = Annotated[int, Field(ge=5)]  # the four special tokens, and one more
 
 
 @dataclass
 class Labelled:
-    """The texts of a split, and their classes."""
+    """The texts of a split with their classes."""
 
     text: Sequence[str]
     label: Tensor  # (N,)
@@ -42,7 +42,7 @@ class Labelled:
 
 
 class Ragged:
-    """Sequences of token ids, one after the other in memory."""
+    """Sequences of token ids, concatenated in memory."""
 
     def __init__(self, flat: Tensor, length: Tensor) -> None:
         self.flat, self.length = flat, length
@@ -54,7 +54,7 @@ class Ragged:
         return cls(flat, torch.tensor([len(row) for row in rows]))
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """(B, T) int64: some sequences, each filled with 0 to the length of the longest."""
+        """(B,) indices -> (B, T) int64 sequences, padded with 0 to the length of the longest."""
         length = self.length[index]
         position = torch.arange(int(length.max()))
         inside = position < length[:, None]
@@ -68,7 +68,12 @@ class Ragged:
 
 
 class EncodedTexts(Batches):
-    """Encoded texts in memory: sequences, such as `token`, and what else a sample has, such as `label`."""
+    """Encoded texts in memory.
+
+    Args:
+        sequences: entries whose lengths decide the batches, such as `token`.
+        others: further entries, such as `label`.
+    """
 
     def __init__(self, sequences: dict[str, Ragged], others: Mapping[str, Tensor | Ragged]) -> None:
         self.sequences, self.others = sequences, others
@@ -95,15 +100,15 @@ class TextData(Data):
     """Batches of `token` (B, T), `label` (B,) and `index` (B,); T is the length of the longest text of the batch.
 
     Args:
-        tokens: what a text is cut into; the training split's are the vocabulary.
-        vocab_size: the most tokens in it, the rarest being left out.
-        min_count: tokens that are rarer in the training split are left out.
-        max_length: tokens of a text; what is beyond is cut off.
-        tokens_per_batch: the most tokens in a batch, padding included; in place of `batch_size`. In a
-            step of several batches, or processes, each weighs the same.
-        word_dropout: probability that a word, what is between spaces, is unknown in training; one of each text stays.
-        tokenizer: of a pretrained encoder, in place of `tokens`, `vocab_size` and `min_count`: a folder, or a name on
-            Hugging Face's hub.
+        tokens: the units of the tokenizer. The vocabulary is learned from the training split.
+        vocab_size: the largest number of tokens in the vocabulary; rarer tokens are unknown.
+        min_count: tokens with fewer occurrences in the training split are unknown.
+        max_length: the largest number of tokens in a text; longer texts are truncated.
+        tokens_per_batch: the largest number of tokens in a batch, including padding; replaces `batch_size`. In a
+            step of several batches, or processes, each batch has the same weight.
+        word_dropout: probability of replacing a word by the unknown token in training; one known word always stays.
+        tokenizer: the tokenizer of a pretrained encoder, in place of `tokens`, `vocab_size` and `min_count`: a folder,
+            or a name on Hugging Face's hub.
     """
 
     features: ClassVar[dict[str, type[Feature]]] = {"text": Text, "label": ClassLabel}
@@ -126,7 +131,7 @@ class TextData(Data):
 
     @abstractmethod
     def read_splits(self) -> tuple[dict[str, Labelled], list[str]]:
-        """The splits, and the names of the classes."""
+        """Read the splits and the names of the classes."""
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits, class_names = self.read_splits()
@@ -181,10 +186,11 @@ class TextData(Data):
 
 
 class WordDropout:
-    """Words become unknown tokens; of the known ones of each text one stays.
+    """Replace words by unknown tokens. One known word of each text always stays.
 
     Args:
-        share: the probability of each.
+        tokens: the tokenizer.
+        share: the probability of replacing a word.
     """
 
     def __init__(self, tokens: TextTokenizer, share: float) -> None:
@@ -194,7 +200,7 @@ class WordDropout:
         self.unknown, self.share = tokens.unknown, share
 
     def __call__(self, token: Tensor, random: Tensor) -> Tensor:
-        """(B, T) token ids, and (B, at least T + 1) numbers in [0, 1), one for each word -> (B, T)."""
+        """(B, T) token ids and (B, T + 1 or more) random numbers in [0, 1), one for each word -> (B, T) token ids."""
         self.begins, self.special = self.begins.to(token.device), self.special.to(token.device)
         number = random.gather(1, self.begins[token].cumsum(1))
         known = ~self.special[token]
@@ -203,10 +209,10 @@ class WordDropout:
 
 
 class EmojiLanguages(TextData):
-    """Names of things in 14 languages, which come inside the `emoji` package; the class is the language.
+    """Names of emojis in 14 languages, from the `emoji` package. The class is the language.
 
-    They are Unicode's names of its emojis (CLDR). The names of an emoji are all in one split, and those that differ in
-    the colour of skin alone are left out. Some names, such as those of countries, are the same in several languages.
+    The names are those of Unicode (CLDR). All names of an emoji are in one split. Emojis that differ only in skin tone
+    are left out. Some names, such as those of countries, are equal in several languages.
     """
 
     def __init__(self, val_fraction: Share, test_fraction: Share, **kwargs: Any) -> None:
@@ -226,7 +232,7 @@ class EmojiLanguages(TextData):
 
 
 def emoji_names() -> dict[str, dict[str, str]]:
-    """The name of each emoji without a colour of skin in each language that has names for all of them, such as "de".
+    """The name of each emoji without a skin tone, by language, such as "de".
 
     Raises:
         UserError: the `emoji` package is not installed.
@@ -234,7 +240,7 @@ def emoji_names() -> dict[str, dict[str, str]]:
     try:
         import emoji
     except ImportError as error:
-        raise UserError("data: it takes emoji: pip install 'lab[text]'") from error
+        raise UserError("data: it needs emoji: pip install 'lab[text]'") from error
     emoji.config.load_language()
     names = {
         character: {language: of[language].strip(":").replace("_", " ") for language in emoji.LANGUAGES}

@@ -1,4 +1,4 @@
-"""Your own texts and their classes: from tables, and from folders of text files."""
+"""Texts and their classes, from tables and from folders of text files."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lab.features.files import TABLES, visible
 
 @dataclass
 class NamedTexts:
-    """Texts with the names of their classes; each has a place to name it by, and may have a group."""
+    """Texts with the names of their classes. Each has a place, such as "FILE, line 7", and may have a group."""
 
     text: list[str]
     label: list[str]
@@ -38,20 +38,20 @@ class NamedTexts:
 
 
 class TextTable(TextData):
-    """Your own texts in a CSV, TSV, JSONL or Parquet file, or in a folder of such files: train.*, val.*, test.*.
+    """Texts in a CSV, TSV, JSONL or Parquet file, or in a folder with the files train.*, val.* and test.*.
 
-    What there is no file for, or no row of that `split`, is drawn from train.
+    A split without a file, or without rows of that `split`, is drawn from train.
 
     Args:
         root: the file or the folder.
-        text: the column of the texts; its number, from 1, in a CSV or TSV file without a header.
-        label: the column of the classes; its number.
-        split: the column, if there is one, that says train, val or test.
-        group: the column, if there is one, whose equals stay in one split when splits are drawn; an empty cell is a
-            group of its own.
-        val_fraction: share of each class that validates, where no rows are said to.
-        test_fraction: share of each class that tests, where no rows are said to.
-        skip_unreadable: leave out the rows that can't be read, in place of refusing them.
+        text: the column of the texts: its name; or its number, from 1, in a CSV or TSV file without a header.
+        label: the column of the classes, likewise.
+        split: the column with the splits train, val and test, if there is one.
+        group: the column of the groups, if there is one. Rows of a group stay in one split when splits are drawn; a row
+            with an empty cell is a group by itself.
+        val_fraction: share of each class in the validation split, if it is drawn.
+        test_fraction: share of each class in the test split, if it is drawn.
+        skip_unreadable: leave out rows that can't be read; false: they are an error.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TextTable(TextData):
         return _labelled(_divided(rows, split) if split else {"train": rows}, self)
 
     def _read(self, path: Path, columns: dict[str, str | int | None]) -> tuple[NamedTexts, list[str]]:
-        """The rows of a table, and what its column `split` says of each."""
+        """The rows of a table, and the cells of its column `split`."""
         wanted = [column for column in columns.values() if column is not None]
         if len({type(column) for column in wanted}) > 1:
             raise UserError(f"data.text, data.label: give {', '.join(map(str, wanted))} all as names, or as numbers.")
@@ -105,7 +105,7 @@ class TextTable(TextData):
     def _warn(
         self, path: Path, columns: dict[str, str | int | None], of: dict[str, list[str]], given: list[str]
     ) -> None:
-        """Say what the labels of a table look like, where that may be a mistake."""
+        """Warn of labels that may be a mistake."""
         stripped = [cell for cell in given if cell.strip() != cell]
         if stripped:
             self.report.warnings.append(
@@ -119,7 +119,7 @@ class TextTable(TextData):
             )
         if path.suffix.lower() == ".tsv" and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in of["label"]):
             self.report.warnings.append(
-                "the labels begin and end with quotes, which a .tsv file keeps; save it as .csv to remove them"
+                "the labels begin and end with quotes, which a .tsv file keeps; save it as .csv to remove the quotes"
             )
 
     def _files(self, root: Path) -> dict[str, Path]:
@@ -132,18 +132,18 @@ class TextTable(TextData):
                 f"data.root: {root} has {names}; expected one train.*, of {', '.join(TABLES)}; val.*, test.*."
             )
         others = [path.name for path in sorted(root.iterdir()) if path not in found.values()]
-        self.report.leave_out("other files and folders beside the tables of the splits", others, is_minor=True)
+        self.report.leave_out("other files and folders than the tables of the splits", others, is_minor=True)
         return found
 
 
 class TextFolder(TextData):
-    """Your own texts: a folder of .txt files for each class, in `root` or in `root/train`, `root/val`, `root/test`.
+    """Texts in a folder of .txt files for each class, in `root` or in `root/train`, `root/val` and `root/test`.
 
     Args:
-        root: the folder; a val or test folder that is missing is split off train.
-        val_fraction: share of each class that validates, where there is no val folder.
-        test_fraction: share of each class that tests, where there is no test folder.
-        skip_unreadable: leave out the files that can't be read, in place of refusing them.
+        root: the folder. A missing val or test folder is drawn from train.
+        val_fraction: share of each class in the validation split, if there is no val folder.
+        test_fraction: share of each class in the test split, if there is no test folder.
+        skip_unreadable: leave out files that can't be read; false: they are an error.
     """
 
     def __init__(
@@ -180,10 +180,10 @@ class TextFolder(TextData):
 
 def existing(root: str | None, kind: str) -> Path:
     if root is None:
-        raise UserError(f"data.root: say which {kind} holds your texts, with data.root=PATH.")
+        raise UserError(f"data.root: expected the {kind} of your texts; set data.root=PATH.")
     path = expanded(root)
     if not path.exists():
-        raise UserError(f"data.root: {path} is not there.")
+        raise UserError(f"data.root: {path} does not exist.")
     return path
 
 
@@ -192,13 +192,13 @@ def _divided(rows: NamedTexts, split: list[str]) -> dict[str, NamedTexts]:
     if None in found:
         wrong = found.index(None)
         names = ", ".join(synonym for synonyms in SYNONYMS.values() for synonym in synonyms)
-        raise UserError(f"data: {rows.place[wrong]} is of the split {split[wrong]!r}; there are: {names}.")
-    index = {name: [i for i, own in enumerate(found) if own == name] for name in SPLITS}
-    return {name: rows.subset(own) for name, own in index.items() if own or name == "train"}
+        raise UserError(f"data: {rows.place[wrong]} has the split {split[wrong]!r}; expected one of {names}.")
+    index = {name: [i for i, split in enumerate(found) if split == name] for name in SPLITS}
+    return {name: rows.subset(indices) for name, indices in index.items() if indices or name == "train"}
 
 
 def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelled], list[str]]:
-    """All three splits, those that are missing drawn from train, and the names of the classes: train's."""
+    """All three splits, the missing ones drawn from train; and the names of the classes in train."""
     if not len(rows["train"]):
         raise UserError("data: train has no samples.")
     class_names = sorted(set(rows["train"].label))
@@ -210,10 +210,10 @@ def _labelled(rows: dict[str, NamedTexts], data: Any) -> tuple[dict[str, Labelle
     rows = rows | {name: train.subset(index) for name, index in parts.items()}
     known = set(rows["train"].label)
     for part in rows.values():
-        for own, place in zip(part.label, part.place, strict=True):
-            if own not in known:
-                raise UserError(f"data: {place} has the class {own!r}, which no training sample has.")
+        for class_name, place in zip(part.label, part.place, strict=True):
+            if class_name not in known:
+                raise UserError(f"data: {place} has the class {class_name!r}, which no training sample has.")
     splits = {
-        name: Labelled(part.text, torch.tensor([number[own] for own in part.label])) for name, part in rows.items()
+        name: Labelled(part.text, torch.tensor([number[each] for each in part.label])) for name, part in rows.items()
     }
     return splits, class_names

@@ -1,4 +1,4 @@
-"""Named public sets of texts, by Hugging Face's `datasets`."""
+"""Public data sets of texts, from the `datasets` library of Hugging Face."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError, one_line
 
-SETS = {  # id on the hub, the column of the texts, and the split that tests: that of sst2 is published without classes
+SETS = {  # id on the hub, the column of the texts, and the test split: the one of sst2 has no published classes
     "ag_news": ("fancyzhx/ag_news", "text", "test"),
     "imdb": ("stanfordnlp/imdb", "text", "test"),
     "sst2": ("stanfordnlp/sst2", "sentence", "validation"),
@@ -17,11 +17,11 @@ SETS = {  # id on the hub, the column of the texts, and the split that tests: th
 
 
 class HuggingFaceTexts(TextData):
-    """A public set, from the library's cache or downloaded to it.
+    """A public data set, from the cache of the library or downloaded to it.
 
     Args:
-        name: of the set.
-        val_fraction: share of each class's training texts that validate instead.
+        name: the data set.
+        val_fraction: share of the training texts of each class in the validation split.
     """
 
     def __init__(self, name: Literal["ag_news", "imdb", "sst2"], val_fraction: Share, **kwargs: Any) -> None:
@@ -44,10 +44,12 @@ class HuggingFaceTexts(TextData):
         try:
             import datasets
         except ImportError as error:
-            raise UserError(f"data: {self.set} takes pip install 'lab[datasets]'; data.tiny=true does not.") from error
+            raise UserError(
+                f"data: {self.set} needs the package datasets: pip install 'lab[datasets]'; data.tiny=true does not."
+            ) from error
         try:
             return datasets.load_dataset(SETS[self.set][0])
-        except Exception as error:  # of several libraries
+        except Exception as error:  # several libraries raise different errors
             raise UserError(
                 f"data: {self.set} is not in the cache of Hugging Face's datasets, and could not be downloaded"
                 f" ({one_line(error)[:200]}). Connect to the network; data.tiny=true needs none."

@@ -1,4 +1,4 @@
-"""Made-up data sets in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
+"""Generated data sets in the real formats. `data.tiny=true` reads them with the code for the real data."""
 
 import atexit
 import functools
@@ -16,24 +16,24 @@ SIZES = {"train": 160, "test": 40}
 
 
 def torchvision_images(dataset: Any) -> tuple[Path, Any]:
-    """A root that holds a tiny set for a torchvision dataset, and the class that reads it."""
+    """The root of a tiny data set in the format of a torchvision class, and the class that reads it."""
     name = dataset.__name__
     if "MNIST" in name:
         return written(_write_mnist, dataset), dataset
-    # torchvision compares checksums before it unpickles a CIFAR file: the tiny set has none to compare
+    # torchvision compares checksums before it unpickles a CIFAR file; the tiny data set has no checksums
     train, test = dataset.train_list[0][0], dataset.test_list[0][0]
     lists = {"train_list": [[train, None]], "test_list": [[test, None]], "meta": dataset.meta | {"md5": None}}
     return written(_write_cifar, dataset), type(f"Tiny{name}", (dataset,), lists)
 
 
 def image_folder() -> Path:
-    """A root with 20 pictures of each of three classes."""
+    """A folder with 20 images of each of three classes."""
     return written(_write_folder)
 
 
 @functools.cache
 def written(write: Callable[..., None], *arguments: Any) -> Path:
-    """A new folder that `write` fills; it lasts as long as this process."""
+    """A new folder that `write` fills. It is deleted when the process ends."""
     root = Path(tempfile.mkdtemp(prefix="lab-tiny-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     write(root, *arguments)
@@ -41,7 +41,7 @@ def written(write: Callable[..., None], *arguments: Any) -> Path:
 
 
 def _images(num: int, num_classes: int, side: int, num_channels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy blobs whose place is the class: (N, H, W, C) uint8, and (N,) labels, the same number of each."""
+    """Noisy blobs, whose position is the class: (N, H, W, C) uint8 images and (N,) labels, balanced."""
     random = np.random.default_rng(seed)
     label = np.arange(num) % num_classes
     angle = 2 * np.pi * label / num_classes

@@ -1,4 +1,4 @@
-"""Made-up texts in the real formats: what `data.tiny=true` reads, by the code that reads the real ones."""
+"""Generated texts in the real formats. `data.tiny=true` reads them with the code for the real data."""
 
 import csv
 from itertools import product
@@ -14,7 +14,7 @@ TELLING = [["good", "fine", "glad"], ["bad", "dull", "sad"], ["long", "slow", "l
 
 
 def sentences(num: int, num_classes: int, seed: int = 0) -> tuple[list[str], list[int]]:
-    """Texts of 0 to 12 words with one or two that tell the class, and the classes, the same number of each."""
+    """Texts of up to 12 words, one or two of which tell the class; and balanced classes."""
     random = np.random.default_rng(seed)
     label = [i % num_classes for i in range(num)]
     texts = []
@@ -25,22 +25,22 @@ def sentences(num: int, num_classes: int, seed: int = 0) -> tuple[list[str], lis
 
 
 def csv_file() -> Path:
-    """A CSV file of 150 texts in three classes, its columns being text and label."""
+    """A CSV file with 150 texts of three classes in the columns text and label."""
     return written(_write_table) / "texts.csv"
 
 
 def folder() -> Path:
-    """A root with 40 text files of each of three classes."""
+    """A folder with 40 text files of each of three classes."""
     return written(_write_folder)
 
 
 def pairs() -> Path:
-    """A file of 200 pairs, as Tatoeba's are published: English, French and a licence, between tabs."""
+    """A file of 200 pairs in the format of Tatoeba: English, French and a licence, separated by tabs."""
     return written(_write_pairs) / "fra.txt"
 
 
 class HubSplit(dict[str, list]):
-    """The columns of a split, and what the library calls its features."""
+    """The columns of a split, with the attribute `features` of the `datasets` library."""
 
     def __init__(self, text: str, num: int, names: list[str], seed: int) -> None:
         texts, label = sentences(num, len(names), seed)
@@ -49,7 +49,7 @@ class HubSplit(dict[str, list]):
 
 
 def hub(text: str, test: str) -> dict[str, HubSplit]:
-    """A set of four classes as the `datasets` library hands it out: `text` is the column of its texts."""
+    """A data set of four classes as the `datasets` library returns it; `text` is the column of the texts."""
     return {
         name: HubSplit(text, num, list("abcd"), seed)
         for seed, (name, num) in enumerate({"train": 160, test: 40}.items())

@@ -1,4 +1,4 @@
-"""Small image classification sets of torchvision, such as MNIST and CIFAR."""
+"""Small data sets of torchvision for image classification, such as MNIST and CIFAR."""
 
 import gzip
 import shutil
@@ -21,12 +21,12 @@ DEBIAN = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # the pack
 
 
 class TorchvisionImages(ImageData):
-    """A small classification set of torchvision, held in memory; its official test set is the test split.
+    """A small classification data set of torchvision, in memory. The official test set is the test split.
 
     Args:
         name: the class in `torchvision.datasets`.
-        root: where the files are, or are downloaded to.
-        val_fraction: share of each class's training images that validate instead.
+        root: the folder of the files. Missing files are downloaded to it.
+        val_fraction: share of the training images of each class in the validation split.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TorchvisionImages(ImageData):
             package = f"install Debian's package dataset-fashion-mnist, which fills {debian}, " if debian else ""
             raise UserError(
                 f"data: {name} is not in {self.root} and could not be downloaded ({one_line(error)})."
-                f" Connect to the network, {package}or say where the files are with data.root=PATH;"
+                f" Connect to the network, {package}or set data.root=PATH to the folder of the files;"
                 " data.tiny=true needs no files."
             ) from error
 
@@ -63,10 +63,10 @@ class TorchvisionImages(ImageData):
         root, dataset = tiny.torchvision_images(self.dataset) if self.tiny else (self.root, self.dataset)
         try:
             official = {train: dataset(root, train=train) for train in (True, False)}
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:  # torchvision lets through what is raised
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:  # torchvision converts no errors
             raise UserError(
-                f"data: {root / dataset.__name__ / 'raw'} is damaged: a file is cut short, or of another format."
-                " Remove the folder, and it is fetched anew."
+                f"data: {root / dataset.__name__ / 'raw'} is damaged: a file is truncated, or has another format."
+                " Remove the folder to download it again."
             ) from error
         train, test = (_in_memory(official[part], name) for part, name in ((True, "train"), (False, "test")))
         parts = self.draw(train.tensors["label"], {"val": self.val_fraction}, num_test=len(test))
@@ -75,7 +75,7 @@ class TorchvisionImages(ImageData):
 
 
 def _unpack(source: Path, files: Sequence[Path]) -> None:
-    """Unpack what a folder has of these files, gzipped; each is there whole or not at all."""
+    """Decompress those of these files that a folder has as .gz. Each file is written completely or not at all."""
     for file in files:
         packed = source / f"{file.name}.gz"
         if packed.is_file():

@@ -1,4 +1,4 @@
-"""Texts and their translations: what all data modules for translation share, and the one that needs no file."""
+"""Texts and their translations: what all data modules for translation share, and the names of emojis."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -26,21 +25,22 @@ Pair = tuple[str, str]  # a text, and its translation
 
 
 class TranslationData(Data):
-    """Batches of `token` (B, S), the source, `target` (B, T), from `<s>` to `</s>`, and `index` (B,).
+    """Batches of `token` (B, S), the source; `target` (B, T), from `<s>` to `</s>`; `reference` (B, R); `index` (B,).
 
-    `reference` (B, R) is the target as it was written, in Unicode's code points: what translations are scored by.
+    `reference` is the target text in Unicode code points, against which translations are scored.
 
-    Splits that are drawn share no source and no target.
+    Drawn splits have no source and no target in common.
 
     Args:
-        tokens: what a text is cut into; the training split's are the vocabulary.
-        vocab_size: the most tokens in it, the rarest being left out.
-        min_count: tokens that are rarer in the training split are left out.
-        max_length: tokens of a text; what is beyond is cut off.
-        shared_vocabulary: of source and target.
-        tokens_per_batch: the most tokens of a batch on either side, padding included; in place of `batch_size`.
-        val_fraction: share of the pairs that validate, where no split of them is given.
-        test_fraction: the same, of those that test.
+        tokens: the units of the tokenizer. The vocabulary is learned from the training split.
+        vocab_size: the largest number of tokens in the vocabulary; rarer tokens are unknown.
+        min_count: tokens with fewer occurrences in the training split are unknown.
+        max_length: the largest number of tokens in a text; longer texts are truncated.
+        shared_vocabulary: source and target have one vocabulary.
+        tokens_per_batch: the largest number of tokens in a batch, of source or target, including padding; replaces
+            `batch_size`.
+        val_fraction: share of the pairs in the validation split, if it is drawn.
+        test_fraction: share of the pairs in the test split, if it is drawn.
     """
 
     features: ClassVar[dict[str, type[Feature]]] = {"text": Text, "target": Text}
@@ -64,7 +64,7 @@ class TranslationData(Data):
 
     @abstractmethod
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
-        """The pairs of "train", and of "val" and "test" where these are not to be drawn from them."""
+        """Read the pairs of "train", and of "val" and "test" unless these are drawn from train."""
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         pairs = self._drawn(self.read_pairs())
@@ -76,7 +76,7 @@ class TranslationData(Data):
         }
         text, target = self._texts(pairs["train"])
         splits = {name: _encoded(split, text.tokens, target.tokens) for name, split in pairs.items()}
-        if not self.facts:  # the net is yet to be built
+        if not self.facts:  # a new run: the net is not built yet
             target = replace(target, max_length=int(splits["train"].sequences["target"].length.max()) - 1)
         facts = Facts(
             {"text": text, "target": target},
@@ -93,14 +93,12 @@ class TranslationData(Data):
         return dict(splits), facts
 
     def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
-        """With the splits that are missing; `names` of all samples are their sources."""
+        """Draw the missing splits from train, and name all samples by their sources."""
         everything = pairs["train"]
         if not everything:
             raise UserError("data: there are no pairs.")
         missing = {name: share for name, share in self.fractions.items() if name not in pairs}
-        parts = self.draw(
-            torch.zeros(len(everything), dtype=torch.int64), missing, related(everything), len(pairs.get("test", ()))
-        )
+        parts = self.draw(len(everything), missing, related(everything), len(pairs.get("test", ())))
         pairs = pairs | {name: [everything[i] for i in index] for name, index in parts.items()}
         self.names = {name: [source for source, _ in split] for name, split in pairs.items()}
         return pairs
@@ -128,13 +126,13 @@ class TranslationData(Data):
 
 
 class EmojiTranslations(TranslationData):
-    """Names of things, such as "dog face", in two of the 14 languages that come inside the `emoji` package.
+    """Names of emojis, such as "dog face", in two of the 14 languages of the `emoji` package.
 
-    They are Unicode's names of its emojis (CLDR); those that differ in the colour of skin alone are left out.
+    The names are those of Unicode (CLDR). Emojis that differ only in skin tone are left out.
 
     Args:
-        source: the language that is read, such as "en".
-        target: the one that is written.
+        source: the source language, such as "en".
+        target: the target language.
     """
 
     def __init__(self, source: str, target: str, **kwargs: Any) -> None:
@@ -145,13 +143,13 @@ class EmojiTranslations(TranslationData):
         names = list(emoji_names().values())
         for key, language in (("source", self.source), ("target", self.target)):
             if language not in names[0]:
-                raise UserError(f"data.{key}: there is no {language}; there are {', '.join(sorted(names[0]))}.")
+                raise UserError(f"data.{key}: unknown language {language}; expected {', '.join(sorted(names[0]))}.")
         pairs = [(name[self.source], name[self.target]) for name in names]
         return {"train": pairs[:200] if self.tiny else pairs}
 
 
 def related(pairs: Sequence[Pair]) -> list[str]:
-    """A group for each pair: it has all pairs with its source or its target, and all that have those of one of them."""
+    """A group for each pair: pairs with the same source or the same target are connected; a group is a component."""
     sides = [_numbered(side) for side in zip(*pairs, strict=True)]
     source, target = sides[0], sides[1] + sides[0].max() + 1
     edges = coo_array((np.ones(len(pairs)), (source, target)), shape=(target.max() + 1,) * 2)
@@ -160,19 +158,19 @@ def related(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _numbered(texts: Sequence[str]) -> np.ndarray:
-    """A number for each text, in their order. An array of texts would hold each in as much memory as the longest."""
+    """A number for each text, in alphabetical order. In an array, each would take the memory of the longest."""
     number = {text: i for i, text in enumerate(sorted(set(texts)))}
     return np.array([number[text] for text in texts])
 
 
 def _encoded(pairs: Sequence[Pair], source: TextTokenizer, target: TextTokenizer) -> EncodedTexts:
     token = source.encode([text for text, _ in pairs])
-    said = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
+    written = [[START, *ids] for ids in target.encode([text for _, text in pairs])]
     reference = Ragged.of([list(map(ord, text)) for _, text in pairs])
-    return EncodedTexts({"token": Ragged.of(token), "target": Ragged.of(said)}, {"reference": reference})
+    return EncodedTexts({"token": Ragged.of(token), "target": Ragged.of(written)}, {"reference": reference})
 
 
 def _num_cut(pairs: Sequence[Pair], texts: EncodedTexts, source: TextTokenizer, target: TextTokenizer) -> int:
-    lengths = texts.length[:, 0].tolist(), (texts.length[:, 1] - 1).tolist()  # of the target without `START`
+    lengths = texts.length[:, 0].tolist(), (texts.length[:, 1] - 1).tolist()  # `START` is no token of the target text
     sides = zip((source, target), zip(*pairs, strict=True), lengths, strict=True)
     return sum(tokens.num_cut(side, length) for tokens, side, length in sides)

@@ -148,13 +148,11 @@ def _worker_error(error: Exception) -> Exception:
 
 
 def _is_users(error: Exception) -> bool:
-    from hydra.errors import HydraException, InstantiationException
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from lab.engine.errors import UserError
 
-    if isinstance(error, InstantiationException):
-        return False
     return isinstance(error, (UserError, HydraException, OmegaConfBaseException, PermissionError))
 
 

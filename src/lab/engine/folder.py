@@ -61,7 +61,7 @@ def refuse_links(folder: Path, everywhere: bool = False) -> None:
         everywhere: also refuse other links that lead out of the folder, since callbacks and loggers may write to them.
 
     Raises:
-        UserError: the path, and what it is.
+        UserError: there is such a file; the message names it.
     """
 
     def unreadable(error: OSError) -> NoReturn:
@@ -89,7 +89,7 @@ def latest(log_dir: Path) -> Path:
     """
     starts = [(start, folder) for folder in runs_below(log_dir) if (start := _start_time(folder)) is not None]
     if not starts:
-        raise UserError(f"error: run=latest: there is no run in {log_dir}.")
+        raise UserError(f"error: run=latest: there is no run in {log_dir}. Train one first, or set log_dir.")
     return max(starts)[1]
 
 

@@ -76,14 +76,14 @@ class Sweep(_Record):
     varied: list[str] = []
 
 
-class Data(_Record):
+class DataFacts(_Record):
     """`data.json`: `lab.data.facts.Facts` reads the other keys."""
 
     fingerprint: str
 
 
 RECORDS: dict[str, type[_Record]] = {
-    "stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep, "data.json": Data,
+    "stamp.json": Stamp, "results.json": Results, "sweep.json": Sweep, "data.json": DataFacts,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The types of a run's inputs, targets and outputs, without torch."""
+"""Features: the types of the inputs, targets and outputs of a run. This module imports no torch."""
 
 import json
 import math
@@ -22,36 +22,38 @@ Row = dict[str, Any]  # column -> a plain value
 
 
 class TooLargeError(UserError):
-    """More than a server takes."""
+    """An input is larger than a server accepts."""
 
 
 class Feature(ABC):
     """The type of one input, target or output, such as an image or a class label.
 
-    A subclass is a frozen dataclass of plain values. They are stored in a run's `data.json` and in exported files, and
-    are all that is needed to read and to show: a feature imports no torch. The same class describes what a net takes
-    and what it makes: a classifier takes an `Image`, a generator makes one.
+    A subclass is a frozen dataclass of plain values. They are stored in the `data.json` of a run and in exported files.
+    They are sufficient to read and to show samples: a feature imports no torch. The same class describes inputs and
+    outputs of nets: the input of a classifier is an `Image`, and so is the output of a generator.
 
-    A feature makes one or more entries of a batch; `entries` names them. A sample is an array for each entry, without
-    the batch dimension. In a batch shorter arrays are padded with zeros, so a net has to know the padding: by a mask
-    (token 0), or by an entry with the lengths.
+    A feature has one or more entries in a batch; `entries` names them. A sample is an array for each entry, without
+    the batch dimension. In a batch, shorter arrays are padded with zeros. A net must be able to recognise the padding:
+    by its value (token 0), or by an entry with the lengths.
 
-    As an input, a feature is read from an item that a user names: a file's path, a line of text (`find`, `read`), or
-    the content of a request (`decode`, `from_json`). As an output, it is shown as columns of a table (`rows`), a file
-    (`file`), or HTML (`html`). A subclass defines the methods that its use needs; the others say what is missing.
+    As an input, a feature is read from an item: a file path or a line of text (`find`, `read`), or the content of a
+    request (`decode`, `from_json`). As an output, it is shown as columns of a table (`rows`), a file (`file`), or HTML
+    (`html`). A subclass defines the methods that it needs; the other methods raise an error that says so.
     """
 
     entry: str  # a field: the name of the only entry. A feature with several entries overrides `entries` instead
-    # Attributes that fill the arguments of nets and tasks by name: `num_classes`, or `label_num_classes`
+    # Attributes that fill arguments of nets and tasks by name, such as `num_classes`, or `label_num_classes`
     fact_names: ClassVar[tuple[str, ...]] = ()
-    # The same, only with the feature's name before them, for the bare name means other things too: `image_std`
+    # Attributes that fill arguments only with the name of the feature in front, such as `image_std`
     qualified_fact_names: ClassVar[tuple[str, ...]] = ()
-    item: ClassVar[str] = "value"  # what people call an item
-    column: ClassVar[str] = ""  # the heading of items in a table; "": the feature's name
-    content_types: ClassVar[str] = "text/"  # the beginning of the types of a request's body
-    in_json: ClassVar[str] = "<text>"  # how an item looks in JSON
-    accept: ClassVar[str] = ""  # the files that an item is, such as image/*; "": it is typed
-    explainer: ClassVar[str] = ""  # the class that attributes answers to it: "lab.verbs.explain.images.ImageExplainer"
+    item: ClassVar[str] = "value"  # the word for an item in messages
+    column: ClassVar[str] = ""  # the heading of the items in a table; "": the name of the feature
+    content_types: ClassVar[str] = "text/"  # prefix of the content types of requests
+    in_json: ClassVar[str] = "<text>"  # an item in JSON
+    accept: ClassVar[str] = ""  # the files that are items, such as image/*; "": an item is typed text
+    explainer: ClassVar[str] = (
+        ""  # the class that explains predictions, such as "lab.verbs.explain.texts.TextExplainer"
+    )
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -59,40 +61,40 @@ class Feature(ABC):
         return (self.entry,)
 
     def facts(self) -> dict[str, Any]:
-        """The values of all facts by their bare names."""
+        """The values of all facts, by name."""
         return {name: getattr(self, name) for name in (*self.fact_names, *self.qualified_fact_names)}
 
     def changes(self, now: Self) -> list[str]:
-        """The facts that a net of this feature does not work without, and that `now` states differently."""
+        """The names of the facts whose values in `now` do not fit a net that was built for this feature."""
         was, found = self.facts(), now.facts()
         return [name for name in was if found[name] != was[name]]
 
     # as an input
 
     def find(self, source: str) -> Iterable[str]:
-        """The items that `input=SOURCE` stands for.
+        """The items in a source, which is the value of `input=`.
 
         Raises:
-            UserError: there are none.
+            UserError: there is no item.
         """
         raise UserError(f"error: input: {type(self).__name__} cannot be read from files.")
 
     def columns(self, name: str) -> Sequence[str]:
-        """The columns of a table in whose rows an item is, beside those of other inputs.
+        """The columns of a table that hold an item. A table with several inputs has the columns of each.
 
         Args:
-            name: of the feature.
+            name: the name of the feature.
         """
         return (name,)
 
     def of_cells(self, cells: Sequence[str]) -> str:
-        """The item in the cells of `columns`."""
+        """Return the item in the cells of `columns`."""
         return cells[0]
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
-        """The samples of the readable items, and for each item the error, or "".
+        """Return the samples of the readable items, and for each item the error, or "".
 
-        An item is a file's path if `accept` is set, else what `decode` takes.
+        An item is a file path if `accept` is set, otherwise the text that `decode` takes.
         """
         samples, errors = [], []
         for item in items:
@@ -104,97 +106,97 @@ class Feature(ABC):
         return samples, errors
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
-        """The sample in the bytes of a request.
+        """Return the sample in the bytes of a request.
 
         Raises:
-            TooLargeError: it is larger than `max_megapixels`.
-            UserError: it is not readable.
+            TooLargeError: the sample is larger than `max_megapixels`.
+            UserError: the bytes are not readable.
         """
         raise UserError(f"{type(self).__name__} cannot be read from a request.")
 
     def from_json(self, value: Any) -> bytes:
-        """The content of an item in JSON, for `decode`.
+        """Convert an item in JSON to the bytes that `decode` takes.
 
         Raises:
-            ValueError: it is another type, or not encoded as expected.
+            ValueError: the value has another type, or is not encoded as expected.
         """
         if not isinstance(value, str):
             raise ValueError("expected a text")
         return value.encode()
 
     def example(self) -> Sample:
-        """A sample of the largest size, which an exported model takes.
+        """Return a sample of the largest size that an exported model takes.
 
         Raises:
-            UserError: it cannot be an input.
+            UserError: the feature cannot be an input.
         """
         raise UserError(f"error: {type(self).__name__} has no example, and cannot be the input of an exported model.")
 
     def mirrored(self, arrays: Arrays) -> Arrays | None:
-        """The samples of a batch, left and right exchanged; None: they have no mirror image."""
+        """Return the mirror images, left to right, of the samples in a batch; None: samples have no mirror image."""
         return None
 
     @property
     def about(self) -> str:
-        """A description in one line, such as "28 × 28 pixels"; "": its name says enough."""
+        """A description in one line, such as "28 × 28 pixels"; "": the name is enough."""
         return ""
 
     # as an output
 
     @property
     def is_file(self) -> bool:
-        """Whether an output is a file, and no columns of a table alone."""
+        """True if an output is a file, not only columns of a table."""
         return type(self).file is not Feature.file
 
     @property
     def choices(self) -> Sequence[str]:
-        """The answers that it chooses from: the net has a logit for each, the output a probability; none: no choice."""
+        """The classes that the net has a logit for and the output a probability; empty: the output is no class."""
         return ()
 
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
-        """The answers in a sample, the best first, as plain values by column; a column `name` is the answer in a word.
+        """Return the answers in a sample, the best first, as plain values by column. The column `name` has the answer.
 
         Args:
-            name: of the feature, such as "class".
-            sample: this output's entries.
-            inputs: the entries of the item that it belongs to, such as the size of the picture before it was scaled.
-            top_k: the most answers.
+            name: the name of the feature, such as "class".
+            sample: the entries of this output.
+            inputs: the entries of the input, such as the size of the picture before it was resized.
+            top_k: the largest number of answers.
         """
         return []
 
     def file(self, sample: Sample) -> tuple[str, bytes] | None:
-        """The suffix and the content of an output's file, such as (".png", …); None: it is in the table."""
+        """Return the suffix and the content of the file of an output, such as (".png", …); None: there is no file."""
         return None
 
     def html(self, sample: Sample) -> str:
-        """A sample as the net gets it, or makes it."""
+        """Return the HTML of a sample as the net gets or returns it."""
         return ""
 
     def caption(self, sample: Sample) -> str:
-        """A target in a few words, such as the name of a class; "": it takes more."""
+        """Return a target in a few words, such as the name of a class; "": that is not possible."""
         return ""
 
     def thumbnails(self, arrays: Arrays) -> np.ndarray | None:
-        """(N, C, H, W) floats in [0, 1], a small picture of each sample; None: it is no picture."""
+        """(N, C, H, W) floats in [0, 1], a small picture of each sample; None: samples are not pictures."""
         return None
 
     def scores(self, output: Arrays, target: Arrays) -> dict[str, float]:
-        """Scores of outputs against targets of the same feature, by name; empty: they cannot be compared one by one."""
+        """Scores of outputs against targets of the same feature, by name; empty: no score of single samples exists."""
         return {}
 
-    # how an exported file is compared with the checkpoint
+    # comparison of an exported file with the checkpoint
 
-    tolerance: ClassVar[float] = 0.0  # the share of the samples that may differ
+    tolerance: ClassVar[float] = 0.0  # the largest share of samples that may differ
 
     def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """(N,) the largest difference of each sample's numbers."""
+        """(N,) largest absolute difference of the numbers of each sample."""
         each = [abs(a[name].astype(np.float64) - b[name]).reshape(len(a[name]), -1).max(1) for name in self.entries]
         return np.max(each, 0)
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """(N,) whether the samples' answers are different: a float x by more than 1e-4 max(1, |x|), an integer at all.
+        """(N,) bool, true for the samples whose answers differ.
 
-        What is not finite differs.
+        Floats x differ by more than 1e-4 max(1, |x|), integers by any amount. A number that is not finite differs.
         """
         return np.asarray(np.stack([_apart(a[name], b[name]) for name in self.entries]).any(0))
 
@@ -207,7 +209,7 @@ def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def stack(samples: Sequence[Sample]) -> Arrays:
-    """A batch; the end of a shorter array is filled with zeros."""
+    """Stack samples into a batch. Shorter arrays are padded with zeros at their end."""
     return {name: _stacked([sample[name] for sample in samples]) for name in samples[0]}
 
 
@@ -221,21 +223,21 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def sample_of(arrays: Arrays, i: int, names: Iterable[str]) -> Sample:
-    """The entries of these names, of sample i."""
+    """Return the entries `names` of sample i."""
     return {name: arrays[name][i] for name in names}
 
 
 def padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:
-    """With zeros at the end of each dimension but the first, up to `shape`, whose names stand for any size."""
+    """Pad an array with zeros up to `shape`, except its first dimension. A name in `shape` stands for any size."""
     more = [most - size if isinstance(most, int) else 0 for size, most in zip(array.shape[1:], shape[1:], strict=True)]
     return np.pad(array, [(0, 0), *((0, n) for n in more)]) if any(more) else array
 
 
 def pack(features: Mapping[str, Feature]) -> dict[str, Any]:
-    """Features as plain values, for `unpack`.
+    """Convert features to plain values, for `unpack`.
 
     Raises:
-        UserError: a feature, or an entry that it makes, has a name that is no word.
+        UserError: the name of a feature or of an entry is not an identifier.
     """
     try:
         for name, feature in features.items():
@@ -249,11 +251,11 @@ def pack(features: Mapping[str, Feature]) -> dict[str, Any]:
 
 
 def unpack(content: Any) -> dict[str, Feature]:
-    """The features in plain values that somebody stored.
+    """Read features from the plain values of a file, whoever wrote it.
 
     Raises:
-        ValueError: they name what is not a feature, or what may not be called; or a value is missing or wrong.
-        UserError: they take a package that is not installed.
+        ValueError: a class is not a feature or may not be called, or a value is missing or wrong.
+        UserError: a class is in a package that is not installed.
     """
     if not isinstance(content, dict):
         raise ValueError("features should be a mapping")
@@ -262,14 +264,14 @@ def unpack(content: Any) -> dict[str, Feature]:
 
 
 def _refuse_names(*names: str) -> None:
-    """Features and entries are keys of JSON, columns, parts of arguments and of files' names."""
+    """Raise ValueError unless names are ASCII identifiers: they become JSON keys, columns, arguments and file names."""
     for name in names:
         if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
-            raise ValueError(f"features: {str(name)[:100]!r} is no name; expected letters, digits and _")
+            raise ValueError(f"features: {str(name)[:100]!r} is not a name; expected letters, digits and _")
 
 
 def _located(where: str, target: str) -> Any:
-    """The class that a `_target_` names. Only modules of `lab.features` and of installed packages are imported."""
+    """Return the class of a `_target_`. Only modules of `lab.features` and of installed packages are imported."""
     top, dot, _ = target.partition(".")
     installed = {name.partition(".")[0] for name in packages()}
     if not (target.startswith("lab.features.") or top in installed):

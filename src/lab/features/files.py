@@ -1,4 +1,4 @@
-"""Which files of a folder are read, and how; without torch, for the verbs that answer without it."""
+"""Files of a folder and lines of a file. This module imports no torch: exported models need none."""
 
 import csv
 import io
@@ -11,16 +11,16 @@ from typing import BinaryIO
 
 from lab.engine.errors import UserError
 
-SYSTEM = (  # folders and files that a system or a tool makes by itself, in lower case
+SYSTEM = (  # folders and files that systems and tools create, in lower case
     "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db",
     "desktop.ini",
 )  # fmt: skip
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # how the names of those that lab reads end
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # the suffixes of tables
 NO_LINES = (*TABLES, ".json", ".ndjson", ".arrow", ".xls", ".xlsx")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder belongs to a system or a tool, such as .DS_Store or .ipynb_checkpoints."""
+    """Return whether a file or a folder belongs to a system or a tool, such as .DS_Store or .ipynb_checkpoints."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
@@ -50,20 +50,20 @@ def files_below(folder: Path, hidden: list[Path] | None = None, _above: Collecti
 
 
 def refuse_wide(start: bytes, where: str) -> None:
-    """Raise UserError where a file's first bytes are those of UTF-16 or UTF-32."""
+    """Raise UserError if the first bytes of a file are those of UTF-16 or UTF-32."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         raise UserError(f"{where} is UTF-16 or UTF-32, or not a text. Save the file as UTF-8.")
 
 
 def lines(source: str, item: str) -> Iterator[str]:
-    """The lines of a text file; or `-`: of standard input, as they come.
+    """The lines of a text file; `-`: of standard input, as they arrive.
 
     Args:
         source: the file.
-        item: what a line holds, such as "a text".
+        item: the content of a line, such as "a text".
 
     Raises:
-        UserError: there is no such file, it is not one of lines, or it is empty.
+        UserError: the file does not exist, has no lines of text, or is empty.
     """
     if Path(source).is_dir():
         raise UserError(f"error: input={source}: it is a folder; give a file with {item} on each line.")
@@ -80,12 +80,12 @@ def lines(source: str, item: str) -> Iterator[str]:
 
 
 def csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
-    """The cells of these columns in each row of a CSV file; or `-`: of standard input, as they come.
+    """The cells of these columns in each row of a CSV file; `-`: of standard input, as they arrive.
 
-    None stands for a cell that a row is too short for.
+    A cell is None if the row is too short.
 
     Raises:
-        UserError: there is no such file, it is not one of rows, it lacks a column, or it has no rows.
+        UserError: the file does not exist, is damaged, lacks a column, or has no rows.
     """
     if Path(source).is_dir():
         raise UserError(f"error: input={source}: it is a folder; give a CSV file.")
@@ -98,7 +98,7 @@ def csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
 def _csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
     with opened(source, "; give a CSV file") as file:
         refuse_wide(file.peek(4)[:4], f"error: input={source}: it")
-        csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 characters otherwise
+        csv.field_size_limit(2**31 - 1)  # characters of a cell; the default is 131,072
         table = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
         try:
             places = _places(source, next(table, []), columns)
@@ -118,14 +118,14 @@ def _places(source: str, header: Sequence[str], columns: Sequence[str]) -> list[
 
 
 def opened(source: str, expected: str) -> io.BufferedReader:
-    """The bytes of a file; or `-`: of standard input.
+    """Open a file for reading bytes; `-`: standard input.
 
     Args:
         source: the file.
-        expected: the end of the sentence that there is no such file.
+        expected: the end of the message if the file does not exist.
 
     Raises:
-        UserError: it can't be opened.
+        UserError: the file can't be opened.
     """
     try:
         return open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-")
@@ -141,7 +141,7 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 
 def line_of(content: bytes) -> str:
-    """Without its end, and the mark that some editors begin a file with; bytes that are no UTF-8 become surrogates."""
+    """Decode a line, without its line break and byte order mark. Bytes that are not UTF-8 become surrogates."""
     return without_end(content.decode(errors="surrogateescape").removeprefix("\ufeff"))
 
 
@@ -150,10 +150,10 @@ def without_end(line: str) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """A text as it was read; surrogates that stand for bytes become these bytes.
+    """Encode a text. The surrogates of bytes that are not UTF-8 become these bytes again.
 
     Raises:
-        UserError: it has other halves of surrogate pairs, as JSON may.
+        UserError: the text has other surrogates, as JSON may.
     """
     try:
         return text.encode(errors="surrogateescape")
@@ -162,10 +162,10 @@ def utf8(text: str) -> bytes:
 
 
 def content_of(path: str) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the file can't be read.
     """
     try:
         return Path(path).read_bytes()

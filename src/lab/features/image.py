@@ -26,9 +26,9 @@ BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Image(Feature):
-    """A picture of any format that PIL reads, cropped to its centre square: (C, `image_size`, `image_size`) uint8.
+    """An image in any format that PIL reads, cropped to its centre square: (C, `image_size`, `image_size`) uint8.
 
-    As an output, the same, or floats in [0, 1].
+    As an output, it is the same array, or floats in [0, 1].
 
     Args:
         mean: of each channel over the training split, in [0, 1]; the net gets (image - mean) / std. None: the net gets
@@ -49,7 +49,7 @@ class Image(Feature):
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
-            raise ValueError(f"mean and std are not of {self.num_channels} channels")
+            raise ValueError(f"expected mean and std of {self.num_channels} channels")
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and standard deviation of each channel, in [0, 1]; 0 and 1 if none are set."""
@@ -60,7 +60,7 @@ class Image(Feature):
         return f"{self.image_size} × {self.image_size} pixels"
 
     def changes(self, now: Self) -> list[str]:
-        """The statistics may change: a run keeps its own."""
+        """The statistics may change: a run keeps those that it was trained with."""
         return [name for name in super().changes(now) if name not in self.qualified_fact_names]
 
     def example(self) -> Sample:
@@ -70,7 +70,7 @@ class Image(Feature):
         return arrays | {self.entry: np.ascontiguousarray(arrays[self.entry][..., ::-1])}
 
     def find(self, source: str) -> list[str]:
-        """A file, the images in a folder, a glob's files, or `-`: paths on standard input, a line each."""
+        """A file, the images in a folder, the files of a glob pattern; `-`: paths on standard input, one per line."""
         if source == "-":
             content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
             refuse_wide(content[:4], "error: input=-: it")
@@ -85,9 +85,9 @@ class Image(Feature):
         else:
             paths = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
         if not paths and Path(source).is_dir():
-            raise UserError(f"error: input={source}: it is a folder without images.")
+            raise UserError(f"error: input={source}: the folder has no images.")
         if not paths and source == "-":
-            raise UserError("error: input=-: standard input has no paths, one a line.")
+            raise UserError("error: input=-: expected paths on standard input, one per line.")
         if not paths:
             raise UserError(f"error: input={source}: there is no such file or folder.")
         return paths
@@ -111,11 +111,11 @@ class Image(Feature):
             if isinstance(error.__cause__, BOMB):
                 raise TooLargeError(too_large) from error
             if isinstance(error.__cause__, UnidentifiedImageError):
-                raise UserError("It is no image, or none of a known format.") from error
+                raise UserError("The file is not an image, or its format is unknown.") from error
             raise UserError(f"The image can't be read: {error.__cause__}.") from error
 
     def from_json(self, value: Any) -> bytes:
-        """Decode base64: with line breaks, in the URL alphabet, without padding, or as a data URL."""
+        """Decode base64, also with line breaks, in the URL alphabet, without padding, or as a data URL."""
         text = super().from_json(value).decode()
         text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
         padded = text + "=" * (-len(text) % 4)
@@ -140,12 +140,12 @@ def pixels(image: np.ndarray) -> np.ndarray:
 
 
 def png(level: np.ndarray) -> bytes:
-    """(H, W, C) uint8 as a PNG file."""
+    """(H, W, C) uint8 -> the content of a PNG file."""
     with io.BytesIO() as file:
         PIL.Image.fromarray(level if level.shape[2] == 3 else level[..., 0]).save(file, "PNG")
         return file.getvalue()
 
 
 def picture(level: np.ndarray, alt: str) -> str:
-    """(H, W, C) uint8 in HTML."""
+    """(H, W, C) uint8 -> an HTML element."""
     return f'<img src="data:image/png;base64,{base64.b64encode(png(level)).decode()}" alt="{alt}">'

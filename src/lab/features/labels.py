@@ -11,7 +11,7 @@ from lab.features.files import lines, without_end
 
 @dataclass(frozen=True)
 class ClassLabel(Feature):
-    """One of several classes. As an input or a target, its number; as an output, the (C,) probabilities of all."""
+    """One of several classes. As an input or a target, its index; as an output, the (C,) probabilities."""
 
     class_names: list[str]
     entry: str = "label"
@@ -36,12 +36,12 @@ class ClassLabel(Feature):
         return self.class_names
 
     def find(self, source: str) -> Iterator[str]:
-        """The lines of a file, each with the name of a class; or `-`: of standard input."""
+        """The lines of a file, each with the name of a class; `-`: of standard input."""
         return lines(source, "the name of a class")
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         text = content.decode(errors="surrogateescape")
-        for same in (str, without_end, str.strip):  # a name may begin or end with a space
+        for same in (str, without_end, str.strip):  # a name may start or end with a space
             found = [i for i, name in enumerate(self.class_names) if same(name) == same(text)]
             if len(found) == 1:
                 return {self.entry: np.array(found[0])}
@@ -67,6 +67,6 @@ class ClassLabel(Feature):
         return {"acc": float((probability.argmax(-1) == label).mean())}
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """Whether the first class is another, or a probability differs by more than 1e-4."""
+        """(N,) bool, true if the most probable class changes, or a probability by more than 1e-4."""
         first = a[self.entry].argmax(-1) != b[self.entry].argmax(-1)
         return first | super().differs(a, b)

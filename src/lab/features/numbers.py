@@ -15,7 +15,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Numbers(Feature):
-    """A row of finite numbers, each with a name: (`size`,) float32. An item is their CSV, such as `1.5,20`."""
+    """A row of finite numbers, each with a name: (`size`,) float32. An item is a line of CSV, such as `1.5,20`."""
 
     names: list[str]
     entry: str = "numbers"
@@ -38,7 +38,7 @@ class Numbers(Feature):
         return ",".join(cells)
 
     def find(self, source: str) -> Iterator[str]:
-        """The rows of a CSV file whose header has all names; or `-`: of standard input, as they come."""
+        """The rows of a CSV file whose header has all names; `-`: of standard input, as they arrive."""
         return (self.of_cells([cell or "" for cell in row]) for row in csv_rows(source, self.names))
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
@@ -52,7 +52,7 @@ class Numbers(Feature):
         return {self.entry: np.array(values, np.float32)}
 
     def from_json(self, value: Any) -> bytes:
-        """The content of a list of numbers, or of their text as CSV."""
+        """Convert a list of numbers, or their CSV, to bytes of CSV."""
         if isinstance(value, str):
             return value.encode()
         numbers = value if isinstance(value, list) else [value]
@@ -77,7 +77,7 @@ class Numbers(Feature):
 
 
 def _number(cell: str) -> float | None:
-    """None: it is no finite float32."""
+    """Return the number in a cell; None: it is not a finite float32."""
     try:
         value = float(cell) if len(cell) <= LONGEST and "_" not in cell else np.nan
     except ValueError:

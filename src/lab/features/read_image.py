@@ -1,4 +1,4 @@
-"""Image files as arrays of the net's input size, with PIL and NumPy only: an exported model needs no torch."""
+"""Read image files as arrays of the input size, with PIL and NumPy only: exported models need no torch."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from lab.engine.errors import UserError
 
-# Formats whose headers give the size that is decoded. AVIF is missing: its frames may be larger than its header says.
+# Formats whose headers give the decoded size. AVIF is missing: its frames may be larger than the size in the header.
 # BLP, FITS, ICNS and IPTC hold files of other formats.
 BOUNDED = (
     "BMP",
@@ -37,18 +37,18 @@ BOUNDED = (
     "WEBP",
 )
 PNG = b"\x89PNG\r\n\x1a\n"
-NUM_THREADS = 4  # decode images; each may hold a picture of MAX_IMAGE_PIXELS
+NUM_THREADS = 4  # of decoding; each may hold an image of MAX_IMAGE_PIXELS
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # an image of more pixels is refused, not decoded
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # an image with too many pixels is refused, not decoded
 
 
 def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) -> np.ndarray:
-    """The centre square of a file's (first) picture, (C, `image_size`, `image_size`) uint8.
+    """Read the centre square of the first image in a file: (C, `image_size`, `image_size`) uint8.
 
-    Transparent pixels are blended with white; 16- and 32-bit grey is divided by its largest value.
+    Transparent pixels are blended with white. Greyscale images of 16 or 32 bits are divided by their largest value.
 
     Raises:
-        UserError: it is not a readable image, or has more pixels than PIL's MAX_IMAGE_PIXELS.
+        UserError: the file is not a readable image, or has more pixels than PIL's MAX_IMAGE_PIXELS.
     """
     with _opened(file) as opened:
         opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that suffices
@@ -59,10 +59,11 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
 
 
 def num_pixels(file: BinaryIO) -> int:
-    """Pixel count of a file's (first) picture from its headers, without decoding; 16 or 32 bits count three times.
+    """Pixel count of the first image in a file, from its header. Pixels of 16 or 32 bits count three times.
 
     Raises:
-        UserError: it is no readable image, has more pixels than PIL's MAX_IMAGE_PIXELS, or its format is not `BOUNDED`.
+        UserError: the file is not a readable image, has more pixels than PIL's MAX_IMAGE_PIXELS, or its format is not
+            `BOUNDED`.
     """
     if num := _in_icon(file):  # PIL decodes an icon as it opens it
         return num
@@ -73,9 +74,9 @@ def num_pixels(file: BinaryIO) -> int:
 
 
 def _in_icon(file: BinaryIO) -> int:
-    """Pixel count of the picture that PIL takes from an .ico file; 0 for other files.
+    """Pixel count of the image that PIL decodes from an .ico file; 0 for other files.
 
-    It is read from the picture itself because the directory may be wrong.
+    It is read from the image itself, because the directory of the file may be wrong.
     """
     is_icon = file.read(4) == b"\0\0\1\0"
     file.seek(0)
@@ -86,12 +87,12 @@ def _in_icon(file: BinaryIO) -> int:
         file.seek(offset)
         is_png = file.read(8) == PNG
         file.seek(offset)
-        picture = PngImageFile(file) if is_png else DibImageFile(file)  # the classes with which PIL decodes it
+        picture = PngImageFile(file) if is_png else DibImageFile(file)  # the classes with which PIL decodes the image
         return _count(picture)
 
 
 def _count(picture: Image.Image) -> int:
-    """Pixels that decoding holds: a TIFF file's tile may be larger than its picture."""
+    """Number of pixels in memory while decoding. A tile of a TIFF file may be larger than the image."""
     tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
     tile = tags.get(TILEWIDTH, 0) * tags.get(TILELENGTH, 0)
     return max(picture.width * picture.height, tile) * (3 if _is_deep(picture) else 1)
@@ -125,7 +126,7 @@ def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
 
 @contextmanager
 def _readable(file: str | Path | BinaryIO) -> Iterator[None]:
-    """Raises UserError for any error of PIL; each format has its own."""
+    """Convert any error of PIL to a UserError: each format has different errors."""
     try:
         yield
     except Exception as error:
@@ -140,7 +141,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         if not np.isfinite([level.min(), level.max()]).all():
             raise ValueError("it has pixels that are NaN or infinite")
         scale, grey = 255 / max(float(level.max()), 1), np.empty(level.shape, np.uint8)
-        for i, row in enumerate(level):  # as floats, the whole picture would take 8 times its memory
+        for i, row in enumerate(level):  # the whole image as floats would take 8 times the memory
             grey[i] = row.astype(np.float64).clip(0) * scale
         return Image.fromarray(grey)
     if picture.has_transparency_data:
@@ -155,6 +156,6 @@ def _is_deep(picture: Image.Image) -> bool:
 
 @cache
 def _formats() -> list[str]:
-    """All formats of PIL except PostScript, whose files are programs that PIL would run."""
+    """All formats of PIL except PostScript: its files are programs, which PIL would run."""
     Image.init()
     return sorted(set(Image.OPEN) - {"EPS"})

@@ -19,9 +19,9 @@ class Text(Feature):
     """A line of UTF-8: (T,) int64 token ids; 0 is padding.
 
     Args:
-        tokenizer: its JSON.
-        max_length: tokens of the longest text that there may be.
-        encoder_config: the JSON of the configuration of the pretrained encoder whose tokenizer this is.
+        tokenizer: the JSON of the tokenizer.
+        max_length: the largest number of tokens in a text.
+        encoder_config: the JSON of the configuration of a pretrained encoder, if the tokenizer belongs to one.
     """
 
     tokenizer: str
@@ -32,7 +32,7 @@ class Text(Feature):
     fact_names = ("vocab_size", "max_length", "tokenizer", "encoder_config")
     item, column, content_types = "text", "text", "text/"
     explainer = "lab.verbs.explain.texts.TextExplainer"
-    tolerance = 0.02  # two translations may be as likely, and rounding chooses
+    tolerance = 0.02  # of two equally likely translations, rounding selects one
 
     @cached_property
     def tokens(self) -> TextTokenizer:
@@ -46,7 +46,7 @@ class Text(Feature):
         return {self.entry: np.full(self.max_length, self.tokens.unknown, np.int64)}
 
     def find(self, source: str) -> Iterator[str]:
-        """The lines of a file; or `-`: of standard input, as they come."""
+        """The lines of a file; `-`: of standard input, as they arrive."""
         return lines(source, "a text")
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
@@ -68,7 +68,7 @@ class Text(Feature):
         return html.escape(self.tokens.decode([sample[self.entry]])[0])
 
     def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
-        """(N,) the share of the tokens that are others."""
+        """(N,) share of the tokens that differ."""
         share: np.ndarray = (a[self.entry] != b[self.entry]).mean(1)
         return share
 

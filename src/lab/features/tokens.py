@@ -1,4 +1,7 @@
-"""From texts to numbers and back, by the `tokenizers` library. A tokenizer is plain data, its JSON; no torch here."""
+"""Tokenizers: texts to token ids and back, with the `tokenizers` library. This module imports no torch.
+
+A tokenizer is stored as its JSON.
+"""
 
 import json
 import os
@@ -10,52 +13,52 @@ import numpy as np
 
 from lab.engine.errors import UserError
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not outlive a fork
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
 
 try:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
-    raise UserError("data: texts take tokenizers: pip install 'lab[text]'") from missing
+    raise UserError("data: texts need tokenizers: pip install 'lab[text]'") from missing
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
 
 Kind = Literal["characters", "words", "subwords"]
-Ids = Sequence[int] | np.ndarray  # of ids
+Ids = Sequence[int] | np.ndarray  # the token ids of a text
 
 
 class TextTokenizer:
     """A tokenizer.
 
     Args:
-        content: what `train` returned.
+        content: its JSON, as `train` and `pretrained` return it.
 
     Raises:
-        UserError: it is damaged, or has no token for what is unknown, or for the end.
+        UserError: the JSON is damaged, or has no unknown token or no end token.
     """
 
     def __init__(self, content: str) -> None:
         try:
             self.tokenizer = Tokenizer.from_str(content)
             special = [token["id"] for token in json.loads(content)["added_tokens"] if token["special"]]
-        except Exception as error:  # the library's own
+        except Exception as error:  # the library raises Exception
             raise UserError(f"data: the tokenizer is damaged ({' '.join(str(error).split())[:200]}).") from error
-        self.tokenizer.encode_special_tokens = True  # a text that holds "<pad>" holds five characters
+        self.tokenizer.encode_special_tokens = True  # "<pad>" in a text is five characters, not a token
         self.vocab_size: int = self.tokenizer.get_vocab_size()
         self.special = {PAD, *special}
         self.unknown = self._id_of(getattr(self.tokenizer.model, "unk_token", None))
         self.end = self._id_of("</s>", "[SEP]")
 
     def _id_of(self, *names: str | None) -> int:
-        """The id of the first of these tokens that there is."""
+        """The id of the first of these tokens that exists."""
         found = (self.tokenizer.token_to_id(name) for name in names if name is not None)
         if (number := next((i for i in found if i is not None), None)) is None:
-            raise UserError("data: the tokenizer is damaged (it has no token for what is unknown, or for the end).")
+            raise UserError("data: the tokenizer is damaged (it has no unknown token or no end token).")
         return int(number)
 
     @property
     def begins_word(self) -> list[bool]:
-        """Of each token, whether a word begins with it, or with the space before it: words are between spaces."""
+        """For each token, true if a word between spaces begins with it, or with the space in front of it."""
         names = [self.tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
         if isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.Whitespace):  # a token is a word
             return [True] * len(names)
@@ -64,18 +67,18 @@ class TextTokenizer:
         return [name[:1].isspace() or name.startswith(("▁", "Ġ")) for name in names]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, cut at the tokenizer's `max_length`; the last one is `END`."""
+        """The ids of each text, truncated to the `max_length` of the tokenizer. The last id is `END`."""
         rows: list[list[int]] = []
-        for start in range(0, len(texts), 1000):  # what the library makes of a text takes much memory
+        for start in range(0, len(texts), 1000):  # the encodings of the library take much memory
             rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts[start : start + 1000]))]
         return rows
 
     def num_cut(self, texts: Sequence[str], lengths: Sequence[int]) -> int:
-        """How many texts have more tokens than `max_length`.
+        """Return how many texts `encode` truncates.
 
         Args:
-            texts: of which `encode` has cut those.
-            lengths: how many tokens of each it has kept.
+            texts: the texts.
+            lengths: the number of tokens of each text after truncation.
         """
         most = max(lengths, default=0)
         longer = TextTokenizer(truncated(self.tokenizer.to_str(), most + 1))
@@ -83,7 +86,7 @@ class TextTokenizer:
         return sum(len(ids) > most for ids in longer.encode(full))
 
     def decode(self, rows: Iterable[Ids]) -> list[str]:
-        """The text of each row of ids, up to its first end; start and padding are left out."""
+        """The text of each row of ids, up to the first `END`, without start tokens and padding."""
         kept = ([int(i) for i in row] for row in rows)
         cut = (row[: row.index(self.end)] if self.end in row else row for row in kept)
         left_out = self.special - {self.unknown}
@@ -93,13 +96,13 @@ class TextTokenizer:
         return texts
 
     def pieces(self, row: Ids) -> list[str]:
-        """Each token as a person reads it."""
+        """Each token in readable form."""
         names = {self.end: "⏎", self.unknown: "□"}
         return [names.get(i) or (self.tokenizer.id_to_token(i) or "").replace("▁", " ") for i in map(int, row)]
 
 
 def padded(rows: Sequence[Ids]) -> np.ndarray:
-    """(N, T) int64: rows of ids, each filled with `PAD` to the length of the longest."""
+    """(N, T) int64 ids, each row padded with `PAD` to the length of the longest."""
     token = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
     for row, ids in zip(token, rows, strict=True):
         row[: len(ids)] = ids
@@ -107,7 +110,7 @@ def padded(rows: Sequence[Ids]) -> np.ndarray:
 
 
 def truncated(content: str, max_length: int) -> str:
-    """The JSON of the same tokenizer, for texts of `max_length` tokens."""
+    """The JSON of the same tokenizer that truncates texts to `max_length` tokens."""
     tokenizer = Tokenizer.from_str(content)
     tokenizer.enable_truncation(max_length)
     shorter: str = tokenizer.to_str()
@@ -119,36 +122,36 @@ def pretrained(name: str, max_length: int) -> str:
 
     Args:
         name: a folder with a `tokenizer.json`, or a name on Hugging Face's hub.
-        max_length: tokens of a text; what is beyond is cut off.
+        max_length: the largest number of tokens in a text; longer texts are truncated.
 
     Raises:
-        UserError: there is none, or it is not as a net takes for granted: padding is token 0, and no text is empty.
+        UserError: the tokenizer does not exist, its token 0 is not padding, or an empty text has no tokens.
     """
     path = Path(name) / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
-    except Exception as error:  # the library has no base class for its own
+    except Exception as error:  # the library has no base class of its errors
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"data.tokenizer={name}: no folder with a tokenizer.json, and not on the hub ({reason})."
         ) from error
     if "pad" not in (tokenizer.id_to_token(PAD) or "").lower():
-        raise UserError(f"data.tokenizer={name}: its token 0 is not padding, choose another.")
+        raise UserError(f"data.tokenizer={name}: its token 0 is not padding; choose another tokenizer.")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     content: str = tokenizer.to_str()
     try:
         tokens = TextTokenizer(content)
     except UserError as error:
-        raise UserError(f"data.tokenizer={name}: it has no token for what is unknown, or for the end.") from error
+        raise UserError(f"data.tokenizer={name}: it has no unknown token or no end token.") from error
     if tokens.encode([""]) == [[]]:
-        raise UserError(f"data.tokenizer={name}: an empty text has no token of its own; choose another.")
+        raise UserError(f"data.tokenizer={name}: an empty text has no tokens; choose another tokenizer.")
     return content
 
 
 def encoder_config(name: str) -> str:
-    """The `config.json` of a pretrained encoder, from a folder or from Hugging Face's hub."""
-    from huggingface_hub import hf_hub_download  # comes with tokenizers; takes a while
+    """Read the `config.json` of a pretrained encoder, from a folder or from Hugging Face's hub."""
+    from huggingface_hub import hf_hub_download  # a dependency of tokenizers; the import takes a while
 
     path = Path(name) / "config.json"
     try:
@@ -161,16 +164,16 @@ def encoder_config(name: str) -> str:
 
 
 def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
-    """A tokenizer's JSON.
+    """Train a tokenizer, and return its JSON.
 
     Args:
-        texts: the training split's, which it is made for.
-        kind: words are what is between spaces and punctuation, in lower case, and each punctuation mark; subwords are
-            those that byte-pair encoding finds (Sennrich et al. 2016).
-        vocab_size: the most tokens there are, the rarest being left out; they are `UNKNOWN`. Of subwords all letters
-            are in, however many.
-        min_count: tokens that are rarer are left out.
-        max_length: the most tokens that a text has, `END` among them; what is beyond is cut off.
+        texts: the texts of the training split.
+        kind: "characters"; "words" between spaces and punctuation, in lower case, and each punctuation mark; or
+            "subwords", by byte-pair encoding (Sennrich et al. 2016).
+        vocab_size: the largest number of tokens. Rarer tokens become `UNKNOWN`. The vocabulary of subwords has all
+            letters, even if these are more.
+        min_count: tokens with fewer occurrences become `UNKNOWN`.
+        max_length: the largest number of tokens in a text, including `END`; longer texts are truncated.
     """
     options: dict[str, Any] = {
         "vocab_size": vocab_size,

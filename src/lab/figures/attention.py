@@ -6,14 +6,17 @@ from torch import Tensor
 from lab.engine.display import drawn
 from lab.figures.page import page
 
-INCH = 0.22  # a token's
+INCH = 0.22  # size of a token
 MOST_TOKENS = 40  # of a text
 
 
 def attention(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Figure:
-    """What each token of a target (a row) takes from each of its source (a column), for several pairs.
+    """Attention weights of several pairs: target tokens are rows, source tokens are columns.
 
-    The weights are (T, S) for each pair, in [0, 1].
+    Args:
+        weights: (T, S) in [0, 1] for each pair.
+        sources: the S tokens of each source.
+        targets: the T tokens of each target.
     """
     sources, targets = ([texts[:MOST_TOKENS] for texts in side] for side in (sources, targets))
     rows, columns = -(-len(weights) // 2), min(2, len(weights))
@@ -22,7 +25,7 @@ def attention(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targe
     tall, wide = num_rows * INCH, num_columns * INCH
     size = (columns * (text + wide) + 0.3, rows * (text + tall) + 0.5)
     grid = {"wspace": text / wide, "hspace": text / tall}
-    figure, axes = page(size, "attention: rows are written, columns read", (text, 0.1, 0.3, text + 0.4),
+    figure, axes = page(size, "attention: rows are target tokens, columns source tokens", (text, 0.1, 0.3, text + 0.4),
                         nrows=rows, ncols=columns, squeeze=False, gridspec_kw=grid)  # fmt: skip
     for axis in axes.flat:
         axis.set(xlim=(-0.5, num_columns - 0.5), ylim=(num_rows - 0.5, -0.5), frame_on=False, xticks=[], yticks=[])

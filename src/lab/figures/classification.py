@@ -1,4 +1,4 @@
-"""Figures of what a classifier makes of samples: each a function of probabilities, labels and names."""
+"""Figures of the predictions of a classifier, as functions of probabilities, labels and names."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,23 +20,23 @@ from lab.figures.page import BLUE, CYCLE, GREY, ORANGE, page
 
 GALLERIES = {"mistakes": "the surest mistakes: label → prediction", "least_sure": "right, but the least sure"}
 NUM_SHOWN = 32  # samples
-MOST_NAMES = 30  # classes that an axis names each of
-MOST_LINES = 10  # classes that have a curve of their own
+MOST_NAMES = 30  # classes; an axis has no names if there are more
+MOST_LINES = 10  # classes with a curve
 
 
 def classification(
     probability: Tensor, label: Tensor, names: Sequence[str], show: Callable[[Tensor, Sequence[str], str], Any]
 ) -> dict[str, Figure | str]:
-    """All that there is to see of a split.
+    """All figures of a split.
 
     Args:
-        probability: (N, K).
-        label: (N,).
-        names: of the K classes.
-        show: draws samples, chosen by their positions among the N, each with a caption, under a title.
+        probability: (N, K) predicted probabilities.
+        label: (N,) true classes.
+        names: the names of the K classes.
+        show: a function of (M,) rows, M captions and a title that returns a figure of these samples.
     """
     sure, prediction = probability.max(-1)
-    names = list(map(printable, names))  # a line break would be a further line of a caption
+    names = list(map(printable, names))  # a line break would add a line to a caption
     found: dict[str, Any] = {
         "confusion": confusion(label, prediction, names),
         "classes": classes(label, prediction, names),
@@ -48,13 +48,13 @@ def classification(
     for name, which in {"mistakes": order[~right], "least_sure": order[right].flip(0)}.items():
         which = which[:NUM_SHOWN]
         rows = zip(*(values[which].tolist() for values in (label, prediction, sure)), strict=True)
-        captions = [f"{names[said]}\n→ {names[seen]} {p:.2f}" for said, seen, p in rows]
+        captions = [f"{names[true]}\n→ {names[predicted]} {p:.2f}" for true, predicted, p in rows]
         found[name] = show(which, captions, GALLERIES[name]) if captions else None
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure:
-    """The share of each label's samples (a row) with each prediction (a column); counts, where there is room."""
+    """The share of the samples of each label (a row) with each prediction (a column); with counts if they fit."""
     num = len(names)
     count = np.bincount((label * num + prediction).numpy(), minlength=num * num).reshape(num, num)
     share = count / np.maximum(count.sum(1, keepdims=True), 1)
@@ -64,7 +64,7 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
     title = f"{len(label)} samples, {count.trace() / max(1, count.sum()):.1%} right"
     margins = (text + 0.2, 0.75 * text + 0.3, 0.3, 0.4 if num <= MOST_NAMES else 1.2)
     figure, axis = page((side + text + 1.2, side + text), title, margins)
-    shown = axis.imshow(share, cmap="viridis", norm=PowerNorm(0.5, 0, 1))  # a few mistakes are seen
+    shown = axis.imshow(share, cmap="viridis", norm=PowerNorm(0.5, 0, 1))  # makes rare mistakes visible
     figure.colorbar(shown, label="share of the label's samples", shrink=0.8)
     axis.set(xlabel="prediction", ylabel="label")
     if num <= MOST_NAMES:
@@ -78,30 +78,32 @@ def confusion(label: Tensor, prediction: Tensor, names: Sequence[str]) -> Figure
         share = share.copy()
         np.fill_diagonal(share, 0)
         worst = [np.unravel_index(i, share.shape) for i in share.ravel().argsort()[::-1][:5]]
-        said = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
-        axis.set_title(drawn(said), fontsize=9, loc="left")
+        lines = "\n".join(f"{share[r, c]:.0%} of {names[r]} taken for {names[c]}" for r, c in worst if share[r, c])
+        axis.set_title(drawn(lines), fontsize=9, loc="left")
     return figure
 
 
 def classes(label: Tensor, prediction: Tensor, names: Sequence[str]) -> str:
-    """Each class's precision, recall, F1 and number of samples as a Markdown table; the worst F1 first."""
+    """A Markdown table of precision, recall, F1 and number of samples of each class, the worst F1 first."""
     num = len(names)
-    right, said, seen = (torch.bincount(x, minlength=num) for x in (label[label == prediction], label, prediction))
-    precision, recall = right / seen.clamp(min=1), right / said.clamp(min=1)
-    f1 = 2 * right / (said + seen).clamp(min=1)
-    columns = (values.tolist() for values in (f1, precision, recall, said))
+    right, true, found = (torch.bincount(x, minlength=num) for x in (label[label == prediction], label, prediction))
+    precision, recall = right / found.clamp(min=1), right / true.clamp(min=1)
+    f1 = 2 * right / (true + found).clamp(min=1)
+    columns = (values.tolist() for values in (f1, precision, recall, true))
     rows = sorted(zip(*columns, names, strict=True), key=lambda row: row[0])
     cells = [[printable(name), f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for f, p, r, n, name in rows]
     return table(["class", "precision", "recall", "F1", "samples"], cells)
 
 
 def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figure:
-    """Is what is 80 % sure right in 80 % of cases? With the expected calibration error (Naeini et al. 2015).
+    """A reliability diagram, with the expected calibration error (Naeini et al. 2015).
+
+    Predictions with probability 0.8 should be right in 80 % of the cases.
 
     Args:
-        probability: (N, K).
-        label: (N,).
-        num_bins: of equal width.
+        probability: (N, K) predicted probabilities.
+        label: (N,) true classes.
+        num_bins: number of bins of equal width.
     """
     sure, prediction = (x.numpy() for x in probability.max(-1))
     right = prediction == label.numpy()
@@ -112,9 +114,9 @@ def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figur
     title, margins = f"expected calibration error {error:.3f}", (0.7, 0.6, 0.2, 0.5)
     figure, (above, below) = page((5, 6), title, margins, nrows=2, sharex=True, height_ratios=[3, 1])
     middle = (np.arange(num_bins) + 0.5) / num_bins
-    above.plot([0, 1], [0, 1], "--", color=GREY, label="as right as sure")
-    above.bar(middle[num > 0], accuracy[num > 0], 0.9 / num_bins, color=BLUE, label="share that is right")
-    above.plot(confidence[num > 0], accuracy[num > 0], "o", color=ORANGE, label="at its mean probability")
+    above.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
+    above.bar(middle[num > 0], accuracy[num > 0], 0.9 / num_bins, color=BLUE, label="accuracy")
+    above.plot(confidence[num > 0], accuracy[num > 0], "o", color=ORANGE, label="accuracy at the mean probability")
     above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
     above.legend(loc="lower right", fontsize=8)
     below.bar(middle, num, 0.9 / num_bins, color=GREY)
@@ -123,9 +125,9 @@ def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figur
 
 
 def curves(probability: Tensor, label: Tensor, names: Sequence[str]) -> Figure | None:
-    """ROC and precision–recall of each class against the rest; of many classes, those that are told apart worst.
+    """ROC and precision–recall curves of each class against the others; of many classes, the worst.
 
-    None where no class has both samples and others.
+    None if no class has both positive and negative samples.
     """
     found = []
     for k in range(1 if len(names) == 2 else 0, len(names)):

@@ -9,7 +9,7 @@ from lab.figures.page import page
 
 
 def images(image: Tensor, titles: Sequence[str], title: str, columns: int = 8) -> Figure:
-    """A grid of (N, C, H, W) images in [0, 1], each with a line or two above."""
+    """A grid of (N, C, H, W) images in [0, 1], each with a title of one or two lines."""
     num, channels, height, width = image.shape
     columns = min(columns, num)
     rows, lines = -(-num // columns), max(text.count("\n") + 1 for text in titles)

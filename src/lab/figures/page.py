@@ -1,4 +1,4 @@
-"""What all figures share. Colours are those of Okabe and Ito (2008), which all eyes tell apart; a page is white."""
+"""What all figures share. Colours are from Okabe and Ito (2008), and safe for colour-blind readers."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from lab.engine.display import drawn, say
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-# matplotlib's own font has no Chinese, Japanese or Korean: the first of these that is installed draws them
+# the default font of matplotlib has no Chinese, Japanese or Korean: the first installed font of these is added
 CJK = (
     "Noto Sans CJK", "Noto Serif CJK", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "Hiragino", "PingFang",
     "Yu Gothic", "Microsoft YaHei", "SimHei", "Malgun Gothic", "IPAGothic", "NanumGothic", "Unifont",
@@ -26,9 +26,15 @@ matplotlib.rcParams["font.family"] = ["sans-serif", *fallback[:1]]
 
 
 def page(size: tuple[float, float], title: str, margins: tuple[float, float, float, float], **kwargs: Any) -> Any:
-    """A figure and its axes, `margins` inches from its left, bottom, right and top.
+    """A figure and its axes.
 
-    Without pyplot, which keeps every figure until it is closed, and without a layout engine, which draws all twice.
+    It does not use pyplot, which keeps every figure until it is closed, or a layout engine, which draws twice.
+
+    Args:
+        size: width and height, in inches.
+        title: the title of the figure.
+        margins: left, bottom, right and top, in inches.
+        kwargs: arguments of `Figure.subplots`.
     """
     width, height = size
     figure = Figure(size, dpi=100, facecolor="white")
@@ -41,7 +47,7 @@ def page(size: tuple[float, float], title: str, margins: tuple[float, float, flo
 
 
 def save(figure: Figure, path: Path, **kwargs: Any) -> None:
-    """Write a figure to a file. Prints once that letters which no installed font has are drawn as boxes."""
+    """Write a figure to a file. Warn once of letters that no installed font has."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(path, **kwargs)
@@ -49,17 +55,17 @@ def save(figure: Figure, path: Path, **kwargs: Any) -> None:
     if boxes - told:
         some = "".join(sorted(boxes)[:10])
         say(
-            f"warning: no font here has {some}: figures show boxes. Install one, such as Noto Sans CJK.",
+            f"warning: no installed font has {some}: figures show boxes. Install a font such as Noto Sans CJK.",
             file=sys.stderr,
         )
     told.update(boxes)
 
 
-told: set[str] = set()  # letters that are known to have no font
+told: set[str] = set()  # letters without a font, already warned of
 
 
 def axes_of_curves(name: str) -> Any:
-    """A figure for a metric over the epochs, and its axes."""
+    """A figure of a metric over the epochs, and its axes."""
     figure, axis = page((5, 3.2), name, (0.6, 0.55, 0.2, 0.4))
     axis.set(xlabel="epoch")
     axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""The metrics that a config adds to a task's: `task.metrics.auroc={_target_: torchmetrics.AUROC, task: multiclass}`."""
+"""Metrics that a config adds to a task: `task.metrics.auroc={_target_: torchmetrics.AUROC, task: multiclass}`."""
 
 import inspect
 import warnings
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lab.engine.training.lightning_quirks import taken_by
+
 Metrics = dict[str, Metric | MetricCollection]  # by name, as a MetricCollection takes them
 
 
 def has_several_values(metric: Metric) -> bool:
-    """Whether a metric gives a dict, or does not declare what it gives: their names are known once it is computed."""
+    """Return whether a metric may compute several values, with names that are unknown before the first `compute`."""
     return inspect.get_annotations(type(metric).compute).get("return") not in (Tensor, "Tensor", "torch.Tensor")
 
 
@@ -22,7 +24,7 @@ def checked(metrics: Mapping[str, Metric] | None, num_classes: int, taken: Colle
     Args:
         metrics: by name; None: there are none.
         num_classes: columns of the logits.
-        taken: names of the classifier's own metrics.
+        taken: the names of the metrics of the classifier.
 
     Raises:
         ValueError: a name is taken, or a metric does not give one number for logits (N, C) and labels (N,).
@@ -33,9 +35,9 @@ def checked(metrics: Mapping[str, Metric] | None, num_classes: int, taken: Colle
 
 
 def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[str]) -> None:
-    """Raises ValueError where a metric's name is taken, or it does not give one number for logits (N, C), labels (N,).
+    """Raise ValueError if the name of a metric is taken, or it does not compute one number from logits and labels.
 
-    One process may try it while another waits elsewhere: it never gathers.
+    One process may call this while another waits elsewhere: nothing is gathered.
     """
     if name in taken:
         raise ValueError(f"metrics.{name}: the task has a {name} already; choose another name")
@@ -48,7 +50,7 @@ def refuse_unfit(name: str, metric: Metric, num_classes: int, taken: Collection[
             part.sync_on_compute, part.dist_sync_on_step, part.distributed_available_fn = False, False, _alone
     try:
         with warnings.catch_warnings(action="ignore"):
-            tried.update(**tried._filter_kwargs(preds=torch.eye(num_classes)[label], target=label))
+            tried.update(**taken_by(tried, {"preds": torch.eye(num_classes)[label], "target": label}))
             value = tried.compute()
     except Exception as error:  # whatever a metric raises
         reason = " ".join(str(error).split())

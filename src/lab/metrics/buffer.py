@@ -1,4 +1,4 @@
-"""Metrics of an epoch that are updated with the rows of many batches at once."""
+"""A buffer that updates metrics with the rows of many batches at once."""
 
 from typing import Any
 
@@ -6,32 +6,34 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lab.engine.training.lightning_quirks import taken_by
+
 MOST_BUFFERED = 2**20  # numbers, such as logits
 
 
 class MetricBuffer:
-    """Metrics that are updated with many small batches at once: an update costs as much as a small net.
+    """Metrics that are updated with many batches at once: one update takes as long as a small net.
 
     Args:
-        metrics: each `update` has arguments named as outputs; torchmetrics passes those alone.
+        metrics: the arguments of each `update` are names of outputs; torchmetrics passes only these.
     """
 
     def __init__(self, metrics: MetricCollection) -> None:
         self.metrics = metrics
-        self.offered: list[str] = []  # the names of a step's outputs
-        self.taken: list[str] = []  # those that a metric takes
+        self.offered: list[str] = []  # the names of the outputs of a step
+        self.taken: list[str] = []  # the names that a metric takes
         self.shapes: list[torch.Size] = []  # of a sample
         self.pending: list[list[Tensor]] = []
         self.room = MOST_BUFFERED
 
     def update(self, outputs: dict[str, Tensor]) -> None:
-        """Keep a copy of what the metrics take: a CUDA graph writes the next outputs over these."""
+        """Keep a copy of the outputs that the metrics take: a CUDA graph overwrites its outputs in the next call."""
         if not len(self.metrics):
             return
         if list(outputs) != self.offered:
             self.flush()
             metrics = self.metrics.values(copy_state=False)
-            taken = {name for metric in metrics for name in metric._filter_kwargs(**outputs)}
+            taken = {name for metric in metrics for name in taken_by(metric, outputs)}
             self.offered, self.taken = list(outputs), [name for name in outputs if name in taken]
         self._keep([outputs[name] for name in self.taken])
 
@@ -51,21 +53,21 @@ class MetricBuffer:
         self.pending, self.room = [], MOST_BUFFERED
 
     def compute(self) -> dict[str, Any]:
-        """The values of all batches since the last time, by name."""
+        """Return the values over all batches since the last call, by name."""
         self.flush()
         values = self.metrics.compute()
         self.metrics.reset()
         return values
 
     def state(self) -> dict[str, Any]:
-        """The rows that no metric has had, for a checkpoint.
+        """The pending rows, for a checkpoint.
 
-        An earlier update would add up floats in another order: a resumed run would report another value.
+        An update now would sum floats in a different order: a resumed run would report a different value.
         """
         return {"offered": self.offered, "rows": self._rows()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the rows of `state`."""
+        """Restore the pending rows of a `state`."""
         self.offered, self.taken = list(state["offered"]), list(state["rows"])
         if self.taken:
             self._keep(list(state["rows"].values()))

@@ -1,6 +1,6 @@
 """The losses and metrics of an epoch, accumulated over its batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -81,8 +81,17 @@ class EpochMetrics(nn.Module):
         metrics.persistent(False)
         return state
 
-    def restore_training(self, state: dict[str, Any]) -> None:
-        """Restore a `training_state`."""
+    def restore_training(self, states: Sequence[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Restore a `training_state`, unless the number of processes has changed.
+
+        Args:
+            states: the states of all processes, by rank.
+            rank: of this process.
+            world_size: the number of processes.
+        """
+        if len(states) != world_size:
+            return
+        state = states[rank]
         if state["sums"] is not None:
             self.sums["train"] = state["sums"]
             self["train"].load_state_dict(state["metrics"])

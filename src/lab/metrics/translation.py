@@ -1,7 +1,7 @@
-"""Metrics of translations. Each takes the outputs of `Translation.step` that it names.
+"""Metrics of translations. Their arguments are outputs of `Translation.step`.
 
-Sums are whole numbers: unlike floats, these give the same sum in any order, so that a resumed run reports what an
-uninterrupted one does.
+Sums are integers. Unlike sums of floats, they do not depend on the order: a resumed run reports the same values as an
+uninterrupted one.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class Perplexity(Metric):
         self.add_state("not_finite", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, num_tokens: Tensor) -> None:
-        """(B,) negative log-likelihood, summed over each sample's tokens, and (B,) number of these."""
+        """(B,) negative log-likelihood, summed over the tokens of each sample, and (B,) number of tokens."""
         self.not_finite += (0 * nll).sum()
         self.nll += (nll.float().clamp(max=1e12) * NATS).round().long().sum()
         self.num += num_tokens.sum()
@@ -41,7 +41,7 @@ class Perplexity(Metric):
 
 
 class Accuracy(Metric):
-    """The share of tokens that were the likeliest."""
+    """The share of target tokens that had the highest probability."""
 
     right: Tensor
     num: Tensor
@@ -52,7 +52,7 @@ class Accuracy(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, right: Tensor, num_tokens: Tensor) -> None:
-        """(B,) tokens of each sample that were the likeliest, and (B,) number of its tokens."""
+        """(B,) target tokens that had the highest probability, and (B,) number of tokens, of each sample."""
         self.right += right.sum()
         self.num += num_tokens.sum()
 
@@ -61,7 +61,7 @@ class Accuracy(Metric):
 
 
 class TextPairs(Metric):
-    """Keeps references and translations of any widths, on the CPU. A subclass compares the texts."""
+    """Keeps references and translations of any length, on the CPU. A subclass compares the texts."""
 
     reference: list[Tensor]
     translation: list[Tensor]
@@ -78,19 +78,19 @@ class TextPairs(Metric):
         self.translation.append(flat(translation).int().cpu())
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
-        """Gather them from all processes; NCCL takes what is on the GPU alone."""
+        """Gather the texts of all processes. NCCL needs them on the GPU."""
         for name in ("reference", "translation"):
             setattr(self, name, [numbers.to(self.device) for numbers in getattr(self, name)])
         super()._sync_dist(*args, **kwargs)
 
     def texts(self) -> tuple[list[str], list[str]]:
-        """The references, and the translations."""
+        """The references and the translations."""
         references = ["".join(map(chr, row)) for row in rows(dim_zero_cat(self.reference))]
         return references, self.tokens.decode(rows(dim_zero_cat(self.translation)))
 
 
 class BLEU(TextPairs):
-    """Papineni et al. (2002), as Post (2018) wrote it down: BLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp."""
+    """BLEU (Papineni et al. 2002), with the signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp (Post 2018)."""
 
     def compute(self) -> Tensor:
         from sacrebleu import corpus_bleu
@@ -100,7 +100,7 @@ class BLEU(TextPairs):
 
 
 class CHRF(TextPairs):
-    """Popović (2015): chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no."""
+    """chrF (Popović 2015), with the signature chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no."""
 
     def compute(self) -> Tensor:
         from sacrebleu import corpus_chrf
@@ -110,7 +110,7 @@ class CHRF(TextPairs):
 
 
 def flat(ids: Tensor) -> Tensor:
-    """(B, T) numbers, padded with zeros -> those of all rows without padding, and a zero after each row."""
+    """(B, T) numbers, padded with zeros -> (N,) the numbers of all rows without padding, with a zero after each row."""
     ended = F.pad(ids, (0, 1))
     kept = ended != 0
     kept[:, -1] = True
@@ -118,7 +118,7 @@ def flat(ids: Tensor) -> Tensor:
 
 
 def rows(ids: Tensor) -> list[list[int]]:
-    """The rows of what `flat` has made."""
+    """The rows in a result of `flat`."""
     found: list[list[int]] = [[]]
     for number in ids.tolist():
         if number:

@@ -10,11 +10,11 @@ from lab.nets.base import InitFromData, TrainingSamples
 class Airbench(nn.Module, InitFromData):
     """The network of airbench94 (Jordan 2024, https://arxiv.org/abs/2404.00498, section 3) for images of 32 pixels.
 
-    A fixed first layer whitens the training images' 2×2 patches (section 3.2); convolutions start as the identity
-    (3.3); batch norm learns biases and no scales (3.4; the optimizer gives them a higher rate: `lab.optim.BiasSGD`).
+    A fixed first layer whitens the 2×2 patches of the training images (section 3.2). Convolutions start as the identity
+    (3.3). Batch norm learns biases but no scales (3.4); `lab.optim.BiasSGD` gives them a higher learning rate.
 
     Args:
-        widths: channels of the three stages, each of two convolutions, the first of which halves the image.
+        widths: channels of the three stages. Each stage has two convolutions, and the first halves the image.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Airbench(nn.Module, InitFromData):
 
 
 def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor:
-    """(4C, 4C) float64 E[p pᵀ] over the 2×2 patches p, as a convolution's weights, of images at equal distances."""
+    """(4C, 4C) float64 covariance E[p pᵀ] of the 2×2 patches p of `num_images` images, in the order of conv weights."""
     total, num_patches = torch.zeros((), dtype=torch.float64), 0
     for index in torch.arange(0, len(samples), -(-len(samples) // num_images)).split(100):
         image = samples[index]["image"]
@@ -57,7 +57,7 @@ def patch_covariance(samples: TrainingSamples, num_images: int = 1000) -> Tensor
 
 
 def whitening_filters(covariance: Tensor) -> Tensor:
-    """(8C, C, 2, 2): the eigenvectors of the patches, each over the root of its eigenvalue, then their negatives."""
+    """(4C, 4C) covariance -> (8C, C, 2, 2) filters: eigenvectors over roots of eigenvalues, then their negatives."""
     values, vectors = torch.linalg.eigh(covariance)
     filters = (vectors / (values + 5e-4).sqrt()).T.flip(0)  # the largest first
     filters = filters.view(len(filters), -1, 2, 2).float()
@@ -65,7 +65,7 @@ def whitening_filters(covariance: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """Two convolutions, the first of which halves the image."""
+    """Two convolutions. The first halves the image."""
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Stage(nn.Module):
 
 
 def identity_convolution(num_in: int, num_out: int) -> nn.Conv2d:
-    """3×3; its first `num_in` channels start as copies of its input."""
+    """A 3×3 convolution. Its first `num_in` output channels start as copies of the input."""
     convolution = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
     nn.init.dirac_(convolution.weight.data[:num_in])
     return convolution

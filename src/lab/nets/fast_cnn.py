@@ -7,8 +7,8 @@ from lab.engine.constraints import FourWidths
 class FastCNN(nn.Module):
     """Four 3×3 convolutions for images of about 28 pixels on a CPU.
 
-    Most of the arithmetic is where an image is large: two strides make it small at once. The last layer sees the 3×3
-    positions that are left, flattened; their average would cost some 0.005 of Fashion-MNIST's accuracy.
+    Large images need most of the arithmetic, so the first two convolutions have stride 2. The last layer takes the
+    remaining 3×3 positions, flattened. Their average would lower the accuracy on Fashion-MNIST by about 0.005.
 
     Args:
         widths: channels of the four convolutions.
@@ -42,7 +42,7 @@ class FastCNN(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Six such convolutions and two residual ones, after Page (2018, https://myrtle.ai/learn/how-to-train-your-resnet).
+    """Six 3×3 convolutions and two residual ones, after Page (2018, https://myrtle.ai/learn/how-to-train-your-resnet).
 
     Args:
         widths: channels of the first two convolutions and of the two residual stages.
@@ -79,7 +79,7 @@ class ResNet9(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x), f one convolution."""
+    """x + f(x), where f is one convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -91,6 +91,6 @@ class Residual(nn.Module):
 
 
 def convolution(num_in: int, num_out: int, stride: int = 1) -> nn.Sequential:
-    """3×3, batch norm, ReLU."""
+    """A 3×3 convolution, batch norm, ReLU."""
     layers = nn.Conv2d(num_in, num_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(num_out), nn.ReLU()
     return nn.Sequential(*layers)

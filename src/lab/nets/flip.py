@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 
 class TestTimeFlip(nn.Module):
-    """Outside training, the mean of a net's logits for an image and for its mirror image; in training, the net.
+    """The net in training; in evaluation, the mean of its logits for an image and the mirror image.
 
-    Its weights have the names of the net's, so that a checkpoint of either fits the other.
+    The weights have the names of the weights of the net: a checkpoint of either fits the other.
 
     Args:
-        net: takes `image` alone.
+        net: a net whose only input is `image`.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -26,7 +26,7 @@ class TestTimeFlip(nn.Module):
         logits: Tensor = self.net(image)
         if self.training:
             return logits
-        logits = logits.clone()  # a CUDA graph overwrites them with the next ones
+        logits = logits.clone()  # a CUDA graph overwrites its outputs in the next call
         return (logits + self.net(image.flip(-1))) / 2
 
 
@@ -39,7 +39,7 @@ def _with_net(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) ->
 
 
 def _rename(state: dict[str, Any], prefix: str, other: str) -> None:
-    """Replace a prefix of names, in their order."""
+    """Replace a prefix of the names, and keep their order."""
     for name in list(state):
         value = state.pop(name)
         state[other + name.removeprefix(prefix) if name.startswith(prefix) else name] = value

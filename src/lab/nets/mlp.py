@@ -11,7 +11,7 @@ class MLP(nn.Module):
 
     Args:
         widths: units of each hidden layer.
-        batch_norm: normalise each hidden layer's units over the batch, before the ReLU.
+        batch_norm: add batch norm before each ReLU.
         dropout: probability of dropping a hidden unit.
     """
 

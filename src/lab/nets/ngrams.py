@@ -8,10 +8,10 @@ from lab.nets.base import InitFromData, TrainingSamples
 
 
 class NGramEmbedding(nn.Embedding):
-    """The sum of the vectors of a token, and of the n-grams of 2 to `ngrams` tokens that end with it.
+    """The sum of the vectors of a token and of the n-grams of 2 to `ngrams` tokens that end with it.
 
-    N-grams have no vocabulary: they share `num_buckets` vectors by a hash (Joulin et al. 2017,
-    https://arxiv.org/abs/1607.01759). What is before the first token counts as padding, token 0.
+    N-grams have no vocabulary: a hash maps them to `num_buckets` vectors (Joulin et al. 2017,
+    https://arxiv.org/abs/1607.01759). Positions before the first token are padding, token 0.
     """
 
     def __init__(self, vocab_size: int, embedding_dim: int, ngrams: int, num_buckets: int) -> None:
@@ -26,21 +26,21 @@ class NGramEmbedding(nn.Embedding):
         return x
 
     def rows(self, token: Tensor) -> Iterator[Tensor]:
-        """(B, T) token -> the weights' row of the 2-gram that ends with each, of the 3-gram, ...: (B, T)."""
+        """Yield (B, T) rows of the weights for the 2-grams that end with each token, for the 3-grams, and so on."""
         code = token
         for n in range(2, self.ngrams + 1):
-            before = F.pad(token, (n - 1, 0))[:, : token.shape[1]]  # the token n - 1 places before
-            code = (code * 2_654_435_761 + before) % (2**31 - 1)  # fits in 63 bits; the factor is Knuth's
+            before = F.pad(token, (n - 1, 0))[:, : token.shape[1]]  # the token n - 1 positions earlier
+            code = (code * 2_654_435_761 + before) % (2**31 - 1)  # fits in 63 bits; the factor is from Knuth
             yield self.vocab_size + code % self.num_buckets
 
 
 class NGramLinear(nn.Module, InitFromData):
-    """Logits linear in the n-grams of a text: the sum of their weights, over the root of the number of tokens.
+    """Logits that are linear in the n-grams of a text: the sum of their weights over the root of the number of tokens.
 
     An n-gram that occurs twice counts twice. The weights are zero until `init_from` sets them to those of naive Bayes.
 
     Args:
-        dropout: probability of dropping, for a class, the weights of a token and of the n-grams that end with it.
+        dropout: probability of dropping the weight of a token and its n-grams for a class.
     """
 
     def __init__(self, vocab_size: int, num_classes: int, ngrams: int, num_buckets: int, dropout: float) -> None:
@@ -58,13 +58,13 @@ class NGramLinear(nn.Module, InitFromData):
     def init_from(self, samples: TrainingSamples) -> None:
         """Set the weights to log P(n-gram | class), less the mean over classes (Wang & Manning 2012).
 
-        An n-gram counts once in a text here. One that is in no text says nothing, however rare a class is.
+        Here an n-gram counts once per text. An n-gram that is in no text has weight 0 for all classes.
 
         Args:
             samples: batches have (B, T) `token` and (B,) `label`.
         """
         num_rows, num_classes = self.embedding.weight.shape
-        count = torch.zeros(num_classes * num_rows, dtype=torch.float64)  # exact, whatever the order
+        count = torch.zeros(num_classes * num_rows, dtype=torch.float64)  # exact in any order
         for index in torch.arange(len(samples)).split(1000):
             batch = samples[index]
             token, label = batch["token"], batch["label"]

@@ -13,20 +13,20 @@ CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class Recurrent(nn.Module):
-    """Embedded tokens through layers of recurrent cells; of their outputs the mean, by attention, and the largest.
+    """Layers of recurrent cells over embedded tokens, then the attention-weighted mean and the maximum of the outputs.
 
-    Padding, token 0 at the end, changes nothing: what reads from the end reads each sequence reversed within its own
-    length, and no output at padding is looked at.
+    Padding, token 0 at the end, changes no logit: the backward direction reverses each sequence within its length, and
+    outputs at padding are masked.
 
     Args:
         cell: tanh units (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997) or GRU (Cho et al. 2014).
-        embedding_dim: of a token.
+        embedding_dim: size of the vector of a token.
         hidden: units of a layer, in each direction.
-        bidirectional: half of each layer reads from the end.
-        dropout: probability of dropping a number of an embedding, or of a layer's output.
-        ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
-        ngram_buckets: vectors, and logits, of all n-grams: see `NGramEmbedding`.
-        linear_ngrams: logits linear in n-grams of up to so many tokens are added (Cheng et al. 2016); 0: none.
+        bidirectional: each layer reads in both directions.
+        dropout: probability of dropping an element of an embedding or of the output of a layer.
+        ngrams: the vector of a token includes the n-grams of up to so many tokens that end with it.
+        ngram_buckets: number of vectors, and of logits, for all n-grams: see `NGramEmbedding`.
+        linear_ngrams: add logits that are linear in n-grams of up to so many tokens (Cheng et al. 2016); 0: none.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = NGramEmbedding(vocab_size, embedding_dim, ngrams, ngram_buckets)
-        self.embedding.weight.data.mul_(0.1)  # torch's deviation of 1 drowns rare words
+        self.embedding.weight.data.mul_(0.1)  # the default deviation of 1 is too large for rare words
         directions = 2 if bidirectional else 1
         sizes = [embedding_dim, *[directions * hidden] * num_layers]
         make = partial(CELLS[cell], hidden_size=hidden, batch_first=True)
@@ -74,11 +74,11 @@ class Recurrent(nn.Module):
 
 
 def mirrored(token: Tensor) -> Tensor:
-    """(B, T, 1) the place of each token where every sequence is read from its own end; that of padding stays."""
+    """(B, T) token -> (B, T, 1) position of each token in the reversed sequence. Padding keeps its position."""
     inside, place = token != 0, torch.arange(token.shape[1], device=token.device)
     return torch.where(inside, inside.sum(1, keepdim=True) - 1 - place, place).unsqueeze(-1)
 
 
 def at(place: Tensor, x: Tensor) -> Tensor:
-    """(B, T, width) of (B, T, 1) places."""
+    """(B, T, width) x, and (B, T, 1) positions -> (B, T, width) x at these positions."""
     return x.gather(1, place.expand_as(x))

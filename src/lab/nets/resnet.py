@@ -7,13 +7,13 @@ from lab.engine.constraints import Widths
 class ResNet(nn.Module):
     """Pre-activation residual blocks (He et al. 2016b) for images of about 32 pixels.
 
-    ImageNet's stem, a 7×7 convolution and a pool that each halve the image, would leave little of 28 pixels. Here
-    the stem is 3×3 and keeps the size, unless it is given a stride, and each width after the first halves it.
+    The ResNet for ImageNet starts with a 7×7 convolution and a pool, which each halve the image. That is too much for
+    28 pixels. Here the first convolution is 3×3 and keeps the size. Each stage after the first halves it.
 
     Args:
         widths: channels of each stage.
         num_blocks: residual blocks of each stage.
-        stem_stride: 2 halves the image at once, for a quarter of the time.
+        stem_stride: stride of the first convolution; 2 takes a quarter of the time.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + f(x): two 3×3 convolutions, each after batch norm and ReLU; the shortcut is a 1×1 where the shape changes."""
+    """x + f(x): two 3×3 convolutions, each after batch norm and ReLU. The shortcut is 1×1 if the shape changes."""
 
     def __init__(self, num_in: int, num_out: int, stride: int) -> None:
         super().__init__()

@@ -10,10 +10,10 @@ class SentenceEncoder(nn.Module):
     """A pretrained encoder of Hugging Face's transformers, the mean of its last states, and a linear layer.
 
     Args:
-        encoder_config: its JSON, which the data has with the encoder's tokenizer.
-        weights: where they are: a folder that `save_pretrained` made, or a name on the hub; null: they are drawn.
-        frozen: the encoder's weights stay as they are, and its own dropout is off.
-        dropout: probability of dropping a number of the mean.
+        encoder_config: the JSON of its configuration, which the data reads with the tokenizer of the encoder.
+        weights: a folder written by `save_pretrained`, or a name on the hub; null: random weights.
+        frozen: do not train the encoder, and switch its dropout off.
+        dropout: probability of dropping an element of the mean.
     """
 
     def __init__(
@@ -28,27 +28,27 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if encoder_config is None:
-            raise ValueError("say which encoder, with data.tokenizer=FOLDER, or a name on Hugging Face's hub")
+            raise ValueError("expected an encoder: set data.tokenizer to a folder, or to a name on Hugging Face's hub")
         try:
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
-            raise ValueError("it takes transformers: pip install 'lab[pretrained]'") from error
+            raise ValueError("it needs transformers: pip install 'lab[pretrained]'") from error
         try:
             config = AutoConfig.for_model(**json.loads(encoder_config))
-        except Exception as error:  # of several libraries
+        except Exception as error:  # several libraries raise different errors
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"its config.json is none that transformers takes ({reason})") from error
+            raise ValueError(f"transformers does not accept its config.json ({reason})") from error
         if config.is_encoder_decoder:
-            raise ValueError(f"{config.model_type} is no encoder: it also decodes")
+            raise ValueError(f"{config.model_type} is not an encoder: it has a decoder")
         if config.vocab_size < vocab_size:
-            raise ValueError(f"the encoder knows {config.vocab_size} tokens, its tokenizer {vocab_size}")
+            raise ValueError(f"the encoder has {config.vocab_size} tokens, but its tokenizer {vocab_size}")
         if (most := getattr(config, "max_position_embeddings", max_length)) < max_length:
-            raise ValueError(f"the encoder reads {most} tokens: data.max_length is to be no more")
+            raise ValueError(f"the encoder accepts {most} tokens: set data.max_length to at most {most}")
         self.encoder = AutoModel.from_pretrained(weights) if weights else AutoModel.from_config(config)
         self.frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_size, num_classes))
-        self.train()  # transformers returns what is for evaluation, and Lightning leaves it at that
+        self.train()  # transformers returns modules in eval mode, and Lightning keeps the mode
 
     def forward(self, token: Tensor) -> Tensor:
         """(B, T) token -> (B, num_classes) logits."""

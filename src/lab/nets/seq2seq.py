@@ -17,10 +17,10 @@ class Seq2Seq(nn.Module):
     The encoder reads in both directions (Bahdanau et al. 2015). The output layer is the target's embedding.
 
     Args:
-        shared_vocabulary: source and target have one, and so one embedding.
-        width: of a token's vector, and of every layer's output; even.
-        num_layers: of the encoder, and of the decoder.
-        dropout: probability of dropping a number of an input, or of a layer's output.
+        shared_vocabulary: source and target have one vocabulary, and one embedding.
+        width: size of the vector of a token and of the output of each layer; even.
+        num_layers: layers of the encoder, and of the decoder.
+        dropout: probability of dropping an element of an input or of the output of a layer.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Seq2Seq(nn.Module):
     ) -> None:
         super().__init__()
         if width % 2:
-            raise ValueError(f"width={width} is odd: half of it reads in each direction")
+            raise ValueError(f"width={width} is odd; expected an even number: each direction has half of the units")
         self.embed = nn.Embedding(text_vocab_size, width)
         self.target_embed = self.embed if shared_vocabulary else nn.Embedding(target_vocab_size, width)
         for embed in (self.embed, self.target_embed):
             nn.init.normal_(embed.weight, std=width**-0.5)
         self.dropout = nn.Dropout(dropout)
         self.encoder = RecurrentEncoder(cell, width, num_layers, dropout)
-        self.num_states = 2 if cell == "lstm" else 1  # h, and c
+        self.num_states = 2 if cell == "lstm" else 1  # h and c
         self.bridge = nn.Linear(width, self.num_states * num_layers * width)
         between = dropout if num_layers > 1 else 0.0
         self.decoder = CELLS[cell](width, width, num_layers, batch_first=True, dropout=between)
@@ -50,15 +50,15 @@ class Seq2Seq(nn.Module):
         self.combine = nn.Linear(2 * width, width)
 
     def forward(self, token: Tensor, target: Tensor) -> Tensor:
-        """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
+        """(B, S) token, (B, T) target -> (B, T, target_vocab_size) logits of the next token at each position."""
         memory, state = self.encode(token, target.shape[1])
         return self._logits(self._decoded(target, state["hidden"]), memory)
 
     def encode(self, token: Tensor, max_length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(B, S) token -> what `decode` needs each time, and what it starts from; all have a row for each sentence."""
+        """(B, S) token -> the memory for each call of `decode`, and its first state; each has a row per sentence."""
         memory = self.encoder(self._embedded(self.embed, token), token)
         last = (token != 0).sum(1) - 1
-        forward, backward = memory.chunk(2, -1)  # each has read everything at its own end
+        forward, backward = memory.chunk(2, -1)  # each direction has read the whole sentence at its last token
         ends = torch.cat([forward[torch.arange(token.shape[0], device=token.device), last], backward[:, 0]], -1)
         hidden = self.bridge(ends).tanh().unflatten(-1, (self.num_states, -1, memory.shape[-1])).transpose(1, 2)
         return {"memory": memory, "keys": self.score(memory), "mask": padding_mask(token)[:, 0]}, {"hidden": hidden}
@@ -66,7 +66,7 @@ class Seq2Seq(nn.Module):
     def decode(
         self, target: Tensor, memory: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and what `encode` gave -> (B, target_vocab_size) next logits, and the next state."""
+        """(B,) latest token, memory, state -> (B, target_vocab_size) logits of the next token, and the next state."""
         x, new = self._embedded(self.target_embed, target), []
         for hidden, weights in zip(state["hidden"].unbind(1), self.decoder.all_weights, strict=True):
             new.append(self._next(x, hidden, *weights))
@@ -74,7 +74,7 @@ class Seq2Seq(nn.Module):
         return self._logits(x.unsqueeze(1), memory).squeeze(1), {"hidden": torch.stack(new, 1)}
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
-        """What is taken from each source token for each next one: (B, T, S)."""
+        """(B, T, S) attention weights of the source tokens for each next target token."""
         memory, state = self.encode(token, target.shape[1])
         return _weights(self._decoded(target, state["hidden"]), memory)
 
@@ -84,14 +84,14 @@ class Seq2Seq(nn.Module):
         return F.linear(x, self.target_embed.weight)
 
     def _decoded(self, target: Tensor, hidden: Tensor) -> Tensor:
-        """(B, T, width) output of the decoder's cells, which remember (B, layers, 1 or 2, width)."""
+        """(B, T, width) output of the cells of the decoder, from the (B, layers, 1 or 2, width) states `hidden`."""
         first = tuple(part.contiguous() for part in hidden.permute(2, 1, 0, 3))
         return self.decoder(self._embedded(self.target_embed, target), first if self.num_states == 2 else first[0])[0]
 
     def _next(self, x: Tensor, hidden: Tensor, *weights: Tensor) -> Tensor:
-        """(B, width), and (B, 1 or 2, width) what a layer remembers -> what it remembers next; its output is the first.
+        """(B, width) input, (B, 1 or 2, width) state of a layer -> its next state. The first row is the output.
 
-        It is what `self.decoder` does, which a graph can't hold in a loop.
+        This is one step of `self.decoder`, which cannot be exported inside of a loop.
         """
         if self.num_states == 2:
             return torch.stack(torch.lstm_cell(x, hidden.unbind(1), *weights), 1)
@@ -102,7 +102,7 @@ class Seq2Seq(nn.Module):
 
 
 class RecurrentEncoder(nn.Module):
-    """Recurrent layers; half of each reads a sequence from its own end, so that padding changes nothing."""
+    """Recurrent layers in both directions. The backward direction starts at the last token: padding changes nothing."""
 
     def __init__(self, cell: str, width: int, num_layers: int, dropout: float) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class RecurrentEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, token: Tensor) -> Tensor:
-        """(B, S, width), of (B, S) token -> (B, S, width)."""
+        """(B, S, width) x, (B, S) token -> (B, S, width)."""
         places = mirrored(token)
         for forward, backward in zip(self.forwards, self.backwards, strict=True):
             x = self.dropout(torch.cat([forward(x)[0], at(places, backward(at(places, x))[0])], -1))

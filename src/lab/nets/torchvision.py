@@ -6,10 +6,10 @@ from torchvision import models
 
 
 class TorchvisionNet(nn.Module):
-    """A classification model of torchvision, its first convolution and its head fitted to the data.
+    """A classification model of torchvision, with its first convolution and its head fitted to the data.
 
-    Pretrained weights are kept wherever the shapes allow: a first convolution for grey images takes the sum over the
-    colours, which answers a grey picture as the original would.
+    Pretrained weights are kept if the shapes allow it. For greyscale images, the weights of the first convolution are
+    summed over the colours: the logits are those of the original for a grey image.
 
     Args:
         name: as in `torchvision.models.list_models(module=torchvision.models)`.
@@ -29,9 +29,9 @@ class TorchvisionNet(nn.Module):
         if name not in names:
             raise ValueError(f"torchvision has no classification model {name!r}; it has {', '.join(names)}")
         options: dict[str, Any] = {}
-        if name.startswith("vit_"):  # its position embedding has the size of the image
+        if name.startswith("vit_"):  # the size of its position embedding depends on the image
             options["image_size"] = image_size
-        if name in ("googlenet", "inception_v3"):  # one output, not three; the data is normalised already
+        if name in ("googlenet", "inception_v3"):  # one output, not three; the data is already normalised
             options |= {"aux_logits": False, "init_weights": True} if weights is None else {"transform_input": False}
         self.model = models.get_model(name, weights=weights, **options)
         if isinstance(self.model, models.Inception3):

@@ -10,15 +10,15 @@ from lab.nets.ngrams import NGramEmbedding
 
 
 class Transformer(nn.Module):
-    """A Transformer encoder (Vaswani et al. 2017), norms first (Xiong et al. 2020); its mean output decides.
+    """A pre-norm Transformer encoder (Vaswani et al. 2017; Xiong et al. 2020), and a linear layer on its mean output.
 
     Args:
-        width: of a token's vector; a multiple of `num_heads`.
+        width: size of the vector of a token; a multiple of `num_heads`.
         num_layers: blocks of attention and MLP.
-        num_heads: of the attention.
-        dropout: probability of dropping an input, or what a layer adds to it.
-        ngrams: a token's vector is also that of the n-grams, of up to so many tokens, that end with it.
-        ngram_buckets: vectors of all n-grams: see `NGramEmbedding`.
+        num_heads: heads of the attention.
+        dropout: probability of dropping an element of an input or of a residual branch.
+        ngrams: the vector of a token includes the n-grams of up to so many tokens that end with it.
+        ngram_buckets: number of vectors for all n-grams: see `NGramEmbedding`.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class Transformer(nn.Module):
 
 
 class Embed(nn.Module):
-    """Learned vectors of tokens, and sines and cosines of their positions."""
+    """Learned vectors of tokens, plus sines and cosines of their positions."""
 
     def __init__(self, vocab_size: int, width: int, dropout: float, ngrams: int = 1, ngram_buckets: int = 1) -> None:
         super().__init__()
         self.embed = NGramEmbedding(vocab_size, width, ngrams, ngram_buckets)
-        nn.init.normal_(self.embed.weight, std=width**-0.5)  # which suits an output layer with the same weights too
+        nn.init.normal_(self.embed.weight, std=width**-0.5)  # also suits an output layer with the same weights
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, token: Tensor, start: Tensor | int = 0) -> Tensor:
         """(B, T) token, the first at position `start` -> (B, T, width)."""
         width = self.embed.embedding_dim
-        exact = torch.float32  # 16 bits don't tell far places apart
+        exact = torch.float32  # 16 bits do not distinguish large positions
         position = start + torch.arange(token.shape[1], dtype=exact, device=token.device)
         rate = torch.exp(torch.arange(0, width, 2, dtype=exact, device=token.device) * (-math.log(10_000) / width))
         angle = position.unsqueeze(1) * rate
@@ -65,7 +65,7 @@ class Embed(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Blocks, and a norm at their end."""
+    """Blocks, then a norm."""
 
     def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -102,28 +102,28 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"width={width} is no multiple of num_heads={num_heads}")
+            raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def keys(self, memory: Tensor) -> Tensor:
-        """(B, S, width) -> (B, 2, heads, S, width / heads): the keys, and the values, of what is attended to."""
+        """(B, S, width) -> (B, 2, heads, S, width / heads): the keys and the values of the attended positions."""
         return self.key_value(memory).unflatten(-1, (2, self.num_heads, -1)).permute(0, 2, 3, 1, 4)
 
     def forward(self, x: Tensor, keys: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(B, T, width), and keys of S places -> (B, T, width).
+        """(B, T, width) x, and the keys of S positions -> (B, T, width).
 
-        The mask is (B, 1, 1, S), true where there is something to attend to. Causal: the two are the same places, none
-        of which sees a later one.
+        `mask` is (B, 1, 1, S), true for the positions to attend to. With `is_causal`, the S positions are the T
+        positions, and each attends to itself and earlier ones.
         """
         key, value = keys.unbind(1)
         y = F.scaled_dot_product_attention(self._heads(x), key, value, attn_mask=mask, is_causal=is_causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """What each of T places takes from each of S, the mean over the heads: (B, T, S), each row a sum of 1."""
+        """(B, T, S) attention weights, the mean over the heads. Each row sums to 1."""
         query, key = self._heads(x), keys[:, 0]
         scores = query @ key.transpose(-2, -1) / key.shape[-1] ** 0.5
         return scores.masked_fill(~mask, -math.inf).softmax(-1).mean(1)
@@ -133,11 +133,11 @@ class Attention(nn.Module):
 
 
 def mlp(width: int, dropout: float) -> nn.Sequential:
-    """A norm, then two linear layers with four times as many units between them."""
+    """A norm, then two linear layers with 4 · width hidden units."""
     layers = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout)
     return nn.Sequential(*layers, nn.Linear(4 * width, width))
 
 
 def padding_mask(token: Tensor) -> Tensor:
-    """(B, S) token -> (B, 1, 1, S), true where it is no padding."""
+    """(B, S) token -> (B, 1, 1, S), false for padding."""
     return (token != 0)[:, None, None]

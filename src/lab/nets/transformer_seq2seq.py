@@ -10,14 +10,14 @@ from lab.nets.transformer import Attention, Embed, TransformerEncoder, mlp, padd
 
 
 class TransformerSeq2Seq(nn.Module):
-    """The Transformer (Vaswani et al. 2017), each norm before its layer; its output layer is the target's embedding.
+    """The pre-norm Transformer (Vaswani et al. 2017). The output layer has the weights of the target embedding.
 
     Args:
-        shared_vocabulary: source and target have one, and so one embedding.
-        width: of a token's vector; a multiple of `num_heads`.
+        shared_vocabulary: source and target have one vocabulary, and one embedding.
+        width: size of the vector of a token; a multiple of `num_heads`.
         num_layers: blocks of the encoder, and of the decoder.
-        num_heads: of each attention.
-        dropout: probability of dropping an input, or what a layer adds to it.
+        num_heads: heads of each attention.
+        dropout: probability of dropping an element of an input or of a residual branch.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class TransformerSeq2Seq(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, token: Tensor, target: Tensor) -> Tensor:
-        """(B, S) token, (B, T) target so far -> (B, T, target_vocab_size) logits of what comes next at each place."""
+        """(B, S) token, (B, T) target -> (B, T, target_vocab_size) logits of the next token at each position."""
         memory, x = self._memory(token), self.target_embed(target)
         for i, block in enumerate(self.blocks):
             x = block(x, memory[f"source{i}"], memory["mask"])
         return self._logits(x)
 
     def encode(self, token: Tensor, max_length: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(B, S) token -> what `decode` needs each time, and what it starts from; all have a row for each sentence.
+        """(B, S) token -> the memory for each call of `decode`, and its first state; each has a row per sentence.
 
-        In a graph there is room for `max_length` tokens from the start; elsewhere it grows.
+        The state grows with the target; when exporting, it has room for `max_length` tokens from the start.
         """
         memory = self._memory(token)
         num, keys = token.new_zeros(token.shape[0]), memory["source0"]
@@ -57,9 +57,9 @@ class TransformerSeq2Seq(nn.Module):
     def decode(
         self, target: Tensor, memory: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B,) latest token, and what `encode` gave -> (B, target_vocab_size) next logits, and the next state.
+        """(B,) latest token, memory, state -> (B, target_vocab_size) logits of the next token, and the next state.
 
-        The old state is no longer to be used: the new one has its keys in the same memory.
+        Do not use the old state again: the new state overwrites its keys.
         """
         num = state["num"][:1] if torch.compiler.is_exporting() else int(state["num"][0])
         x, new = self.target_embed(target.unsqueeze(1), start=num), {"num": state["num"] + 1}
@@ -68,7 +68,7 @@ class TransformerSeq2Seq(nn.Module):
         return self._logits(x).squeeze(1), new
 
     def attention(self, token: Tensor, target: Tensor) -> Tensor:
-        """What the last block takes from each source token for each next one: (B, T, S), the mean over its heads."""
+        """(B, T, S) attention weights of the source tokens in the last block, the mean over its heads."""
         memory, x = self._memory(token), self.target_embed(target)
         *blocks, last = self.blocks
         for i, block in enumerate(blocks):
@@ -86,7 +86,7 @@ class TransformerSeq2Seq(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """x + attention to itself, x + attention to the source, x + MLP(x)."""
+    """x + self-attention(x), then x + attention to the source, then x + MLP(x)."""
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -96,17 +96,17 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width), and the keys of the source -> (B, T, width)."""
+        """(B, T, width) x, and the keys of the source -> (B, T, width)."""
         return self._rest(self._look_back(x), source, mask)
 
     def next(self, x: Tensor, source: Tensor, mask: Tensor, past: Tensor, num: Tensor | int) -> tuple[Tensor, Tensor]:
-        """The same for the token after those `num` whose keys are in `past`; and `past` with its keys too."""
+        """The same for the next token, after `num` tokens with the keys `past`; and `past` with its keys."""
         y = self.norm(x)
         past, seen, there = _longer(past, self.attention.keys(y), num)
         return self._rest(x + self.dropout(self.attention(y, seen, there)), source, mask), past
 
     def weights(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, S), what is taken from the source."""
+        """(B, T, S) attention weights of the source tokens."""
         return self.cross.weights(self.cross_norm(self._look_back(x)), source, mask)
 
     def _look_back(self, x: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ class DecoderBlock(nn.Module):
 
 
 def _longer(past: Tensor, keys: Tensor, num: Tensor | int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`num` tokens' keys and those of another; what of them is to be read, and a mask as for `Attention`.
+    """Append the keys of a token to those of `num` tokens: all keys, the keys to read, and a mask for `Attention`.
 
-    In a graph, where `num` is a (1,) tensor, nothing changes its size or is changed in place. Elsewhere `past` is, and
-    where it is full it becomes twice as long, so that few keys are ever copied.
+    When exporting, `num` is a (1,) tensor, no size changes, and nothing changes in place. Otherwise `past` changes in
+    place. If it is full, its length doubles, so that few keys are copied.
     """
     if isinstance(num, Tensor):
         past = past.index_copy(3, num, keys)

@@ -6,11 +6,11 @@ from omegaconf import DictConfig
 
 from lab.callbacks.best_checkpoint import BestCheckpoint
 from lab.callbacks.figures import Figures
-from lab.callbacks.progress_bar import ProgressBar
 from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.engine.errors import RunError, fail, unknown
 from lab.engine.folder import BEST
+from lab.engine.training.lightning_quirks import ThrottledProgressBar
 from lab.engine.training.trainer import find_callback, typed
 from lab.metrics.added import has_several_values
 from lab.tasks.base import Task
@@ -53,7 +53,7 @@ def validate(trainer: Trainer, task: LightningModule, data: Data) -> dict[str, f
     settings = typed(trainer)
     loggers, callbacks = settings.loggers, settings.callbacks
     settings.loggers = []
-    settings.callbacks = [c for c in callbacks if isinstance(c, StepSeed | Figures | ProgressBar)]
+    settings.callbacks = [c for c in callbacks if isinstance(c, StepSeed | Figures | ThrottledProgressBar)]
     try:
         return dict(trainer.validate(task, data, verbose=False)[0])
     finally:

@@ -1,4 +1,4 @@
-"""Is a config sound? Its values are compared with the signatures of the classes it names, before any data is read."""
+"""Check a config before any data is read: its values against the signatures of the classes that it names."""
 
 import re
 import tempfile
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -18,7 +17,7 @@ from lab.callbacks.resume_checkpoint import ResumeCheckpoint
 from lab.data.base import Data
 from lab.data.facts import stated_by
 from lab.engine.config.allow import locate, refuse
-from lab.engine.config.instantiate import instantiate
+from lab.engine.config.instantiate import InstantiationError, instantiate
 from lab.engine.config.settings import wrong_settings
 from lab.engine.config.signatures import wrong_arguments
 from lab.engine.constraints import Fraction
@@ -54,12 +53,12 @@ class Settings:
 
 
 def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> None:
-    """Refuse a training config that can't run on this machine.
+    """Refuse a training config that cannot run on this machine.
 
     Args:
         cfg: of `lab train`.
-        folder: the run's, where it is known; otherwise it will be made in `log_dir`.
-        writes: whether anything is going to be written there.
+        folder: of the run; None: it will be made in `log_dir`.
+        writes: whether the verb writes into it.
 
     Raises:
         UserError: a line for each problem.
@@ -67,33 +66,33 @@ def check(cfg: DictConfig, folder: Path | None = None, writes: bool = True) -> N
     refuse(cfg)
     if problems := list(without_target(cfg)):
         fail(problems)
-    problems = [f"{group}: none is chosen; {group}=NAME" for group in ("data", "net") if not cfg[group]]
+    problems = [f"{group}: none is chosen; choose one with {group}=NAME" for group in ("data", "net") if not cfg[group]]
     problems += wrong_settings("train", cfg, Settings)
     problems += wrong_calls(cfg)
     if writes:
         problems += _unwritable("run" if folder else "log_dir", folder or Path(cfg.log_dir))
     problems += [
-        f"{key}={cfg[key]}: it is not UTF-8, and TensorBoard writes no such folder; name another"
+        f"{key}={cfg[key]}: expected UTF-8, because TensorBoard writes no other folder; choose another name"
         for key in ("run", "log_dir", "name") if in_utf8(str(cfg[key])) != str(cfg[key])
     ]  # fmt: skip
     problems += refusals(cfg)
     problems += wrong_judges(cfg, folder)
     if cfg.seeds is not None or (cfg.cv is not None and cfg.fold is None):
-        problems.append("cv, seeds: these are several runs; one of them has its own fold and seed")
+        problems.append("cv, seeds: they stand for several runs; for one run set fold and seed")
     if cfg.fold is not None and not problems and cfg.fold >= (cfg.cv or 0):
-        problems.append(f"fold={cfg.fold}: " + (f"there are 0 to {cfg.cv - 1}" if cfg.cv else "of how many? cv=5"))
+        problems.append(f"fold={cfg.fold}: {f'expected 0 to {cfg.cv - 1}' if cfg.cv else 'it needs cv, such as cv=5'}")
     if cfg.finetune and cfg.warm_start:
-        problems.append("finetune and warm_start: one of them; the latter takes the optimizer's state too")
+        problems.append("finetune, warm_start: set one of them; warm_start also loads the optimizer's state")
     if not problems:
         problems = [problem for key, build in _trials(cfg) for problem in _refused(key, build)]
-    if not problems:  # last, for some open their database
+    if not problems:  # last, because some loggers open a database
         problems = list(_refused("logger", lambda: instantiate(cfg.logger, save_dir=cfg.log_dir)))
     if problems:
         fail(problems)
 
 
 def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Iterator[str]:
-    """Whatever in a config, or in these groups of it, does not fit the signatures of the classes that it names."""
+    """Yield a line for each value of a config, or of some of its groups, that does not fit a signature."""
     stated: set[str] = set()
     for key, target, node in _calls(cfg):
         if groups is not None and key.partition(".")[0] not in groups:
@@ -110,10 +109,10 @@ def wrong_calls(cfg: DictConfig, groups: Collection[str] | None = None) -> Itera
 
 
 def _calls(cfg: DictConfig) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
-    """Every call that the config stands for: its key, the callable or its name, and the arguments.
+    """Yield the key, the `_target_` and the arguments of each object in a config.
 
-    The data comes first, for it knows what nets and tasks are given. An argument that refers to another key is left
-    out, for that is checked where it stands.
+    The data comes first, because its facts fill arguments of nets and tasks. The value of an argument that refers to
+    another key is `...`, because the other key is checked.
     """
 
     def walk(key: str, node: Any, raw: Any) -> Iterator[tuple[str, str | type, dict[str, Any]]]:
@@ -140,14 +139,17 @@ def _unwritable(key: str, folder: Path) -> Iterator[str]:
     try:
         tempfile.TemporaryDirectory(dir=there).cleanup()
     except OSError:
-        yield f"{key}={folder}: {there} is not a folder that can be written to"
+        yield f"{key}={folder}: {there} is not a writable folder"
 
 
 def without_target(cfg: DictConfig) -> Iterator[str]:
     """Yield a line for each callback, optimizer and schedule that names no class."""
+    if not isinstance(cfg.callbacks, DictConfig):
+        yield f"callbacks={cfg.callbacks}: expected a mapping of names to callbacks"
+        return
     for name, node in cfg.callbacks.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            yield f"callbacks.{name}: expected an object with a _target_, the class of a callback"
+            yield f"callbacks.{name!s}: expected an object with a _target_, the class of a callback"
     for group in ("optimizer", "scheduler"):
         found = by_key(group, cfg[group]) or {group: None}
         for key, node in found.items():
@@ -156,7 +158,7 @@ def without_target(cfg: DictConfig) -> Iterator[str]:
 
 
 def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What Lightning and torch know best themselves: build the cheap parts, and see whether they refuse."""
+    """Yield a function for each cheap object, which Lightning or torch checks when it is built."""
     yield "trainer", lambda: instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     yield "callbacks", lambda: [instantiate(callback) for callback in cfg.callbacks.values()]
 
@@ -171,7 +173,7 @@ def _trials(cfg: DictConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
     made: dict[str, torch.optim.Optimizer] = {}
     optimizers, schedulers = by_key("optimizer", cfg.optimizer), by_key("scheduler", cfg.scheduler)
     yield from ((key, partial(optimizer, key, node)) for key, node in optimizers.items())
-    if made.keys() == optimizers.keys():  # those that are yielded are built by now
+    if made.keys() == optimizers.keys():  # the optimizers are built by now
         yield from ((key, partial(scheduler, key, node)) for key, node in schedulers.items())
 
 
@@ -180,12 +182,12 @@ def _refused(key: str, build: Callable[[], Any]) -> Iterator[str]:
         build()
     except UserError as error:
         yield from (line.removeprefix("error: ") for line in error.args)
-    except (HydraException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+    except (InstantiationError, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         yield f"{key}: {one_line(error.__cause__ or error)}"
 
 
 def check_optimizers(cfg: DictConfig, task: Any) -> None:
-    """Raises UserError where the config's optimizers and schedules are not those that the task needs."""
+    """Raises UserError if the optimizers and schedules of the config are not those that the task requires."""
     names = task.parameters_of().keys()
     by_name("optimizer", task.optimizer, names)
     by_name("scheduler", task.scheduler, names)

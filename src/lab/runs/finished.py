@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +13,7 @@ from lab.callbacks.step_seed import StepSeed
 from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
 from lab.engine.config.allow import read_config
-from lab.engine.config.instantiate import instantiate
+from lab.engine.config.instantiate import InstantiationError, instantiate
 from lab.engine.config_file import flat
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
@@ -57,9 +56,9 @@ def load_task(folder: Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     judges.expect_weights(cfg, folder)
     try:
         task = build_task(untrained, data.facts)
-    except InstantiationException as error:
+    except InstantiationError as error:
         reason = one_line(error.__cause__ or error)
-        raise UserError(f"error: {folder}: {CONFIG} and {FACTS} describe no valid net: {reason}") from error
+        raise UserError(f"error: {folder}: the net cannot be built from {CONFIG} and {FACTS}: {reason}") from error
     restore(task, folder)
     return cfg, data, task.eval()
 
@@ -135,6 +134,6 @@ def evaluation_trainer(cfg: DictConfig, changes: DictConfig) -> Trainer:
     silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
     try:
         trainer = instantiate(OmegaConf.merge(cfg.trainer, changes), **silent, callbacks=[StepSeed(cfg.seed)])
-    except InstantiationException as error:
+    except InstantiationError as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another trainer, such as trainer=cpu."])
     return trainer

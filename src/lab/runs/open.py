@@ -41,7 +41,7 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     timing.start()
     freeze(cfg)
     if rendezvous.init_distributed(cfg.trainer.accelerator) > 0:
-        yield joined(rendezvous.receive_folder())
+        yield join_run(rendezvous.receive_folder())
         return
     with rendezvous.announcing_folder() as announce, ExitStack() as until_closed:
         run = _new_or_resumed(cfg)
@@ -49,7 +49,7 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
         yield run
 
 
-def joined(folder: str) -> "Run":
+def join_run(folder: str) -> "Run":
     """The run in a folder that the first process has opened, with the config in that folder."""
     filter_warnings()
     cfg = read_config(Path(folder))

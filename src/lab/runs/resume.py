@@ -124,7 +124,7 @@ def check_same_data(data: Data, folder: Path) -> None:
     """Raises UserError if the data has changed since the run was started."""
     if data.found.fingerprint != read_json(folder / FACTS, "fingerprint")["fingerprint"]:
         new = command(f"finetune={folder}")
-        raise UserError(f"error: data: it has changed since {folder} was started. {new} starts a new run with it.")
+        raise UserError(f"error: the data has changed since {folder} was started. {new} starts a new run with it.")
 
 
 def find_checkpoint(cfg: DictConfig, folder: Path, task: LightningModule) -> tuple[Path | None, int]:

@@ -71,7 +71,11 @@ class Slurm(Launcher):
             self._submit(job)
 
     def _submit(self, job: Job) -> None:
-        """Once SLURM has taken one, it is asked again where it refuses, such as one more than a user may have."""
+        """Submit a job. If SLURM refuses it, as beyond the limit of jobs per user, it is submitted again later.
+
+        Raises:
+            UserError: SLURM refuses the first job: its options are probably wrong.
+        """
         script = shlex.join([*self.srun, *COMMAND, "train", *job.words])
         names = [f"--job-name={_name(job)}", f"--output={str(job.log.absolute()).replace('%', '%%')}"]
         result = subprocess.run(

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from torchmetrics import Metric
 
 from lab.data.facts import Facts
 from lab.engine.config.allow import locate
-from lab.engine.config.instantiate import instantiate
+from lab.engine.config.instantiate import InstantiationError, instantiate
 from lab.engine.config.signatures import parameters
 from lab.engine.errors import fail, one_line
 from lab.tasks.base import Task
@@ -33,7 +32,7 @@ def added_metrics(cfg: DictConfig, facts: Facts) -> Iterator[tuple[str, Metric]]
             fail([f"task.metrics.{name}: {one_line(error)}"])
         try:
             metric = instantiate(node, facts, none_is_unset=True)
-        except InstantiationException as error:
+        except InstantiationError as error:
             fail([f"task.metrics.{name}: {one_line(error.__cause__ or error)}"])
         if not isinstance(metric, Metric):
             fail([f"task.metrics.{name}: {node._target_} is not a torchmetrics metric"])

@@ -4,7 +4,6 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
@@ -120,7 +119,7 @@ class Task(L.LightningModule):
         optimizer = self.build_optimizer()
         if self.optimizer_state is not None:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
-        schedule = build_schedule(self.scheduler, optimizer, self.parameters_of(), partial(num_steps, self.trainer))
+        schedule = build_schedule(self.scheduler, optimizer, self.parameters_of(), lambda: num_steps(self.trainer))
         name = {"name": "lr"} if isinstance(optimizer, NamedOptimizers) else {}  # of the curves, such as lr/generator
         return [optimizer], [{"scheduler": schedule, "interval": "step"} | name]
 
@@ -221,6 +220,4 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         forget_schedule_length(checkpoint["lr_schedulers"])  # the config may have changed the length of the run
-        states = checkpoint["epoch_so_far"]
-        if len(states) == self.trainer.world_size:
-            self.metrics.restore_training(states[self.trainer.global_rank])
+        self.metrics.restore_training(checkpoint["epoch_so_far"], self.trainer.global_rank, self.trainer.world_size)

@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of a task, from the factories of its config: one of each, or one for each name."""
+"""Build the optimizer and the schedule of a task from the functions in its config: one of each, or one per name."""
 
 import inspect
 from collections import Counter
@@ -24,17 +24,17 @@ NamedParameters = Iterable[tuple[str, Parameter]]
 
 
 class NamedOptimizers(CombinedOptimizer):
-    """The optimizers of a task that has several, such as those of a GAN's two nets, as one.
+    """Several optimizers of a task combined into one, such as the two of a GAN.
 
-    Their names become the names of their parameter groups, which tell the curves of the learning rates apart.
+    Their names become the names of the parameter groups, and of the learning rate curves.
 
     Args:
-        optimizers: by name.
+        optimizers: the optimizers by name.
     """
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
         self.optimizers = optimizers
-        self.is_connected = False  # each loss depends on its optimizer's parameters
+        self.is_connected = False  # each loss is known to depend on the parameters of its optimizer
         for name, part in optimizers.items():
             for number, group in enumerate(part.param_groups, 1):
                 group["name"] = name if len(part.param_groups) == 1 else f"{name}/{group.get('name', f'pg{number}')}"
@@ -45,10 +45,10 @@ class NamedOptimizers(CombinedOptimizer):
         super().__init__(list(optimizers.values()), {})
 
     def backward(self, losses: Mapping[str, Tensor], scale: Any) -> None:
-        """Add to the gradient of each part's parameters that of its loss times `scale`; no other loss counts for them.
+        """Add the gradient of each loss times `scale` to the gradients of its optimizer's parameters only.
 
         Raises:
-            UserError: an optimizer has no loss, or at first one that depends on none of its parameters.
+            UserError: an optimizer has no loss, or the first loss depends on no parameter of its optimizer.
         """
         if missing := [name for name in self.optimizers if name not in losses]:
             fail(
@@ -65,17 +65,22 @@ class NamedOptimizers(CombinedOptimizer):
 
 
 class NamedSchedules(LRScheduler):
-    """A schedule for each of several optimizers, as one.
+    """The schedules of several optimizers combined into one.
 
     Args:
-        optimizer: what is scheduled.
-        schedules: those of its optimizers, by name.
+        optimizer: the combined optimizer.
+        schedules: the schedule of each optimizer, by name.
     """
 
     def __init__(self, optimizer: NamedOptimizers, schedules: Mapping[str, LRScheduler]) -> None:
         if wrong := [name for name, part in schedules.items() if isinstance(part, ReduceLROnPlateau)]:
-            fail([f"scheduler.{name}: ReduceLROnPlateau needs a metric in each step; take another" for name in wrong])
-        self.optimizer = optimizer  # no super().__init__: it would start a schedule of its own
+            fail(
+                [
+                    f"scheduler.{name}: ReduceLROnPlateau needs a metric in each step; use another schedule"
+                    for name in wrong
+                ]
+            )
+        self.optimizer = optimizer  # super().__init__ would start a further schedule
         self.schedules = schedules
 
     def step(self, epoch: int | None = None) -> None:
@@ -97,15 +102,15 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
     """Return one optimizer for the parameters of a module.
 
     Args:
-        given: the factories of (name, parameter) pairs -> optimizer.
-        parameters: the pairs of each optimizer, by the optimizer's name.
-        module: whose parameters they are.
+        given: a function of (name, parameter) pairs that returns an optimizer; or one for each name.
+        parameters: the pairs of each optimizer, by the name of the optimizer.
+        module: the module with these parameters.
 
     Raises:
-        UserError: the names are others, or a parameter that is trained belongs to no optimizer, or to several.
+        UserError: the names differ, or a trained parameter belongs to no optimizer or to several.
     """
     pairs = {key: [(name, p) for name, p in named if p.requires_grad] for key, named in parameters.items()}
-    count = Counter(id(p) for own in pairs.values() for _, p in own)
+    count = Counter(id(p) for named in pairs.values() for _, p in named)
     if wrong := [name for name, p in module.named_parameters() if count[id(p)] != p.requires_grad]:
         some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         fail(
@@ -115,7 +120,7 @@ def build_optimizer(given: Any, parameters: Mapping[str, NamedParameters], modul
             ]
         )
     chosen = by_name("optimizer", given, pairs)
-    optimizers: dict[str, Optimizer] = {key: chosen[key](own) for key, own in pairs.items()}
+    optimizers: dict[str, Optimizer] = {key: chosen[key](named) for key, named in pairs.items()}
     return NamedOptimizers(optimizers) if len(optimizers) > 1 else next(iter(optimizers.values()))
 
 
@@ -125,13 +130,13 @@ def build_schedule(
     """Return one schedule for all parameters.
 
     Args:
-        given: the factories of optimizer -> schedule.
-        optimizer: what `build_optimizer` returns.
-        names: of the task's optimizers.
-        total_steps: the length of the run, for the schedules that take it.
+        given: a function of the optimizer that returns a schedule; or one for each name.
+        optimizer: the result of `build_optimizer`.
+        names: the names of the optimizers of the task.
+        total_steps: a function that returns the length of the run, for schedules with this argument.
 
     Raises:
-        UserError: the names are others.
+        UserError: the names differ.
     """
 
     def build(factory: Callable[..., LRScheduler], part: Optimizer) -> LRScheduler:
@@ -152,17 +157,17 @@ def num_steps(trainer: Trainer) -> int:
     """
     steps = max(1, trainer.estimated_stepping_batches)  # 0: the run is only tested
     if steps == float("inf"):
-        raise UserError("error: scheduler: it needs an end; set trainer.max_epochs or max_steps.")
+        raise UserError("error: scheduler: it needs the length of the run; set trainer.max_epochs or max_steps.")
     return int(steps)
 
 
 def by_name(key: str, given: T | Mapping[str, T], names: Collection[str]) -> Mapping[str, T]:
-    """The factory of each of a task's optimizers.
+    """The value of `given` for each optimizer of a task.
 
     Args:
-        key: of the config, `optimizer` or `scheduler`.
-        given: the same for all, or a mapping.
-        names: of the task's optimizers; the only one of most tasks is named "".
+        key: the key of the config, `optimizer` or `scheduler`.
+        given: one value for all optimizers, or a mapping of their names.
+        names: the names of the optimizers; a single optimizer has the name "".
 
     Raises:
         UserError: the mapping has other names.

@@ -20,20 +20,22 @@ from lab.tasks.base import Stage, Step, Task
 from lab.tasks.beam_search import beam_search, greedy
 
 NUM_SHOWN = 40  # translations of a split
-NUM_MAPS = 6  # of them, with what they took from where
+NUM_MAPS = 6  # attention maps of a split
 
 
 class Translation(Task):
-    """Cross-entropy of each target token, given those before it (teacher forcing).
+    """Cross-entropy of each target token given the tokens before it (teacher forcing).
 
-    Reports the perplexity and the share of tokens that were the likeliest (`acc`); of translations, greedy ones in
-    validation and a beam search's at test, sacreBLEU's BLEU and chrF, 0 to 100.
+    Reports the perplexity and the token accuracy (`acc`). For translations, it reports the BLEU and chrF of sacreBLEU,
+    0 to 100. Validation translates greedily, the test with a beam search.
 
     Args:
-        target_max_length: tokens of the longest translation.
-        label_smoothing: share of a token's probability spread over all of them (Szegedy et al. 2016), in training.
-        beam_size: beginnings that the search at test goes on with.
-        length_penalty: the larger, the longer its translations (Wu et al. 2016).
+        text_tokenizer: the JSON of the source tokenizer.
+        target_tokenizer: the JSON of the target tokenizer.
+        target_max_length: the largest number of tokens in a translation.
+        label_smoothing: share of the token's probability spread over all tokens in training (Szegedy et al. 2016).
+        beam_size: number of prefixes in the beam search.
+        length_penalty: a larger penalty gives longer translations (Wu et al. 2016).
     """
 
     keeps: ClassVar = ("translation",)
@@ -49,7 +51,7 @@ class Translation(Task):
         **kwargs: Any,
     ) -> None:
         if not find_spec("sacrebleu"):
-            raise UserError("error: task: it takes sacrebleu: pip install 'lab[text]'")
+            raise UserError("error: task: it needs sacrebleu: pip install 'lab[text]'")
         self.tokens, self.target_tokens = TextTokenizer(text_tokenizer), TextTokenizer(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}
@@ -64,16 +66,16 @@ class Translation(Task):
     def step(self, batch: Batch, stage: Stage) -> Step:
         target = batch["target"][:, 1:]
         logits = self(batch | {"target": batch["target"][:, :-1]})
-        there = target != PAD
-        flat, which = logits.flatten(0, 1), target.flatten()
-        nll = F.cross_entropy(flat.detach(), which, reduction="none", ignore_index=PAD).view_as(target).sum(1)
-        right = ((logits.detach().argmax(-1) == target) & there).sum(1)
-        found = {"nll": nll, "right": right, "num_tokens": there.sum(1)}
+        is_token = target != PAD
+        flat, label = logits.flatten(0, 1), target.flatten()
+        nll = F.cross_entropy(flat.detach(), label, reduction="none", ignore_index=PAD).view_as(target).sum(1)
+        right = ((logits.detach().argmax(-1) == target) & is_token).sum(1)
+        outputs = {"nll": nll, "right": right, "num_tokens": is_token.sum(1)}
         if stage != "train":
             translation = self.translate(batch["token"], self.beam_size if stage == "test" else 1)
-            found |= {"reference": batch["reference"], "translation": translation}
+            outputs |= {"reference": batch["reference"], "translation": translation}
         smoothing = self.label_smoothing if stage == "train" else 0.0
-        return Step(F.cross_entropy(flat, which, ignore_index=PAD, label_smoothing=smoothing), outputs=found)
+        return Step(F.cross_entropy(flat, label, ignore_index=PAD, label_smoothing=smoothing), outputs=outputs)
 
     def translate(self, token: Tensor, beam_size: int) -> Tensor:
         """(B, S) token -> (B, max_length) target, up to `</s>`, then padding."""
@@ -90,11 +92,11 @@ class Translation(Task):
 
     def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
         from lab.engine.markdown import table
-        from lab.figures.attention import attention  # matplotlib takes half a second
+        from lab.figures.attention import attention  # importing matplotlib takes half a second
 
         translation = outputs["translation"]
         num = len(translation)
-        shown = torch.linspace(0, num - 1, min(num, NUM_SHOWN)).long()  # of all parts of the split
+        shown = torch.linspace(0, num - 1, min(num, NUM_SHOWN)).long()  # from the whole split
         batch, translation = samples[shown], translation[shown]
         texts = {
             "source": self.tokens.decode(batch["token"].tolist()),
@@ -106,13 +108,13 @@ class Translation(Task):
         weights = list(map(self._attention, token, translation))
         names = [_names(self.tokens, token), _names(self.target_tokens, translation)]
         return {
-            "translations": table([*texts], rows, "translations, from all parts of the split"),
+            "translations": table([*texts], rows, "translations, evenly spaced in the split"),
             "attention": attention(weights, *names),
         }
 
     @torch.no_grad()
     def _attention(self, token: Tensor, translation: Tensor) -> Tensor:
-        """(T, S) weights, of one source and its translation, both without padding."""
+        """(S,) token, (T,) translation -> (T, S) attention weights, without padding."""
         before = F.pad(translation[translation != PAD], (1, -1), value=START)
         inputs = (token[token != PAD], before)
         net: Any = self.net
@@ -134,10 +136,10 @@ class Translation(Task):
 
 
 def _written(reference: Tensor) -> list[str]:
-    """(N, R) code points as texts."""
+    """(N, R) code points -> N texts."""
     return ["".join(chr(i) for i in row if i) for row in reference.tolist()]
 
 
 def _names(tokens: TextTokenizer, ids: Tensor) -> list[list[str]]:
-    """Of the tokens of (N, T), without padding."""
+    """(N, T) token ids -> the names of the tokens, without padding."""
     return [[str(tokens.tokenizer.id_to_token(i)) for i in row if i != PAD] for row in ids.tolist()]

@@ -1,12 +1,13 @@
-"""Suites of tests for pytest: they check that your data, nets, tasks and features keep lab's contracts.
+"""Test suites for pytest. They check your data, nets, tasks and features against the contracts of lab.
 
     from lab.testing import TaskContract
 
     class TestMine(TaskContract):
         config = ["experiment=mine", "data.tiny=true"]
 
-A test of a suite holds for every class of its kind; `ClassifierContract` is `TaskContract` and what classifiers add.
-Lab's own tests are these suites, with `overrides` parametrised over conf/. No other module of lab imports this one.
+The tests of a suite hold for every class of its kind. `ClassifierContract` adds the tests for classifiers to
+`TaskContract`. The tests of lab are these suites with `overrides` parametrised over conf/. No other module of
+lab imports this package.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""The base of the suites: a config, and its data, which are read once."""
+"""The base of the suites: a config and its data, which is read once."""
 
 import copy
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Contract:
 
     @pytest.fixture
     def overrides(self) -> Sequence[str]:
-        """The words after `lab train`; parametrise this fixture to run a suite on several configs."""
+        """The words after `lab train`. Parametrise this fixture to run a suite on several configs."""
         return self.config
 
     @pytest.fixture
@@ -51,7 +51,7 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def read(overrides: Sequence[str]) -> Data:
-    """The data of a config, which are read once. A test may change the attributes, but not the samples."""
+    """The data of a config, read once. A test may change the attributes, but not the samples."""
     cfg = compose(*overrides)
     what = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["data", "cv", "fold"]), resolve=False)
     if (what, cfg.seed) not in _data:
@@ -70,7 +70,7 @@ _data: dict[tuple[str, int], Data] = {}  # by config and seed
 
 
 def build(cfg: DictConfig, data: Data, weights: int = 0) -> Any:
-    """The task of a config, with the weights that a seed draws; the task's own draws have that of the config."""
+    """The task of a config, with weights from the seed `weights`. Its steps draw with the seed of the config."""
     L.seed_everything(weights, workers=True, verbose=False)
     task: Any = build_task(cfg, data.facts)
     init_from_data(task, data)
@@ -78,7 +78,7 @@ def build(cfg: DictConfig, data: Data, weights: int = 0) -> Any:
 
 
 def rows(split: Batches, data: Data, which: Sequence[int]) -> Batch:
-    """Samples of a split, as a net gets them."""
+    """Samples of a split as a net gets them."""
     return data.on_after_batch_transfer(split.__getitems__(list(which)), 0)
 
 
@@ -97,7 +97,7 @@ def learned(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def perturbed(module: nn.Module) -> nn.Module:
-    """The module with a little noise on its weights: layers that start at zero stop the gradient of those before."""
+    """Add a little noise to the weights: layers that start at zero stop the gradient of earlier layers."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in learned(module).values():

@@ -101,7 +101,7 @@ class DataContract(Contract):
         assert not set(entries) - set(next(iter(data.test_dataloader())))
 
     def test_a_batch_of_one_feature_alone_becomes_what_the_net_gets(self, data: Data) -> None:
-        """The task decides which features are its inputs; predictions and exported models have these alone."""
+        """The task decides which features are its inputs; predictions and exported models have only these."""
         whole = next(iter(data.test_dataloader()))
         for feature in data.facts.features.values():
             batch = {name: whole[name] for name in feature.entries}
@@ -113,7 +113,7 @@ class DataContract(Contract):
         batches = data.train_dataloader()
         first, second = order(batches, 0), order(batches, 1)
         assert first != second
-        assert order(data.train_dataloader(), 1) == second, "the order depends on what was drawn before"
+        assert order(data.train_dataloader(), 1) == second, "the order depends on earlier draws"
         assert len(set(flat(first))) == len(flat(first))
         data.seed += 1
         assert order(data.train_dataloader(), 0) != first
@@ -126,7 +126,7 @@ class DataContract(Contract):
 
     def test_an_epoch_that_is_resumed_begins_where_it_stopped(self, data: Data) -> None:
         whole = order(data.train_dataloader(), 2)
-        assert len(whole) > 2, "the training split has too few samples: nothing is shown"
+        assert len(whole) > 2, "the training split has too few samples for this test"
         data.position = 2, 2
         batches = data.train_dataloader()
         assert order(batches, 2) == whole[2:]
@@ -155,7 +155,7 @@ class DataContract(Contract):
 
     def test_labels_are_indices_of_classes(self, data: Data) -> None:
         if not (names := class_names(data)):
-            pytest.skip("it has no classes")
+            pytest.skip("the data has no classes")
         for (entry, classes), stage in itertools.product(names.items(), STAGES):
             label = next(iter(loader(data, stage)))[entry]
             assert label.dtype == torch.int64
@@ -193,6 +193,6 @@ def assert_is_row(split: Batches, index: int, batch: Batch, row: int) -> None:
 
 
 def class_names(data: Data) -> dict[str, list[str]]:
-    """The classes of each entry of a batch that has some."""
+    """The classes of each entry of a batch that has classes."""
     found = [feature for feature in data.facts.features.values() if isinstance(feature, ClassLabel)]
     return {feature.entry: feature.class_names for feature in found}

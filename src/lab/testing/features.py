@@ -24,10 +24,10 @@ class FeatureContract:
 
     Args:
         feature: an instance.
-        contents: readable items, as the bytes of a request; () for a feature that is no input.
-        garbage: contents that it refuses.
-        samples: outputs of a task; () for a feature that is no output.
-        inputs: the entries of the item to which each of the samples belongs.
+        contents: readable items, as the bytes of a request; () for a feature that is not an input.
+        garbage: contents that the feature refuses.
+        samples: outputs of a task; () for a feature that is not an output.
+        inputs: the entries of the input of each sample.
     """
 
     feature: ClassVar[Feature]
@@ -106,7 +106,7 @@ class FeatureContract:
             assert_shown(feature, "mine", sample, self.inputs[i] if self.inputs else {})
 
     def test_html_shows_names_as_text(self, feature: Any) -> None:
-        """Names come from files of others, such as the header of a table."""
+        """Names may come from untrusted files, such as the header of a table."""
         names = {f.name: getattr(feature, f.name) for f in fields(feature)}
         texts = {k: v for k, v in names.items() if isinstance(v, list) and v and isinstance(v[0], str)}
         hostile = replace(feature, **{k: [f'{each}<b>&"' for each in v] for k, v in texts.items()})
@@ -126,7 +126,7 @@ class FeatureContract:
 
 
 def assert_shown(feature: Feature, name: str, sample: Sample, inputs: Sample) -> None:
-    """An output has columns of plain values or a file, and HTML."""
+    """Check that an output has columns of plain values or a file, and HTML."""
     rows, file = feature.rows(name, sample, inputs, 3), feature.file(sample)
     assert rows or file, "neither columns nor a file"
     for row in rows:

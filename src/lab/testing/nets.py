@@ -21,7 +21,7 @@ NUM = 6  # samples
 
 
 class NetContract(Contract):
-    """What every net does, given a batch of the config's data.
+    """The properties of every net, for a batch of the data of the config.
 
     class TestMine(NetContract):
         config = ["experiment=mine", "data.tiny=true"]
@@ -41,7 +41,7 @@ class NetContract(Contract):
     def test_it_takes_entries_of_a_batch(self, net: nn.Module, batch: Batch) -> None:
         parameters = inspect.signature(net.forward).parameters.values()
         needed = {p.name for p in parameters if p.default is p.empty}
-        assert needed <= batch.keys(), "arguments of forward that are no entries of a batch"
+        assert needed <= batch.keys(), "arguments of forward that are not entries of a batch"
         assert batch
 
     def test_it_gives_a_row_for_each_sample(self, net: nn.Module, batch: Batch) -> None:
@@ -64,7 +64,7 @@ class NetContract(Contract):
     def test_samples_are_independent_of_each_other(self, net: nn.Module, batch: Batch) -> None:
         net = perturbed(net).eval()
         whole = tensors(net(**batch))
-        assert any(len(output.unique(dim=0)) > 1 for output in whole if output.ndim), "it answers all alike"
+        assert any(len(output.unique(dim=0)) > 1 for output in whole if output.ndim), "all outputs are equal"
         for i in range(NUM):
             alone = tensors(net(**take(batch, slice(i, i + 1))))
             for one, every in zip(alone, whole, strict=True):
@@ -98,7 +98,7 @@ class NetContract(Contract):
         assert not [name for name, p in takes.items() if p.annotation is inspect.Parameter.empty]
 
     def test_annotations_refuse_what_the_net_does(self, net: nn.Module, cfg: DictConfig, data: Data) -> None:
-        """A number below zero is refused before any data is read, or it is taken."""
+        """A negative number is refused before any data is read, or accepted."""
         numbers = [name for name, value in cfg.net.items() if type(value) in (int, float)]
         for name in numbers:
             other = OmegaConf.merge(cfg, {"net": {name: -1}})
@@ -112,7 +112,7 @@ class NetContract(Contract):
 
 
 def imported(name: str) -> set[str]:
-    """The packages that a module imports, itself or by modules of its own package; nothing is imported to find out."""
+    """The packages that a module imports, directly or by modules of its package. The module is not imported."""
     own, found, seen, waiting = name.partition(".")[0], set(), set(), [name]
     while waiting:
         module = waiting.pop()
@@ -126,13 +126,13 @@ def imported(name: str) -> set[str]:
 
 
 def _imports(module: str) -> list[str]:
-    """The modules that a module's code names in imports."""
+    """The modules named in the import statements of a module."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return []  # a class or function of the module before it
+        return []  # a class or function of the parent module
     package = module if spec.submodule_search_locations else module.rpartition(".")[0]
     names = []
     for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):

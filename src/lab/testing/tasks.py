@@ -130,7 +130,7 @@ class TaskContract(Contract):
 
 
 class ClassifierContract(TaskContract):
-    """The properties of a task whose one output is the probabilities of classes."""
+    """The properties of a task whose only output is the probabilities of classes."""
 
     def test_checkpoints_hold_the_nets_weights_and_nothing_else(self, task: Any) -> None:
         assert set(task.state_dict()) == {f"net.{name}" for name in task.net.state_dict()}
@@ -145,7 +145,7 @@ class ClassifierContract(TaskContract):
 
 
 def answer(task: Any, batch: Batch) -> dict[str, Tensor]:
-    """The answers for the inputs of a batch; a task without outputs has none."""
+    """The predictions for the inputs of a batch; empty for a task without outputs."""
     if not task.outputs:
         return {}
     with torch.no_grad():
@@ -163,7 +163,7 @@ def optimizers(task: Any) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two states are equal, bit by bit."""
+    """Return whether two states are bitwise equal."""
     if isinstance(one, Tensor):
         return one.equal(other)
     if isinstance(one, dict):

@@ -18,10 +18,7 @@ def main(cfg: DictConfig) -> None:
     refuse_multiple_processes("data", "it")
     freeze(cfg)
     if cfg.run is not None:
-        problem = (
-            f"run={cfg.run}: lab data makes no run; remove run=. The report of a run is data_report.txt in its folder"
-        )
-        fail([problem])
+        fail([f"run={cfg.run}: lab data makes no run; remove run= (a run's report is data_report.txt in its folder)"])
     check(cfg, writes=False)
     process.set_up_process(cfg)
     say(*read_data(cfg).report.full().rstrip("\n").split("\n"))

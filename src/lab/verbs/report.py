@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     logs = expanded(settings.get("log_dir", "logs"))
     folders = [latest(logs) if value == "latest" else expanded(value) for key, value in words if key == "run"]
     if not folders:
-        fail(["run: missing. Name at least one, as run=FOLDER"])
+        fail(["run is required: run=FOLDER"])
     for folder in folders:
         if not (folder / CONFIG).is_file():
             fail([f"run={folder}: expected the folder of a run, but it has no {CONFIG}"])

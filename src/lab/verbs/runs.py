@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--format", choices=list(FORMATS), default="text")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
-    action, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in ACTIONS else ("list", arguments)
+    action, words = (arguments[0], arguments[1:]) if arguments and arguments[0] in ACTIONS else ("list", arguments)
     try:
-        args, unknown = parser.parse_known_args(list(options(rest)))
+        args, unknown = parser.parse_known_args(list(options(words)))
     except argparse.ArgumentError as error:
         raise UserError(f"error: {error}") from error
     if unknown:
@@ -88,9 +88,9 @@ def _below(word: str, logs: Path) -> str:
 
 def options(words: Sequence[str]) -> Iterator[str]:
     """Turn `where` and `sort KEY` into options of argparse, so that `-KEY` is not taken for an option."""
-    rest = iter(words)
-    for word in rest:
-        yield f"--sort={next(rest, '')}" if word == "sort" else "--where" if word == "where" else word
+    remaining = iter(words)
+    for word in remaining:
+        yield f"--sort={next(remaining, '')}" if word == "sort" else "--where" if word == "where" else word
 
 
 def list_runs(runs: list[RunInfo], args: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ def best(runs: list[RunInfo], args: argparse.Namespace) -> None:
     """Print the folder and the score of the run with the best value of the monitored metric."""
     done = [run for run in runs if run.status == "finished" and run.best]
     if not done:
-        raise UserError("error: none of these runs is finished.")
+        raise UserError("error: none of these runs is finished. lab runs shows their status.")
     metric = the_best(done, "best")
     choose = max if done[0].best["mode"] == "max" else min
     winner = choose(done, key=lambda run: run.best["value"])

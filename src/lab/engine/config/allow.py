@@ -1,7 +1,6 @@
-"""What a config may call. A `_target_` is judged by its name, before anything is imported; then by who defines it.
+"""The classes and functions that a config may call. A `_target_` is checked by its name before anything is imported.
 
-Only this file imports what a config names; it and `lab.engine.config.instantiate` call it. Nothing heavy is
-imported here.
+Only this module imports what a config names, and only `lab.engine.config.instantiate` calls it.
 """
 
 import inspect
@@ -22,8 +21,8 @@ from lab.engine.errors import fail, one_line, unknown
 
 LAB = Path(__file__).parents[2]
 
-# The modules of lab whose own public classes and functions a config may call; `*` is any module below, at any depth.
-# A user's are those of the project, see `project.py`, and of installed packages, see `packages.py`.
+# The modules of lab whose public classes and functions a config may call; `*` is any module below. The modules of the
+# user's project and of installed packages are allowed as well: see `project.py` and `packages.py`.
 MODULES = (
     "lab.callbacks.*",
     "lab.data.*",
@@ -37,8 +36,8 @@ MODULES = (
     "lab.sweep.study",
 )
 
-# The names under which it finds other packages' classes, and where those have to be defined. No more of torch: its
-# `load` and its `hub.load`, for two, execute what they are given.
+# The names of classes of other packages, and the modules that must define them. Nothing else of torch is allowed:
+# `torch.load` and `torch.hub.load` execute code from files.
 CLASSES = {
     r"torch\.optim(\.lr_scheduler)?\.[A-Z]\w*": "torch.optim.",
     r"torch\.nn\.[A-Z]\w*": "torch.nn.modules.",
@@ -48,14 +47,15 @@ CLASSES = {
     r"torchmetrics(\.(?!functional\.|utilities\.)[a-z]+)?\.[A-Z]\w*": "torchmetrics.",
     r"torchvision\.transforms\.v2\.[A-Z]\w*": "torchvision.transforms.v2.",
 }
-GROUPS = {  # where in a config lab's own may stand, "task." is inside a task; a fork's may stand anywhere
+GROUPS = {  # the keys that may hold lab's objects; "task." is inside a task. A user's objects may be anywhere
     "lab.callbacks.": ("callbacks",), "lab.data.": ("data",), "lab.features.": ("data", "task."),
     "lab.nets.": ("net", "task."), "lab.tasks.": ("task",),
     "lab.sweep.": ("sweep", "launcher"), "lightning.Trainer": ("trainer",),
     "lightning.pytorch.Trainer": ("trainer",),
 }  # fmt: skip
 REFUSED = (
-    "not among what a config may call; a fork installs its own package with an entry point in the group lab.packages"
+    "a config may not call it; a package of yours has to be declared by a project's pyproject.toml, or by an entry"
+    " point in the group lab.packages"
 )
 
 
@@ -63,7 +63,7 @@ def locate(name: str) -> Callable[..., Any]:
     """The class or function of a `_target_`.
 
     Raises:
-        ImportError: it may not be called, or is not there.
+        ImportError: a config may not call it, or it does not exist.
     """
     home = _home(name)
     if home is None:
@@ -83,9 +83,9 @@ def locate(name: str) -> Callable[..., Any]:
 
 
 def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
-    """Refuse a config, or the part of one at `key`, that names what it may not call. Nothing is imported.
+    """Refuse a config, or its part at `key`, that names something that it may not call. Nothing is imported.
 
-    References are followed. One that can't be followed now is left to `instantiate`, which is `strict`: it raises.
+    References are resolved. If one cannot be resolved, it is skipped; with `strict`, its error is raised.
 
     Raises:
         UserError: a line for each problem.
@@ -104,7 +104,7 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
 
 
 def refuse_calls(node: Any) -> str:
-    """Refuse a config, or a part of one, that names what may not be called or is not there; return its key.
+    """Refuse a config, or a part of one, that names something forbidden or missing. Return its key.
 
     Raises:
         UserError: a line for each problem.
@@ -121,10 +121,10 @@ def refuse_calls(node: Any) -> str:
 
 
 def read_config(folder: Path) -> DictConfig:
-    """The config in a run's folder, whoever wrote it.
+    """The config in the folder of a run, which may come from somebody else.
 
     Raises:
-        UserError: it is none, or names what may not be called.
+        UserError: it is damaged, or names something that a config may not call.
     """
     cfg = read_unchecked_config(folder)
     refuse(cfg)
@@ -132,9 +132,9 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def is_own(module: str) -> bool:
-    """Whether it is a module of lab, or of an installed package, whose classes a config may call.
+    """Return whether a config may call the classes of a module, because lab, the project or a package contains it.
 
-    Nothing is imported to find out: there has to be a file or a folder of this name.
+    Nothing is imported: a file or a folder must have this name.
     """
     for pattern in MODULES:
         room, star, _ = pattern.partition("*")
@@ -144,7 +144,7 @@ def is_own(module: str) -> bool:
 
 
 def _home(name: str) -> str | None:
-    """The module that must define this name; with a dot at its end, any module below. None: it is refused."""
+    """The module that must define this name; with a dot at the end, any module below it. None if it is refused."""
     module, _, last = name.rpartition(".")
     if last.isidentifier() and last[0] != "_" and is_own(module):
         return module
@@ -171,14 +171,14 @@ def _wrong(key: str, value: Any, shown: str) -> str | None:
         if allowed and place != "_target_" and not any(fits):
             return f"{key}{shown}: it belongs under {allowed[0]}"
     if last == "_args_":
-        return f"{key}: arguments are given by name"
+        return f"{key}: give the arguments by name"
     if last != "_target_" and isinstance(value, str) and "${" in value:
-        return f"{key}: it holds ${{ where no reference can be"  # Hydra would follow it
+        return f"{key}: ${{ is not allowed here"
     return None
 
 
 def _leaves(key: str, node: Any, strict: bool, hidden: bool = False) -> Iterator[tuple[str, Any, str]]:
-    """Keys, values with references followed, and `=value` as it may be shown: not what came out of a reference."""
+    """Yield the key, the resolved value and `=value` for messages, empty for a value that comes from a reference."""
     mapping = isinstance(node, dict | DictConfig)
     special = key.endswith(("_target_", "_args_"))
     if special or not (mapping or isinstance(node, list | tuple | ListConfig)):

@@ -14,6 +14,10 @@ from lab.engine.errors import UserError, fail, one_line
 MOST_SHOWN = 40  # characters of a fact in a message
 
 
+class InstantiationError(Exception):
+    """An object could not be made, for another reason than a wrong value; the cause is the error of its class."""
+
+
 def instantiate(node: Any, facts: HasArguments | None = None, /, *, none_is_unset: bool = False, **given: Any) -> Any:
     """Call the `_target_` of a node, after the nodes in it; a node without one becomes a dictionary or a list.
 
@@ -100,9 +104,7 @@ def _called(key: str, function: Callable[..., Any], arguments: dict[str, Any], i
     except (ValueError, OSError) as error:  # a wrong value, or a missing file
         fail([f"{key}: {one_line(error)}"])
     except Exception as error:
-        from hydra.errors import InstantiationException  # tasks import this module, and not Hydra
-
-        raise InstantiationException(f"{key}: {one_line(error)}") from error
+        raise InstantiationError(f"{key}: {one_line(error)}") from error
 
 
 def _so_that(name: str, needed: Collection[str]) -> str:

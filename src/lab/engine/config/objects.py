@@ -1,7 +1,7 @@
-"""Overrides of objects, such as `data.augment={flip: true}`: a config's node with a `_target_`, or null.
+"""Overrides of objects, which are nodes with a `_target_` or null, such as `data.augment={flip: true}`.
 
-Hydra merges a dictionary into the object and refuses an argument that the config leaves out. The words of a command
-line stay as they are typed; what they do to a config is changed here, in the one place where Hydra applies them.
+Hydra merges a dictionary into the object, and refuses an argument that the YAML leaves out. Here a dictionary replaces
+the object, and an argument can be added. The words of the command line stay as they are typed.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-OPEN = ("callbacks", "task.metrics")  # mappings that take any name
+OPEN = ("callbacks", "task.metrics")  # mappings with any keys
 
 apply_as_hydra = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -19,8 +19,8 @@ apply_as_hydra = ConfigLoaderImpl._apply_overrides_to_config
 def replace_objects(overrides: Sequence[Override], cfg: DictConfig) -> None:
     """Apply overrides to a config in their order: a dictionary replaces the object, a new argument is added.
 
-    A dictionary without a `_target_` is of the class that stands there, or that the argument is for.
-    `lab.engine.config.signatures` knows whether a class takes an argument.
+    A dictionary without a `_target_` keeps the class of the object that it replaces; if that is null, it gets the class
+    that annotates the argument. `lab.engine.config.signatures` checks later whether the class takes the argument.
     """
     for override in overrides:
         key, plain = override.key_or_group, override.type == OverrideType.CHANGE and override.package is None
@@ -41,12 +41,12 @@ def replace_objects(overrides: Sequence[Override], cfg: DictConfig) -> None:
 
 
 def install() -> None:
-    """Have Hydra apply overrides so, wherever it composes a config: in `lab`, in a sweep's jobs, in its help."""
+    """Let Hydra apply overrides with `replace_objects` wherever it composes a config: in verbs, jobs and help."""
     ConfigLoaderImpl._apply_overrides_to_config = staticmethod(replace_objects)  # type: ignore[method-assign]
 
 
 def takes_more(node: DictConfig, key: str) -> bool:
-    """Whether a key that the node at `key` does not have yet can be set."""
+    """Return whether a new key can be added to the node at `key`."""
     return key in OPEN or ("_target_" in node and "." in key)
 
 
@@ -56,7 +56,7 @@ def _is_object(holder: DictConfig, name: str) -> bool:
 
 
 def _target(holder: DictConfig, name: str) -> str | None:
-    """The class of what stands there, or the one that its argument is annotated with, if a config may call it."""
+    """The class of the object, or the class that annotates the argument, if a config may call it."""
     there = holder._get_node(name, validate_access=False)
     if isinstance(there, DictConfig) and not there._is_none():
         return there.get("_target_")
@@ -68,7 +68,7 @@ def _target(holder: DictConfig, name: str) -> str | None:
     try:
         taken, _ = parameters(locate(str(holder["_target_"])))
     except ImportError:
-        return None  # which is reported where the arguments are checked
+        return None  # the check of the arguments reports it
     annotation = taken[name].annotation if name in taken else None
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     own = [kind for kind in kinds if is_own(kind.__module__)]

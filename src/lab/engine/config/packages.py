@@ -1,12 +1,12 @@
-"""Packages that add to lab without a change in it. Nothing heavy is imported here, and nothing of theirs.
+"""The packages, besides lab, whose classes a config may call. This module imports none of them.
 
-An installed distribution names its package in the entry points of the group `lab.packages`:
+An installed distribution declares its package as an entry point in the group `lab.packages`:
 
     [project.entry-points."lab.packages"]
     mine = "mine"
 
-Configs may then call the classes and functions that its modules define, and its folder `conf/` stands beside lab's.
-The project that the working directory is in does the same without an installation: see `project.py`.
+Configs may then call the classes and functions that its modules define, and Hydra also searches its folder `conf/`.
+The project of the working directory needs no installation: see `project.py`.
 """
 
 import os
@@ -20,9 +20,8 @@ from pathlib import Path
 from lab.engine.config.project import FILE, GROUP, Project, find
 from lab.engine.display import say
 from lab.engine.errors import UserError
-from lab.engine.launch.environment import LIFELINE
 
-# Libraries that no distribution may name as its own: a config would call all of theirs.
+# Packages that no distribution may declare: a config could call everything in them
 RESERVED = {
     *sys.stdlib_module_names, "__main__", "lab", "hydra", "omegaconf", "torch", "torchvision", "torchmetrics",
     "lightning", "optuna",
@@ -30,10 +29,10 @@ RESERVED = {
 
 
 def packages() -> dict[str, tuple[Path, ...]]:
-    """The packages of the project and of installed distributions, each with its folders; a single module has none.
+    """The packages of the project and of installed distributions, each with its folders; a module in one file has none.
 
     Raises:
-        UserError: an entry point names no package, or one that is not importable.
+        UserError: an entry point declares something that is not an importable package.
     """
     own = project()
     installed = _packages(tuple(sys.path))
@@ -41,10 +40,10 @@ def packages() -> dict[str, tuple[Path, ...]]:
 
 
 def project() -> Project | None:
-    """The project that the working directory is in. Its folder `src/` is on `sys.path` from now on.
+    """The project of the working directory. Its folder `src/` is put on `sys.path`.
 
     Raises:
-        UserError: it is another user's, and not installed.
+        UserError: another user owns it, and it is not installed.
     """
     found = find()
     if found is None:
@@ -60,9 +59,9 @@ def project() -> Project | None:
 
 
 def announce(module: str) -> None:
-    """Name the project, once, if a module that is to be imported is its own."""
+    """Print the project's folder, once, before one of its modules is imported."""
     own = project()
-    if own and owner(module) in own.names and LIFELINE not in os.environ:
+    if own and owner(module) in own.names and os.environ.get("LOCAL_RANK", "0") == "0":
         _announce(own)
 
 
@@ -72,7 +71,7 @@ def _announce(own: Project) -> None:
 
 
 def conf_folders() -> list[Path]:
-    """The folders of YAMLs: the project's, which may replace lab's, then those of packages."""
+    """The folders of YAMLs: the project's, whose files replace lab's, then those of installed packages."""
     own = project()
     return [*([own.conf] if own and own.conf.is_dir() else []), *package_conf_folders()]
 
@@ -82,7 +81,7 @@ def package_conf_folders() -> list[Path]:
 
 
 def owner(module: str) -> str | None:
-    """The package that a module is in, or is; None: it is in none of them, or does not exist."""
+    """The package that contains a module, or None."""
     for name, folders in packages().items():
         if module == name:
             return name
@@ -92,7 +91,7 @@ def owner(module: str) -> str | None:
 
 
 def has_module(folders: tuple[Path, ...], name: str) -> bool:
-    """Whether a package in these folders has this module, or subpackage; nothing is imported to find out."""
+    """Return whether a package in these folders has this module or subpackage. Nothing is imported."""
     *parents, last = name.split(".")
     if not all(part.isidentifier() and part[:2] != "__" for part in (*parents, last)):
         return False
@@ -114,23 +113,23 @@ def _of_project(own: Project, path: tuple[str, ...]) -> dict[str, tuple[Path, ..
 
 
 def _is_installed(found: Project) -> bool:
-    """Whether distributions declare the same packages, at the same place: `pip install -e`."""
+    """Return whether distributions declare the same packages in the same folders, as after `pip install -e`."""
     installed = _packages(tuple(sys.path))
     folders = [installed.get(name, ()) for name in found.names]
     return all(each and all(folder.is_relative_to(found.folder) for folder in each) for each in folders)
 
 
 def _declared(path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Each package with the file that declares it. As importlib.metadata finds them, in a tenth of its time."""
+    """Yield each package with the file that declares it, as `importlib.metadata` does in ten times the time."""
     seen = set()
-    for folder in filter(None, path):  # "" is the working directory, where nothing is installed
+    for folder in filter(None, path):  # "": the working directory
         try:
             names = sorted(name for name in os.listdir(folder) if name.endswith((".dist-info", ".egg-info")))
         except OSError:
             continue
         for name in names:
             distribution = re.sub(r"[-_.]+", "-", name.rpartition(".")[0].partition("-")[0]).lower()
-            if distribution in seen:  # an earlier folder's is the one that is imported
+            if distribution in seen:  # the first folder wins
                 continue
             seen.add(distribution)
             entry_points = os.path.join(folder, name, "entry_points.txt")
@@ -143,7 +142,7 @@ def _declared(path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _values(lines: list[str]) -> Iterator[str]:
-    """The values of the group in the lines of an `entry_points.txt`."""
+    """Yield the values of the group in the lines of an `entry_points.txt`."""
     section = ""
     for line in map(str.strip, lines):
         if line.startswith("["):
@@ -161,14 +160,14 @@ def _folders(name: str, entry_points: str) -> tuple[Path, ...]:
     if not all(part.isidentifier() for part in parts):
         raise refuse(f"expected the name of a package, such as mine, got {name!r}")
     if top in RESERVED:
-        raise refuse(f"{name} is not a package of your own")
+        raise refuse(f"{name} is a reserved name; declare another package")
     spec = find_spec(top)
-    # a namespace package has a folder twice where sys.path has two names of it, such as "" and the working directory
+    # sys.path may hold two names of one folder, such as "" and the working directory
     folders = list(dict.fromkeys(Path(folder).resolve() for folder in (spec and spec.submodule_search_locations) or ()))
     there = spec is not None
     for part in rest:
         there = has_module(tuple(folders), part)
         folders = [folder / part for folder in folders if (folder / part).is_dir()]
     if not there:
-        raise refuse(f"there is no package {name}")
+        raise refuse(f"package {name} does not exist")
     return tuple(folders)

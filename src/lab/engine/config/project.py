@@ -1,6 +1,6 @@
-"""The project that the working directory is in. Nothing heavy is imported here, and nothing of the project's.
+"""The project of the working directory. This module imports nothing of it.
 
-A project is a folder whose `pyproject.toml` names its package in the group `lab.packages`:
+A project is a folder whose `pyproject.toml` declares its package in the group `lab.packages`:
 
     mine/pyproject.toml     [project.entry-points."lab.packages"]
     mine/conf/              mine = "mine"
@@ -55,7 +55,7 @@ class Project:
         return self.folder / "conf"
 
     def is_of_another_user(self) -> bool:
-        """Whether neither this user nor root, who may do anything, owns all of it."""
+        """Return whether a user other than this user and root owns a part of it."""
         packages = (self.src.joinpath(*name.split(".")) for name in self.names)
         paths = [path for path in (self.folder, self.file, self.src, self.conf, *packages) if os.path.lexists(path)]
         owners = {status.st_uid for path in paths for status in (path.lstat(), path.resolve().lstat())}
@@ -77,7 +77,7 @@ def find() -> Project | None:
 @cache
 def _find(here: Path) -> Project | None:
     for folder in (here, *here.parents):
-        if (names := _names(folder / FILE)) and not any(map(_is_a_runs, (folder, *folder.parents))):
+        if (names := _names(folder / FILE)) and not any(map(_is_run_or_sweep, (folder, *folder.parents))):
             return Project(folder, names)
     return None
 
@@ -99,7 +99,7 @@ def _names(path: Path) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _is_a_runs(folder: Path) -> bool:
-    """Whether it is a run's folder, or a sweep's."""
+def _is_run_or_sweep(folder: Path) -> bool:
+    """Return whether it is the folder of a run or of a sweep."""
     run = (folder / CONFIG).exists() and any((folder / name).exists() for name in (FACTS, RESULTS, STAMP))
     return run or (folder / SWEEP).exists()

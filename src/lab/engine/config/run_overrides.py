@@ -7,8 +7,8 @@ from lab.engine.config.allow import read_config
 from lab.engine.config.user_paths import JUDGES, stored_paths
 from lab.engine.config.words import override_word, value_of
 from lab.engine.errors import fail
-from lab.engine.files import expanded
-from lab.engine.folder import CONFIG, STAMP, is_half_made, latest, read_json, refuse_links
+from lab.engine.files import expanded, read_json
+from lab.engine.folder import CONFIG, STAMP, is_half_made, latest, refuse_links
 from lab.engine.keys import key_of
 
 NAMES_A_RUN = ("run", "finetune", "warm_start", *JUDGES)

@@ -1,4 +1,4 @@
-"""What a class or function takes, and whether the values of a config fit it."""
+"""The arguments that a class or function takes, and whether the values of a config fit them."""
 
 import inspect
 import json
@@ -19,9 +19,9 @@ class Arguments:
     """Facts by the argument they fill.
 
     Args:
-        values: a fact has its own name where all features that state it agree, and always that of its feature before
-            it: `num_classes` and `label_num_classes`. A qualified fact has only the latter: `image_std`.
-        ambiguous: the names that stand for different values: name -> feature -> value.
+        values: a fact has its name, such as `num_classes`, if all features that state it agree, and always its name
+            after that of its feature: `label_num_classes`. A qualified fact has only the latter: `image_std`.
+        ambiguous: names with different values: name -> feature -> value.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,10 @@ class HasArguments(Protocol):
 
 
 def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """What can be passed by name, base classes included where `**kwargs` goes on to them; and whether anything can."""
+    """The parameters that can be passed by name, and whether any name can.
+
+    They include those of a base class if `**kwargs` is passed on to it.
+    """
     found: dict[str, inspect.Parameter] = {}
     owners = (
         [vars(owner).get("__init__") for owner in inspect.getmro(function)] if inspect.isclass(function) else [function]
@@ -43,7 +46,7 @@ def parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramete
     for owner in filter(None, owners):
         try:
             hints = get_type_hints(inspect.unwrap(owner), include_extras=True)
-        except NameError:  # names an optional package that is not installed
+        except NameError:  # a name from an optional package that is not installed
             hints = {}
         own = inspect.signature(owner).parameters
         for name, p in own.items():
@@ -68,7 +71,7 @@ def wrong_arguments(key: str, function: Callable[..., Any], node: Any, facts: Co
         supplied = {*facts} | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
         own = inspect.signature(function).parameters.values()
         needed = [p.name for p in own if p.kind in NAMED and p.default is p.empty and p.name not in supplied]
-        yield from (f"{dot}{name}: {function.__qualname__} needs it" for name in needed)
+        yield from (f"{dot}{name}: {function.__qualname__} requires it" for name in needed)
 
 
 def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:
@@ -77,17 +80,17 @@ def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[
     if value is ... or (value is None and parameter.default is None):
         return
     if any("_target_" in child for child in (value, *nested) if isinstance(child, dict)):
-        return  # an object to be: checked as a call of its own
+        return  # an object, checked as a separate call
     try:
         adapter = TypeAdapter(parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-        adapter.validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))  # not all paths are UTF-8
+        adapter.validate_json(json.dumps(value, ensure_ascii=False).encode(errors="replace"))  # a path may not be UTF-8
     except (PydanticUserError, TypeError):
-        return  # an annotation that says nothing about plain values
+        return  # the annotation does not restrict plain values
     except ValidationError as error:
         shown = redacted(str(value))
         reasons = [e["msg"] for e in error.errors() if e["type"] not in ("needs_python_object", "is_instance_of")]
         if not reasons and not isinstance(value, dict | list):
-            yield f"{key}={shown}: should be null, or name a class with _target_"
+            yield f"{key}={shown}: should be null, or an object with a _target_"
         if reasons:
             expected = " or ".join(dict.fromkeys(reason[0].lower() + reason[1:] for reason in reasons))
             yield f"{key}={shown}: {expected}".replace("input should", "should")

@@ -1,4 +1,4 @@
-"""The words of a command line, `key=value`. Hydra parses a value; a path is to be taken as it is typed."""
+"""The words of a command line, `key=value`. Hydra parses values; paths and names are taken as they are typed."""
 
 import re
 from collections.abc import Sequence
@@ -12,26 +12,26 @@ from hydra.errors import HydraException
 from lab.engine.config.user_paths import JUDGES
 from lab.engine.keys import key_of
 
-# Keys whose value is a text of the user's own: a path, or a name. A list or a dictionary is never meant.
+# Keys whose value is a path or a name, never a list or a dictionary
 TEXTS = (
     "run", "model", "input", "output", "log_dir", "name", "finetune", "warm_start", "sweep.name", "logger.name",
     "data.root", "data.group", "data.text", "data.label", "data.split", "data.tokenizer", "data.source", "data.target",
     *JUDGES,
 )  # fmt: skip
-# A column's name or its number
+# The name or the number of a column
 NUMBERS_TOO = ("data.source", "data.target", "data.text", "data.label", "data.split", "data.group")
-ELEMENT = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""", re.DOTALL)  # up to a comma outside quotes
+ELEMENT = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,])+""", re.DOTALL)  # up to an unquoted comma
 
 
 def quoted(text: str) -> str:
-    """The text as Hydra's grammar writes it, so that it is read back as exactly this text."""
+    """The text, quoted so that Hydra parses it as exactly this text."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def literal(word: str, multirun: bool = False) -> str:
-    """The word with its value quoted for Hydra, where its key takes a text and Hydra would read something else.
+    """Quote the value of a word if its key takes a text that Hydra would parse as something else.
 
-    Quotes that are there already, `null` and references stay. In a sweep, a comma separates values.
+    Quoted values, `null` and references stay as they are. In a sweep, a comma separates values.
     """
     key, equals, text = word.partition("=")
     if not equals or key_of(word) not in TEXTS or (key_of(word) in NUMBERS_TOO and text.isdecimal()):
@@ -49,7 +49,7 @@ def literals(words: Sequence[str], multirun: bool = False) -> list[str]:
 
 
 def value_of(word: str) -> Any:
-    """The value of a word, as Hydra reads it."""
+    """The value of a word, as Hydra parses it."""
     override = _parsed(literal(word).partition("=")[2])
     return override.value() if override is not None else word.partition("=")[2]
 
@@ -70,7 +70,7 @@ def _element(value: Any) -> Any:
 
 
 class _Plain(QuotedString):
-    """A text that needs no quotes."""
+    """A text that is written without quotes."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, Quote.single)
@@ -84,7 +84,7 @@ def _literal(text: str, multirun: bool = False) -> str:
     if override is not None:
         value: Any = override._value
         same = isinstance(value, str) and value == text
-        plain = same and text == Override._get_value_element_as_str(value)  # a sweep writes others with backslashes
+        plain = same and text == Override._get_value_element_as_str(value)  # a sweep escapes others
         plain |= same and not multirun and "${" in text
         if value is None or isinstance(value, QuotedString) or plain:
             return text
@@ -93,7 +93,7 @@ def _literal(text: str, multirun: bool = False) -> str:
 
 @cache
 def _parsed(text: str) -> Override | None:
-    """The word `x=TEXT`; None where Hydra can't read it."""
+    """The override `x=TEXT`, or None if Hydra cannot parse it."""
     try:
         return OverridesParser.create().parse_override(f"x={text}")
     except HydraException:

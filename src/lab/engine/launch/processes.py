@@ -1,4 +1,4 @@
-"""The processes of a run on this machine: each has the run's own frozen config, and none outlives the others."""
+"""The ranks of a run on this machine: each reads the run's frozen config, and none outlives the others."""
 
 import contextlib
 import os
@@ -22,15 +22,15 @@ from lab.engine.launch import rendezvous
 from lab.engine.launch.environment import COMMAND, LIFELINE, num_threads
 from lab.engine.launch.loopback import use_loopback
 
-BEAT, SILENCE = 1.0, 30.0  # seconds between two signs of life, and without one before a process is given up
+HEARTBEAT, TIMEOUT = 1.0, 30.0  # seconds between two heartbeats, and without one before a rank is killed
 
 
 @contextmanager
 def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
-    """Start the other processes of a distributed run as `lab ARGUMENTS…`, and see to it that all end together.
+    """Start the other ranks of a distributed run as `lab ARGUMENTS…`, and end all ranks together.
 
-    Lightning would repeat the command line, which in a sweep is the whole sweep: each process would draw its own
-    hyperparameters. Where torchrun or SLURM has started this process, it has started the others too.
+    Lightning would run `sys.argv` again: in a sweep that is the whole sweep, and each rank would draw other
+    hyperparameters. Ranks that torchrun or SLURM started are left alone.
     """
     rendezvous.check_world_size(trainer)
     environ, threads_before = dict(os.environ), torch.get_num_threads()
@@ -40,6 +40,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
     if LIFELINE in os.environ:
         use_loopback(trainer)
         line = socket.socket(fileno=int(os.environ.pop(LIFELINE)))
+        _kept_open.append(line)
         _watch({line: os.getppid()}, lambda pid: (None, "the main process"))
     elif (
         trainer.world_size > 1
@@ -54,7 +55,7 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
         yield
         for process in others.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SILENCE)
+                process.wait(TIMEOUT)
     finally:
         _finished.set()
         for process in others.values():
@@ -68,10 +69,11 @@ def processes(trainer: Trainer, *arguments: str) -> Iterator[None]:
 
 
 _finished = threading.Event()
+_kept_open: list[socket.socket] = []  # closed by the exit of this rank: rank 0 expects the exit within seconds
 
 
 def _describe(trainer: Trainer, environment: LightningEnvironment) -> None:
-    """Tell Lightning, here and in the others, that the processes are there already, and which this is."""
+    """Set the variables from which Lightning reads, in all ranks, that they are started, and their ranks."""
     os.environ.setdefault("MASTER_ADDR", environment.main_address)
     os.environ.setdefault("MASTER_PORT", str(environment.main_port))
     if num_threads() is None:
@@ -81,6 +83,7 @@ def _describe(trainer: Trainer, environment: LightningEnvironment) -> None:
 
 
 def _start(rank: int, arguments: tuple[str, ...]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a rank; return this end of its lifeline, and the process."""
     ours, theirs = socket.socketpair()
     environ = os.environ | {"LOCAL_RANK": str(rank), LIFELINE: str(theirs.fileno())}
     process = subprocess.Popen(
@@ -91,7 +94,7 @@ def _start(rank: int, arguments: tuple[str, ...]) -> tuple[socket.socket, subpro
 
 
 def _ends(others: dict[socket.socket, subprocess.Popen[bytes]]) -> Callable[[int], tuple[int | None, str]]:
-    """The exit code of a process that has ended, and its name."""
+    """Return a function of a process id: the exit code, None if it has not ended, and the name of the rank."""
     ranks = {process.pid: (rank, process) for rank, process in enumerate(others.values(), start=1)}
 
     def end(pid: int) -> tuple[int | None, str]:
@@ -104,45 +107,46 @@ def _ends(others: dict[socket.socket, subprocess.Popen[bytes]]) -> Callable[[int
 
 
 def _watch(lines: dict[socket.socket, int], end: Callable[[int], tuple[int | None, str]]) -> None:
-    """Send signs of life and listen for them; when a process is gone, end the others and this one."""
+    """Exchange heartbeats in a thread; when a process ends or falls silent, kill the others and exit."""
 
     def watch() -> None:
-        heard: dict[socket.socket, float] = {}  # from the first sign on: until then it imports
+        last: dict[socket.socket, float] = {}  # since its first heartbeat: a rank sends none while it imports
         while lines and not _finished.is_set():
-            ready, _, _ = select.select(list(lines), [], [], BEAT)
+            ready, _, _ = select.select(list(lines), [], [], HEARTBEAT)
             now = time.monotonic()
             for line in lines:
                 with contextlib.suppress(OSError):
                     line.send(b".", socket.MSG_DONTWAIT)
             for line in ready:
-                if _sign(line):
-                    heard[line] = now
-                elif (ended := end(pid := lines.pop(line)))[0] != 0 and not _finished.is_set():
-                    _give_up(lines, pid, *ended)
-            for line in [line for line in lines if now - heard.get(line, now) > SILENCE]:
+                if _heartbeat(line):
+                    last[line] = now
+                elif (ended := end(lines.pop(line)))[0] != 0 and not _finished.is_set():
+                    _stop_all(lines, *ended)
+            for line in [line for line in lines if now - last.get(line, now) > TIMEOUT]:
                 os.kill(pid := lines.pop(line), signal.SIGKILL)
-                _give_up(lines, pid, None, f"{end(pid)[1]} (no sign of life for {SILENCE:.0f} s)")
+                _stop_all(lines, None, f"{end(pid)[1]} (no heartbeat for {TIMEOUT:.0f} s)")
             if ready:
-                time.sleep(BEAT)
+                time.sleep(HEARTBEAT)
 
     _finished.clear()
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _sign(line: socket.socket) -> bool:
-    """Whether there is one; there is none from a process that is gone."""
+def _heartbeat(line: socket.socket) -> bool:
+    """Return whether a heartbeat has arrived; the socket of an ended process is readable without one."""
     try:
         return bool(line.recv(4096))
     except ConnectionResetError:
         return False
 
 
-def _give_up(lines: dict[socket.socket, int], pid: int, code: int | None, name: str) -> None:
+def _stop_all(lines: dict[socket.socket, int], code: int | None, name: str) -> None:
+    """Kill the other processes and exit: with the code of a requested exit, else with 1."""
     for other in lines.values():
         with contextlib.suppress(ProcessLookupError):
             os.kill(other, signal.SIGKILL)
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, PRUNED):  # it was asked to stop
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, PRUNED):  # a requested exit
         os._exit(code)
-    how = "" if code is None else f" (exit code {128 - code if code < 0 else code})"
-    say(f"error: {name} ended{how}, and all the others with it. Resume with run=FOLDER.", file=sys.stderr)
+    reason = "" if code is None else f" (exit code {128 - code if code < 0 else code})"
+    say(f"error: {name} ended{reason}; all other processes were stopped. Resume with run=FOLDER.", file=sys.stderr)
     os._exit(1)

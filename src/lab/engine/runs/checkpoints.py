@@ -138,7 +138,7 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
 
 
 def damage(path: Path, sealed: bool = True) -> str | None:
-    """What is wrong with the file of a checkpoint, as the end of a sentence; None: nothing."""
+    """The damage of a checkpoint file, as the end of a sentence; None if it is intact."""
     if sealed and path.is_symlink():  # other checkpoints may be links, as in the cache of a model hub
         return "is a symbolic link; a run's folder may only hold regular files"
     if not path.is_file():

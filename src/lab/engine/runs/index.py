@@ -45,7 +45,7 @@ class RunInfo:
     overrides: dict[str, str]
     status: str  # finished, failed, interrupted, pruned, running, killed, damaged
     began: Moment  # the start time
-    sample: str  # a digest of config, data and commit: runs with the same digest repeat each other
+    digest: str  # of config, data and commit: runs with the same digest repeat each other
     seconds: float | None = None
     host: str = ""
     commit: str = ""
@@ -136,7 +136,7 @@ def read_run(folder: Path, key: str = "") -> RunInfo:
         overrides={key_of(w): w.partition("=")[2] for w in words if key_of(w) not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
         began=began if began is not None else min(max((folder / CONFIG).lstat().st_mtime, 0.0), 2.0**36),
-        sample=_sample(folder, stamp),
+        digest=_digest(folder, stamp),
         seconds=results["seconds"]["total"] if results else None,
         host=stamp.get("host", ""),
         commit=(stamp.get("git") or {}).get("commit", "")[:7],
@@ -147,7 +147,7 @@ def read_run(folder: Path, key: str = "") -> RunInfo:
     )
 
 
-def _sample(folder: Path, stamp: dict[str, Any]) -> str:
+def _digest(folder: Path, stamp: dict[str, Any]) -> str:
     """A digest of everything that determines the scores: the config (with its seed), the data and the commit."""
     try:
         lines = read_text(folder / CONFIG).split("\n")
@@ -187,7 +187,7 @@ def select(runs: Sequence[RunInfo], patterns: Sequence[str], conditions: Sequenc
     for condition in conditions:
         parts = CONDITION.fullmatch(condition)
         if parts is None:
-            raise UserError(f"error: where {condition}: expected KEY=VALUE, or one of !=, >, <, >=, <= for =")
+            raise UserError(f"error: where {condition}: expected KEY=VALUE, or one of !=, >, <, >=, <= instead of =")
         name, sign, text = parts.groups()
         if name == "best":
             name = the_best(selected, f"where {condition}")
@@ -207,7 +207,7 @@ def the_best(runs: Sequence[RunInfo], context: str) -> str:
 
     Args:
         runs: the selected runs.
-        context: what the user asked for, at the beginning of the error message.
+        context: the user's words, at the beginning of the error message.
 
     Raises:
         UserError: these runs monitor several metrics.

@@ -53,7 +53,7 @@ def group_rows(runs: Sequence[RunInfo], keys: Sequence[str]) -> Iterator[TableRo
 
 def distinct(runs: Iterable[RunInfo]) -> list[RunInfo]:
     """The newest of the runs that repeat each other (same config, data and commit): a repeat is no new sample."""
-    return list({run.sample: run for run in runs}.values())
+    return list({run.digest: run for run in runs}.values())
 
 
 def spread(values: Sequence[float]) -> str:

@@ -2,11 +2,11 @@
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -47,23 +47,20 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
+@cache
 def _versions() -> dict[str, str]:
     """The version of each installed package. If one is installed twice, the version that Python imports."""
-    versions = {}
-    for distribution in reversed(list(distributions())):
-        head = (distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "").partition("\n\n")[0]
-        name, version = (re.search(rf"^{key}:\s*(.+)$", head, re.MULTILINE) for key in ("Name", "Version"))
-        if name and version:  # `distribution.version` parses the whole file, as an e-mail: a third of a second for all
-            versions[name[1].strip()] = version[1].strip()
+    every = [each.metadata for each in reversed(list(distributions()))]  # each access parses the file again
+    versions = {each["Name"]: each["Version"] for each in every if each["Name"]}
     return dict(sorted(versions.items()))
 
 
 def _git(diff: Path) -> dict[str, Any] | None:
     """The commit and the state of the project, or of the checkout that contains lab; None without either."""
-    own = project()
-    if own is None and CONF.parent.name == "lab":
+    user_project = project()
+    if user_project is None and CONF.parent.name == "lab":
         return None
-    checkout = own.folder if own else CONF
+    checkout = user_project.folder if user_project else CONF
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(checkout), "-c", "color.ui=false", *arguments]

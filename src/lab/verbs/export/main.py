@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("error: int8: its loss of accuracy must be measured, but no output of this run has a score.")
     reports, size = {}, program.example(cast(Task, task), data)
     if not size:
-        raise UserError(f"error: export: {type(task).__name__} takes neither inputs nor `index`.")
+        raise UserError(f"error: export: {type(task).__name__} has no inputs, so it cannot be exported.")
     check_entries(cfg.format, size, checkpoint.outputs)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder, silence():
         path = Path(folder) / output.name  # a failed export leaves no file behind
@@ -94,11 +94,11 @@ def check(cfg: DictConfig) -> tuple[Format, Path]:
     return chosen, output
 
 
-def check_entries(kind: str, size: Arrays, outputs: dict[str, Feature]) -> None:
+def check_entries(format_name: str, size: Arrays, outputs: dict[str, Feature]) -> None:
     """Refuse outputs whose entries would have the same name in the file.
 
     Args:
-        kind: the format.
+        format_name: the format.
         size: an example batch: the entries that the file takes.
         outputs: the features of the task's outputs.
 
@@ -111,7 +111,7 @@ def check_entries(kind: str, size: Arrays, outputs: dict[str, Feature]) -> None:
             if entry in of_outputs:
                 both = f"the outputs {of_outputs[entry]} and {name}" if of_outputs[entry] != name else name
                 raise UserError(f"error: export: {both} have two entries named {entry}; rename one of them.")
-            if kind == "onnx" and entry in size:
+            if format_name == "onnx" and entry in size:
                 raise UserError(
                     f"error: format=onnx: an input and the output {name} have an entry named {entry}. Rename the"
                     " output's entry, or choose format=torch_export."

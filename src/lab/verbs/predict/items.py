@@ -17,7 +17,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class Item:
-    """What is predicted at once: a file name, a text or a cell for each input."""
+    """One item to predict: for each input a file name, a text or a cell of a table."""
 
     cells: dict[str, str]  # by input
     error: str = ""  # why the item cannot be read

@@ -234,7 +234,7 @@ async def error_response(request: Request, error: Exception) -> Response:
     elif error.status_code == 404:
         code, text = 404, "Unknown path; expected GET /, GET /health, POST /predict or POST /explain."
     elif error.status_code == 405:
-        code, text = 405, "Wrong method; expected GET for / and /health, POST for /predict and /explain."
+        code, text = 405, "Wrong method for this path; expected GET for / and /health, POST for /predict and /explain."
     else:
         code, text = error.status_code, error.detail
     return JSONResponse({"error": text}, code, getattr(error, "headers", None))

@@ -45,7 +45,7 @@ def find_lr(cfg: DictConfig, settings: DictConfig, report: Report) -> None:
         settings: the config of `lab tune`.
         report: called with (learning rate, loss).
     """
-    trainer, data, task = _parts(cfg, settings, max_steps=settings.lr.steps)
+    trainer, data, task = _prepare(cfg, settings, max_steps=settings.lr.steps)
     groups = task.build_optimizer().param_groups
     scales = [group["lr"] / groups[0]["lr"] for group in groups]
     ratio = next(iter(by_key("optimizer", cfg.optimizer).values())).lr / groups[0]["lr"]  # of the config's lr
@@ -77,7 +77,7 @@ def try_size(cfg: DictConfig, settings: DictConfig, report: Report) -> None:
     """
     steps = settings.batch_size.steps
     plain = {"accumulate_grad_batches": 1, "overfit_batches": 0, "limit_train_batches": 1.0}
-    trainer, data, task = _parts(cfg, settings, max_steps=steps, **plain)
+    trainer, data, task = _prepare(cfg, settings, max_steps=steps, **plain)
     if data.tokens_per_batch is not None:
         fail(["data.tokens_per_batch: it sets the batch size, so there is no data.batch_size to tune"])
     train = data.splits["train"]
@@ -105,17 +105,20 @@ class Clock(Callback):
         self.done.append(time.perf_counter())
 
 
-def _parts(cfg: DictConfig, settings: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
+def _prepare(cfg: DictConfig, settings: DictConfig, **arguments: Any) -> tuple[Trainer, Data, Any]:
+    """The trainer, the data and the task of a short training. The memory of this process is limited.
+
+    Args:
+        cfg: the config of a training.
+        settings: the config of `lab tune`.
+        **arguments: arguments of the trainer, in place of those of the config.
+    """
     process.set_up_process(cfg)
-    never: dict[str, Any] = {
-        "max_epochs": -1,
-        "max_time": None,
-        "check_val_every_n_epoch": 10**9,
-        "num_sanity_val_steps": 0,
-    }
-    nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    place = {"default_root_dir": tempfile.gettempdir()}
-    trainer = instantiate(cfg.trainer, **(never | nothing | place | arguments))
+    limits: dict[str, Any] = {"max_epochs": -1, "max_time": None}
+    no_validation = {"check_val_every_n_epoch": 10**9, "num_sanity_val_steps": 0}
+    no_files = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    folder = {"default_root_dir": tempfile.gettempdir()}
+    trainer = instantiate(cfg.trainer, **(limits | no_validation | no_files | folder | arguments))
     if trainer.world_size > 1:
         fail(["trainer: tune uses one process; choose trainer=cpu or trainer=gpu."])
     data, task = prepare(Run(cfg))

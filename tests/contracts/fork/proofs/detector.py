@@ -34,7 +34,7 @@ class Rectangles(Data):
         pictures = [_picture(random, self.image_size) for _ in range(self.num_pictures)]
         arrays = {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
         everything = Tensors(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-        parts = self.draw(torch.zeros(self.num_pictures, dtype=torch.int64), {"val": 0.25, "test": 0.25})
+        parts = self.draw(self.num_pictures, {"val": 0.25, "test": 0.25})
         contents = {name: [digest(arrays["image"][i].tobytes()) for i in index] for name, index in parts.items()}
         self.report.describe(contents, self.names)
         features = {"image": Photo(1, self.image_size), "boxes": Boxes(2)}
