@@ -330,22 +330,17 @@ def test_a_fork_adds_its_modules(tmp_path, monkeypatch):
             allow.locate(name)
 
 
-def test_nothing_else_imports_or_executes_what_it_is_given():
-    sources = {path.relative_to(SRC): path.read_text() for path in SRC.rglob("*.py")}
-    assert len(sources) > 30
-    words = (
-        r"weights_only\s*=\s*False|pickle\.loads?\(|allow_pickle|\beval\(|\bexec\(|shell\s*=\s*True|os\.(system|popen)"
-    )
-    for path, text in sources.items():
-        code = text if path != Path("cli.py") else text.replace('eval "$(lab', "")
-        assert not re.search(words, re.sub(r"\.eval\(\)", "", code)), path
-        assert "np.load(" not in code, path
-        for call in re.findall(r"torch\.load\(.*", code):
-            assert "weights_only=True" in call, path
-        if path == Path("secrets.py"):  # OmegaConf's own, watched
-            code = code.replace('OmegaConf.register_new_resolver("oc.env", env, replace=True)', "", 1)
-        if path not in (Path("allow.py"), Path("folder.py")):  # whose configs `allow` checks
-            assert not re.search(r"hydra\.utils|OmegaConf\.load|register_new_resolver", code), path
+def test_nothing_else_executes_what_it_is_given():
+    """Ruff's rules, in pyproject.toml; a `noqa` says why one line may."""
+    rules = "S102,S301,S307,S602,S604,S605,TID251"
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", rules, str(SRC)]
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    allowed = [line for path in SRC.rglob("*.py") for line in path.read_text().splitlines() if "noqa: TID251" in line]
+    loads = [line for line in allowed if "torch.load(" in line]
+    assert loads
+    assert all("weights_only=True" in line for line in loads)
+    assert not [path for path in SRC.rglob("*.py") if "allow_pickle" in path.read_text()]
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints

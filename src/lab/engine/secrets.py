@@ -38,7 +38,7 @@ def install() -> None:
             remember(os.environ[key], f"${{oc.env:{key}}}")
         return value
 
-    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)  # noqa: TID251 the known one, watched
 
 
 def learn(values: Iterable[Any]) -> None:

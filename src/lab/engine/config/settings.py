@@ -29,7 +29,7 @@ def wrong_settings(verb: str, cfg: DictConfig, types: type | None = None) -> Ite
             dataclass, or another class that takes its keys.
     """
     path = next(folder / f"{verb}.yaml" for folder in conf_folders() if (folder / f"{verb}.yaml").exists())
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # noqa: TID251 conf/ is trusted
     chosen = [entry for entry in defaults.pop("defaults", []) if isinstance(entry, dict)]
     defaults.pop("hydra", None)
     groups = {str(group): ... for entry in chosen for group in entry}

@@ -126,7 +126,7 @@ def _read(path: Path, name: str, sealed: bool) -> dict[str, Any]:
     if problem := damage(path, sealed):
         raise UserError(f"error: {name} {problem}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 weights alone
     except Exception as error:  # a damaged pickle can raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
