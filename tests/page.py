@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 TEXT = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("extending.md", "own-task.md"))
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "console" for line in text.splitlines()]
