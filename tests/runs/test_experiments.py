@@ -9,6 +9,8 @@ import torch
 from conftest import CONF, fitting, options, step_losses
 
 from lab import train
+from lab.engine.config.compose import compose_config
+from lab.engine.config.instantiate import instantiate
 from lab.engine.errors import UserError
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -24,22 +26,26 @@ OPTIONS = [
 
 
 def test_every_file_is_accounted_for():
-    verbs = {path.stem for path in CONF.glob("*.yaml")}
-    assert verbs == {"train", "tune", "data", "test", "predict", "explain", "export", "serve"}
-    assert len(OPTIONS) + len(options("experiment")) == len(list(CONF.rglob("*.yaml"))) - len(verbs)
+    configs = {path.stem for path in CONF.glob("*.yaml")}
+    assert configs == {
+        "_hydra", "train", "sweep", "tune", "data", "test", "predict", "explain", "export", "serve"
+    }  # fmt: skip
+    assert len(OPTIONS) + len(options("experiment")) == len(list(CONF.rglob("*.yaml"))) - len(configs)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_runs(compose, trained, group, option):
     experiment = fitting(f"{group}={option}") if group in ("data", "net", "task") else "experiment=digits"
     overrides = [experiment, "data.tiny=true", "debug=two_batches", f"{group}={option}"]
-    if option in TWO_PROCESSES.get(group, ()):
+    if group in ("sweep", "launcher"):  # test_sweep.py and test_slurm.py run them
+        assert callable(instantiate(compose_config("sweep", overrides)[group]))
+    elif option in TWO_PROCESSES.get(group, ()):
         assert compose(*overrides).trainer.devices == 2
     elif option in NEEDS_EXTRA.get(group, ()):
         with pytest.raises(UserError, match=f"error: logger: .*{option}.* not met"):
             train.main(compose(*overrides))
     elif option in NEEDS_MORE.get(group, ()):
-        with pytest.raises(UserError, match=f"error: {group}: say which"):
+        with pytest.raises(UserError, match=f"error: {group}: expected an encoder"):
             train.main(compose(*overrides))
     elif option in NEEDS_GPU.get(group, ()) and not torch.cuda.is_available():
         with pytest.raises(UserError, match="No supported gpu backend found"):
