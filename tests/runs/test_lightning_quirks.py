@@ -6,10 +6,10 @@ Most tests show the fault without the workaround. Where that would be slow, a te
 import inspect
 import mmap
 import re
-import resource
 import signal
+import subprocess
 import sys
-from ctypes import CDLL, c_size_t, c_void_p, memset
+from ctypes import CDLL
 from pathlib import Path
 
 import lightning
@@ -92,27 +92,35 @@ def test_torchmetrics_imports_all_of_scipy_signal():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not hasattr(CDLL(None), "mallopt"), reason="glibc's")
 def test_glibc_returns_freed_memory():
-    libc = CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = c_void_p, [c_size_t], [c_void_p]
+    """In a process of its own: glibc's settings hold for a process, and its heap depends on everything before."""
+    code = """
+import resource
+from ctypes import CDLL, c_size_t, c_void_p, memset
+from lab.engine.training import lightning_quirks as quirks
 
-    def faults():
-        """The page faults of using 100 MB anew, after it was used and freed."""
-        counts = []
-        for _ in range(4):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            blocks = [libc.malloc(100_000) for _ in range(1000)]
-            for block in blocks:
-                memset(block, 1, 100_000)
-            for block in reversed(blocks):
-                libc.free(block)
-            counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        return min(counts[1:])
+libc = CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = c_void_p, [c_size_t], [c_void_p]
 
-    libc.mallopt(quirks.M_TRIM_THRESHOLD, 128 * 1024)
-    returned = faults()
-    quirks.keep_freed_memory()
-    kept = faults()
-    assert kept < 20 < returned, (kept, returned)
+def faults():  # the page faults of using 100 MB anew, after it was used and freed
+    counts = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [libc.malloc(100_000) for _ in range(1000)]
+        for block in blocks:
+            memset(block, 1, 100_000)
+        for block in reversed(blocks):
+            libc.free(block)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(counts[1:])
+
+libc.mallopt(quirks.M_TRIM_THRESHOLD, 128 * 1024)
+returned = faults()
+quirks.keep_freed_memory()
+print(returned, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    returned, kept = map(int, done.stdout.split())
+    assert kept < 20 < returned
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU in use is seeded at once")

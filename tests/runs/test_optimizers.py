@@ -384,7 +384,7 @@ def test_a_warm_start_takes_the_state_of_the_same_optimizers(gan, tmp_path):
     _, task = prepare(Run(gan(warm)))
     assert task.optimizer_state.keys() == set(range(8))
     for other in ({"generator": SGD, "discriminator": SGD}, {"generator": ADAM, "discriminator": MUON}):
-        with pytest.raises(UserError, match="it was trained with another optimizer"):
+        with pytest.raises(UserError, match="the checkpoint is of another optimizer"):
             prepare(Run(gan(warm, optimizer=other)))
 
 

@@ -93,7 +93,7 @@ def test_a_run_and_its_export_write_the_same(more, folder, digits, ask, tmp_path
     (digits / "broken.png").write_text("no image")
     written = []
     for kind in ("run", "model"):
-        with pytest.raises(RunError, match="1 of 21 could not be read"):
+        with pytest.raises(RunError, match="1 of 21 items could not be read"):
             ask(of(kind, folder), f"input={digits}", *more)
         written.append((tmp_path / "out.csv").read_bytes())
     assert written[0] == written[1]
@@ -221,7 +221,7 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
     with pytest.raises(UserError, match="the folder has no images"):
         ask(of("model", folder), f"input={tmp_path}/empty")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n"), isatty=lambda: False))
-    with pytest.raises(UserError, match="standard input has no paths"):
+    with pytest.raises(UserError, match="expected paths on standard input"):
         ask(of("model", folder), "input=-")
 
 

@@ -394,7 +394,7 @@ def test_the_second_start_in_a_folder_changes_nothing(tmp_path):
             train.main(cfg)
         assert contents(folder) == before
     (folder / "config.yaml").touch()  # the first has made a run of it in the meantime
-    with pytest.raises(UserError, match="another process has just made a run of it"), lock.locked(folder, is_new=True):
+    with pytest.raises(UserError, match="another process has just started a run"), lock.locked(folder, is_new=True):
         pass
 
 
@@ -432,7 +432,7 @@ def test_a_file_system_without_locks_is_not_another_process(number, held, tmp_pa
     monkeypatch.setattr(lock.fcntl, "lockf", lockf)
     with pytest.raises(UserError, match="another process") if held else contextlib.nullcontext(), lock.locked(tmp_path):
         pass
-    assert ("can't be locked" in capsys.readouterr().err) != held
+    assert ("cannot be locked" in capsys.readouterr().err) != held
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(stopped, tmp_path, capsys):
@@ -515,7 +515,7 @@ def test_a_fine_tuned_head_is_new_where_the_classes_are_others(tmp_path, capsys)
     shutil.rmtree(tmp_path / "second", ignore_errors=True)
     cfg = compose_config("train", [*QUICK, "data=cifar100", "data.tiny=true", f"finetune={tmp_path}/first"])
     prepare(Run(cfg))
-    assert "new: " in capsys.readouterr().out
+    assert "newly initialized: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["finetune", "warm_start"])

@@ -78,7 +78,7 @@ def class_names(folder):
 def test_every_line_of_a_file_is_answered_by_a_run_and_its_export_alike(folder, lines, tmp_path):
     tables = []
     for which in (f"run={folder}", f"model={folder}/model.onnx"):
-        with pytest.raises(RunError, match="1 of 8 could not be read"):
+        with pytest.raises(RunError, match="1 of 8 items could not be read"):
             asked(tmp_path, which, f"input={lines}")
         tables.append((tmp_path / "out.csv").read_bytes())
     assert tables[0] == tables[1]
@@ -123,7 +123,7 @@ def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
         asked(tmp_path, of_model, f"input={tmp_path}/empty")
     mine = tmp_path / "mine.csv"
     mine.write_text("dog\n")
-    with pytest.raises(UserError, match=r"mine.csv: it is the input, which would be lost"):
+    with pytest.raises(UserError, match=r"mine.csv: this is the input, which would be lost"):
         asked(tmp_path, of_model, f"input={mine}", output="mine.csv")
     assert mine.read_text() == "dog\n"
 

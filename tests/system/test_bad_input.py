@@ -278,7 +278,7 @@ ROWS = {
     "no gpu": Row(f"{TRAIN} trainer=gpu", "trainer: ", lambda m: m.setattr("torch.cuda.is_available", lambda: False)),
     "log_dir": Row(f"{TRAIN} log_dir=/proc/nope", "log_dir=/proc/nope: /proc is not a writable folder"),
     "log_dir is a file": Row(f"{TRAIN} log_dir=x/logs", "log_dir=x/logs: ", lambda _: Path("x").write_text("")),
-    "two beginnings": Row(f"{TRAIN} finetune=run warm_start=run", "finetune and warm_start: one", finished()),
+    "two beginnings": Row(f"{TRAIN} finetune=run warm_start=run", "finetune, warm_start: set one of them", finished()),
     # data
     "no val": Row(f"{TRAIN} data.val_fraction=0", "data.val_fraction=0: should be greater than 0"),
     "no test": Row(f"{TRAIN} data.test_fraction=0", "data.test_fraction=0: should be greater than 0"),

@@ -34,7 +34,7 @@ def load_pretrained(cfg: DictConfig, task: LightningModule) -> None:
     if not fitting or (others and key == "warm_start"):
         fail([f"{key}={source}: the checkpoint does not fit this net: {', '.join(others[:3])} differ."])
     task.load_state_dict(fitting, strict=False)
-    new = f"; newly initialised: {', '.join(others)}" if others else ""
+    new = f"; newly initialized: {', '.join(others)}" if others else ""
     say(f"{len(fitting)} of {len(current)} tensors are loaded from {path}{new}")
     if key == "warm_start":
         task.optimizer_state = _optimizer_state(checkpoint, task, str(source))
