@@ -18,13 +18,13 @@ import torch
 from conftest import LAB, TINY
 from torch.utils.data import get_worker_info
 
-import lab.runs.open
 from lab.data import tiny
 from lab.data.image_files import ImageFiles
 from lab.data.images import Digits
 from lab.engine import cli
 from lab.engine.runs.checkpoints import seal
 from lab.nets.mlp import MLP
+from lab.runs import open as open_module
 from lab.tasks.classification import Classification
 
 TRAIN = f"train experiment=digits {TINY} data.image_size=8"
@@ -342,9 +342,11 @@ ROWS = {
         f"{TRAIN} warm_start=run", "the checkpoint does not fit this net", finished(CLASSES, "best.ckpt")
     ),
     "warm start without": Row(
-        f"{TRAIN} warm_start=run", "it has no optimizer state", finished(without_optimizer, "best.ckpt")
+        f"{TRAIN} warm_start=run", "the checkpoint has no optimizer state", finished(without_optimizer, "best.ckpt")
     ),
-    "warm start other": Row(f"{TRAIN} warm_start=run optimizer=sgd", "trained with another optimizer", finished()),
+    "warm start other": Row(
+        f"{TRAIN} warm_start=run optimizer=sgd", "the checkpoint is of another optimizer", finished()
+    ),
     "resume empty": Row(RESUME, "No checkpoint is intact", finished(empty, "last.ckpt")),
     "resume truncated": Row(RESUME, "No checkpoint is intact", finished(cut, "last.ckpt")),
     "resume flipped": Row(RESUME, "No checkpoint is intact", finished(flip, "last.ckpt")),
@@ -371,7 +373,7 @@ ROWS = {
     "resume half a config": Row(RESUME, "run/config.yaml is damaged", finished(cut, "config.yaml")),
     "resume empty stamp": Row(RESUME, "run/stamp.json is damaged", finished(empty, "stamp.json")),
     "resume other stamp": Row(RESUME, "run/stamp.json is damaged", finished(drop("overrides"), "stamp.json")),
-    "resume no stamp": Row(RESUME, "run/stamp.json is damaged", finished(Path.unlink, "stamp.json")),
+    "resume no stamp": Row(RESUME, "run/stamp.json cannot be read: No such file", finished(Path.unlink, "stamp.json")),
     "resume half data": Row(RESUME, "run/data.json is damaged", finished(cut, "data.json")),
     "resume half results": Row(RESUME, "run/results.json is damaged", finished(cut, "results.json")),
     "test empty results": Row(TEST, "run/results.json is damaged", finished(write("{}"), "results.json")),
@@ -457,7 +459,7 @@ def test_a_broken_sample_is_named(tmp_path, monkeypatch, capsys):
     with_nan(monkeypatch)
     with pytest.raises(SystemExit, match="1"):
         lab(monkeypatch, f"{TRAIN} data.batch_size=4")
-    (found,) = re.findall(r"broken: \[(.*?)\] of the training split", capsys.readouterr().err)
+    (found,) = re.findall(r"samples \[(.*?)\] of the training split", capsys.readouterr().err)
     assert len(found.split(", ")) == 4
     assert "17" in found.split(", ")
 
@@ -483,7 +485,7 @@ def test_a_picture_that_breaks_during_training_fails_the_run(tmp_path, monkeypat
     """All are read before; this one is cut afterwards."""
     monkeypatch.chdir(tmp_path)
     splits(Path.touch, "val/a/12.png")(monkeypatch)
-    create = lab.runs.open.create_run
+    create = open_module.create_run
 
     def create_and_cut(*args):
         create(*args)

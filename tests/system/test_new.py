@@ -394,6 +394,6 @@ assert not {"torch", "lightning", "numpy", "pydantic"} & set(sys.modules)
 
 
 def test_the_usage_says_what_a_user_gets(capsys, monkeypatch):
-    assert "lab new       a project of your own that uses lab" in lab(Path.cwd(), "help").stdout
+    assert "lab new       make a project that uses lab" in lab(Path.cwd(), "help").stdout
     new.main(["--help"])
     assert "lab new net NAME" in capsys.readouterr().out

@@ -316,7 +316,7 @@ def test_a_mistake_is_said_in_a_line(argument, lab, folder):
 def test_what_is_served_is_said_once(lab, folder):
     for arguments in ([], [f"run={folder}", f"model={folder}/model.onnx"]):
         result = lab("serve", *arguments)
-        assert result.stderr == "error: run, model: say one of them, run=FOLDER or model=FILE.onnx.\n"
+        assert result.stderr == "error: run, model: expected one of them, run=FOLDER or model=FILE.onnx\n"
         assert result.returncode == 2
 
 
@@ -329,7 +329,7 @@ def test_a_port_that_is_taken(lab, client):
 
 def test_elsewhere_than_on_loopback_it_says_what_that_means_and_any_name_is_answered(folder):
     with server(f"model={folder}/model.onnx", "host=0.0.0.0") as client:
-        assert "no login, no TLS" in client.process.stdout.readline()
+        assert "no login and no TLS" in client.process.stdout.readline()
         assert client.get("/health", headers={"Host": "lab.example"}).status_code == 200
 
 

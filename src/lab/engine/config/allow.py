@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.engine.config.output_paths import wrong_output_path
-from lab.engine.config.packages import RESERVED, announce, has_module, owner
+from lab.engine.config.packages import RESERVED, announce, has_module, owner, packages
 from lab.engine.config_file import read_unchecked_config
 from lab.engine.errors import fail, one_line, unknown
 
@@ -156,8 +156,9 @@ def _missing(key: str, value: Any) -> str | None:
     if key.rpartition(".")[2] != "_target_" or not isinstance(value, str) or _home(value):
         return None
     package, dot, _ = value.partition(".")
-    known = not dot or not package.isidentifier() or package in RESERVED or find_spec(package) is not None
-    return None if known else package
+    if not dot or not package.isidentifier() or package in RESERVED or package in packages():
+        return None
+    return package if PathFinder.find_spec(package) is None else None  # no hooks: those of setuptools change modules
 
 
 def _wrong(key: str, value: Any, shown: str) -> str | None:
