@@ -169,7 +169,7 @@ def test_all_mistakes_are_said_at_once(lab, tmp_path):
 
 
 def test_a_checkout_uses_its_own_conf():
-    assert compose.CONF == Path(compose.__file__).parents[4] / "conf"
+    assert Path(compose.__file__).parents[4] / "conf" == compose.CONF
 
 
 def test_a_glob_is_a_sweep_over_all_options(lab, tmp_path):
