@@ -22,7 +22,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-# Do the tests notice bugs that train without complaint? Under two minutes.
+# Do the tests notice bugs that train without complaint? Six minutes.
 mutants: $(READY)
 	$(BIN)/python tests/chaos/mutants.py
 

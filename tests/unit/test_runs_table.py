@@ -7,8 +7,8 @@ import subprocess
 from functools import cache
 
 import pytest
+from made_up_runs import put
 from omegaconf import OmegaConf
-from test_runs import put
 
 from lab.engine.config.compose import compose_config
 from lab.engine.config_file import write_config
