@@ -30,7 +30,7 @@ def train(run: Run) -> float:
     data, task = prepare(run)
     folder = run.begin(data, task)  # locked; made, or the checkpoint to resume from is found
     trainer = build_trainer(run.cfg, folder, run.step)  # callbacks, loggers, accelerator
-    with recorded(folder, trainer, run.step) as results, processes(trainer, "rank", str(folder)):
+    with recorded(folder, trainer, task, run.step) as results, processes(trainer, "rank", str(folder)):
         trainer.fit(task, data, ckpt_path=run.checkpoint, weights_only=True)
         best = test_best_weights(trainer, task, data, results)
     print_summary(trainer, results, folder)

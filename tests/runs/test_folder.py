@@ -82,7 +82,7 @@ def readers(file, folder, loaded):
         "results.json": [
             lambda: runs.load(folder),
             lambda: resume.best_value(folder),
-            lambda: recorded(folder, trainer).__enter__(),
+            lambda: recorded(folder, trainer, task).__enter__(),
             lambda: folders.check_finished(folder),
         ],
         "stamp.json": [
@@ -447,7 +447,7 @@ def test_features_of_a_package_that_is_not_installed_are_no_damage(target, finis
     with pytest.raises(UserError) as error:
         read_facts(loaded[1], tmp_path)
     problem = f"features.image: the package evil, which has {target}, is not installed."
-    advice = "Run lab inside the project that has it, or install it."
+    advice = "If it is your own, run lab inside the folder of its project."
     assert str(error.value) == f"error: {tmp_path}/data.json: {problem} {advice}"
 
 

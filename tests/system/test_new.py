@@ -162,7 +162,7 @@ def test_a_run_is_refused_outside_of_its_project(run, tmp_path, monkeypatch):
     ) as error:
         allow.read_config(run[0])
     assert one_line(error.value)
-    assert "Run lab inside the project that has it, or install it." in str(error.value)
+    assert "If it is your own, run lab inside the folder of its project." in str(error.value)
 
 
 @pytest.mark.parametrize("names", [folder.STAMP, folder.FACTS, folder.RESULTS, folder.SWEEP])
@@ -185,17 +185,18 @@ def test_a_runs_folder_is_no_project(copy, names, below, monkeypatch):
         allow.refuse(OmegaConf.load(copy / folder.CONFIG))
 
 
-def test_a_runs_folder_inside_a_project_belongs_to_the_project(copy, monkeypatch):
-    """Also if it holds another project's files."""
+def test_nothing_around_a_runs_folder_is_a_project_for_who_is_in_it(copy, monkeypatch):
+    """An archive may hold a run, and a project around it."""
     inside = copy / "logs/x/1"
     (inside / "src/other").mkdir(parents=True)
     (inside / "pyproject.toml").write_text('[project.entry-points."lab.packages"]\nother = "other"\n')
     for name in (folder.CONFIG, folder.STAMP):
         (inside / name).write_text("")
     monkeypatch.chdir(inside)
-    assert packages.project() == project.Project(copy, ("mine",))
-    assert allow.locate("mine.net.Net").__module__ == "mine.net"
-    assert "other" not in packages.packages()
+    assert packages.project() is None
+    assert not {"mine", "other"} & packages.packages().keys()
+    with pytest.raises(ImportError):
+        allow.locate("mine.net.Net")
 
 
 NOT_DECLARED = (
@@ -283,13 +284,13 @@ def test_a_project_does_not_add_what_it_does_not_define(copy, monkeypatch):
 # names and errors
 
 BAD = {
-    "my-mine": "expected letters, digits and _, such as my_mine",
+    "my-mine": "use letters, digits and _, and start with a letter, such as my_mine",
     "my mine": "such as my_mine",
-    "größe": "größe is no name for a package; expected letters, digits and _, such as mine",
-    "class": "class is no name for a package",
-    "1st": "1st is no name for a package",
-    "_mine": "_mine is no name",
-    "null": "null is no name",
+    "größe": "größe is not a valid name for a package; use letters, digits and _, and start with",
+    "class": "class is a reserved word of Python or YAML; choose another name",
+    "1st": "1st is not a valid name for a package",
+    "_mine": "_mine is not a valid name",
+    "null": "null is a reserved word",
     "numpy": "a package numpy is installed already",
     "lab": "a package lab is installed already",
     "full": "full exists and is not an empty folder",
@@ -315,11 +316,14 @@ def test_a_path_that_cannot_be_a_project_is_refused_in_a_line(path, tmp_path, mo
 
 
 BAD_FILES = {
-    ("net", "class"): "class is no name for a net; expected",
-    ("experiment", "a-b"): "a-b is no name for an experiment; expected letters, digits and _, such as a_b",
-    ("net", "größe"): "größe is no name for a net",
-    ("data", "on"): "on is no name for a data",
-    ("net", "a/b"): "a/b is no name",
+    ("net", "class"): "class is a reserved word",
+    (
+        "experiment",
+        "a-b",
+    ): "a-b is not a valid name for an experiment; use letters, digits and _, and start with a letter, such as a_b",
+    ("net", "größe"): "größe is not a valid name for a net",
+    ("data", "on"): "on is a reserved word",
+    ("net", "a/b"): "a/b is not a valid name",
     ("net", "cnn"): "conf/net/cnn.yaml exists",
     ("experiment", "digits"): "conf/experiment/digits.yaml exists",
     ("task", "step"): "the file has another Step",

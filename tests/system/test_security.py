@@ -73,7 +73,8 @@ OWN = """
     lab.engine.config.instantiate.instantiate lab.engine.training.loggers.Metrics lab.data.images.tempfile.mkdtemp
     lab.data.torchvision.shutil.rmtree lab.features.read_image.Image.open lab.data.images.Path.write_text
     lab.data.torchvision._unpack lab.optim.torch.load lab.optim.torch.hub.load lab.data.images.ImageData.__init__
-    lab.tasks.base.inspect.getsource lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab
+    lab.tasks.base.inspect.getsource lab.tasks.judge.Judge lab.tasks.optimizers.build_optimizer
+    lab.tasks.added_metrics.added_metrics lab.nets lab.data.images lab.callbacks.last.signal.raise_signal lab lab. .lab
     lab..optim lab.optim.Muon.step
 """
 BORROWED = """

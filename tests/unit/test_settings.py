@@ -59,3 +59,22 @@ def test_the_config_of_a_run_has_no_sweep():
     run, sweep = (set(compose_config(name, ["experiment=digits"])) for name in ("train", "sweep"))
     assert sweep - run == {"sweep", "launcher"}
     assert run < sweep
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (
+            "experiment",
+            "experiment: its settings have no effect; the first line of its YAML must be # @package _global_",
+        ),
+        ("debug", "debug: its settings have no effect; the first line of its YAML must be # @package _global_"),
+        ("sweep", "sweep: an experiment cannot set it; set it on the command line of lab train -m"),
+        ("launcher", "launcher: an experiment cannot set it; set it on the command line of lab train -m"),
+    ],
+)
+def test_settings_in_a_place_without_effect_are_refused(key, problem):
+    cfg = compose_config("train", ["experiment=digits"])
+    OmegaConf.set_struct(cfg, False)
+    cfg[key] = {"trainer": {"max_epochs": 77}}
+    assert list(wrong_settings("train", cfg, check.Settings)) == [problem]

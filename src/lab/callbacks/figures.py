@@ -29,10 +29,10 @@ NUM_TRAINING = 32  # samples of the first training batch
 
 
 class Figures(Callback):
-    """Draws training samples, what a task draws after an epoch, and what it draws of the val and test splits.
+    """Writes figures as PNG files and to TensorBoard.
 
-    Figures are PNG files in the run's folder, and TensorBoard's. Held for a split are the outputs that `Task.keeps`
-    names, on the CPU of process 0, and the features of TensorBoard's projector.
+    They are training samples, `Task.epoch_figures` after each epoch, and `Task.figures` for val and test. The outputs
+    named in `Task.keeps`, and the features of TensorBoard's projector, are kept on the CPU of process 0.
 
     Args:
         folder: the run's.
@@ -61,7 +61,7 @@ class Figures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not (self.draw and trainer.is_global_zero):
             return
-        if self.samples is not None:  # not before the first step, which they would keep waiting
+        if self.samples is not None:  # drawing them before the first step would delay it
             self._keep("train", data_of(trainer).figures(self.samples), trainer.global_step)
             self.samples = None
         task = task_of(module)
@@ -133,7 +133,7 @@ class Figures(Callback):
                     self._show(f"{stage}/{name}", path.with_suffix(".png").read_bytes(), step)
 
     def _show(self, name: str, png: bytes, step: int) -> None:
-        """As it is: `add_image` would compress it once more."""
+        """Write the PNG unchanged; `add_image` would compress it again."""
         image = Summary.Image(encoded_image_string=png, colorspace=3)
         image.width, image.height = struct.unpack(">II", png[16:24])
         for board in self.boards:
@@ -210,7 +210,7 @@ class Projector:
     def _embed(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         index, room = self.batch_index, MOST_EMBEDDED - sum(map(len, self.index))
         if index is None or not room or inputs[0].ndim != 2 or len(inputs[0]) != len(index):
-            return  # it has come, or it is no vector of each sample
+            return  # already stored, or not one vector per sample
         self.features.append(inputs[0][:room].float().cpu())
         self.index.append(index[:room].cpu())
         self.batch_index = None

@@ -19,11 +19,11 @@ class FiniteGuard(Callback):
 
     Args:
         folder: of the run.
-        otherwise: "stop", or "skip" the step and count it as `skipped_steps`.
+        action: "stop", or "skip" the step and count it as `skipped_steps`.
     """
 
-    def __init__(self, folder: Path, otherwise: Literal["stop", "skip"]) -> None:
-        self.folder, self.otherwise = folder, otherwise
+    def __init__(self, folder: Path, action: Literal["stop", "skip"]) -> None:
+        self.folder, self.action = folder, action
         self.num_skipped = 0
         self.index: list[Tensor] = []  # of the samples in the batches of the step
         self.sums: Any = None  # the epoch's sums of losses before the step
@@ -37,7 +37,7 @@ class FiniteGuard(Callback):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.scaled or not gradients or get_total_norm(gradients).isfinite():
             return
-        if self.otherwise == "skip":
+        if self.action == "skip":
             self.num_skipped += 1
             task.log("skipped_steps", float(self.num_skipped))
             task.metrics.sums["train"] = self.sums or ({}, 0)
@@ -65,7 +65,7 @@ class FiniteGuard(Callback):
         if monitor and value is None and not trainer.sanity_checking:
             known = [name for name in trainer.callback_metrics if name.startswith("val/")]
             raise UserError(f"error: monitor.metric: {unknown('metric', monitor, known)}")
-        if self.otherwise == "stop" and value is not None and not value.isfinite():
+        if self.action == "stop" and value is not None and not value.isfinite():
             raise RunError(
                 f"error: {monitor} is {value.item()} after step {trainer.global_step} (epoch {trainer.current_epoch}):"
                 " the training diverged. Try a smaller optimizer.lr."

@@ -23,7 +23,7 @@ from lab.tasks.base import Task
 class Predictions(Callback):
     """Writes the columns of `Task.predictions` for each test sample, in the order of the samples.
 
-    Process 0 writes the rows of all processes after each batch, so that no process holds those of a split.
+    Process 0 writes the rows of all processes after each batch, so that no process holds all rows of a split.
 
     Args:
         folder: the run's.
@@ -85,7 +85,7 @@ class Predictions(Callback):
 
 
 class SortedTable:
-    """A text file whose rows come in any order, and that has them in the order of their numbers.
+    """Writes rows that arrive in any order to a text file sorted by row number.
 
     Memory holds a number and a place for each row. The rows wait in a temporary file beside the table.
 

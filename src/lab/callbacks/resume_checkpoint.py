@@ -35,7 +35,7 @@ class ResumeCheckpoint(Callback):
     ) -> None:
         self.path, self.every_n_steps, self.every_n_minutes = Path(folder) / LAST, every_n_steps, every_n_minutes
         self.end = end
-        self.validated: dict[str, float] = {}  # the metrics of the latest validation, also of before the resume
+        self.validated: dict[str, float] = {}  # metrics of the latest validation, which may precede the resume
         self.fitted = False  # whether the training had ended
         self.counters: tuple[int, int] | None = None  # of the loop, restored at the first batch
 

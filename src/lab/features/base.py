@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from lab.engine.config.allow import locate
-from lab.engine.config.packages import RESERVED, packages
+from lab.engine.config.packages import OWN_PACKAGE, RESERVED, packages
 from lab.engine.errors import UserError
 from lab.engine.records import validation_error
 from lab.features.files import content_of, utf8
@@ -277,10 +277,7 @@ def _located(where: str, target: str) -> Any:
     if not (target.startswith("lab.features.") or top in installed):
         if top in RESERVED or not (dot and top.isidentifier()):
             raise ValueError(f"{where}: {target[:100]} is not a feature")
-        missing = (
-            f"error: {where}: the package {top}, which has {target[:100]}, is not installed."
-            " Run lab inside the project that has it, or install it."
-        )
+        missing = f"error: {where}: the package {top}, which has {target[:100]}, is not installed. {OWN_PACKAGE}"
         raise UserError(missing) from ModuleNotFoundError(top)
     try:
         return locate(target)

@@ -27,18 +27,19 @@ from lab.tasks.base import Task
 
 
 @contextmanager
-def recorded(folder: Path, trainer: Trainer, step: int = 0) -> Iterator[dict[str, Any]]:
+def recorded(folder: Path, trainer: Trainer, task: Task, step: int = 0) -> Iterator[dict[str, Any]]:
     """Write `results.json` at the start and at the end of a run, however the run ends.
 
     Args:
         folder: the run's folder.
         trainer: the run's trainer.
+        task: whose parameters are counted.
         step: where the run starts or resumes; it is printed.
 
     Yields:
         The content of `results.json`, to be filled. The status and the times are added at the end.
     """
-    results: dict[str, Any] = {"status": "running"}
+    results: dict[str, Any] = {"status": "running", "parameters": sum(p.numel() for p in task.parameters())}
     before = read_json(folder / RESULTS, "seconds")["seconds"]["total"] if (folder / RESULTS).exists() else 0.0
     timer = find_callback(trainer, EpochTimer)
 
@@ -74,12 +75,10 @@ def test_best_weights(trainer: Trainer, task: Task, data: Data, results: dict[st
     Returns:
         The best value of the monitored metric.
     """
-    results["parameters"] = sum(p.numel() for p in task.parameters())
     best = best_score(trainer, task, data)
     checkpoint = find_callback(trainer, BestCheckpoint)
-    results["last"] = find_callback(
-        trainer, ResumeCheckpoint
-    ).validated  # the last validation, perhaps before the run was resumed
+    # the last validation may precede the resume
+    results["last"] = find_callback(trainer, ResumeCheckpoint).validated
     results["best"] = {"metric": checkpoint.monitor, "mode": checkpoint.mode, "value": best}
     restore(task, checkpoint.folder)
     with timing.announced("Testing the best weights"):

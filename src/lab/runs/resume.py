@@ -80,7 +80,8 @@ def merge_config(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, A
     if wrong := [key for key in changes if key not in MAY_CHANGE]:
         advice = f"{command(f'finetune={folder}')} starts a new run from its weights."
         hint = f"These keys may change: {', '.join(MAY_CHANGE)}. {advice}"
-        fail([f"{key} cannot change when {folder} is resumed; it was {old.get(key)}. {hint}" for key in wrong])
+        problems = [f"{key} cannot change when {folder} is resumed; it was {old.get(key)}." for key in wrong]
+        fail([*problems[:-1], f"{problems[-1]} {hint}"])
     for key, value in changes.items():
         OmegaConf.update(saved, key, value, force_add=True)
     return saved, changes

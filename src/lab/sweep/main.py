@@ -92,15 +92,15 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], folder: Path, words: 
 
     is_new = not (folder / SWEEP).exists()
     try:
-        job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in GROUPS])
-        problems = list(wrong_settings("train", job, Settings))
+        of_job = [override for override in overrides if not sets_sweep(override)]
+        problems = list(wrong_settings("train", compose_config("train", first_job(of_job)), Settings))
         for key in GROUPS:
             problems += wrong_arguments(key, locate(cfg[key]._target_), OmegaConf.to_container(cfg[key]))
         if problems:
             fail(problems)
         if is_repeated(cfg) and cfg.sweep._target_ != "lab.sweep.grid.Grid":
             fail(["cv, seeds: only sweep=grid repeats runs; remove sweep=optuna, or remove cv and seeds"])
-        of_jobs = repeated([o for o in overrides if not sets_sweep(o)], cfg)
+        of_jobs = repeated(of_job, cfg)
         launcher: Launcher = instantiate(cfg.launcher)(num_slots=cfg.sweep.jobs)
         strategy: Strategy = instantiate(cfg.sweep)(overrides=of_jobs, folder=folder, monitor=cfg.monitor)
     except (UserError, ImportError) as error:

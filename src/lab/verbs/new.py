@@ -68,7 +68,9 @@ def main(arguments: Sequence[str]) -> None:
     elif len(words) == 2:
         _new_file(*words)
     elif words[0] in ROOMS:
-        raise UserError(f"error: expected lab new {words[0]} NAME; a project of this name: lab new ./{words[0]}")
+        raise UserError(
+            f"error: expected lab new {words[0]} NAME. To make a project named {words[0]}: lab new ./{words[0]}"
+        )
     else:
         _new_project(expanded(words[0]))
 
@@ -170,8 +172,11 @@ def _check_name(name: str, what: str, command: str) -> None:
         return
     near = re.sub(r"[-. ]+", "_", name)
     example = near if re.fullmatch(r"[A-Za-z]\w*", near, re.ASCII) and near != name else "mine"
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise UserError(f"error: {command}: {name} is a reserved word of Python or YAML; choose another name.")
     raise UserError(
-        f"error: {command}: {name or 'this'} is no name for {what}; expected letters, digits and _, such as {example}."
+        f"error: {command}: {name or 'this'} is not a valid name for {what}; use letters, digits"
+        f" and _, and start with a letter, such as {example}."
     )
 
 

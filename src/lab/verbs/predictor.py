@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from lab.engine.config.packages import OWN_PACKAGE
 from lab.engine.errors import UserError
 from lab.engine.launch import environment
 from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
@@ -130,8 +131,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
         metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         if package := missing_package(metadata):
             raise UserError(
-                f"error: model={path}: it needs the package {package}, which is not installed."
-                " Run lab inside the project that has it, or install it."
+                f"error: model={path}: it needs the package {package}, which is not installed. {OWN_PACKAGE}"
             ) from ModuleNotFoundError(package)
         inputs, outputs = unpack(metadata["inputs"]), unpack(metadata["outputs"])
         entries = [entry.name for entry in session.get_inputs()]

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.engine.config.output_paths import wrong_output_path
-from lab.engine.config.packages import RESERVED, announce, has_module, owner, packages
+from lab.engine.config.packages import OWN_PACKAGE, RESERVED, announce, has_module, owner, packages
 from lab.engine.config_file import read_unchecked_config
 from lab.engine.errors import fail, one_line, unknown
 
@@ -35,6 +35,7 @@ MODULES = (
     "lab.sweep.slurm",
     "lab.sweep.study",
 )
+MACHINERY = ("lab.tasks.added_metrics", "lab.tasks.judge", "lab.tasks.optimizers")  # of these rooms, not for configs
 
 # The names of classes of other packages, and the modules that must define them. Nothing else of torch is allowed:
 # `torch.load` and `torch.hub.load` execute code from files.
@@ -91,12 +92,11 @@ def refuse(cfg: Any, key: str = "", strict: bool = False) -> None:
         UserError: a line for each problem.
     """
     leaves = list(_leaves(key, cfg, strict))
-    missing = {key: package for key, value, _ in leaves if (package := _missing(key, value))}
+    missing = {key: package for key, value, shown in leaves if shown and (package := _missing(key, value))}
     problems = [problem for leaf in leaves if leaf[0] not in missing and (problem := _wrong(*leaf))]
     for package in dict.fromkeys(missing.values()):
         keys = ", ".join(key for key, other in missing.items() if other == package)
-        advice = "Run lab inside the project that has it, or install it."
-        problems.append(f"{keys}: the package {package} is not installed here. {advice}")
+        problems.append(f"{keys}: the package {package} is not installed here. {OWN_PACKAGE}")
     if not strict:
         problems += [problem for key, value, _ in leaves if (problem := wrong_output_path(key, value))]
     if problems:
@@ -136,6 +136,8 @@ def is_own(module: str) -> bool:
 
     Nothing is imported: a file or a folder must have this name.
     """
+    if module in MACHINERY:
+        return False
     for pattern in MODULES:
         room, star, _ = pattern.partition("*")
         if module == pattern or (star and module.startswith(room) and has_module((LAB,), module.partition(".")[2])):

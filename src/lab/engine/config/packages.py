@@ -21,6 +21,8 @@ from lab.engine.config.project import FILE, GROUP, Project, find
 from lab.engine.display import say
 from lab.engine.errors import UserError
 
+# Never "install it": a run from a stranger may name any package.
+OWN_PACKAGE = "If it is your own, run lab inside the folder of its project."
 # Packages that no distribution may declare: a config could call everything in them
 RESERVED = {
     *sys.stdlib_module_names, "__main__", "lab", "hydra", "omegaconf", "torch", "torchvision", "torchmetrics",

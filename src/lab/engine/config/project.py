@@ -11,8 +11,9 @@ Inside it, configs may call the package although it is not installed, and its `c
 
 # Why the working directory decides, and what limits it. To run `lab` in a project's folder is to run the project's
 # code, as with pytest or make. To name a folder (`run=`, `finetune=`, `input=`) is to read it: a run, a checkpoint or
-# a data.json never adds a package, wherever it lies. Two folders that declare a package are therefore no projects:
-# * a run's or a sweep's folder and all below it, for `cd downloaded_run && lab test run=.` only reads a run;
+# a data.json never adds a package, wherever it lies. Two cases are therefore no projects:
+# * any folder, for a working directory in a run's or a sweep's folder: `cd downloaded/run && lab test run=.` only
+#   reads a run, whatever was unpacked around it;
 # * a folder of another user, as for git's safe.directory, for anybody may write /tmp/pyproject.toml. An editable
 #   installation of it (pip install -e) is the user's consent; see packages.py.
 # A line on stderr names the project when its package is first imported.
@@ -58,7 +59,9 @@ class Project:
         """Return whether a user other than this user and root owns a part of it."""
         packages = (self.src.joinpath(*name.split(".")) for name in self.names)
         paths = [path for path in (self.folder, self.file, self.src, self.conf, *packages) if os.path.lexists(path)]
-        owners = {status.st_uid for path in paths for status in (path.lstat(), path.resolve().lstat())}
+        owners = {
+            status.st_uid for path in paths for status in (path.lstat(), *([path.stat()] if path.exists() else []))
+        }
         return hasattr(os, "geteuid") and not owners <= {os.geteuid(), 0}
 
 
@@ -76,10 +79,11 @@ def find() -> Project | None:
 
 @cache
 def _find(here: Path) -> Project | None:
-    for folder in (here, *here.parents):
-        if (names := _names(folder / FILE)) and not any(map(_is_run_or_sweep, (folder, *folder.parents))):
-            return Project(folder, names)
-    return None
+    folders = (here, *here.parents)
+    if any(map(_is_run_or_sweep, folders)):
+        return None
+    found = ((folder, names) for folder in folders if (names := _names(folder / FILE)))
+    return next((Project(folder, names) for folder, names in found), None)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -10,6 +10,13 @@ from lab.engine.config.compose import conf_folders
 from lab.engine.config.signatures import parameters, wrong_arguments
 from lab.engine.errors import fail
 
+WITHOUT_EFFECT = {  # keys of a config that somebody wrote by mistake
+    "experiment": "its settings have no effect; the first line of its YAML must be # @package _global_",
+    "debug": "its settings have no effect; the first line of its YAML must be # @package _global_",
+    "sweep": "an experiment cannot set it; set it on the command line of lab train -m",
+    "launcher": "an experiment cannot set it; set it on the command line of lab train -m",
+}
+
 
 def check_settings(verb: str, cfg: DictConfig, types: type | None = None) -> None:
     """Raises UserError with a line for each of `wrong_settings`."""
@@ -32,8 +39,9 @@ def wrong_settings(verb: str, cfg: DictConfig, types: type | None = None) -> Ite
     defaults: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # noqa: TID251 conf/ is trusted
     chosen = [entry for entry in defaults.pop("defaults", []) if isinstance(entry, dict)]
     defaults.pop("hydra", None)
-    groups = {str(group): ... for entry in chosen for group in entry}
+    groups = {str(group): ... for entry in chosen for group in entry if str(group) not in WITHOUT_EFFECT}
     values: Any = OmegaConf.to_container(cfg, resolve=True)
+    yield from (f"{key}: {WITHOUT_EFFECT[key]}" for key in WITHOUT_EFFECT if values.pop(key, None) is not None)
     yield from _wrong("", f"lab {verb}", groups | defaults, values, types)
 
 

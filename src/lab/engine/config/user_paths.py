@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from lab.engine.config_file import plain
 from lab.engine.files import expanded
 
-JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.runs.judge`
+JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.runs.judges`
 STORED = ("data.root", *JUDGES)  # read again when a run is resumed or loaded
 PATHS = ("run", "log_dir", "finetune", "warm_start", "input", "output", "model", *STORED)
 
