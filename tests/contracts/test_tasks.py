@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from conftest import PLAIN, fitting, options, step_losses
 from hydra.utils import instantiate
 from sklearn.metrics import accuracy_score, f1_score
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lab import runs
@@ -294,3 +294,15 @@ class TestMuon:
         assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
         assert [part.param_groups[0]["lr"] for part in optimizer._parts] == [0.5, 0.5]
         assert scheduler
+
+
+def test_an_argument_of_forward_that_no_batch_has_is_named(compose):
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    task, batch = build(compose("experiment=digits", "data.tiny=true", "net=mlp"))
+    task = type(task)(net=Net(), optimizer=None, scheduler=None, num_classes=10, class_names=task.class_names)
+    message = "net: x is an argument of forward, but not an entry of the batch. The entries are image, label, index"
+    with pytest.raises(UserError, match=message):
+        task.step(batch, "val")

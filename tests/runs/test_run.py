@@ -27,6 +27,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.config.compose import compose_config as compose_verb
 from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import RunError, UserError
+from lab.engine.runs import stamp
 from lab.engine.training import process
 from lab.verbs import test
 
@@ -381,3 +382,15 @@ def test_a_tilde_is_the_home_in_every_path(key, tmp_path, monkeypatch):
 def test_a_tilde_is_the_home_for_predict_too(key, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert compose_config("predict", ["input=x", f"{key}=~/a"])[key] == f"{tmp_path}/a"
+
+
+def test_a_clone_in_a_folder_named_lab_records_its_commit(tmp_path, monkeypatch):
+    """Only a wheel has conf/ inside the package; `git clone` names the folder after the repository."""
+    (tmp_path / "lab/conf").mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path / "lab"), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr("lab.engine.runs.stamp.CONF", tmp_path / "lab/conf")
+    assert stamp._git(tmp_path / "git.diff")["dirty"] is False
+    monkeypatch.setattr("lab.engine.runs.stamp.CONF", stamp.PACKAGE / "conf")
+    assert stamp._git(tmp_path / "git.diff") is None

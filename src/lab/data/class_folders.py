@@ -38,7 +38,9 @@ def read_class_folders(
         UserError: the folders are different, a class has no file in train, or val or test has a class that train lacks.
     """
     if not root.is_dir():
-        raise UserError(f"data.root: {root} is not a folder. It holds a folder of {kind} for each class.")
+        raise UserError(
+            f"data.root: {root} is not a folder. Expected one that holds a folder of {kind} for each class."
+        )
     folders = split_folders(root)
     classes = {split: _classes(folder, kind) for split, folder in folders.items()}
     _refuse_nested(classes["train"], root)

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine import draws
+from lab.engine.errors import UserError
 from lab.engine.training.lightning_quirks import (
     forget_schedule_length,
     is_logging_step,
@@ -95,7 +96,7 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
-        self.arguments = list(inspect.signature(net.forward).parameters)
+        self.arguments = dict(inspect.signature(net.forward).parameters)
         self.metrics = EpochMetrics({s: (metrics or {}).get(s) or MetricCollection({}) for s in get_args(Stage)})
         self.optimizer_state: Any = None  # the state with which the optimizer starts
         self.step_losses: dict[str, Tensor] = {}  # the parts of the latest step, for several optimizers
@@ -128,7 +129,18 @@ class Task(L.LightningModule):
         """Return the loss of a batch, its parts, and the outputs."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the output of the net for a batch."""
+        """Return the output of the net for a batch.
+
+        Raises:
+            UserError: the batch lacks an argument of the net's `forward` that has no default.
+        """
+        for name in self.arguments.keys() - batch.keys():
+            if self.arguments[name].default is not inspect.Parameter.empty or "VAR" in self.arguments[name].kind.name:
+                continue
+            raise UserError(
+                f"error: net: {name} is an argument of forward, but not an entry of the batch. The entries are"
+                f" {', '.join(batch)}. Rename the argument, or give it a default."
+            )
         return self.net(**{name: batch[name] for name in self.arguments if name in batch})
 
     def size(self, batch: Batch) -> Any:
@@ -204,7 +216,7 @@ class Task(L.LightningModule):
     @property
     def input_entries(self) -> Sequence[str]:
         """The entries of a batch that `predict_step` reads. With `index`, random numbers depend on the sample."""
-        return self.arguments
+        return list(self.arguments)
 
     @property
     def outputs(self) -> dict[str, Feature]:

@@ -192,16 +192,16 @@ def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read_runs(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
-    same = {
+    same: dict[str, bool | None] = {
         "config": flat(read_unchecked_config(old)) == flat(read_unchecked_config(new)),
-        "code": stamps[0]["git"] == stamps[1]["git"] and diffs[0] == diffs[1],
+        "code": (stamps[0]["git"], diffs[0]) == (stamps[1]["git"], diffs[1]) if stamps[1]["git"] else None,
         "packages": stamps[0]["packages"] == stamps[1]["packages"],
         "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],
         "scores": (scores[0].best, scores[0].test) == (scores[1].best, scores[1].test),
     }
     say("")
     for name, is_same in same.items():
-        say(f"{name:<9} {'the same' if is_same else 'different'}")
+        say(f"{name:<9} {'unknown' if is_same is None else 'the same' if is_same else 'different'}")
     if not same["scores"]:
         changed = ", ".join(dict.fromkeys(key for resumed in stamps[0]["resumed"] for key in resumed["changes"]))
         hint = f" {old} was resumed with another {changed}; the rerun had it from the start." if changed else ""

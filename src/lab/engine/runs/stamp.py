@@ -18,6 +18,8 @@ from lab.engine.config.packages import project
 from lab.engine.files import FORMAT, atomic_write
 from lab.engine.folder import DIFF
 
+PACKAGE = Path(__file__).parents[2]
+
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The content of `stamp.json`, except the fingerprints of the data and the judges.
@@ -58,7 +60,7 @@ def _versions() -> dict[str, str]:
 def _git(diff: Path) -> dict[str, Any] | None:
     """The commit and the state of the project, or of the checkout that contains lab; None without either."""
     user_project = project()
-    if user_project is None and CONF.parent.name == "lab":
+    if user_project is None and CONF.parent == PACKAGE:  # a wheel, which has conf/ inside
         return None
     checkout = user_project.folder if user_project else CONF
 
