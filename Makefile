@@ -8,7 +8,7 @@ UV := uv==0.13.9
 train: $(READY)
 	$(BIN)/lab train experiment=digits
 
-# After each change: tests/unit and tests/contracts, which train no run. Under a minute on two cores.
+# After each change: tests/unit and tests/contracts, which train no run. About two minutes on two cores.
 quick: $(READY)
 	$(BIN)/pytest -n 2 tests/unit tests/contracts
 
