@@ -12,7 +12,7 @@ train: $(READY)
 quick: $(READY)
 	$(BIN)/pytest -n 2 tests/unit tests/contracts
 
-# All tests: also tests/runs (runs in one process) and tests/system (commands, processes, servers). Under 11 minutes.
+# All tests: also tests/runs (runs in one process) and tests/system (commands, processes, servers). About 12 minutes.
 test: $(READY)
 	$(BIN)/pytest -n 2
 

@@ -392,7 +392,7 @@ def broken_rank(rank: int, fault: str) -> str | None:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Those with a folder in their command line."""
+    """The processes with a folder in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

@@ -29,7 +29,7 @@ MODALITIES = {
         "tests/system/test_modality.py",
     ],
 }
-# What runs on the rest: the checks of every experiment, the contracts of nets, and one experiment.
+# The tests that run on the rest: the checks of every experiment, the contracts of nets, and one experiment.
 REST = (
     ("tests/unit/test_config.py", "tests/contracts/test_nets.py", "tests/runs/test_experiments.py"),
     "test_config or (TestEveryNet and (mlp or cnn)) or (test_every_experiment_runs and digits)",

@@ -1,4 +1,4 @@
-"""What all figures share. Colours are from Okabe and Ito (2008), and safe for colour-blind readers."""
+"""Shared code of all figures. The colours are safe for colour-blind readers (Okabe and Ito 2008)."""
 
 import re
 import sys

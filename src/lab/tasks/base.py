@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine import draws
+from lab.engine.config.signatures import NAMED
 from lab.engine.errors import UserError
 from lab.engine.training.lightning_quirks import (
     forget_schedule_length,
@@ -96,7 +97,9 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
-        self.arguments = dict(inspect.signature(net.forward).parameters)
+        parameters = inspect.signature(net.forward).parameters
+        self.arguments = list(parameters)
+        self.required = [name for name, p in parameters.items() if p.kind in NAMED and p.default is p.empty]
         self.metrics = EpochMetrics({s: (metrics or {}).get(s) or MetricCollection({}) for s in get_args(Stage)})
         self.optimizer_state: Any = None  # the state with which the optimizer starts
         self.step_losses: dict[str, Tensor] = {}  # the parts of the latest step, for several optimizers
@@ -134,11 +137,9 @@ class Task(L.LightningModule):
         Raises:
             UserError: the batch lacks an argument of the net's `forward` that has no default.
         """
-        for name in self.arguments.keys() - batch.keys():
-            if self.arguments[name].default is not inspect.Parameter.empty or "VAR" in self.arguments[name].kind.name:
-                continue
+        if missing := [name for name in self.required if name not in batch]:
             raise UserError(
-                f"error: net: {name} is an argument of forward, but not an entry of the batch. The entries are"
+                f"error: net: {missing[0]} is an argument of forward, but not an entry of the batch. The entries are"
                 f" {', '.join(batch)}. Rename the argument, or give it a default."
             )
         return self.net(**{name: batch[name] for name in self.arguments if name in batch})
@@ -216,7 +217,7 @@ class Task(L.LightningModule):
     @property
     def input_entries(self) -> Sequence[str]:
         """The entries of a batch that `predict_step` reads. With `index`, random numbers depend on the sample."""
-        return list(self.arguments)
+        return self.arguments
 
     @property
     def outputs(self) -> dict[str, Feature]:

@@ -72,7 +72,7 @@ def first_job(overrides: Sequence[Override], config: str = "train") -> list[str]
 
 
 def with_known_keys(varied: Sequence[str], words: Sequence[str], config: str = "train") -> list[str]:
-    """Those varied words whose keys are in the config of the other words: not every net has `net.widths`."""
+    """Return the varied words whose keys the config of the other words has: not every net has `net.widths`."""
     if not varied:
         return []
     try:
