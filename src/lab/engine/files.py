@@ -92,8 +92,9 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """
     from lab.engine.records import validated  # pydantic, which no command line waits for
 
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"it is not JSON ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):

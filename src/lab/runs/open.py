@@ -15,7 +15,6 @@ from lab.engine.config.allow import read_config
 from lab.engine.config.compose import freeze
 from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.display import say
-from lab.engine.folder import CONFIG
 from lab.engine.launch import rendezvous
 from lab.engine.training.lightning_quirks import filter_warnings
 from lab.engine.training.process import set_up_process
@@ -24,7 +23,7 @@ from lab.runs.best import check_monitor
 from lab.runs.check import check, check_optimizers
 from lab.runs.finetune import load_pretrained
 from lab.runs.new import create_run, new_folder
-from lab.runs.refusals import check_lengths, check_resumable
+from lab.runs.refusals import check_lengths
 from lab.tasks.base import Task
 
 
@@ -59,20 +58,10 @@ def join_run(folder: str) -> "Run":
 
 def _new_or_resumed(cfg: DictConfig) -> "Run":
     """The run of a config. The config is checked, except for a finished run that is not trained further."""
-    folder = resume.folder_of(cfg)
-    run = Run(cfg, folder)
-    if folder and (folder / CONFIG).exists():
-        merged, changes = resume.merge_config(cfg, folder)
-        run = Run(merged, folder, is_resumed=True, changes=changes)
-        best = resume.best_value(folder)
-        if best is not None and (reason := resume.why_complete(merged, changes, folder)):
-            say(f"{folder} is finished: {reason}.")
-            run.best = best
-            return run
-        if resume.has_checkpoint(folder):
-            check_resumable(merged)
-    check(run.cfg, folder)
-    set_up_process(run.cfg)
+    run = Run(*resume.find_run(cfg))
+    if run.best is None:
+        check(run.cfg, run.folder)
+        set_up_process(run.cfg)
     return run
 
 
@@ -82,22 +71,21 @@ class Run:
     Args:
         cfg: the config; for a resumed run the config in its folder, with the changes.
         folder: the run's folder; None for a new run, for which `begin` makes one.
-        is_resumed: the folder already holds a run.
+        changes: the settings that changed, by key, if the folder already holds a run, which is resumed.
+        best: the best value of a finished run that is not trained further.
         is_joined: another process has opened the run.
-        changes: the settings that changed when the run was resumed, by key.
     """
 
     def __init__(
         self,
         cfg: DictConfig,
         folder: Path | None = None,
-        is_resumed: bool = False,
-        is_joined: bool = False,
         changes: dict[str, Any] | None = None,
+        best: float | None = None,
+        is_joined: bool = False,
     ) -> None:
-        self.cfg, self.folder, self.changes = cfg, folder, changes or {}
-        self.is_resumed, self.is_joined = is_resumed, is_joined
-        self.best: float | None = None  # the best value of a finished run that is not trained further
+        self.cfg, self.folder, self.changes, self.best = cfg, folder, changes, best
+        self.is_resumed, self.is_joined = changes is not None, is_joined
         self.checkpoint: Path | None = None  # to resume from; set by `begin`
         self.step = 0  # the next step of the logs; set by `begin`
         self.until_closed = ExitStack()  # holds the lock
@@ -155,7 +143,7 @@ class Run:
         if not self.is_resumed:
             create_run(self.cfg, data, folder)
         self.checkpoint, self.step = resume.find_checkpoint(self.cfg, folder, task)
-        if self.is_resumed:
+        if self.changes is not None:
             make_paths_absolute(self.cfg)
             resume.record_resume(self.cfg, self.changes, folder)
         self.announce(folder)

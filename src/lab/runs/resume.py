@@ -17,20 +17,43 @@ from lab.engine.config.compose import compose_inside_job, overrides
 from lab.engine.config.run_overrides import run_overrides
 from lab.engine.config.user_paths import STORED, make_paths_absolute
 from lab.engine.config_file import flat, write_config
-from lab.engine.display import command
+from lab.engine.display import command, say
 from lab.engine.errors import UserError, fail
 from lab.engine.files import read_json, write_json
-from lab.engine.folder import FACTS, LAST, PREVIOUS, RESULTS, STAMP
+from lab.engine.folder import CONFIG, FACTS, LAST, PREVIOUS, RESULTS, STAMP
 from lab.engine.keys import key_of
 from lab.engine.launch.environment import slurm_job
 from lab.engine.runs import checkpoints
 from lab.engine.runs.ending import ENDS, check_limits, ends, why_ended
+from lab.runs.refusals import check_resumable
 
 MAY_CHANGE = (
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "data.num_workers", "data.worker_timeout",
     "early_stopping", "checkpoint.every_n_steps", "checkpoint.every_n_minutes", *STORED,
 )  # fmt: skip
+
+
+def find_run(cfg: DictConfig) -> tuple[DictConfig, Path | None, dict[str, Any] | None, float | None]:
+    """The run that a config describes.
+
+    Returns:
+        The config, which is the stored one with the changes if the folder already holds a run; the folder, None for a
+        new one; the changes by key, None for a new run; the best value of a finished run that is not trained further.
+
+    Raises:
+        UserError: a setting changed that is fixed, or the run cannot be resumed.
+    """
+    folder = folder_of(cfg)
+    if folder is None or not (folder / CONFIG).exists():
+        return cfg, folder, None, None
+    merged, changes = merge_config(cfg, folder)
+    best, why_complete = finished(merged, changes, folder)
+    if best is not None:
+        say(f"{folder} is finished: {why_complete}.")
+    elif has_checkpoint(folder):
+        check_resumable(merged)
+    return merged, folder, changes, best
 
 
 def folder_of(cfg: DictConfig) -> Path | None:
@@ -65,7 +88,9 @@ def merge_config(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, A
     Raises:
         UserError: a setting changed that is fixed when a run is resumed.
     """
-    saved, before = read_config(folder), compose_inside_job("train", run_overrides(folder))
+    saved = read_config(folder)
+    words = run_overrides(folder, saved)
+    before = compose_inside_job("train", words)
     cfg = cfg.copy()
     for each in (cfg, before):
         each.run = None
@@ -93,21 +118,28 @@ def best_value(folder: Path) -> float | None:
     return results["best"]["value"] if results["status"] == "finished" else None
 
 
-def why_complete(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> str | None:
-    """The reason why a finished run is not trained further, and how to train it further; None: it is.
+def finished(cfg: DictConfig, changes: dict[str, Any], folder: Path) -> tuple[float | None, str | None]:
+    """Whether a run is finished and is not trained further.
+
+    Returns:
+        Its best value, and the reason with what trains it further; (None, None): it is trained.
 
     Raises:
         UserError: a limit is smaller than what the run has trained, or no checkpoint is left.
     """
+    best = best_value(folder)
+    if best is None:
+        return None, None
     if not any(key.startswith(ENDS) for key in changes):
-        return "a larger trainer.max_epochs trains further"
+        return best, "a larger trainer.max_epochs trains further"
     path = checkpoints.newest(folder)
     if path is None:
         fail([f"{folder} has no {LAST} to resume from. finetune={folder} starts a new run from its best weights."])
     content = checkpoints.read(path)
     checkpoints.check_content(content, path)
     check_limits(ends(cfg), content, folder)
-    return why_ended(ends(cfg), content)
+    reason = why_ended(ends(cfg), content)
+    return (best, reason) if reason else (None, None)
 
 
 def inherited_facts(cfg: DictConfig, folder: Path | None) -> Facts | None:

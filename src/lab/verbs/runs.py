@@ -181,13 +181,15 @@ def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
     if len(runs) != 1:
         raise UserError(f"error: rerun takes one run, but {len(runs)} match. Name one folder.")
     from lab.engine import cli
+    from lab.engine.config.allow import read_config
     from lab.engine.config.compose import compose_config
     from lab.engine.config.run_overrides import run_overrides
     from lab.engine.config.words import override_word
 
     old = args.log_dir / runs[0].folder
     new = old.with_name(f"{old.name}_rerun_{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    train, words = cli.import_heavy("lab.train"), [*run_overrides(old), override_word("run", str(new))]
+    train = cli.import_heavy("lab.train")
+    words = [*run_overrides(old, read_config(old)), override_word("run", str(new))]
     train.main(compose_config("train", words))
     stamps = [read_json(folder / STAMP) for folder in (old, new)]
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]

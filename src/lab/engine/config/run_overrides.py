@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from lab.engine.config.allow import read_config
 from lab.engine.config.user_paths import JUDGES, stored_paths
 from lab.engine.config.words import override_word, value_of
@@ -14,13 +16,17 @@ from lab.engine.keys import key_of
 NAMES_A_RUN = ("run", "finetune", "warm_start", *JUDGES)
 
 
-def run_overrides(folder: Path) -> list[str]:
+def run_overrides(folder: Path, cfg: DictConfig) -> list[str]:
     """The overrides that give a run's config: those that it was started with, and those that changed it since.
 
+    Args:
+        folder: the run's folder.
+        cfg: the config in it.
+
     Raises:
-        UserError: the stamp or the config is damaged.
+        UserError: the stamp is damaged.
     """
-    stamp, cfg = read_json(folder / STAMP), read_config(folder)
+    stamp = read_json(folder / STAMP)
     changes = {key: value for resumed in stamp["resumed"] for key, value in resumed["changes"].items()}
     changes |= stored_paths(cfg)  # absolute: the working directory may differ; references stay references
     started = [word for word in stamp["overrides"] if not word.startswith("-")]  # no flag from an edited file
@@ -42,7 +48,8 @@ def add_run_overrides(arguments: Sequence[str]) -> list[str]:
     stored: list[str] = []
     if (folder / CONFIG).exists():
         refuse_links(folder, everywhere=True)
-        stored = [word for word in run_overrides(folder) if not _is_set(key_of(word), map(key_of, arguments))]
+        words = run_overrides(folder, read_config(folder))
+        stored = [word for word in words if not _is_set(key_of(word), map(key_of, arguments))]
     elif folder.exists() and not (folder.is_dir() and is_half_made(folder)):
         fail([f"run={folder}: the folder is not empty and holds no run; name a new folder"])
     return [*stored, *(word for word in arguments if key_of(word) != "run"), override_word("run", str(folder))]

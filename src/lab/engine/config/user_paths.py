@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.engine.config_file import plain
 from lab.engine.files import expanded
 
 JUDGES = ("task.judge", "task.teacher")  # finished runs: see `lab.runs.judges`
@@ -42,7 +41,8 @@ def stored_paths(cfg: DictConfig) -> dict[str, str]:
     for key in STORED:
         group, _, name = key.partition(".")
         node = cfg.get(group)
-        path = plain(node).get(name) if isinstance(node, DictConfig) else None
+        value = node._get_node(name) if isinstance(node, DictConfig) and name in node else None
+        path = value._value() if value is not None else None
         if path and isinstance(path, str):
             found[key] = path
     return found

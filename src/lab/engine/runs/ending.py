@@ -6,7 +6,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.engine.config_file import plain
 from lab.engine.errors import UserError
 
 ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_stopping")
@@ -14,7 +13,10 @@ ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "early_st
 
 def ends(cfg: DictConfig) -> dict[str, Any]:
     """The settings that end the training, by key. A finished run is trained further only if one of them changes."""
-    return plain(OmegaConf.create({key: OmegaConf.select(cfg, key) for key in ENDS}))
+    values = OmegaConf.create({key: OmegaConf.select(cfg, key) for key in ENDS})
+    content = OmegaConf.to_container(values, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def check_limits(end: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
