@@ -100,6 +100,9 @@ class GoogleCommands(AudioData):
             _append(recordings, self._silence(root, split, round(num * self.silence_fraction), random))
         return found, [*words, UNKNOWN, SILENCE], root
 
+    def divide(self, found: dict[str, Recordings]) -> dict[str, Recordings]:
+        return found
+
     def _refuse_lists(
         self, listed: Collection[str], found: dict[str, Recordings], others: dict[str, Recordings], root: Path
     ) -> None:

@@ -73,7 +73,7 @@ class AudioAugment:
             waveform = without_band(waveform, self.mask_band, random[:, 8:10])
         if self.mask_time:
             waveform = without_span(waveform, length, self.mask_time, random[:, 10:12])
-        return waveform * inside(waveform, length), length
+        return waveform * inside(waveform, length), length  # the filter of a band writes to the padding
 
     def noises(self, sample_rate: int) -> Tensor:
         """(N, T) noises of mean square 1."""
@@ -96,10 +96,10 @@ def inside(waveform: Tensor, length: Tensor) -> Tensor:
 
 def resampled(waveform: Tensor, length: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Play each waveform `factor` (B,) times as fast, by linear interpolation."""
-    length = (length / factor).long().clamp(min=1)
+    last, length = length[:, None] - 1, (length / factor).long().clamp(min=1)
     at = torch.arange(int(length.max()), device=waveform.device) * factor[:, None]  # (B, T')
-    first = at.long().clamp(max=waveform.shape[1] - 1)
-    second = (first + 1).clamp(max=waveform.shape[1] - 1)
+    first = at.long().minimum(last)
+    second = (first + 1).minimum(last)
     share = at - first
     changed = waveform.gather(1, first) * (1 - share) + waveform.gather(1, second) * share
     return changed * inside(changed, length), length
@@ -119,7 +119,7 @@ def with_noise(waveform: Tensor, length: Tensor, noise: Tensor, random: Tensor) 
     """Add a part of one of the (N, T') noises, which repeat themselves, to most waveforms."""
     which, start, loudness, chosen = random.unbind(1)
     at = (start * noise.shape[1]).long()[:, None] + torch.arange(waveform.shape[1], device=waveform.device)
-    part = noise[(which * len(noise)).long()[:, None], at % noise.shape[1]]
+    part = noise[(which * len(noise)).long()[:, None], at % noise.shape[1]] * inside(waveform, length)
     power = (waveform.square().sum(1) / length).sqrt()
     ratio = LEAST_SNR + (MOST_SNR - LEAST_SNR) * loudness
     return waveform + part * (power * 10 ** (-ratio / 20) * (chosen < NOISY))[:, None]

@@ -63,11 +63,22 @@ def program(task: Task, data: Data) -> ExportedProgram:
         {name: torch.from_numpy(array) for name, array in example(task, data).items()},
         Exported(task, data),
     )
-    batch = Dim("batch")
     with torch.no_grad():
         module(entries)  # values that are cached at the first call do not become part of the graph
-        sizes = {"entries": {name: {0: batch} for name in entries}}
-        return torch.export.export(module, (entries,), dynamic_shapes=sizes)
+        return torch.export.export(module, (entries,), dynamic_shapes={"entries": free_dims(task, data)})
+
+
+def free_dims(task: Task, data: Data) -> dict[str, dict[int, Dim]]:
+    """The dimensions that may have any size, by entry: the batch, and those of `Feature.free_dims`."""
+    batch = Dim("batch")
+    free = {
+        name: dims
+        for feature in inputs_of(data.facts.features, task.input_entries).values()
+        for name, dims in feature.free_dims.items()
+    }
+    return {
+        name: {0: batch} | {dim: Dim(f"{name}_{dim}") for dim in free.get(name, ())} for name in example(task, data)
+    }
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
