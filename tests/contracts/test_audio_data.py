@@ -210,6 +210,10 @@ class TestGoogleCommands:
         assert again.facts.fingerprint == data.facts.fingerprint
         assert self.data(compose, *words, "data.split_seed=3").facts.fingerprint != data.facts.fingerprint
 
+    def test_it_has_no_folds(self, compose):
+        with pytest.raises(UserError, match="cv: GoogleCommands has no folds"):
+            self.data(compose, "data.tiny=true", "cv=3", "fold=0")
+
     @pytest.mark.parametrize(
         ("break_it", "message"),
         [

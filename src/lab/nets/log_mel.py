@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WINDOW, HOP = 0.032, 0.010  # seconds
@@ -34,7 +35,7 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) waveform and its (B,) length -> (B, num_mels, F) spectrogram and (B, 1, F) mask of its frames."""
         with torch.autocast(waveform.device.type, enabled=False):  # half precision has too few digits for the logarithm
-            mel = self.log_mel(waveform.float())
+            mel = self.log_mel(F.pad(waveform.float(), (0, 2 * self.hop)))  # an exported model takes any length
         mask = frame_mask(length // self.hop + 1, mel)
         return normalised(mel, mask), mask
 

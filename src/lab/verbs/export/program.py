@@ -70,15 +70,10 @@ def program(task: Task, data: Data) -> ExportedProgram:
 
 def free_dims(task: Task, data: Data) -> dict[str, dict[int, Dim]]:
     """The dimensions that may have any size, by entry: the batch, and those of `Feature.free_dims`."""
-    batch = Dim("batch")
-    free = {
-        name: dims
-        for feature in inputs_of(data.facts.features, task.input_entries).values()
-        for name, dims in feature.free_dims.items()
-    }
-    return {
-        name: {0: batch} | {dim: Dim(f"{name}_{dim}") for dim in free.get(name, ())} for name in example(task, data)
-    }
+    batch, free = Dim("batch"), {}
+    for feature in inputs_of(data.facts.features, task.input_entries).values():
+        free |= {name: {dim: Dim(f"{name}_{dim}", min=1) for dim in dims} for name, dims in feature.free_dims.items()}
+    return {name: {0: batch} | free.get(name, {}) for name in example(task, data)}
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
