@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lab.nets.audio import AudioCNN, AudioCRNN, reversed_place
+from lab.nets.audio_encoder import AudioEncoder
 from lab.nets.log_mel import LogMel, mel_filters
 from lab.testing.base import perturbed
 
@@ -156,3 +157,54 @@ def test_the_default_net_is_small():
 def test_an_even_kernel_is_refused():
     with pytest.raises(ValueError, match="expected an odd number, got 8"):
         AudioCNN(RATE, 10, kernel=8)
+
+
+TINY_ENCODER = {
+    "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2],
+    "num_feat_extract_layers": 2, "feat_extract_norm": "layer", "do_stable_layer_norm": True,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+
+
+class TestAudioEncoder:
+    @pytest.fixture(autouse=True)
+    def needs_transformers(self):
+        pytest.importorskip("transformers", reason="transformers is not installed: lab[pretrained]")
+
+    def test_padding_changes_no_answer(self):
+        torch.manual_seed(0)
+        net = AudioEncoder(10, 16_000, None, TINY_ENCODER).eval()
+        waveform, length = waveforms(900, 400, 1200, 1, 20)
+        with torch.no_grad():
+            whole = net(waveform, length)
+            longer = net(torch.nn.functional.pad(waveform, (0, 500)), length)
+            alone = torch.cat([net(waveform[i : i + 1, :n], length[i : i + 1]) for i, n in enumerate(length.tolist())])
+        assert whole.isfinite().all()
+        torch.testing.assert_close(longer, whole, atol=1e-5, rtol=0)
+        torch.testing.assert_close(alone, whole, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_weights_of_a_folder_are_frozen_or_fine_tuned(self, frozen, tmp_path):
+        first = AudioEncoder(10, 16_000, None, TINY_ENCODER)
+        first.encoder.save_pretrained(tmp_path)
+        net = AudioEncoder(10, 16_000, str(tmp_path), frozen=frozen)
+        assert all(p.equal(q) for p, q in zip(first.encoder.parameters(), net.encoder.parameters(), strict=True))
+        net(*waveforms(900, 400)).sum().backward()
+        grown = [p.grad is not None and bool(p.grad.any()) for p in net.encoder.parameters()]
+        assert any(grown) is not frozen
+        assert net.encoder.training is not frozen
+
+    @pytest.mark.parametrize(
+        ("rate", "weights", "config", "said"),
+        [
+            (16_000, None, None, "expected an encoder: set net.weights"),
+            (8_000, "x", None, "speech encoders take 16000 Hz: set data.sample_rate=16000"),
+            (16_000, "/none", None, "transformers cannot load /none"),
+            (16_000, None, {"model_type": "none"}, "transformers cannot load"),
+        ],
+    )
+    def test_what_is_no_encoder_is_an_error_in_a_line(self, rate, weights, config, said):
+        with pytest.raises(ValueError, match=said) as error:
+            AudioEncoder(10, rate, weights, config)
+        assert len(str(error.value).splitlines()) == 1
