@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -13,12 +16,12 @@ from lab import runs
 from lab.data import tiny_audio
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
-from lab.features.read_audio import wav
+from lab.features.read_audio import read_audio, wav
 from lab.verbs import predictor, report
 from lab.verbs.explain import main as explain
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
-from lab.verbs.serve.server import build
+from lab.verbs.serve.server import PAGE, build
 
 WORDS = ("experiment=audio_folder", "data.tiny=true", "data.sample_rate=8000", "net.num_mels=40", "trainer=cpu")
 
@@ -165,6 +168,18 @@ def test_a_server_refuses_in_a_sentence(client, content, code, said):
     answer = post(client, "/predict", content)
     assert answer.status_code == code
     assert said in answer.json()["error"]
+
+
+@pytest.mark.skipif(which("node") is None, reason="needs node")
+def test_the_page_sends_what_the_microphone_records(tmp_path):
+    command = ["node", Path(__file__).with_name("microphone.mjs"), PAGE, tmp_path / "sent.wav"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    shown, error = map(json.loads, done.stdout.splitlines())
+    assert shown == {"label": "Stop", "after": "Record", "paths": ["/predict", "/explain"], "stopped": 1}
+    assert error.startswith("The microphone cannot be used (")
+    clip = read_audio((tmp_path / "sent.wav").read_bytes(), 48000, 1.0)
+    assert (clip.sample_rate, clip.is_truncated) == (48000, False)
+    np.testing.assert_allclose(clip.waveform, [0, 0.5, -1, 1], atol=1e-4)
 
 
 def test_a_run_with_another_sample_rate_is_not_resumed(folder, tmp_path):

@@ -40,6 +40,7 @@ MODALITIES = {
         "docs/audio.md",
         "tests/contracts/{test_audio,test_audio_data,test_audio_nets}.py",
         "tests/runs/test_audio_runs.py",
+        "tests/runs/microphone.mjs",
         "tests/system/test_modality.py",
     ],
 }
