@@ -131,9 +131,11 @@ def evaluation_trainer(cfg: DictConfig, changes: DictConfig) -> Trainer:
     Raises:
         UserError: this machine has no such accelerator.
     """
+    settings = OmegaConf.merge(cfg.trainer, changes)
     silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
+    has_bar = settings.enable_progress_bar and sys.stdout.isatty()
     try:
-        trainer = instantiate(OmegaConf.merge(cfg.trainer, changes), **silent, callbacks=[StepSeed(cfg.seed)])
+        trainer = instantiate(settings, **silent, enable_progress_bar=has_bar, callbacks=[StepSeed(cfg.seed)])
     except InstantiationError as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another trainer, such as trainer=cpu."])
     return trainer

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     if near_limit:
         say("The job's time limit is near: SLURM starts it again, and the sweep resumes.")
         requeue()
-    elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
+    elif launcher.stopping or any(job.status == "interrupted" for job in board.jobs.values()):
         kept = [word for word in words if key_of(word) in ("experiment", "name", "log_dir") or _is_of_launcher(word)]
         say(f"resume with: {command('lab', 'train', '-m', *kept, f'sweep.name={folder.name}')}")
     if near_limit or launcher.stopping:

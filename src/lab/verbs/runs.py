@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.engine.config_file import flat, read_unchecked_config
-from lab.engine.display import say
+from lab.engine.display import counted, say
 from lab.engine.errors import RunError, UserError
 from lab.engine.files import read_bytes, read_json
 from lab.engine.folder import DIFF, FACTS, STAMP, latest
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     selected = select(runs, below, args.where)
     if not selected:
-        raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
+        raise UserError(f"error: no run in {args.log_dir} matches; it holds {counted(len(runs), 'run')}.")
     {"list": list_runs, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](selected, args)
 
 
