@@ -128,6 +128,21 @@ def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
     assert mine.read_text() == "dog\n"
 
 
+def test_a_table_like_that_of_the_training_is_read_by_its_column(folder, tmp_path):
+    of_model = f"model={folder}/model.onnx"
+    (tmp_path / "lines.txt").write_text("cat\nHund\n")
+    (tmp_path / "table.csv").write_text('label,text\nenglish,cat\ngerman,"Hund"\n')
+    (tmp_path / "table.jsonl").write_text('{"text": "cat"}\n{"text": "Hund", "label": "german"}\n')
+    written = []
+    for name in ("lines.txt", "table.csv", "table.jsonl"):
+        asked(tmp_path, of_model, f"input={tmp_path}/{name}")
+        written.append((tmp_path / "out.csv").read_text())
+    assert written[0] == written[1] == written[2]
+    (tmp_path / "other.csv").write_text("sentence\ncat\n")
+    with pytest.raises(UserError, match="other.csv: .*column text"):
+        asked(tmp_path, of_model, f"input={tmp_path}/other.csv")
+
+
 def test_a_line_is_answered_before_the_next_one_comes(folder):
     command = [LAB, "predict", f"model={folder}/model.onnx", "input=-", "output=-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:

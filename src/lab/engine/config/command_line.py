@@ -54,7 +54,8 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
         if refused := [o.input_line for o in overrides if _is_hydras(o) and o.key_or_group not in ALLOWED]:
             fail([f"{text}: of Hydra's settings only {' and '.join(ALLOWED)} can be set" for text in refused])
         if verb in TRAINS and runs and not any(o.key_or_group == "experiment" for o in overrides):
-            raise UserError(*(f"error: {problem}" for problem in problems), *list_experiments(verb))
+            new = [f"{o.input_line}: there is no run in this folder" for o in overrides if o.key_or_group == "run"]
+            raise UserError(*(f"error: {problem}" for problem in (*problems, *new)), *list_experiments(verb))
         config = "sweep" if verb == "train" and (args.multirun or any(map(sets_sweep, overrides))) else verb
         problems += _empty_or_sweep(verb, overrides)
         known = overrides if config == "sweep" else [o for o in overrides if not sets_sweep(o)]
