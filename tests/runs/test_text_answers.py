@@ -200,7 +200,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_attributions_of_a_sum_are_its_parts(method):
     torch.manual_seed(0)
-    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
+    method = texts.TextExplainer(Text(tokens.train_tokenizer(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
     net = Sum()
     token = torch.tensor([[4, 5, UNKNOWN, END, 0]])
     weight = net.embedding.weight.detach()
@@ -217,7 +217,7 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
     nn.init.normal_(net.head.weight)
     token = torch.tensor([[4, 5, 4, END, 0]])
     blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
-    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[
+    method = texts.TextExplainer(Text(tokens.train_tokenizer(["a b <"], "characters", 9, 1, 9), 9)).methods()[
         "integrated_gradients"
     ]
     change = (net(token) - net(blank))[0, 2].item()
@@ -226,7 +226,7 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
 
 
 def test_a_text_is_no_html():
-    feature = Text(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
+    feature = Text(tokens.train_tokenizer(["<b>&"], "characters", 20, 1, 9), 9)
     (sample,), _ = feature.read(["<b>"])
     assert feature.html(sample) == "&lt;b&gt;"
     shown = texts.TextExplainer(feature).html(sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))

@@ -31,7 +31,7 @@ class TextTokenizer:
     """A tokenizer.
 
     Args:
-        content: its JSON, as `train` and `pretrained` return it.
+        content: its JSON, as `train_tokenizer` and `pretrained` return it.
 
     Raises:
         UserError: the JSON is damaged, or has no unknown token or no end token.
@@ -163,7 +163,7 @@ def encoder_config(name: str) -> str:
         ) from error
 
 
-def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
+def train_tokenizer(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
     """Train a tokenizer, and return its JSON.
 
     Args:

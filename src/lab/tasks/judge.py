@@ -15,7 +15,7 @@ from lab.data.batches import Batch
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
 from lab.engine.folder import BEST, check_finished
-from lab.engine.runs.checkpoints import fingerprint
+from lab.engine.runs.checkpoints import stored_digest
 
 CHANGED = "its weights have changed since the run was started. Start a new run to use the new weights"
 
@@ -72,7 +72,7 @@ class Judge:
     @cached_property
     def _loaded(self) -> tuple[Data, Any]:
         check_finished(self.folder)
-        current = fingerprint(self.folder / BEST)
+        current = stored_digest(self.folder / BEST)
         if self.fingerprint not in (None, current):
             raise UserError(f"error: {self.folder}: {CHANGED}.")
         return _load(self.folder, current)

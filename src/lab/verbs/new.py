@@ -133,7 +133,7 @@ def _place(kind: str) -> Place:
 def _conf_folders(place: Place) -> list[Path]:
     """Where a YAML of the same name may be."""
     inside = Path(str(lab.__file__)).with_name("conf")  # of a wheel
-    return [place.folder / "conf", *packages.conf_folders(), inside if inside.is_dir() else CHECKOUT / "conf"]
+    return [place.folder / "conf", *packages.added_conf_folders(), inside if inside.is_dir() else CHECKOUT / "conf"]
 
 
 def _files(kind: str, name: str, place: Place, words: Sequence[str]) -> dict[Path, str]:

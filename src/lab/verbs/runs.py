@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lab.engine.config_file import flat, read_unchecked_config
+from lab.engine.config_file import by_dotted_key, read_unchecked_config
 from lab.engine.display import counted, say
 from lab.engine.errors import RunError, UserError
 from lab.engine.files import read_bytes, read_json
@@ -152,7 +152,7 @@ def compare(runs: list[RunInfo], words: Sequence[str], args: argparse.Namespace)
     for word, side in zip(words, sides, strict=True):
         if not side:
             raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
-    configs = [flat(read_unchecked_config(args.log_dir / side[0].folder)) for side in sides]
+    configs = [by_dotted_key(read_unchecked_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
     both = [*sides[0], *sides[1]]
@@ -216,7 +216,7 @@ def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read_runs(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
     same: dict[str, bool | None] = {
-        "config": flat(read_unchecked_config(old)) == flat(read_unchecked_config(new)),
+        "config": by_dotted_key(read_unchecked_config(old)) == by_dotted_key(read_unchecked_config(new)),
         "code": (stamps[0]["git"], diffs[0]) == (stamps[1]["git"], diffs[1]) if stamps[1]["git"] else None,
         "packages": stamps[0]["packages"] == stamps[1]["packages"],
         "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],

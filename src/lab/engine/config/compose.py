@@ -45,7 +45,7 @@ def composing() -> Iterator[None]:
 
 def conf_folders() -> list[Path]:
     """The folders of YAMLs: the project's, those of installed packages, lab's."""
-    return [*packages.conf_folders(), CONF]
+    return [*packages.added_conf_folders(), CONF]
 
 
 def compose_config(config: str, overrides: Sequence[str]) -> DictConfig:
