@@ -242,7 +242,7 @@ def emoji_names() -> dict[str, dict[str, str]]:
     try:
         import emoji
     except ImportError as error:
-        raise UserError("data: it needs emoji: pip install 'lab[text]'") from error
+        raise UserError("data: it needs emoji: pip install 'lab-template[text]'") from error
     emoji.config.load_language()
     names = {
         character: {language: of[language].strip(":").replace("_", " ") for language in emoji.LANGUAGES}

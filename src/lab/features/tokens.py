@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not s
 try:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
-    raise UserError("data: texts need tokenizers: pip install 'lab[text]'") from missing
+    raise UserError("data: texts need tokenizers: pip install 'lab-template[text]'") from missing
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)

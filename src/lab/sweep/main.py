@@ -107,7 +107,7 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], folder: Path, words: 
         if is_new and not (folder / SWEEP).exists():  # a refused sweep leaves no folder behind
             shutil.rmtree(folder)
         if isinstance(error, ImportError):
-            fail([f"sweep: {error}. pip install 'lab[sweep]'"])
+            fail([f"sweep: {error}. pip install 'lab-template[sweep]'"])
         raise
     if is_new:
         write_json(folder / SWEEP, {"words": words, "varied": sorted(strategy.varied)})

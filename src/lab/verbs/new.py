@@ -183,10 +183,10 @@ def _check_name(name: str, what: str, command: str) -> None:
 def _range() -> str:
     """The versions of lab that a project of this one works with."""
     try:
-        major, minor = map(int, version("lab").split(".")[:2])
+        major, minor = map(int, version("lab-template").split(".")[:2])
     except (PackageNotFoundError, ValueError):
         return "lab"
-    return f"lab>={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
+    return f"lab-template>={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def _write(files: Mapping[Path, str]) -> None:

@@ -117,7 +117,7 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise UserError("error: model: onnxruntime is not installed. pip install 'lab[export]'") from error
+        raise UserError("error: model: onnxruntime is not installed. pip install 'lab-template[export]'") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or environment.num_threads() or 0
     options.log_severity_level = 3  # errors
