@@ -89,8 +89,9 @@ def test_no_image_is_in_two_splits_or_twice_in_one(images):
 
 def _all_loaders(data):
     """The training split without order or dropped batches, and the other two."""
-    train = data._loader(data.splits["train"], batch_size=16)
-    return {"train": train, "val": data.val_dataloader(), "test": data.test_dataloader()}
+    train = data.splits["train"]
+    batches = [train.__getitems__(index.tolist()) for index in torch.arange(len(train)).split(16)]
+    return {"train": batches, "val": data.val_dataloader(), "test": data.test_dataloader()}
 
 
 def test_normalised_to_zero_mean_and_unit_deviation(images):

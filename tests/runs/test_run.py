@@ -391,6 +391,6 @@ def test_a_clone_in_a_folder_named_lab_records_its_commit(tmp_path, monkeypatch)
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr("lab.engine.runs.stamp.CONF", tmp_path / "lab/conf")
-    assert stamp._git(tmp_path / "git.diff")["dirty"] is False
+    assert stamp.git_state(tmp_path / "git.diff")["dirty"] is False
     monkeypatch.setattr("lab.engine.runs.stamp.CONF", stamp.PACKAGE / "conf")
-    assert stamp._git(tmp_path / "git.diff") is None
+    assert stamp.git_state(tmp_path / "git.diff") is None

@@ -1,4 +1,4 @@
-"""What is read, left out and reported before training; folders and tables of ordinary kinds."""
+"""Data is read, left out and reported before training; folders and tables of ordinary kinds."""
 
 import sys
 

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"error: there is no folder {args.log_dir}. Train a run first, or choose another --log-dir.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
-    below = [_below(word, args.log_dir) for word in args.words]
+    below = [path_below(word, args.log_dir) for word in args.words]
     runs = read_runs(args.log_dir)
     if action == "compare":
         compare(runs, below, args)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     {"list": list_runs, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](selected, args)
 
 
-def _below(word: str, logs: Path) -> str:
+def path_below(word: str, logs: Path) -> str:
     """The path of a run relative to the log folder; `latest` is the newest run."""
     word = str(latest(logs)) if word == "latest" else word
     for root in (logs, logs.absolute()):
