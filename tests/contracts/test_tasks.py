@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PLAIN, fitting, options, step_losses
+from conftest import PLAIN, fitting, options
 from hydra.utils import instantiate
 from sklearn.metrics import accuracy_score, f1_score
+from steps import step_losses
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 

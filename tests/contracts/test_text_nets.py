@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 import torch
-from conftest import Rows
 from omegaconf import OmegaConf
+from steps import Rows
 from torch import nn
 
 from lab.engine.config import allow

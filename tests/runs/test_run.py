@@ -14,9 +14,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import LAB, PLAIN, Losses
+from conftest import LAB, PLAIN
 from omegaconf import OmegaConf
 from PIL import Image
+from steps import Losses
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab import runs, train

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Rows
+from steps import Rows
 from test_resume import NUM_BATCHES, StopAt, outcome, same
 
 from lab import runs, train
