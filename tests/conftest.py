@@ -50,18 +50,19 @@ def takes(net: str) -> list[str]:
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 
-@cache
-def fitting(*choice: str) -> str:
-    """`experiment=…`: digits, or the first that goes with these options of a group."""
-    from lab.engine.config.compose import compose_config
-    from lab.engine.errors import UserError
-    from lab.engine.training.lightning_quirks import filter_warnings
-    from lab.runs import check
+FIRST = ("digits", "language_id", "translate_emoji")  # one for each modality: most options go with one of them
 
-    filter_warnings()
-    for name in sorted(options("experiment"), key=lambda name: name != "digits"):
+
+@cache
+def fitting(choice: str) -> str:
+    """`experiment=…`: the first of `FIRST`, or of the others, that goes with an option of a group on tiny data."""
+    from lab.engine.errors import UserError
+    from lab.runs import check
+    from lab.testing.base import compose
+
+    for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
-            check.check(compose_config("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
+            check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)
             return f"experiment={name}"
     return "experiment=digits"
 

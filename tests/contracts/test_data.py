@@ -7,7 +7,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from conftest import fitting, options
+from conftest import CONF, fitting, options
+from omegaconf import OmegaConf
 from PIL import Image
 
 from lab.build import read_data
@@ -18,27 +19,30 @@ from lab.data.pixels import kept_pixel_levels
 from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.engine.config import allow
-from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
 from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
 from lab.testing import DataContract
+from lab.testing.base import compose as composed
+from lab.testing.base import read
 
-DATA = {
-    name: allow.locate(compose_config("train", ["experiment=digits", f"data={name}"]).data._target_)
-    for name in options("data")
-}
+WORDS = {"image_folder": ["data.num_workers=0"]}  # the processes that load are tested in system/test_bad_input.py
+
+
+def kind_of(name):
+    """The class that a YAML of conf/data names, or its parent."""
+    content = OmegaConf.load(CONF / f"data/{name}.yaml")
+    return allow.locate(content._target_) if "_target_" in content else kind_of(content.defaults[0])
+
+
+DATA = {name: kind_of(name) for name in options("data")}
 IMAGES = [name for name, kind in DATA.items() if issubclass(kind, ImageData)]
 TWINS = [name for name in DATA if name in ("emoji_languages", "ag_news", "imdb", "sst2")]  # short texts are alike
 CLASSES = [name for name, kind in DATA.items() if ClassLabel in kind.features.values()]
 
 
-def read(compose, name, *more):
-    return read_data(compose(fitting(f"data={name}"), f"data={name}", "data.tiny=true", *more))
-
-
 def words(name):
-    return [fitting(f"data={name}"), f"data={name}", "data.tiny=true"]
+    return [fitting(f"data={name}"), f"data={name}", "data.tiny=true", *WORDS.get(name, ())]
 
 
 class TestEveryDataModule(DataContract):
@@ -55,14 +59,21 @@ class TestDataWithTwins(DataContract):
         return words(request.param)
 
 
+def tiny_data(name, *more):
+    """The tiny version, in batches of 16."""
+    data = read([*words(name), *more])
+    data.batch_size = 16
+    return data
+
+
 @pytest.fixture(params=CLASSES)
-def classes(request, compose):
-    return read(compose, request.param, "data.batch_size=16")
+def classes(request):
+    return tiny_data(request.param)
 
 
 @pytest.fixture(params=IMAGES)
-def images(request, compose):
-    return read(compose, request.param, "data.batch_size=16")
+def images(request):
+    return tiny_data(request.param)
 
 
 def test_images_travel_as_uint8(images):
@@ -121,10 +132,10 @@ def test_shards_cover_every_sample_once_in_equally_many_batches(num, size, world
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_an_image_that_evaluation_normalised_first_has_gradients(dtype, compose):
+def test_an_image_that_evaluation_normalised_first_has_gradients(dtype):
     """A generator's image, which a judge prepares in a training step."""
     kept_pixel_levels.cache_clear()
-    data = read(compose, "digits", "data.image_size=8")
+    data = tiny_data("digits", "data.image_size=8")
     image = torch.full((2, 1, 8, 8), 100, dtype=dtype, requires_grad=True)
     with torch.inference_mode():
         data.on_after_batch_transfer({"image": image.detach(), "index": torch.arange(2)})
