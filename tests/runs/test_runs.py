@@ -185,13 +185,13 @@ def test_a_run_that_begins_after_the_question_stays(action, logs, monkeypatch):
 
 
 def test_a_folder_that_was_removed_meanwhile_is_not_trained_in(tmp_path, monkeypatch):
-    take = lock._take
+    take = lock.fcntl.lockf
 
-    def late(descriptor, folder, sure):
-        take(descriptor, folder, sure)
-        shutil.rmtree(folder)
+    def late(*arguments):
+        take(*arguments)
+        shutil.rmtree(tmp_path / "run")
 
-    monkeypatch.setattr(lock, "_take", late)
+    monkeypatch.setattr(lock.fcntl, "lockf", late)
     with pytest.raises(UserError, match="has just removed or moved it"), lock.locked(tmp_path / "run"):
         pass
 

@@ -72,7 +72,7 @@ def picture(seed=0, size=(20, 30), kind="PNG"):
 
 
 def expected(folder, pictures, tmp_path, *overrides):
-    """What `lab predict` writes of them."""
+    """The rows that `lab predict` writes for the pictures."""
     for i, content in enumerate(pictures):
         (tmp_path / f"{i:03d}.png").write_bytes(content)
     output = tmp_path / "out.jsonl"

@@ -636,7 +636,7 @@ def data_of(**features):
 
 
 def rightly(task, data):
-    """What a task's checkpoint answers."""
+    """The answers of a task's checkpoint."""
 
     def right(arrays):
         batch = data.on_after_batch_transfer({name: torch.from_numpy(array) for name, array in arrays.items()})
