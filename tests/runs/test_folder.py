@@ -13,12 +13,11 @@ import torch
 from conftest import PLAIN
 from omegaconf import OmegaConf
 
-from lab import runs, train
+from lab import runs
 from lab.build import build_trainer
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import folder as folders
 from lab.engine.config.allow import read_config, refuse
-from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.config_file import write_config
 from lab.engine.errors import UserError
@@ -26,7 +25,6 @@ from lab.engine.files import read_json, read_metrics
 from lab.engine.folder import refuse_links
 from lab.engine.runs import checkpoints
 from lab.engine.runs.index import read_runs
-from lab.engine.training.lightning_quirks import filter_warnings
 from lab.engine.training.loggers import MetricsCSV
 from lab.runs import resume
 from lab.runs.finished import read_facts, restore
@@ -60,12 +58,8 @@ FILES = ("results.json", "stamp.json", "data.json", "config.yaml", "metrics.csv"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    filter_warnings()
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    words = [*PLAIN, "net=mlp", "net.widths=[4]", "debug=two_batches", "trainer=cpu", f"run={folder}"]
-    train.main(compose_config("train", [*words, "trainer.enable_progress_bar=false"]))
-    return folder
+def finished(digits_run):
+    return digits_run
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Translation: nets that are asked token by token, the search, pairs of texts, and what is reported of it all."""
 
-import csv
 import itertools
 import json
 import math
@@ -12,6 +11,7 @@ import pytest
 import sacrebleu
 import torch
 from omegaconf import OmegaConf
+from tables import read_rows
 from torch import nn
 from torchmetrics.utilities import dim_zero_cat
 
@@ -363,7 +363,7 @@ def test_a_short_run_learns_to_translate(learned):
 
 def test_scores_are_sacrebleu_s_of_what_was_written(learned):
     results = json.loads((learned / "results.json").read_text())["test"]
-    rows = list(csv.DictReader((learned / "test_predictions.csv").read_text().splitlines()))
+    rows = read_rows(learned / "test_predictions.csv")
     said, target = [row["translation"] for row in rows], [row["target"] for row in rows]
     assert results["test/bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [target]).score, rel=1e-6)
     assert results["test/chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [target]).score, rel=1e-6)
@@ -433,7 +433,7 @@ def test_a_file_holds_the_search_and_says_what_the_checkpoint_says(exported, tmp
     said = []
     for which in (f"run={exported}", f"model={exported}/model.onnx"):
         predict.main(compose_config("predict", [which, f"input={tmp_path}/in.txt", f"output={tmp_path}/out.csv"]))
-        said.append([row["translation"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())])
+        said.append([row["translation"] for row in read_rows(tmp_path / "out.csv")])
     assert said[0] == said[1]
     assert len(set(said[0])) > 2, "a mix-up would not be seen"
 

@@ -1,6 +1,5 @@
 """`lab predict` with inputs and outputs that no shipped task has: several, files, columns that depend on the item."""
 
-import csv
 import json
 import re
 
@@ -23,6 +22,7 @@ from made_up_outputs import (
     made,
     png,
 )  # fmt: skip
+from tables import read_rows
 
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
@@ -56,7 +56,7 @@ def ask(predict_to, tmp_path):
     def ask(asked, source, *overrides, output="out.csv"):
         predict_to(asked, source, output, *overrides)
         if output.endswith(".csv"):
-            return list(csv.DictReader((tmp_path / output).read_text().splitlines()))
+            return read_rows(tmp_path / output)
         return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()] if output != "-" else None
 
     return ask
@@ -66,7 +66,7 @@ def test_several_inputs_are_the_columns_of_a_table(ask, tmp_path):
     (tmp_path / "in/table.csv").write_text("text,more,image\ndark,1,a.png\n<b>,2,b.png\nlight,3,none.png\nlight,4,\n")
     with pytest.raises(RunError, match="2 of 4 items could not be read"):
         ask(asks(TWO, {"shade": SHADE}), "in/table.csv")
-    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    rows = read_rows(tmp_path / "out.csv")
     assert [*rows[0]] == ["image", "text", "shade", "probability", "shade_2", "probability_2", "error"]
     assert [(row["image"], row["text"], row["shade"]) for row in rows[:2]] == [
         ("in/a.png", "dark", "light"), ("in/b.png", "<b>", "dark"),
@@ -189,7 +189,7 @@ def test_files_that_predict_wrote_are_read_from_its_table(ask, tmp_path):
     (tmp_path / "deep/made.csv").write_text((tmp_path / "deep/made.csv").read_text().replace("in/a.png", "dark"))
     with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks(inputs, {"mean": MEAN}), "deep/made.csv")
-    (row, _) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    (row, _) = read_rows(tmp_path / "out.csv")
     assert (row["picture"], row["level"], row["error"]) == ("deep/made/000001.png", "1.0000", "")
 
 
@@ -257,7 +257,7 @@ def test_an_input_of_the_name_error_does_not_hide_the_errors(ask, tmp_path):
     (tmp_path / "in/t.csv").write_text("image,error\na.png,dark\nnone.png,light\n")
     with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks({"image": IMAGE, "error": WORDS}, {"mean": MEAN}), "in/t.csv")
-    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    rows = read_rows(tmp_path / "out.csv")
     assert [(row["input_error"], row["error"][:6]) for row in rows] == [("dark", ""), ("light", "image:")]
 
 
@@ -300,7 +300,7 @@ def test_a_class_is_an_input_by_its_name(ask, tmp_path):
     (tmp_path / "lines").write_text("light\nred\n")
     with pytest.raises(RunError, match="1 of 2 items could not be read"):
         ask(asks({"label": ClassLabel(["dark", "light"])}, {"picture": PICTURE}), "lines")
-    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    rows = read_rows(tmp_path / "out.csv")
     assert [(row["class"], row["picture"]) for row in rows] == [("light", "out/000001.png"), ("red", "")]
     assert rows[1]["error"] == "red is not a class; the classes are dark, light."
 
