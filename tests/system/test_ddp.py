@@ -147,14 +147,10 @@ def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
 
 
 def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):
-    for wrong, line in {
-        ("data=image_folder", "data.root=nowhere", "data.tiny=false"): "data.root: nowhere is not a folder",
-        ("trainer=cpu",): "error: trainer: its world size is 1",
-    }.items():
-        result = torchrun(*wrong)
-        assert result.returncode
-        assert line in result.stderr
-        assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
+    result = torchrun("data=image_folder", "data.root=nowhere", "data.tiny=false")
+    assert result.returncode
+    assert "data.root: nowhere is not a folder" in result.stderr
+    assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
     assert not list(tmp_path.glob("logs/*/*/best.ckpt"))
 
 
