@@ -23,9 +23,9 @@ MODALITIES = {
         "conf/net/{rnn,lstm,gru,wide_lstm,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.yaml",
         "conf/task/translation.yaml",
         "conf/experiment/{language_id,sentiment,translate_emoji,translate_tatoeba}.yaml",
-        "tests/unit/{test_text_files,test_text_names,test_text_report}.py",
+        "tests/unit/{test_pairs,test_text_files,test_text_names,test_text_report}.py",
         "tests/contracts/{test_text_nets,test_tokens}.py",
-        "tests/runs/{test_pretrained,test_text,test_text_answers,test_translation}.py",
+        "tests/runs/{test_beam_search,test_pretrained,test_text,test_text_answers,test_translation}.py",
         "tests/system/test_modality.py",
     ],
 }
