@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+import yaml
 from conftest import options
+from omegaconf import OmegaConf
 
 from lab.engine.errors import UserError
 from lab.runs.check import check
+from lab.testing.base import compose as composed
 
 WRONG = {
     "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",
@@ -59,8 +62,14 @@ WRONG = {
 
 @pytest.mark.parametrize("override", WRONG)
 def test_wrong_value(compose, override, tmp_path):
+    key, _, value = override.lstrip("+").partition("=")
+    if key == "logger":
+        cfg = compose("experiment=digits", override)
+    else:  # composed once
+        cfg = composed("experiment=digits")
+        OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
     with pytest.raises(UserError) as caught:
-        check(compose("experiment=digits", override))
+        check(cfg)
     (line,) = str(caught.value).splitlines()
     assert line.startswith("error: " + WRONG[override])
     assert not list(tmp_path.iterdir())
