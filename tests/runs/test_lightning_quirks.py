@@ -18,7 +18,6 @@ import lightning.pytorch.loops
 import matplotlib
 import pytest
 import torch
-import torchmetrics
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -83,11 +82,6 @@ def sources():
 
 def test_lightning_logs_infos_by_itself():
     assert "setLevel(logging.INFO)" in Path(lightning.pytorch.__file__).read_text()
-
-
-def test_torchmetrics_imports_all_of_scipy_signal():
-    """A pin of its source: an import takes 3 CPU-seconds."""
-    assert re.search(r"^ +import scipy\.signal$", Path(torchmetrics.__file__).read_text(), re.MULTILINE)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not hasattr(CDLL(None), "mallopt"), reason="glibc's")
