@@ -30,21 +30,21 @@ def set_memory_format(
         if channels_last and not works(net, features):
             return
     if channels_last:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(memory_format=torch.channels_last)
 
 
 def works(net: nn.Module, features: Mapping[str, Feature]) -> bool:
     """Return whether the net can evaluate an example in this format. The net and the random numbers do not change."""
     names = inspect.signature(net.forward).parameters
     modes = [(module, module.training) for module in net.modules()]
-    net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.eval().to(memory_format=torch.channels_last)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             net(**{name: value for name, value in example(features).items() if name in names})
     except (RuntimeError, TypeError, UserError):  # such as: view size is not compatible
         return False
     finally:
-        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        net.to(memory_format=torch.contiguous_format)
         for module, training in modes:
             module.training = training
     return True
@@ -52,7 +52,7 @@ def works(net: nn.Module, features: Mapping[str, Feature]) -> bool:
 
 def example(features: Mapping[str, Feature]) -> dict[str, Tensor]:
     """A batch of two samples of the features that have an example."""
-    batch = {}
+    batch: dict[str, Tensor] = {}
     for feature in features.values():
         if type(feature).example is not Feature.example:
             batch |= {name: torch.from_numpy(array) for name, array in stack([feature.example()] * 2).items()}
