@@ -402,7 +402,9 @@ class TestImageFolder:
     def test_a_cached_set_is_decoded_once(self, compose, tmp_path, monkeypatch):
         self.fill(tmp_path / "x")
         read = []
-        monkeypatch.setattr("lab.data.decoded.read_image", lambda path, *size: read.append(path) or read_image(path, *size))
+        monkeypatch.setattr(
+            "lab.data.decoded.read_image", lambda path, *size: read.append(path) or read_image(path, *size)
+        )
         monkeypatch.setattr("lab.data.image_files.read_image", None)
         self.data(compose, tmp_path / "x", "data.cache=true")
         assert sorted(read) == sorted(map(str, (tmp_path / "x").rglob("*.png")))
