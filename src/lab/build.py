@@ -18,7 +18,7 @@ from lab.callbacks.epoch_lines import EpochLines
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.callbacks.figures import Figures
 from lab.callbacks.finite_guard import FiniteGuard
-from lab.callbacks.predictions import Predictions
+from lab.callbacks.predictions import PredictionWriter
 from lab.callbacks.pruning import TRIAL, TrialPruning
 from lab.callbacks.rank_consistency import RankConsistency
 from lab.callbacks.resource_monitor import ResourceMonitor
@@ -116,7 +116,7 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         "callbacks": [
             *build_callbacks(cfg, folder, has_bar),
             Figures(folder, loggers, cfg.figures),
-            Predictions(folder),
+            PredictionWriter(folder),
         ],
         "logger": loggers,
         # Lightning would guess the cluster from any variable of SLURM

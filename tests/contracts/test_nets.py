@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Rows, fitting, options
+from conftest import fitting, options
+from steps import Rows
 from torch import nn
 from torchvision import models
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PLAIN, fitting, options, step_losses
+from conftest import PLAIN, fitting, options
 from hydra.utils import instantiate
 from sklearn.metrics import accuracy_score, f1_score
+from steps import step_losses
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -77,8 +78,8 @@ def test_label_smoothing_is_for_training_alone(compose):
     batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())))
     logits = task(batch)
     expected = F.cross_entropy(logits, batch["label"], label_smoothing=0.2)
-    assert task.train()._step(batch, "train").loss.item() == pytest.approx(expected.item())
-    assert task.eval()._step(batch, "val").loss.item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
+    assert task.train().step(batch, "train").loss.item() == pytest.approx(expected.item())
+    assert task.eval().step(batch, "val").loss.item() == pytest.approx(F.cross_entropy(logits, batch["label"]).item())
 
 
 def test_the_loss_of_an_epoch_weighs_samples_not_batches(compose, trained):
@@ -100,7 +101,7 @@ def test_a_batch_without_a_number_spoils_the_mean_instead_of_leaving_it(classifi
     nan = batch | {"image": torch.full_like(batch["image"], torch.nan)}
     for batches, spoiled in (([batch, batch], False), ([batch, nan], True), ([batch], False)):
         for one in batches:
-            task._step(one, "val")
+            task.validation_step(one, 0)
         task.on_validation_epoch_end()
         assert logged["val/loss"].isnan() == spoiled
 
@@ -111,7 +112,7 @@ def test_the_metrics_of_an_epoch_are_of_that_epoch_alone(classifier):
     task.log_dict = lambda values, **_: logged.update(values)
     guess = task(batch).argmax(-1)
     for label, acc in ((guess, 1.0), ((guess + 1) % 10, 0.0)):
-        task._step(batch | {"label": label}, "val")
+        task.validation_step(batch | {"label": label}, 0)
         task.on_validation_epoch_end()
         assert logged["val/acc"] == acc
 
@@ -292,7 +293,7 @@ class TestMuon:
             optimizer, lambda step: 0.5
         )
         assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
-        assert [part.param_groups[0]["lr"] for part in optimizer._parts] == [0.5, 0.5]
+        assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.5, 0.5]
         assert scheduler
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONF, fitting, options, step_losses
+from conftest import CONF, fitting, options
+from steps import step_losses
 
 from lab import train
 from lab.engine.config.compose import compose_config

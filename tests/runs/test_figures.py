@@ -1,4 +1,4 @@
-"""What a run shows of itself: figures as files and in TensorBoard."""
+"""The figures of a run, as files and in TensorBoard."""
 
 import csv
 import json

@@ -345,7 +345,9 @@ def test_a_loss_that_does_not_depend_on_its_optimizer_s_parameters_is_refused(na
 
 
 def test_the_finder_keeps_the_ratio_of_the_optimizers(gan, monkeypatch):
-    own = tune._settings(compose_config("tune", ["experiment=digits", "data.tiny=true", "lr.steps=20", "trainer=cpu"]))
+    own = tune.take_settings(
+        compose_config("tune", ["experiment=digits", "data.tiny=true", "lr.steps=20", "trainer=cpu"])
+    )
     cfg = gan(optimizer={"discriminator": SGD, "generator": ADAM})
     filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)

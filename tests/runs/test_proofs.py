@@ -217,7 +217,7 @@ def flat(state):
 
 
 def item(name: str, folder: Path) -> tuple[str, dict]:
-    """What is predicted: a file of inputs, and the body of a request."""
+    """The inputs of a prediction: a file, and the body of a request."""
     (folder / "a.png").write_bytes(png(12, 30))
     if name == "fusion":
         (folder / "items.csv").write_text("image,text\na.png,five more\n")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lab.engine.display import drawn, printable
 from lab.engine.errors import UserError
-from lab.engine.markdown import read_table
+from lab.engine.markdown import parse_table
 from lab.figures.classification import classes
 from lab.verbs import report
-from lab.verbs.report import _curves
+from lab.verbs.report import curves_of
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
     text = classes(label, label, NASTY)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/test_classes.md").write_text(f"{text}\n", encoding="utf-8")
-    (page,) = report._texts(tmp_path)
+    (page,) = report.texts_of(tmp_path)
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[2:]]
     assert rows == [[html.escape(printable(name)), "1.000", "1.000", "1.000", "3"] for name in NASTY]
-    assert read_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
+    assert parse_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
 
 
 @pytest.mark.parametrize(
@@ -95,5 +95,5 @@ def test_names_stand_in_the_legend_as_they_are(names, tmp_path, monkeypatch):
     for name in names:
         Path(name).mkdir()
         Path(name, "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n")
-    assert len(list(_curves([Path(name) for name in names]))) == 1
+    assert len(list(curves_of([Path(name) for name in names]))) == 1
     assert [text.get_text() for text in shown[0].get_texts()] == [drawn(f"run {name}") for name in names]

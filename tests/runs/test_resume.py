@@ -86,7 +86,7 @@ def stopped(monkeypatch):
 
 
 def outcome(folder):
-    """What training left: weights, optimizer and averages, and the table of metrics."""
+    """The result of a training: weights, optimizer and averages, and the table of metrics."""
     last = checkpoints.read(folder / "last.ckpt")
     names = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
@@ -324,7 +324,7 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
     for key in ("finetune", "warm_start"):
         assert resolve_latest([f"{key}=latest", "net=latest"]) == [f"{key}=logs/sweep/x/000", "net=latest"]
     assert resolve_latest(["run='latest'", "log_dir=logs/one"]) == ["run=logs/one", "log_dir=logs/one"]
-    assert runs_main._below("latest", Path("logs")) == "sweep/x/000"
+    assert runs_main.path_below("latest", Path("logs")) == "sweep/x/000"
     for verb in ("test", "predict", "serve", "explain", "export"):
         assert compose_config(verb, ["run=latest", "log_dir=x"]).log_dir == "x"
     (tmp_path / "logs/one/stamp.json").write_text('{"began": "x"}')
@@ -469,7 +469,7 @@ def test_two_do_not_train_in_one_folder(tmp_path):
 
 @pytest.fixture
 def requeued(tmp_path, monkeypatch):
-    """What SLURM would be asked, in a job of its."""
+    """A batch job of SLURM; the requests that it would get."""
     calls = []
     requeue = cache(lambda: calls.append("requeued"))
     monkeypatch.setenv("SLURM_JOB_ID", "17")

@@ -14,9 +14,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import LAB, PLAIN, Losses
+from conftest import LAB, PLAIN
 from omegaconf import OmegaConf
 from PIL import Image
+from steps import Losses
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab import runs, train
@@ -391,6 +392,6 @@ def test_a_clone_in_a_folder_named_lab_records_its_commit(tmp_path, monkeypatch)
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr("lab.engine.runs.stamp.CONF", tmp_path / "lab/conf")
-    assert stamp._git(tmp_path / "git.diff")["dirty"] is False
+    assert stamp.git_state(tmp_path / "git.diff")["dirty"] is False
     monkeypatch.setattr("lab.engine.runs.stamp.CONF", stamp.PACKAGE / "conf")
-    assert stamp._git(tmp_path / "git.diff") is None
+    assert stamp.git_state(tmp_path / "git.diff") is None

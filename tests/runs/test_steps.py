@@ -1,4 +1,4 @@
-"""What a task's step hands on: parts of the loss, draws, predictions and figures, batch by batch."""
+"""A task's step: parts of the loss, draws, predictions and figures, batch by batch."""
 
 import csv
 import errno
@@ -18,7 +18,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from lab import runs, train
 from lab.build import build_task, build_trainer
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
-from lab.callbacks.predictions import Predictions, SortedTable, encoded
+from lab.callbacks.predictions import PredictionWriter, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
 from lab.engine import draws
 from lab.engine.config.compose import compose_config
@@ -136,7 +136,7 @@ def test_parts_of_other_names_are_refused(drawn):
         with pytest.raises(ValueError, match=f"step: .*{said}"):  # noqa: PT012
             for number in (first, second):
                 task.step = lambda batch, stage, number=number: steps[number]
-                task._step(batch, "val")
+                task.validation_step(batch, 0)
 
 
 def test_every_evaluation_batch_has_its_seed():
@@ -322,11 +322,11 @@ def test_a_full_disk_undoes_no_training_and_leaves_no_half_table(moment, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SortedTable, moment, full)
-    callback = Predictions(tmp_path)
+    callback = PredictionWriter(tmp_path)
     callback.columns = ["a"]
     for _ in range(2):
         if not callback.failed:
-            callback._write([([0], [b"x,1\r\n"])])
+            callback.write([([0], [b"x,1\r\n"])])
     callback.on_test_end(None, None)
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().err.count("No space left on device") == 1

@@ -263,7 +263,7 @@ def test_limits_are_those_of_each_process(compose, words, problem):
     cfg.trainer.devices, cfg.trainer.strategy = 2, "ddp"
     with pytest.raises(UserError, match=problem):
         check_lengths(cfg, data)
-    assert data._rank() == (0, 1)
+    assert data.rank_and_size() == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def net(request):
 
 
 def sources(num=64, longest=12):
-    """Of all lengths, padded."""
+    """Sources of all lengths, padded."""
     generator = torch.Generator().manual_seed(0)
     token = torch.randint(4, 15, (num, longest), generator=generator)
     return token * (torch.arange(longest) <= torch.arange(num)[:, None] % longest)
@@ -262,13 +262,13 @@ def test_drawn_splits_share_no_source_and_no_target(tmp_path):
     lines = "".join(f"{i // 3}\t{i // 2}\n" for i in range(600))  # chains of six
     (tmp_path / "a.txt").write_text(lines)
     data = Pairs(str(tmp_path / "a.txt"), 1, 2, **SMALL)
-    splits = data._drawn(data.read_pairs())
+    splits = data.split_pairs(data.read_pairs())
     assert {name: len(split) for name, split in splits.items()} == {"train": 360, "val": 120, "test": 120}
     for one, other in itertools.combinations(splits.values(), 2):
         for side in (0, 1):
             assert not {pair[side] for pair in one} & {pair[side] for pair in other}
     again = Pairs(str(tmp_path / "a.txt"), 1, 2, **SMALL, split_seed=1)
-    assert again._drawn(again.read_pairs()) != splits
+    assert again.split_pairs(again.read_pairs()) != splits
 
 
 def test_each_target_begins_and_ends_and_each_source_ends():

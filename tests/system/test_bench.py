@@ -1,4 +1,4 @@
-"""The bench measures what it says only as long as its commands are sound."""
+"""The commands of the bench are valid, and its rows read the right figures."""
 
 import json
 import re
@@ -55,20 +55,45 @@ def test_a_script_runs_without_lab(script, num_lines, tmp_path):
     assert not re.search(r"(import|from) lab\b", (BENCH / name).read_text())
 
 
-@pytest.mark.parametrize("rows", [bench.CPU_ROWS, bench.ACCURACY_ROWS, bench.GPU_ROWS])
-def test_a_row_reads_the_runs_it_names(rows):
+class Named(dict):
+    """Runs by the names of their commands; `read` has the names that a row asked for."""
+
+    read: str = ""
+
+    def __getitem__(self, name):
+        self.read = name
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs"),
+    [
+        (bench.CPU_ROWS, ["help import", "cfg import", "digits import", "digits import", "mlp/mlp floor",
+                          "cnn/cnn floor", "mlp lht", "scale scale", "scale scale", "2 processes/digits",
+                          "folder folder"]),
+        (bench.ACCURACY_ROWS, ["fast listing", "fast listing", "listing in lab/listing"]),
+        (bench.SWEEP_ROWS, ["8 runs/1 run", "2 at a time/1 at a time"]),
+        (bench.GPU_ROWS, ["mlp/mlp floor", "cnn/cnn floor", "cifar10/", "cifar10/"]),
+    ],
+)  # fmt: skip
+def test_a_row_divides_the_figures_of_two_commands(rows, pairs):
     results = {
         "seconds": {"epochs": [9.0, 4.0, 5.0], "validations": [1.0, 2.0, 2.0], "first_step": 3.0},
         "test": {"test/acc": 0.9},
     }
-    of_lab = bench.Run(cpu=2.0, wall=3.0, memory=4, output="", results=[results] * 3)
+    of_lab = bench.Run(cpu=4.0, wall=3.0, memory=4, output="", results=[results] * 3)
     of_script = bench.Run(cpu=2.0, wall=3.0, memory=4, output="9.0\n4.0\n0.9\n", results=[])
     scripts = ("import", "help", "cfg", "mlp floor", "lht", "cnn floor", "listing")
-    names = [*bench.CPU_COMMANDS, *bench.ACCURACY_COMMANDS, *bench.GPU_COMMANDS]
-    runs = {name: of_script if name in scripts else of_lab for name in names}
-    assert all(line["ratio"] > 0 for line in bench.table(rows, [runs]))
+    names = [*bench.CPU_COMMANDS, *bench.ACCURACY_COMMANDS, *bench.SWEEP_COMMANDS, *bench.GPU_COMMANDS]
+    runs = Named({name: of_script if name in scripts else of_lab for name in names})
+    for row, pair in zip(rows, pairs, strict=True):
+        for side, name in zip((row.above, row.below), pair.split("/" if "/" in pair else " "), strict=True):
+            runs.read = ""
+            side(runs)
+            assert runs.read == name, row.what
+    (line,) = bench.table(bench.CPU_ROWS[6:7], [runs])
+    assert (line["above"], line["below"]) == (4.0, pytest.approx(2 + 9 * 0.9))
     assert of_lab.epoch == 2.5
-    assert bench.lht(runs) == pytest.approx(2 + 9 * 0.9)
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own_ratios():

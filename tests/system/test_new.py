@@ -35,7 +35,7 @@ def forgotten(monkeypatch):
     """A test's projects are not on the path of the next one."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
-    project._find.cache_clear()
+    project.find_above.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "other")]:
         del sys.modules[name]
 
@@ -149,7 +149,7 @@ def test_the_stamp_has_the_projects_commit(copy, monkeypatch):
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert stamp._git(copy / "git.diff") == {"commit": commit, "dirty": False, "untracked": []}
+    assert stamp.git_state(copy / "git.diff") == {"commit": commit, "dirty": False, "untracked": []}
 
 
 # what makes a project
@@ -213,7 +213,7 @@ def test_a_pyproject_without_the_entry_point_changes_nothing(copy, text, monkeyp
     monkeypatch.chdir(copy)
     assert packages.project() is None
     assert (packages.packages(), sys.path) == before
-    assert conf_folders() == [*packages.conf_folders(), CONF]
+    assert conf_folders() == [*packages.added_conf_folders(), CONF]
     with pytest.raises(ImportError, match="a config may not call it"):
         allow.locate("mine.net.Net")
 

@@ -1,4 +1,4 @@
-"""What the environment says of a process: ranks that were left behind, interactive jobs, modules in its folder."""
+"""The environment of a process: ranks that were left behind, interactive jobs, modules in its folder."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def without(environ, *names):
 
 @pytest.fixture
 def settled(monkeypatch):
-    """What is left of the variables that begin so, and whether they make this one of several processes."""
+    """The variables of an environment that stay, and the cluster that they describe, if any."""
 
     def settled(environ):
         for name in {*environment.RANKS, *environment.TASKS, *environment.SRUN, *environment.BATCH_ONLY, "ENVIRONMENT"}:

@@ -42,7 +42,7 @@ def test_a_learning_rate_is_found_drawn_and_makes_no_run(lab, tmp_path):
 def test_the_groups_of_an_optimizer_keep_their_ratio(optimizer, scheduler, monkeypatch):
     words = ["net.widths=[8,8]", "net.batch_norm=true", f"optimizer={optimizer}", f"scheduler={scheduler}"]
     cfg = compose_config("tune", ["experiment=digits", *TINY.split(), *words, "lr.steps=20"])
-    own = tune._settings(cfg)
+    own = tune.take_settings(cfg)
     filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     seen, ratios = [], []
@@ -109,7 +109,7 @@ def test_batches_that_are_gathered_for_a_step_are_one_point(monkeypatch):
     cfg = compose_config(
         "tune", ["experiment=digits", *TINY.split(), "lr.steps=20", "trainer.accumulate_grad_batches=2"]
     )
-    own, seen = tune._settings(cfg), []
+    own, seen = tune.take_settings(cfg), []
     filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     finders.find_lr(cfg, own, seen.append)

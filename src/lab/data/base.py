@@ -149,12 +149,13 @@ class Data(L.LightningDataModule):
 
     def _split(self, name: str) -> tuple[Batches, int, int]:
         """The samples of a split, the rank of this process, and the number of processes."""
-        split, (rank, world_size) = self.splits[name], self._rank()
+        split, (rank, world_size) = self.splits[name], self.rank_and_size()
         if len(split) < world_size:
             raise UserError(f"data: {name} has {len(split)} samples, fewer than the {world_size} processes.")
         return split, rank, world_size
 
-    def _rank(self) -> tuple[int, int]:
+    def rank_and_size(self) -> tuple[int, int]:
+        """The rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: Batches, **kwargs: Any) -> DataLoader[Batch]:
