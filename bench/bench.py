@@ -233,7 +233,7 @@ def machine() -> str:
 
 def commit() -> str:
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.strip()
 
 
 def hardware() -> str:
