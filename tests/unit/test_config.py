@@ -5,6 +5,7 @@ import torch
 import yaml
 from conftest import options
 from omegaconf import OmegaConf
+from refusals import one_line
 
 from lab.engine.errors import UserError
 from lab.runs.check import check
@@ -70,8 +71,8 @@ def test_wrong_value(compose, override, tmp_path):
         OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
     with pytest.raises(UserError) as caught:
         check(cfg)
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith("error: " + WRONG[override])
+    assert one_line(caught.value)
+    assert str(caught.value).startswith(f"error: {WRONG[override]}")
     assert not list(tmp_path.iterdir())
 
 
