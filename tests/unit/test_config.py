@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from refusals import one_line
 
 from lab.engine.errors import UserError
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.runs.check import check
 from lab.testing.base import compose as composed
 
@@ -67,6 +68,7 @@ def test_wrong_value(compose, override, tmp_path):
     if key == "logger":
         cfg = compose("experiment=digits", override)
     else:  # composed once
+        filter_warnings()
         cfg = composed("experiment=digits")
         OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
     with pytest.raises(UserError) as caught:
