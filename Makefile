@@ -26,11 +26,11 @@ check: $(READY)
 	$(BIN)/mypy
 	$(PYTEST) tests/system tests/runs $(FAST)
 
-# Do the tests notice bugs that train without complaint? Six minutes.
+# Whether the tests notice bugs that cause no error. Six minutes.
 mutants: $(READY)
 	$(BIN)/python tests/chaos/mutants.py
 
-# Every kill, signal, fault and full disk.
+# Kills, signals, faults and full disks. A quarter of an hour.
 chaos: $(READY)
 	$(BIN)/python tests/chaos/kill.py
 
@@ -46,12 +46,13 @@ hostile: $(READY)
 names: $(READY)
 	$(BIN)/python tests/chaos/names.py
 
-# Known vulnerabilities in what is pinned; --strict: what can't be asked for is no pass.
+# Known vulnerabilities of the pinned packages. With --strict, a package that cannot be looked up is a failure.
 audit: $(READY)
 	@$(BIN)/uvx -q pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock || \
 		{ echo "audit: failed; it needs a network"; exit 1; }
 
-# Ratios to something measured in the same run, in bench/*.md. On a CPU: 14 minutes; the seed's accuracy: an hour.
+# Ratios to something measured in the same run, in bench/*.md; bench/history.md has the last runs. On a CPU: under 12
+# minutes; the baseline CNN's accuracy: an hour.
 bench: $(READY)
 	$(BIN)/python bench/bench.py cpu
 
@@ -67,7 +68,7 @@ bench-words: $(READY)
 bench-gpu: $(READY)
 	$(BIN)/python bench/bench.py gpu
 
-# The versions that everybody gets, with their hashes, from pyproject.toml's ranges.
+# Pin the newest versions in the ranges of pyproject.toml, with their hashes.
 lock: $(READY)
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
@@ -75,7 +76,7 @@ lock: $(READY)
 clean:
 	rm -rf .venv dist .*_cache
 
-# uv where it can be had: pip takes some five times as long for the same packages.
+# uv, if it can be installed: pip takes five times as long for the same packages.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("lab needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -170,7 +170,7 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
     monkeypatch.delitem(sys.modules, "lab.verbs.explain.images", raising=False)
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(UserError, match=r"explain: .*pip install 'lab\[explain\]'") as error:
+    with pytest.raises(UserError, match=r"explain: .*pip install 'lab-template\[explain\]'") as error:
         explained(mlp)
     assert len(str(error.value).splitlines()) == 1
 
@@ -178,8 +178,8 @@ def test_without_captum_the_command_that_installs_it_is_said(mlp, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("captum", UserError, r"pip install 'lab\[explain\]'"),
-        ("captum.attr", UserError, r"pip install 'lab\[explain\]'"),
+        ("captum", UserError, r"pip install 'lab-template\[explain\]'"),
+        ("captum.attr", UserError, r"pip install 'lab-template\[explain\]'"),
         ("lab.verbs.explain.images", ImportError, "No module"),
         ("scipy", ImportError, "No module"),
         (None, ImportError, "No module"),

@@ -67,7 +67,7 @@ def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, 
     for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
         assert same(part, other)
     stamp = json.loads((tmp_path / "whole/stamp.json").read_text())
-    assert stamp["judges"] == {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}
+    assert stamp["judges"] == {"task.teacher": checkpoints.stored_digest(teacher / "best.ckpt")}
     assert (teacher / "best.ckpt").read_bytes()[-64:].decode() == stamp["judges"]["task.teacher"]
     weights = checkpoints.read(tmp_path / "whole/best.ckpt")["state_dict"]
     assert weights
@@ -177,7 +177,7 @@ class Several(nn.Module):
 def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
     cfg = judged(teacher)
     (tmp_path / "run").mkdir()
-    stamp = {"judges": {"task.teacher": checkpoints.fingerprint(teacher / "best.ckpt")}}
+    stamp = {"judges": {"task.teacher": checkpoints.stored_digest(teacher / "best.ckpt")}}
     for stamped in (tmp_path / "none", tmp_path / "run"):  # a run that begins, and one that was started before
         judges.expect_weights(cfg, stamped)
         task, batch = Several(teacher), {"image": torch.zeros(1, 1, 32, 32)}

@@ -75,7 +75,7 @@ def test_files_are_classified(kind, folder, digits, ask, capsys):
         assert 0.1 < best[0] <= sum(best) <= 1.0002
         assert len({row["class"], row["class_2"], row["class_3"]}) == 3
         assert row["error"] == ""
-    assert "20 predictions in" in capsys.readouterr().out
+    assert "20 predictions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [[], ["top_k=10"], ["flip=true"], ["top_k=1", "flip=true"]])

@@ -16,7 +16,7 @@ from lab import train
 from lab.engine.config.compose import compose_config
 from lab.engine.display import drawn, printable
 from lab.engine.errors import UserError
-from lab.engine.markdown import read_table
+from lab.engine.markdown import parse_table
 from lab.engine.training.lightning_quirks import filter_warnings
 from lab.figures.classification import classes
 from lab.verbs import report
@@ -82,7 +82,7 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
     (page,) = report.texts_of(tmp_path)
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[2:]]
     assert rows == [[html.escape(printable(name)), "1.000", "1.000", "1.000", "3"] for name in NASTY]
-    assert read_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
+    assert parse_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def table(capsys):
 @pytest.mark.usefixtures("logs")
 def test_runs_are_listed_selected_and_sorted(table):
     assert [row["status"] for row in table()] == ["finished"] * 6 + ["failed"]
-    assert [row["seed"] for row in table("where", "net=mlp", "best>0.91", "sort", "-best")] == ["2", "1"]
+    assert [row["seed"] for row in table("where", "net=mlp", "best>0.91", "sort", "best")] == ["2", "1"]
     assert len(table("x/cnn")) == len(table("logs/x/cnn/")) == len(table("x/cnn/*")) == 3
-    assert [row["run"] for row in table("where", "status=failed")] == ["x/2026-01-01_00-00-00"]
+    assert [row["run"] for row in table("where", "status=failed")] == ["logs/x/2026-01-01_00-00-00"]
     assert "net" not in table("x/cnn")[0], "a column that does not differ"
 
 
@@ -68,7 +68,7 @@ def test_two_are_compared_and_seeds_are_paired(capsys):
     main(["compare", "x/mlp", "x/cnn"])
     said = capsys.readouterr().out
     assert re.search(r"^net.name +mlp +cnn$", said, re.M)
-    assert "val/acc: +0.0467 ± 0.0033 over 3 pairs, p = 0.00506" in said
+    assert "val/acc: mean difference +0.0467, standard error 0.0033, 3 pairs, p = 0.00506" in said
     main(["compare", "x", "x/cnn"])
     assert "x has several runs of one seed" in capsys.readouterr().out
     main(["best"])

@@ -18,7 +18,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from lab import runs, train
 from lab.build import build_task, build_trainer
 from lab.callbacks.figures import MOST_EMBEDDED, KeptOutputs, Projector, epoch_figures, first_rows
-from lab.callbacks.predictions import Predictions, SortedTable, encoded
+from lab.callbacks.predictions import PredictionWriter, SortedTable, encoded
 from lab.callbacks.step_seed import StepSeed
 from lab.engine import draws
 from lab.engine.config.compose import compose_config
@@ -318,7 +318,7 @@ def test_a_full_disk_undoes_no_training_and_leaves_no_half_table(moment, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SortedTable, moment, full)
-    callback = Predictions(tmp_path)
+    callback = PredictionWriter(tmp_path)
     callback.columns = ["a"]
     for _ in range(2):
         if not callback.failed:

@@ -1,5 +1,6 @@
 """The commands of the bench are valid, and its rows read the right figures."""
 
+import json
 import math
 import re
 import runpy
@@ -14,6 +15,7 @@ from lab.engine.config.command_line import check_command_line
 BENCH = CONF.parent / "bench"
 sys.path.append(str(BENCH))
 import bench  # noqa: E402
+import history  # noqa: E402
 
 TRAIN = {
     f"{cases} {name}": command[2:]
@@ -100,3 +102,26 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios():
     row = bench.Row("x", lambda r: r["a"], lambda r: r["b"], 1.0)
     (line,) = bench.table([row], [{"a": 1, "b": 2}, {"a": 3, "b": 1}, {"a": 8, "b": 8}])
     assert (line["ratio"], line["least"], line["most"]) == (1.0, 0.5, 3.0)
+
+
+def test_the_history_shows_the_last_runs_and_marks_a_slower_one(tmp_path):
+    for i, ratio in enumerate([9.0, 1.0, 1.05, 1.2, 0.5, 0.5, 0.5]):
+        lines = [{"what": "loop", "ratio": ratio}, *([{"what": "new", "ratio": 2.0}] if i == 6 else [])]
+        history.add("cpu", lines, f"commit{i}", "a machine", 3, tmp_path)
+    runs = json.loads((tmp_path / "history.json").read_text())
+    assert [run["commit"] for run in runs] == [f"commit{i}" for i in range(7)]
+    table = (tmp_path / "history.md").read_text()
+    assert "| loop | 1 | 1.05 | 1.2 ▲ | 0.5 | 0.5 | 0.5 |" in table
+    assert "| new |  |  |  |  |  | 2 |" in table
+    assert "commit0" not in table
+
+
+def test_the_history_in_the_repository_has_the_tables_of_its_runs():
+    runs = json.loads((BENCH / "history.json").read_text())
+    assert (BENCH / "history.md").read_text() == history.markdown(runs)
+
+
+def test_no_round_starts_that_would_end_too_late():
+    assert not bench.is_time_over(60 * bench.MINUTES, bench.FEWEST_ROUNDS - 1)
+    assert bench.is_time_over(60 * (bench.MINUTES - 1), bench.FEWEST_ROUNDS)
+    assert not bench.is_time_over(60 * (bench.MINUTES / 2), bench.FEWEST_ROUNDS)

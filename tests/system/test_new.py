@@ -210,7 +210,7 @@ def test_a_pyproject_without_the_entry_point_changes_nothing(copy, text, monkeyp
     monkeypatch.chdir(copy)
     assert packages.project() is None
     assert (packages.packages(), sys.path) == before
-    assert conf_folders() == [*packages.conf_folders(), CONF]
+    assert conf_folders() == [*packages.added_conf_folders(), CONF]
     with pytest.raises(ImportError, match="a config may not call it"):
         allow.locate("mine.net.Net")
 

@@ -332,6 +332,6 @@ def test_elsewhere_than_on_loopback_it_says_what_that_means_and_any_name_is_answ
 
 def test_an_extra_that_is_missing(monkeypatch, folder):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=re.escape("pip install 'lab[serve]'")) as said:
+    with pytest.raises(UserError, match=re.escape("pip install 'lab-template[serve]'")) as said:
         serve.main(compose_config("serve", [f"model={folder}/model.onnx"]))
     assert "\n" not in str(said.value)

@@ -4,13 +4,13 @@ import itertools
 
 import torch
 
-from lab.data.augment import Augment, uniform
+from lab.data.augment import Augment, uniform_of_epoch
 
 
 class TestAugment:
     @staticmethod
     def augmented(augment, image, numbers, monkeypatch):
-        monkeypatch.setattr("lab.data.augment.uniform", lambda *_: numbers.expand(len(image), 9))
+        monkeypatch.setattr("lab.data.augment.uniform_of_epoch", lambda *_: numbers.expand(len(image), 9))
         return augment(image, torch.arange(len(image)), 0, 0)
 
     def test_nothing_asked_for_changes_nothing(self):
@@ -72,7 +72,9 @@ class TestAugment:
         assert not augment(image, index, 4, 5).allclose(whole), "two seeds are augmented alike"
 
     def test_numbers_are_uniform_and_independent(self):
-        u = torch.cat([uniform(seed, epoch, torch.arange(500), 9) for seed in range(4) for epoch in range(5)]).double()
+        u = torch.cat(
+            [uniform_of_epoch(seed, epoch, torch.arange(500), 9) for seed in range(4) for epoch in range(5)]
+        ).double()
         assert 0 <= u.min() < u.max() < 1
         torch.testing.assert_close(u.mean(0), torch.full((9,), 0.5).double(), atol=0.02, rtol=0)
         torch.testing.assert_close(u.T.cov(), torch.eye(9).double() / 12, atol=4e-3, rtol=0)

@@ -362,7 +362,9 @@ def test_what_the_data_will_state_is_known_before_it_is_read(key, node, problems
     cfg = compose("experiment=digits")
     with open_dict(cfg):
         cfg[key] = node
-    assert list(wrong_calls(cfg, ("data", key))) == problems
+    found = list(wrong_calls(cfg, ("data", key)))
+    assert [problem.partition(", and the data states")[0] for problem in found] == problems
+    assert all("image_size, image_std, num_channels" in problem for problem in found if key == "net"), found
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_numbers_are_known():
                        0.4493480920791626, 0.23885095119476318]  # fmt: skip
     assert normal == [0.23371769487857819, 0.2812015116214752, 2.153585433959961, 0.47980499267578125,
                       -0.3156803250312805, -0.36997249722480774]  # fmt: skip
-    augmentation = augment.uniform(3, 5, index, 1).flatten().tolist()
+    augmentation = augment.uniform_of_epoch(3, 5, index, 1).flatten().tolist()
     assert augmentation == [0.8557351231575012, 0.610576331615448, 0.2692878246307373]
 
 

@@ -16,7 +16,7 @@ ROOMS = (
 ENGINE = (
     "cli", "training", "launch runs", "config", "config_file", "lock", "folder", "files",
     "errors markdown secrets timing",
-    "constraints display draws keys launch.environment records training.lightning_quirks",
+    "constraints display draws keys launch.environment memory records training.lightning_quirks",
 )  # fmt: skip
 
 

@@ -151,12 +151,12 @@ def test_a_body_is_read_outside_the_event_loop(reader, monkeypatch):
 
 def test_a_missing_package_is_no_error_of_the_server():
     def explain(_):
-        raise UserError("error: explain: No module named captum. pip install 'lab[explain]'")
+        raise UserError("error: explain: No module named captum. pip install 'lab-template[explain]'")
 
     with client(asks({"image": IMAGE}, {"shade": SHADE}, explain=explain)) as served:
         answer = served.post("/explain", files={"file": png(9)})
     assert (answer.status_code, answer.json()["explanation"]) == (200, None)
-    assert answer.json()["why"].endswith("pip install 'lab[explain]'")
+    assert answer.json()["why"].endswith("pip install 'lab-template[explain]'")
 
 
 DATA = "data:image/png;base64,"

@@ -20,7 +20,7 @@ from lab.engine.folder import PREDICTIONS
 from lab.tasks.base import Task
 
 
-class Predictions(Callback):
+class PredictionWriter(Callback):
     """Writes the columns of `Task.predictions` for each test sample, in the order of the samples.
 
     Process 0 writes the rows of all processes after each batch, so that no process holds all rows of a split.

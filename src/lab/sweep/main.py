@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     if near_limit:
         say("The job's time limit is near: SLURM starts it again, and the sweep resumes.")
         requeue()
-    elif launcher.stopping or any(job.status == "stopped" for job in board.jobs.values()):
+    elif launcher.stopping or any(job.status == "interrupted" for job in board.jobs.values()):
         kept = [word for word in words if key_of(word) in ("experiment", "name", "log_dir") or _is_of_launcher(word)]
         say(f"resume with: {command('lab', 'train', '-m', *kept, f'sweep.name={folder.name}')}")
     if near_limit or launcher.stopping:
@@ -107,7 +107,7 @@ def _build(cfg: DictConfig, overrides: Sequence[Override], folder: Path, words: 
         if is_new and not (folder / SWEEP).exists():  # a refused sweep leaves no folder behind
             shutil.rmtree(folder)
         if isinstance(error, ImportError):
-            fail([f"sweep: {error}. pip install 'lab[sweep]'"])
+            fail([f"sweep: {error}. pip install 'lab-template[sweep]'"])
         raise
     if is_new:
         write_json(folder / SWEEP, {"words": words, "varied": sorted(strategy.varied)})

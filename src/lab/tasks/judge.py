@@ -15,7 +15,7 @@ from lab.data.batches import Batch
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
 from lab.engine.folder import BEST, check_finished
-from lab.engine.runs.checkpoints import fingerprint
+from lab.engine.runs.checkpoints import stored_digest
 
 CHANGED = "its weights have changed since the run was started. Start a new run to use the new weights"
 
@@ -73,7 +73,7 @@ class Judge:
     def loaded(self) -> tuple[Data, Any]:
         """The data and the task of the run."""
         check_finished(self.folder)
-        current = fingerprint(self.folder / BEST)
+        current = stored_digest(self.folder / BEST)
         if self.fingerprint not in (None, current):
             raise UserError(f"error: {self.folder}: {CHANGED}.")
         return load_judge(self.folder, current)

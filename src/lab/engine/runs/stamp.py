@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[2]
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The content of `stamp.json`, except the fingerprints of the data and the judges.
+    """The content of `stamp.json`, except the chosen options and the fingerprints of the data and the judges.
 
     Uncommitted changes of the code are written to `git.diff` in the folder.
 
