@@ -57,9 +57,11 @@ FIRST = ("digits", "language_id", "translate_emoji")  # one for each modality: m
 def fitting(choice: str) -> str:
     """`experiment=…`: the first of `FIRST`, or of the others, that goes with an option of a group on tiny data."""
     from lab.engine.errors import UserError
+    from lab.engine.training.lightning_quirks import filter_warnings
     from lab.runs import check
     from lab.testing.base import compose
 
+    filter_warnings()
     for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
             check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)
