@@ -8,6 +8,7 @@ official test set.
 
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def features(waveform: np.ndarray) -> np.ndarray:
     mfcc = (FRONT_END.log_mel(torch.from_numpy(waveform)[None])[0].T @ COSINES).numpy()
     mfcc = mfcc - mfcc.mean(0)
     edges = [len(mfcc) * i // NUM_SEGMENTS for i in range(NUM_SEGMENTS + 1)]
-    means = [mfcc[start : max(start + 1, end)].mean(0) for start, end in zip(edges, edges[1:], strict=False)]
+    means = [mfcc[start : max(start + 1, end)].mean(0) for start, end in pairwise(edges)]
     return np.concatenate([*means, mfcc.std(0)])
 
 

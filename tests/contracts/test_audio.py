@@ -13,7 +13,7 @@ from lab.features.base import TooLargeError, stack
 from lab.features.read_audio import read_audio, wav
 from lab.testing import FeatureContract
 
-soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: lab[audio]")
+soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: lab-template[audio]")
 RATE, ALL = 8000, np.inf
 
 
@@ -172,5 +172,5 @@ def test_its_fact_is_the_sample_rate():
 
 def test_without_soundfile_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-    with pytest.raises(UserError, match=r"^error: audio: .*pip install 'lab\[audio\]'$"):
+    with pytest.raises(UserError, match=r"^error: audio: .*pip install 'lab-template\[audio\]'$"):
         AUDIO.read([str(tmp_path / "a.wav")])

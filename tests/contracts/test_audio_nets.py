@@ -170,7 +170,7 @@ TINY_ENCODER = {
 class TestAudioEncoder:
     @pytest.fixture(autouse=True)
     def needs_transformers(self):
-        pytest.importorskip("transformers", reason="transformers is not installed: lab[pretrained]")
+        pytest.importorskip("transformers", reason="transformers is not installed: lab-template[pretrained]")
 
     def test_padding_changes_no_answer(self):
         torch.manual_seed(0)

@@ -49,7 +49,7 @@ def soundfile() -> ModuleType:
     try:
         import soundfile as module
     except (ImportError, OSError) as error:  # OSError: libsndfile is missing
-        raise UserError(f"error: audio: {error}. pip install 'lab[audio]'") from error
+        raise UserError(f"error: audio: {error}. pip install 'lab-template[audio]'") from error
     return module
 
 

@@ -74,7 +74,7 @@ def encoder(weights: str | None, config: Mapping[str, Any]) -> Any:
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError as error:
-        raise ValueError("it needs transformers: pip install 'lab[pretrained]'") from error
+        raise ValueError("it needs transformers: pip install 'lab-template[pretrained]'") from error
     config = {"apply_spec_augment": False, **config}
     try:
         if weights:
