@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from lab.data.augment import uniform
+from lab.data.augment import uniform_of_epoch
 from lab.engine.constraints import Fraction
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
@@ -24,7 +24,7 @@ NOISY = 0.8  # the share of the recordings that get noise
 class AudioAugment:
     """Random speed, shift, noise, gain, and masks of time and frequency, in this order.
 
-    The numbers are a function of seed, epoch and sample: see `lab.data.augment.uniform`. They depend neither on the
+    The numbers are a function of seed, epoch and sample: see `lab.data.augment.uniform_of_epoch`. They depend neither on the
     other recordings of a batch nor on its padding. The masks are those of SpecAugment (Park et al. 2019), applied to
     the waveform: a net need not know the epoch.
 
@@ -57,7 +57,7 @@ class AudioAugment:
         self, waveform: Tensor, length: Tensor, index: Tensor, seed: int, epoch: int, sample_rate: int
     ) -> tuple[Tensor, Tensor]:
         """(B, T) waveform, its (B,) length and the (B,) position in the split -> (B, T') waveform and (B,) length."""
-        random = uniform(seed, epoch, index, 12)
+        random = uniform_of_epoch(seed, epoch, index, 12)
         if self.speed:
             factor = torch.exp(self.speed * (2 * random[:, 0] - 1))
             waveform, length = resampled(waveform, length, factor)
