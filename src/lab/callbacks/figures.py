@@ -1,6 +1,5 @@
 """Figures of a run: of its training, and of the splits by the best weights."""
 
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
+from lab.callbacks.sounds import keep_sounds
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
@@ -131,7 +131,7 @@ class Figures(Callback):
                     from lab.figures.page import Heard, save  # matplotlib takes half a second
 
                     if isinstance(figure, Heard):
-                        self._play(stage, name, figure.sounds, step)
+                        keep_sounds(figure.sounds, path, f"{stage}/{name}", self.boards, step)
                         figure = figure.figure
                     save(figure, path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
                     self._show(f"{stage}/{name}", path.with_suffix(".png").read_bytes(), step)
@@ -143,19 +143,6 @@ class Figures(Callback):
         for board in self.boards:
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
             add_summary(board, summary, step)
-
-    def _play(self, stage: str, name: str, sounds: Sequence[tuple[str, bytes]], step: int) -> None:
-        """Write sounds as WAV files, whose names are their captions, and for TensorBoard."""
-        for old in (self.folder / FIGURES).glob(f"{stage}_{name}_[0-9][0-9]*.wav"):
-            old.unlink()
-        for i, (caption, wav) in enumerate(sounds, 1):
-            words = re.sub(r"[^\w.]+", "_", caption.replace("→", "as")).strip("_")[:60]
-            (self.folder / FIGURES / f"{stage}_{name}_{i:02}_{words}.wav").write_bytes(wav)
-            audio = Summary.Audio(encoded_audio_string=wav, content_type="audio/wav", num_channels=1)
-            audio.sample_rate = struct.unpack("<I", wav[24:28])[0]
-            for board in self.boards:
-                value = Summary.Value(tag=f"{stage}/{name}/{i:02}_{words}", audio=audio)
-                add_summary(board, Summary(value=[value]), step)
 
     def _write(self, name: str, text: str, step: int) -> None:
         for board in self.boards:

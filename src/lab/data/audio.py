@@ -23,7 +23,9 @@ from lab.engine import timing
 from lab.features.audio import NUM_THREADS, Audio, SampleRate, Seconds
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
-from lab.features.read_audio import soundfile
+from lab.features.read_audio import soundfile, wav
+
+NUM_HEARD = 12  # recordings of a figure that are kept as sound
 
 
 class AudioData(Data):
@@ -143,13 +145,15 @@ class AudioData(Data):
 
     def show(self, batch: Batch, captions: Sequence[str], title: str) -> Any:
         from lab.figures.audio import recordings  # importing matplotlib takes half a second
+        from lab.figures.page import Heard
 
         audio = self.facts.features["audio"]
         waveforms = [
             waveform[:length].cpu().numpy()
             for waveform, length in zip(batch["waveform"], batch["waveform_length"].tolist(), strict=True)
         ]
-        return recordings(waveforms, audio.sample_rate, captions, title)
+        sounds = [(text, wav(each, audio.sample_rate)) for text, each in zip(captions, waveforms, strict=True)]
+        return Heard(recordings(waveforms, audio.sample_rate, captions, title), sounds[:NUM_HEARD])
 
     def figures(self, batch: Batch) -> dict[str, Any]:
         names = [self.facts.features["label"].class_names[i] for i in batch["label"].tolist()]

@@ -24,9 +24,9 @@ NOISY = 0.8  # the share of the recordings that get noise
 class AudioAugment:
     """Random speed, shift, noise, gain, and masks of time and frequency, in this order.
 
-    The numbers are a function of seed, epoch and sample: see `lab.data.augment.uniform_of_epoch`. They depend neither on the
-    other recordings of a batch nor on its padding. The masks are those of SpecAugment (Park et al. 2019), applied to
-    the waveform: a net need not know the epoch.
+    The numbers are a function of seed, epoch and sample: see `lab.data.augment.uniform_of_epoch`. They depend neither
+    on the other recordings of a batch nor on its padding. The masks are those of SpecAugment (Park et al. 2019),
+    applied to the waveform: a net need not know the epoch.
 
     Args:
         speed: largest change of the speed, as the logarithm of a factor: 0.2 is 0.82 to 1.22. The recording is

@@ -1,22 +1,21 @@
-"""Figures of recordings, which can also be heard."""
+"""Figures of recordings."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lab.engine.display import drawn
-from lab.features.read_audio import wav
-from lab.figures.page import Heard, page
+from lab.figures.page import page
 
-NUM_HEARD = 12  # recordings that are kept as sound
 WINDOW, HOP, RANGE = 0.032, 0.005, 60.0  # seconds, seconds, dB
 
 
 def recordings(
     waveforms: Sequence[np.ndarray], sample_rate: int, titles: Sequence[str], title: str, columns: int = 8
-) -> Heard:
-    """A grid of the spectrograms of (T,) waveforms, each with a title of one or two lines; and the first as sound."""
+) -> Figure:
+    """A grid of the spectrograms of (T,) waveforms, each with a title of one or two lines."""
     columns = min(columns, len(waveforms))
     rows, lines = -(-len(waveforms) // columns), max(text.count("\n") + 1 for text in titles)
     size = (columns * 1.5 + 0.6, rows * (1.25 + 0.17 * lines) + 0.9)
@@ -30,8 +29,7 @@ def recordings(
         axis.set_title(drawn(text), fontsize=8, pad=3)
     for axis in axes[:, 0]:
         axis.set_ylabel("kHz", fontsize=7)
-    heard = [(text, wav(waveform, sample_rate)) for text, waveform in zip(titles, waveforms, strict=True)]
-    return Heard(figure, heard[:NUM_HEARD])
+    return figure
 
 
 def draw(axis: Any, level: np.ndarray, seconds: float, sample_rate: int, **kwargs: object) -> None:
