@@ -1,6 +1,11 @@
+# ruff: noqa: E402
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores: one thread each, or all of them crawl
+
+from lab.engine.cli import import_heavy
+
+import_heavy("lab.train")  # as a command does; the imports below would take twice as long
 
 import gc
 import inspect

@@ -41,7 +41,7 @@ OPTIONAL = {
 def light_imports() -> Iterator[None]:
     """Import torch, torchmetrics and Lightning without what few runs use, and other modules without garbage collection.
 
-    No module that is being imported is garbage.
+    No module that is being imported is garbage. Later collections leave the modules out.
     """
     gc.disable()
     try:
@@ -50,6 +50,7 @@ def light_imports() -> Iterator[None]:
             import lightning  # noqa: F401  and with it torchmetrics
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 
