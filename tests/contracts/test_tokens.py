@@ -1,4 +1,4 @@
-"""What a text is cut into, and words that are dropped in training."""
+"""Tokenizers split texts, and words are dropped in training."""
 
 import json
 import time
@@ -21,7 +21,7 @@ TEXTS = ["the cat sat", "the dog sat down.", "größer 猫 🎬🏽", "مرحب�
 @pytest.mark.parametrize("kind", ["characters", "words", "subwords"])
 class TestTokens:
     def test_a_text_comes_back(self, kind):
-        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 64))
+        coder = tokens.TextTokenizer(tokens.train_tokenizer(TEXTS, kind, 500, 1, 64))
         back = coder.decode(coder.encode(TEXTS))
         if kind == "words":
             assert back[0] == TEXTS[0]
@@ -29,7 +29,7 @@ class TestTokens:
             assert [text.split() for text in back] == [text.split() for text in TEXTS]
 
     def test_every_text_ends_and_none_holds_padding(self, kind):
-        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 64))
+        coder = tokens.TextTokenizer(tokens.train_tokenizer(TEXTS, kind, 500, 1, 64))
         strange = [*TEXTS, "", "x", "𓀀", "</s></s>", "\u202e\u0000\ufeff", " \n\t ", "e\u0301", "<s>" * 100]
         rows = coder.encode(strange)
         assert all(row[-1] == tokens.END and len(row) <= 64 for row in rows)
@@ -38,7 +38,7 @@ class TestTokens:
         assert max(i for row in rows for i in row) < coder.vocab_size
 
     def test_a_long_text_is_cut_soon(self, kind):
-        coder = tokens.TextTokenizer(tokens.train(TEXTS, kind, 500, 1, 8))
+        coder = tokens.TextTokenizer(tokens.train_tokenizer(TEXTS, kind, 500, 1, 8))
         begin = time.monotonic()
         rows = coder.encode(["the cat " * 12_500, "x" * 100_000])
         assert time.monotonic() - begin < 5
@@ -46,18 +46,18 @@ class TestTokens:
         assert rows[0][-1] == tokens.END
 
     def test_rare_and_unseen_tokens_are_unknown_and_accents_are_composed(self, kind):
-        coder = tokens.TextTokenizer(tokens.train(["aé aé aé b"], kind, 500, 2, 64))
+        coder = tokens.TextTokenizer(tokens.train_tokenizer(["aé aé aé b"], kind, 500, 2, 64))
         assert tokens.UNKNOWN in coder.encode(["c" if kind == "subwords" else "b"])[0]
         assert coder.encode(["ae\u0301"]) == coder.encode(["aé"])
         assert tokens.UNKNOWN not in coder.encode(["aé"])[0]
 
     def test_the_same_texts_make_the_same_tokens(self, kind):
         texts = list(emoji_names()["🐶"].values()) * 2 + TEXTS
-        assert len({tokens.train(texts, kind, 60, 1, 64) for _ in range(5)}) == 1
+        assert len({tokens.train_tokenizer(texts, kind, 60, 1, 64) for _ in range(5)}) == 1
 
 
 class TestText(FeatureContract):
-    feature = Text(tokens.train(TEXTS, "words", 50, 1, 4), 4)
+    feature = Text(tokens.train_tokenizer(TEXTS, "words", 50, 1, 4), 4)
     contents = (b"the cat sat", "größer".encode(), b"")
     garbage = (b"\x00\xff\xfe garbage \x80", "the cat".encode("utf-16"))
     samples = (feature.decode(b"the cat sat", 1), feature.decode(b"<b> dog", 1))
@@ -82,7 +82,7 @@ def without_end(own):
     [without_unknown, of_another_name, without_end, lambda own: own.pop("added_tokens"), lambda own: own.pop("model")],
 )
 def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
-    own = json.loads(tokens.train(["a b", "c"], kind, 50, 1, 9))
+    own = json.loads(tokens.train_tokenizer(["a b", "c"], kind, 50, 1, 9))
     spoil(own)
     for build in (
         tokens.TextTokenizer,
@@ -95,21 +95,21 @@ def test_a_tokenizer_that_lacks_something_is_damaged(kind, spoil):
 
 
 def test_decoding_stops_at_the_end():
-    coder = tokens.TextTokenizer(tokens.train(["ab"], "characters", 10, 1, 8))
+    coder = tokens.TextTokenizer(tokens.train_tokenizer(["ab"], "characters", 10, 1, 8))
     a, b, *_ = coder.encode(["ab"])[0]
     assert coder.decode([[tokens.START, a, b, tokens.END, b, tokens.PAD], [b]]) == ["ab", "b"]
 
 
 @pytest.mark.parametrize("kind", ["characters", "subwords"])
 def test_words_are_between_spaces_of_every_kind(kind):
-    coder = tokens.TextTokenizer(tokens.train(["ab\tcd ef\u3000gh\nij", "狗脸"], kind, 500, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train_tokenizer(["ab\tcd ef\u3000gh\nij", "狗脸"], kind, 500, 1, 64))
     for text, num in {"ab\tcd ef\u3000gh\nij": 4, "狗脸": 0}.items():
         begins = [coder.begins_word[i] for i in coder.encode([text])[0]]
         assert sum(begins) == (num if kind == "characters" else text.count(" ") + 1)
 
 
 def test_a_token_of_words_is_a_word_whatever_it_is():
-    coder = tokens.TextTokenizer(tokens.train(["see ## ▁ Title"], "words", 500, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train_tokenizer(["see ## ▁ Title"], "words", 500, 1, 64))
     assert all(coder.begins_word)
 
 
@@ -129,7 +129,7 @@ WORDS = {
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_words_are_dropped_whole_and_one_stays(kind, share):
-    coder = tokens.TextTokenizer(tokens.train(["a bc, def", "f e d c b"], kind, 12, 1, 64))
+    coder = tokens.TextTokenizer(tokens.train_tokenizer(["a bc, def", "f e d c b"], kind, 12, 1, 64))
     token = torch.tensor(coder.encode(["a bc, def"])).expand(4000, -1)
     assert coder.pieces(token[0])[:-1] == [piece.replace("▁", " ") for word in WORDS[kind] for piece in word]
     random = torch.rand(4000, token.shape[1] + 1, generator=torch.Generator().manual_seed(0))

@@ -4,17 +4,17 @@ import csv
 import errno
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
+from locks import held_lock
 from made_up_runs import put
 
 from lab.engine import lock
@@ -49,9 +49,9 @@ def table(capsys):
 @pytest.mark.usefixtures("logs")
 def test_runs_are_listed_selected_and_sorted(table):
     assert [row["status"] for row in table()] == ["finished"] * 6 + ["failed"]
-    assert [row["seed"] for row in table("where", "net=mlp", "best>0.91", "sort", "-best")] == ["2", "1"]
+    assert [row["seed"] for row in table("where", "net=mlp", "best>0.91", "sort", "best")] == ["2", "1"]
     assert len(table("x/cnn")) == len(table("logs/x/cnn/")) == len(table("x/cnn/*")) == 3
-    assert [row["run"] for row in table("where", "status=failed")] == ["x/2026-01-01_00-00-00"]
+    assert [row["run"] for row in table("where", "status=failed")] == ["logs/x/2026-01-01_00-00-00"]
     assert "net" not in table("x/cnn")[0], "a column that does not differ"
 
 
@@ -68,7 +68,7 @@ def test_two_are_compared_and_seeds_are_paired(capsys):
     main(["compare", "x/mlp", "x/cnn"])
     said = capsys.readouterr().out
     assert re.search(r"^net.name +mlp +cnn$", said, re.M)
-    assert "val/acc: +0.0467 ± 0.0033 over 3 pairs, p = 0.00506" in said
+    assert "val/acc: mean difference +0.0467, standard error 0.0033, 3 pairs, p = 0.00506" in said
     main(["compare", "x", "x/cnn"])
     assert "x has several runs of one seed" in capsys.readouterr().out
     main(["best"])
@@ -101,30 +101,9 @@ def test_the_index_follows_the_folders(logs):
     assert len(before) + 1 == len(after)
 
 
-@contextmanager
-def training_in(folder):
-    """Another process holds the lock. A process never finds its own lock held."""
-    fork = multiprocessing.get_context("fork")
-    begun, done = fork.Event(), fork.Event()
-
-    def hold():
-        with lock.locked(folder):
-            begun.set()
-            done.wait(60)
-
-    process = fork.Process(target=hold)
-    process.start()
-    begun.wait(60)
-    try:
-        yield
-    finally:
-        done.set()
-        process.join()
-
-
 def test_a_run_without_a_process_was_killed(logs):
     folder = put(logs, "x/now", status="running", net="mlp")
-    with training_in(folder):
+    with held_lock(folder):
         assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "running"
         assert lock.is_held(folder) is True
     assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "killed"
@@ -175,7 +154,7 @@ def test_a_run_that_begins_after_the_question_stays(action, logs, monkeypatch):
     with ExitStack() as stack:
 
         def answer():
-            stack.enter_context(training_in(folder))
+            stack.enter_context(held_lock(folder))
             return "y\n"
 
         monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=answer, close=lambda: None))
@@ -185,13 +164,13 @@ def test_a_run_that_begins_after_the_question_stays(action, logs, monkeypatch):
 
 
 def test_a_folder_that_was_removed_meanwhile_is_not_trained_in(tmp_path, monkeypatch):
-    take = lock._take
+    take = lock.fcntl.lockf
 
-    def late(descriptor, folder, sure):
-        take(descriptor, folder, sure)
-        shutil.rmtree(folder)
+    def late(*arguments):
+        take(*arguments)
+        shutil.rmtree(tmp_path / "run")
 
-    monkeypatch.setattr(lock, "_take", late)
+    monkeypatch.setattr(lock.fcntl, "lockf", late)
     with pytest.raises(UserError, match="has just removed or moved it"), lock.locked(tmp_path / "run"):
         pass
 

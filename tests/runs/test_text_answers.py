@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import LAB
 from fastapi.testclient import TestClient
+from tables import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -53,8 +54,7 @@ def folder(tmp_path_factory):
 
 def asked(tmp_path, *overrides, output="out.csv"):
     predict.main(compose_config("predict", [*overrides, f"output={tmp_path}/{output}"]))
-    with open(tmp_path / output, newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(tmp_path / output)
 
 
 @pytest.fixture
@@ -128,6 +128,21 @@ def test_a_folder_a_missing_file_and_a_mirror_are_refused(folder, tmp_path):
     assert mine.read_text() == "dog\n"
 
 
+def test_a_table_like_that_of_the_training_is_read_by_its_column(folder, tmp_path):
+    of_model = f"model={folder}/model.onnx"
+    (tmp_path / "lines.txt").write_text("cat\nHund\n")
+    (tmp_path / "table.csv").write_text('label,text\nenglish,cat\ngerman,"Hund"\n')
+    (tmp_path / "table.jsonl").write_text('{"text": "cat"}\n{"text": "Hund", "label": "german"}\n')
+    written = []
+    for name in ("lines.txt", "table.csv", "table.jsonl"):
+        asked(tmp_path, of_model, f"input={tmp_path}/{name}")
+        written.append((tmp_path / "out.csv").read_text())
+    assert written[0] == written[1] == written[2]
+    (tmp_path / "other.csv").write_text("sentence\ncat\n")
+    with pytest.raises(UserError, match="other.csv: .*column text"):
+        asked(tmp_path, of_model, f"input={tmp_path}/other.csv")
+
+
 def test_a_line_is_answered_before_the_next_one_comes(folder):
     command = [LAB, "predict", f"model={folder}/model.onnx", "input=-", "output=-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
@@ -185,7 +200,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_attributions_of_a_sum_are_its_parts(method):
     torch.manual_seed(0)
-    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
+    method = texts.TextExplainer(Text(tokens.train_tokenizer(["a b <"], "characters", 9, 1, 9), 9)).methods()[method]
     net = Sum()
     token = torch.tensor([[4, 5, UNKNOWN, END, 0]])
     weight = net.embedding.weight.detach()
@@ -202,7 +217,7 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
     nn.init.normal_(net.head.weight)
     token = torch.tensor([[4, 5, 4, END, 0]])
     blank = torch.tensor([[UNKNOWN, UNKNOWN, UNKNOWN, END, 0]])
-    method = texts.TextExplainer(Text(tokens.train(["a b <"], "characters", 9, 1, 9), 9)).methods()[
+    method = texts.TextExplainer(Text(tokens.train_tokenizer(["a b <"], "characters", 9, 1, 9), 9)).methods()[
         "integrated_gradients"
     ]
     change = (net(token) - net(blank))[0, 2].item()
@@ -211,7 +226,7 @@ def test_what_linear_logits_of_n_grams_say_is_attributed_too():
 
 
 def test_a_text_is_no_html():
-    feature = Text(tokens.train(["<b>&"], "characters", 20, 1, 9), 9)
+    feature = Text(tokens.train_tokenizer(["<b>&"], "characters", 20, 1, 9), 9)
     (sample,), _ = feature.read(["<b>"])
     assert feature.html(sample) == "&lt;b&gt;"
     shown = texts.TextExplainer(feature).html(sample["token"], torch.tensor([1.0, -0.5, 0.0, 0.0]))

@@ -129,11 +129,22 @@ BAD_COMMAND_LINES = {
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: the folder does not exist",
     ("predict", "run=nowhere"): "error: input is required: input=FILE",
+    ("train", "experiment=digits", "lr=0.1"): "unknown key lr. Did you mean optimizer.lr?",
+    ("train", "experiment=digits", "epochs=3"): "unknown key epochs. Did you mean trainer.max_epochs?",
+    ("train", "experiment=digits", "optimizer.rate=3"): "There are: betas, fused, lr. (in optimizer)",
+    ("train", "experiment=digits", "sentiment"): "error: sentiment: expected KEY=VALUE, such as experiment=sentiment",
+    ("train", "experiment=digits", "--lr", "0.1"): "error: --lr: unknown option; settings are KEY=VALUE",
+    ("test", "latest"): "error: latest: expected KEY=VALUE, such as run=latest",
+    (
+        "train",
+        "experiment=digits",
+        "net=gru",
+    ): "Recurrent requires it, and the data states no such fact",
 }
 
 
 @pytest.mark.parametrize("arguments", BAD_COMMAND_LINES, ids=" ".join)
-def test_a_mistake_is_said_in_a_line(lab, arguments, tmp_path):
+def test_a_mistake_ends_in_one_line(lab, arguments, tmp_path):
     result = lab(*arguments)
     assert BAD_COMMAND_LINES[arguments] in result.stderr
     assert result.returncode == 2
@@ -142,7 +153,7 @@ def test_a_mistake_is_said_in_a_line(lab, arguments, tmp_path):
     assert not list(tmp_path.iterdir()), "something was left behind"
 
 
-def test_all_mistakes_are_said_at_once(lab, tmp_path):
+def test_all_mistakes_are_reported_at_once(lab, tmp_path):
     result = lab("train", "experiment=digits", "net=cn", "trainer.x=1", "data.batchsize=2")
     assert len(result.stderr.splitlines()) == 3
     result = lab(

@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
         str(ROOT),
     ]
     subprocess.run(build, check=True)
-    (path,) = folder.glob("lab-*.whl")
+    (path,) = folder.glob("lab_template-*.whl")
     return path
 
 
@@ -41,7 +41,7 @@ def test_the_wheel_holds_every_config(wheel):
         str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/lab/verbs/templates").rglob("*") if path.is_file()
     }
     assert templates == {name for name in names if name.startswith("lab/verbs/templates/")}
-    assert {name.split("/")[0] for name in names} == {"lab", "lab-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"lab", "lab_template-0.1.0.dist-info"}
 
 
 def test_trains_from_any_folder_in_a_fresh_environment(wheel, tmp_path):

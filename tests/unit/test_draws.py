@@ -43,7 +43,7 @@ def test_the_numbers_are_known():
                        0.4493480920791626, 0.23885095119476318]  # fmt: skip
     assert normal == [0.23371769487857819, 0.2812015116214752, 2.153585433959961, 0.47980499267578125,
                       -0.3156803250312805, -0.36997249722480774]  # fmt: skip
-    augmentation = augment.uniform(3, 5, index, 1).flatten().tolist()
+    augmentation = augment.uniform_of_epoch(3, 5, index, 1).flatten().tolist()
     assert augmentation == [0.8557351231575012, 0.610576331615448, 0.2692878246307373]
 
 
@@ -72,17 +72,6 @@ def test_numbers_of_samples_names_stages_epochs_and_seeds_are_not_correlated(kin
     correlation = torch.corrcoef(columns.T).fill_diagonal_(0).abs().max().item()
     assert correlation < 6 / math.sqrt(num)
     assert not (columns[:, :1] == columns[:, 1:]).all(0).any()
-
-
-def test_a_module_that_draws_can_be_exported():
-    class Drawing(torch.nn.Module):
-        def forward(self, index):
-            return [draw("0 predict", index, *shape) for draw, *_ in KINDS.values() for shape in ((), (2, 3))]
-
-    shapes = {"index": {0: torch.export.Dim("batch")}}
-    graph = torch.export.export(Drawing(), (torch.arange(5),), dynamic_shapes=shapes).module()
-    index = torch.tensor([3, 10**12, 0, 8, 1, 4, 77])
-    assert all(a.equal(b) for a, b in zip(graph(index), Drawing()(index), strict=True))
 
 
 def test_a_device_has_one_copy_of_the_table_that_training_may_use():

@@ -73,7 +73,13 @@ def test_best_is_refused_where_it_means_several_metrics(said):
         with pytest.raises(UserError, match=r"several metrics \(val/acc ↑, val/loss ↓\)") as error:
             main(words.split())
         assert "\n" not in str(error.value)
-    for words, order in {"x/0 x/1 sort -best": "10", "sort -val/acc": "1023", "sort val/loss": "2301"}.items():
+    for words, order in {
+        "x/0 x/1 sort best": "10",
+        "x/2 x/3 sort best": "23",
+        "x/2 x/3 sort -best": "32",
+        "sort -val/acc": "1023",
+        "sort val/loss": "2301",
+    }.items():
         rows = csv.DictReader(io.StringIO(said(*words.split(), "--format", "csv")))
         assert "".join(row["run"][-1] for row in rows) == order, words
 
@@ -221,10 +227,48 @@ def test_a_small_number_is_not_shown_as_zero(value, cell):
     assert shown(value) == cell
 
 
-def test_what_was_chosen_stays_in_a_narrow_table_longer_than_what_was_measured(monkeypatch):
+def test_a_narrow_table_keeps_settings_longer_than_further_scores(monkeypatch):
     names = ("run", "status", "seed", "optimizer.lr", "val/acc ↑", "test/acc", "test/f1", "host")
     rows = [dict.fromkeys(names, f"{number}{'x' * 9}") for number in range(2)]
     monkeypatch.setenv("COLUMNS", "70")
     head, *_, last = FORMATS["text"](rows).splitlines()
     assert head.split() == ["run", "status", "optimizer.lr", "val/acc", "↑", "test/acc"]
     assert last == "omitted: host, seed, test/f1; --all shows them"
+    monkeypatch.setenv("COLUMNS", "50")
+    assert FORMATS["text"](rows).split("\n")[0].split() == ["run", "status", "optimizer.lr", "val/acc", "↑"]
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("log_dir", ["logs", "absolute"])
+def test_the_path_of_a_run_in_the_table_is_the_one_that_other_commands_take(tmp_path, said, log_dir):
+    log_dir = str(tmp_path / "logs") if log_dir == "absolute" else log_dir
+    first, *_ = csv.DictReader(io.StringIO(said("--log-dir", log_dir, "--format", "csv")))
+    assert (tmp_path / first["run"] / "config.yaml").is_file()
+    for words in ([first["run"]], ["where", f"run={first['run']}"]):
+        rows = csv.DictReader(io.StringIO(said(*words, "--log-dir", log_dir, "--format", "csv")))
+        assert [row["run"] for row in rows] == [first["run"]]
+
+
+def test_a_setting_that_was_not_overridden_is_read_from_the_run(tmp_path, said):
+    for number, words in enumerate((["net=mlp", "seed=0"], ["net=cnn"], [])):
+        configured(tmp_path, f"{number}", "abc", "samples", seed=number, net__widths=[8, number])
+        stamp = {"overrides": words, "choices": {"net": "cnn" if number else "mlp"}, "began": number}
+        write_json(tmp_path / f"{number}/stamp.json", stamp)
+
+    def found(*conditions):
+        table = said("where", *conditions, "--log-dir", str(tmp_path), "--format", "csv")
+        return "".join(row["run"][-1] for row in csv.DictReader(io.StringIO(table)))
+
+    assert [found("net=cnn"), found("seed>0"), found("optimizer.lr<1", "trainer.max_epochs>3")] == ["12", "12", "012"]
+    groups = csv.DictReader(io.StringIO(said("--group-by", "net", "--log-dir", str(tmp_path), "--format", "csv")))
+    assert {row["net"]: row["n"] for row in groups} == {"mlp": "1", "cnn": "2"}
+
+
+def test_the_setting_of_a_resumed_run_is_the_last_one(logs):
+    path = logs / "x/0/stamp.json"
+    resumed = [{"time": "", "changes": {"trainer.max_epochs": 7}}, {"time": "", "changes": {"early_stopping": None}}]
+    write_json(path, json.loads(path.read_text()) | {"resumed": resumed})
+    (logs / ".runs.json").unlink(missing_ok=True)
+    run, *others = read_runs(logs)
+    assert (run.value("trainer.max_epochs"), run.overrides["early_stopping"]) == (7, "null")
+    assert all("trainer.max_epochs" not in other.overrides for other in others)

@@ -19,7 +19,7 @@ from lab.verbs.explain.group import Group
 def test_an_explanation_of_a_text_shows_a_name_as_it_is(name, tmp_path):
     folder = tmp_path / "explain"
     folder.mkdir()
-    inputs = Text(tokens.train(["a b"], "characters", 20, 1, 9), 9)
+    inputs = Text(tokens.train_tokenizer(["a b"], "characters", 20, 1, 9), 9)
     row = inputs.read(["ab"])[0][0]["token"]
     group = Group("texts", name, ["ab"], [row], torch.tensor([0]), torch.tensor([0.5]))
     path = explain_texts.TextExplainer(inputs).draw(group, {"a": [torch.zeros(len(row))]}, [name], folder)

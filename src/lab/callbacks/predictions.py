@@ -20,7 +20,7 @@ from lab.engine.folder import PREDICTIONS
 from lab.tasks.base import Task
 
 
-class Predictions(Callback):
+class PredictionWriter(Callback):
     """Writes the columns of `Task.predictions` for each test sample, in the order of the samples.
 
     Process 0 writes the rows of all processes after each batch, so that no process holds all rows of a split.
@@ -54,9 +54,9 @@ class Predictions(Callback):
         rows = encoded(zip([names[i] for i in index], *columns.values(), strict=True))
         every = gathered(trainer, (index, rows))
         if trainer.is_global_zero and not self.failed:
-            self._write(every)
+            self.write(every)
 
-    def _write(self, every: list[tuple[list[int], list[bytes]]]) -> None:
+    def write(self, every: list[tuple[list[int], list[bytes]]]) -> None:
         self.failed = True
         with forgiven(self.path.parent):
             if self.table is None:

@@ -15,7 +15,7 @@ class Augment:
     """Random flip, crop, rotation, scale, shift and cutout.
 
     The transforms of torchvision and kornia draw from the global generator: the augmentation of a sample depends on
-    everything drawn before it. Here the numbers are a function of seed, epoch and sample: see `uniform`.
+    everything drawn before it. Here the numbers are a function of seed, epoch and sample: see `uniform_of_epoch`.
 
     Args:
         flip: mirror left to right with probability 0.5; "alternating": mirror each image in every second epoch
@@ -41,7 +41,7 @@ class Augment:
 
     def __call__(self, image: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
         """(B, C, H, W) image and (B,) position of each image in its split -> (B, C, H, W) image."""
-        random = uniform(seed, epoch, index, 9)
+        random = uniform_of_epoch(seed, epoch, index, 9)
         if self.flip:
             image = _flip(image, self._mirrored(random, index, seed, epoch))
         if self.crop:
@@ -52,7 +52,7 @@ class Augment:
 
     def _mirrored(self, random: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
         if self.flip == "alternating":
-            return (uniform(seed, 0, index, 1)[:, 0] < 0.5) ^ (epoch % 2 == 1)
+            return (uniform_of_epoch(seed, 0, index, 1)[:, 0] < 0.5) ^ (epoch % 2 == 1)
         return random[:, 0] < 0.5
 
     def _affine(self, image: Tensor, random: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def _cutout(image: Tensor, size: float, centre: Tensor) -> Tensor:
     return image * (keep_y[:, None, :, None] | keep_x[:, None, None, :])
 
 
-def uniform(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
+def uniform_of_epoch(seed: int, epoch: int, index: Tensor, num: int) -> Tensor:
     """(B,) sample index -> (B, num) numbers in [0, 1), a pure function of the arguments.
 
     They do not depend on the order of the samples, their batch, the device or the number of processes.

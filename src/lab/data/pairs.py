@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from lab.data import tiny_text
-from lab.data.read_table import read_table, read_text
+from lab.data.read_table import read_table, read_utf8
 from lab.data.split import SPLITS, split_of
 from lab.data.text_files import existing
 from lab.data.translation import Pair, TranslationData
@@ -135,4 +135,4 @@ def _aligned(source: Path, target: Path) -> list[Pair]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file. Only newlines separate them, unlike in `str.splitlines`."""
-    return [line.rstrip("\r") for line in read_text(path).removesuffix("\n").split("\n")]
+    return [line.rstrip("\r") for line in read_utf8(path).removesuffix("\n").split("\n")]

@@ -90,7 +90,7 @@ def _unknown(name: str | int, row: dict[Any, Any]) -> str:
     return unknown("column", name, names)
 
 
-def read_text(path: Path) -> str:
+def read_utf8(path: Path) -> str:
     """Read a whole text file.
 
     Raises:

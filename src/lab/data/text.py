@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from lab.data.augment import uniform
+from lab.data.augment import uniform_of_epoch
 from lab.data.base import Data
 from lab.data.batches import Batch, Batches
 from lab.data.classes import check_classes, classification_facts
@@ -22,7 +22,7 @@ from lab.engine.markdown import table
 from lab.features.base import Feature
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
-from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train, truncated
+from lab.features.tokens import Kind, TextTokenizer, encoder_config, pretrained, train_tokenizer, truncated
 
 VocabSize = Annotated[int, Field(ge=5)]  # the four special tokens, and one more
 
@@ -162,12 +162,14 @@ class TextData(Data):
         if self.tokenizer:
             content = pretrained(self.tokenizer, self.max_length)
             return Text(content, self.max_length, encoder_config(self.tokenizer))
-        return Text(train(train_texts, self.tokens, self.vocab_size, self.min_count, self.max_length), self.max_length)
+        return Text(
+            train_tokenizer(train_texts, self.tokens, self.vocab_size, self.min_count, self.max_length), self.max_length
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if not (self.word_dropout and self.trainer is not None and self.trainer.training):
             return batch
-        random = uniform(
+        random = uniform_of_epoch(
             self.seed, self.trainer.current_epoch, batch["index"], self.facts.features["text"].max_length + 1
         )
         return batch | {"token": self._drop(batch["token"], random)}
@@ -240,7 +242,7 @@ def emoji_names() -> dict[str, dict[str, str]]:
     try:
         import emoji
     except ImportError as error:
-        raise UserError("data: it needs emoji: pip install 'lab[text]'") from error
+        raise UserError("data: it needs emoji: pip install 'lab-template[text]'") from error
     emoji.config.load_language()
     names = {
         character: {language: of[language].strip(":").replace("_", " ") for language in emoji.LANGUAGES}

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from lab.data import tiny_text
 from lab.data.class_folders import read_class_folders
-from lab.data.read_table import read_table, read_text
+from lab.data.read_table import read_table, read_utf8
 from lab.data.split import SPLITS, SYNONYMS, by_split, groups_of, split_of
 from lab.data.text import Labelled, TextData
 from lab.engine.constraints import Share
@@ -165,7 +165,7 @@ class TextFolder(TextData):
         bad = []
         for path in (path for files in found.values() for path in files.paths):
             try:
-                text[path] = read_text(Path(path))
+                text[path] = read_utf8(Path(path))
             except UserError as error:
                 bad.append(str(error).removeprefix("data: ").removesuffix("."))
         self.report.refuse(".txt files", bad, len(text) + len(bad), root, self.skip_unreadable)

@@ -19,7 +19,7 @@ from lab.engine.constraints import Share
 from lab.engine.errors import UserError
 from lab.features.base import Feature
 from lab.features.text import Text
-from lab.features.tokens import START, Kind, TextTokenizer, train, truncated
+from lab.features.tokens import START, Kind, TextTokenizer, train_tokenizer, truncated
 
 Pair = tuple[str, str]  # a text, and its translation
 
@@ -64,10 +64,10 @@ class TranslationData(Data):
 
     @abstractmethod
     def read_pairs(self) -> dict[str, Sequence[Pair]]:
-        """Read the pairs of "train", and of "val" and "test" unless these are drawn from train."""
+        """Read the pairs of "train", and of "val" and "test" unless these are drawn from "train"."""
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
-        pairs = self._drawn(self.read_pairs())
+        pairs = self.split_pairs(self.read_pairs())
         for name, split in pairs.items():
             if not split:
                 raise UserError(f"data: {name} has no pairs.")
@@ -92,8 +92,8 @@ class TranslationData(Data):
         self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
         return dict(splits), facts
 
-    def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
-        """Draw the missing splits from train, and name all samples by their sources."""
+    def split_pairs(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
+        """Draw the missing splits from "train", and name all samples by their sources."""
         everything = pairs["train"]
         if not everything:
             raise UserError("data: there are no pairs.")
@@ -120,9 +120,9 @@ class TranslationData(Data):
         texts = [list(side) for side in zip(*pairs, strict=True)]
         how = (self.tokens, self.vocab_size, self.min_count, self.max_length)
         if self.shared_vocabulary:
-            both = train(texts[0] + texts[1], *how)
+            both = train_tokenizer(texts[0] + texts[1], *how)
             return both, both
-        return train(texts[0], *how), train(texts[1], *how)
+        return train_tokenizer(texts[0], *how), train_tokenizer(texts[1], *how)
 
 
 class EmojiTranslations(TranslationData):

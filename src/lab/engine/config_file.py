@@ -87,7 +87,7 @@ def plain(cfg: Any) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def flat(cfg: Any) -> dict[str, Any]:
+def by_dotted_key(cfg: Any) -> dict[str, Any]:
     """The values of a config by dotted key. References are not resolved."""
     from omegaconf import OmegaConf
 

@@ -25,6 +25,11 @@ def say(*lines: object, end: str = "\n", file: TextIO | None = None) -> None:
     print(*map(printable, lines), sep="\n", end=end, file=file, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, such as 1 run or 2 runs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def command(*words: str) -> str:
     r"""A command line that can be pasted into a shell. Words with unsafe characters are written as $'\x1b'."""
     return " ".join(map(_quoted, words))

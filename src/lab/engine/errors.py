@@ -55,9 +55,19 @@ def fail(problems: Sequence[str]) -> NoReturn:
     raise UserError(*(f"error: {problem}" for problem in problems))
 
 
-def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """The message for an unknown name: the most similar name, or all names."""
+def unknown(kind: str, name: str, names: Iterable[str], inner: Iterable[str] = ()) -> str:
+    """The message for an unknown name: the most similar name, or all names.
+
+    Args:
+        kind: the kind of the name, such as key.
+        name: the unknown name.
+        names: the known names.
+        inner: dotted names, such as `optimizer.lr`; only the last part of each is compared.
+    """
     options = sorted(map(str, names))
+    last_parts = {each.rpartition(".")[2]: each for each in inner}
+    if found := difflib.get_close_matches(name, [*last_parts, *options], n=1, cutoff=0.6):
+        return f"unknown {kind} {name}. Did you mean {last_parts.get(found[0], found[0])}?"
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(options)}."
     return f"unknown {kind} {name}. {hint}"

@@ -17,7 +17,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -
     return f"**{title}**\n\n{body}" if title else body
 
 
-def read_table(text: str) -> list[list[str]]:
+def parse_table(text: str) -> list[list[str]]:
     """The cells of a table that `table` has written, row by row; the first row is the header."""
     lines = [CELL.findall(line[1:]) for line in text.split("\n") if line.startswith("|")]
     cells = [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in line] for line in lines]

@@ -38,6 +38,7 @@ class Stamp(_Record):
     resumed: list[Resume] = []
     data: str = ""
     judges: dict[str, str] = {}
+    choices: dict[str, Any] = {}
 
 
 class Seconds(_Record):

@@ -14,7 +14,7 @@ from lab.engine.config.allow import locate
 from lab.engine.config.packages import OWN_PACKAGE, RESERVED, packages
 from lab.engine.errors import UserError
 from lab.engine.records import validation_error
-from lab.features.files import content_of, utf8
+from lab.features.files import content_of, to_bytes
 
 Sample = dict[str, np.ndarray]  # batch entry -> the array of one sample
 Arrays = dict[str, np.ndarray]  # batch entry -> an array with a row for each sample
@@ -99,7 +99,7 @@ class Feature(ABC):
         samples, errors = [], []
         for item in items:
             try:
-                samples.append(self.decode(content_of(item) if self.accept else utf8(item), np.inf))
+                samples.append(self.decode(content_of(item) if self.accept else to_bytes(item), np.inf))
                 errors.append("")
             except UserError as error:
                 errors.append(str(error))
@@ -227,7 +227,7 @@ def sample_of(arrays: Arrays, i: int, names: Iterable[str]) -> Sample:
     return {name: arrays[name][i] for name in names}
 
 
-def padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:
+def zero_padded(array: np.ndarray, shape: Sequence[Any]) -> np.ndarray:
     """Pad an array with zeros up to `shape`, except its first dimension. A name in `shape` stands for any size."""
     more = [most - size if isinstance(most, int) else 0 for size, most in zip(array.shape[1:], shape[1:], strict=True)]
     return np.pad(array, [(0, 0), *((0, n) for n in more)]) if any(more) else array

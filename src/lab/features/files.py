@@ -149,7 +149,7 @@ def without_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
-def utf8(text: str) -> bytes:
+def to_bytes(text: str) -> bytes:
     """Encode a text. The surrogates of bytes that are not UTF-8 become these bytes again.
 
     Raises:

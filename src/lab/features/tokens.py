@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not s
 try:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 except ImportError as missing:
-    raise UserError("data: texts need tokenizers: pip install 'lab[text]'") from missing
+    raise UserError("data: texts need tokenizers: pip install 'lab-template[text]'") from missing
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNKNOWN, START, END = range(4)
@@ -31,7 +31,7 @@ class TextTokenizer:
     """A tokenizer.
 
     Args:
-        content: its JSON, as `train` and `pretrained` return it.
+        content: its JSON, as `train_tokenizer` and `pretrained` return it.
 
     Raises:
         UserError: the JSON is damaged, or has no unknown token or no end token.
@@ -163,7 +163,7 @@ def encoder_config(name: str) -> str:
         ) from error
 
 
-def train(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
+def train_tokenizer(texts: Sequence[str], kind: Kind, vocab_size: int, min_count: int, max_length: int) -> str:
     """Train a tokenizer, and return its JSON.
 
     Args:

@@ -74,8 +74,8 @@ class TextPairs(Metric):
 
     def update(self, reference: Tensor, translation: Tensor) -> None:
         """(B, R) code points and (B, T) tokens, padded with zeros."""
-        self.reference.append(flat(reference).int().cpu())
-        self.translation.append(flat(translation).int().cpu())
+        self.reference.append(without_padding(reference).int().cpu())
+        self.translation.append(without_padding(translation).int().cpu())
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
         """Gather the texts of all processes. NCCL needs them on the GPU."""
@@ -109,7 +109,7 @@ class CHRF(TextPairs):
         return torch.tensor(corpus_chrf(translation, [reference]).score, device=self.device)
 
 
-def flat(ids: Tensor) -> Tensor:
+def without_padding(ids: Tensor) -> Tensor:
     """(B, T) numbers, padded with zeros -> (N,) the numbers of all rows without padding, with a zero after each row."""
     ended = F.pad(ids, (0, 1))
     kept = ended != 0
@@ -118,7 +118,7 @@ def flat(ids: Tensor) -> Tensor:
 
 
 def rows(ids: Tensor) -> list[list[int]]:
-    """The rows in a result of `flat`."""
+    """The rows in a result of `without_padding`."""
     found: list[list[int]] = [[]]
     for number in ids.tolist():
         if number:

@@ -32,7 +32,7 @@ class SentenceEncoder(nn.Module):
         try:
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
-            raise ValueError("it needs transformers: pip install 'lab[pretrained]'") from error
+            raise ValueError("it needs transformers: pip install 'lab-template[pretrained]'") from error
         try:
             config = AutoConfig.for_model(**json.loads(encoder_config))
         except Exception as error:  # several libraries raise different errors

@@ -14,7 +14,7 @@ from lab.data.base import Data
 from lab.data.facts import Facts, stored_facts
 from lab.engine.config.allow import read_config
 from lab.engine.config.instantiate import InstantiationError, instantiate
-from lab.engine.config_file import flat
+from lab.engine.config_file import by_dotted_key
 from lab.engine.display import say
 from lab.engine.errors import UserError, fail, one_line
 from lab.engine.folder import BEST, CONFIG, FACTS, check_finished
@@ -51,7 +51,7 @@ def load_task(folder: Path, root: Any = None) -> tuple[DictConfig, Data, Task]:
     """The same as `load`, but no setting of the process changes and no data is read."""
     cfg, data = load_data(folder, root)
     untrained = cfg.copy()
-    for key in [key for key in flat(untrained.net) if key.rpartition(".")[2] == "weights"]:
+    for key in [key for key in by_dotted_key(untrained.net) if key.rpartition(".")[2] == "weights"]:
         OmegaConf.update(untrained.net, key, None)  # the checkpoint has them: nothing is downloaded
     judges.expect_weights(cfg, folder)
     try:
@@ -131,9 +131,11 @@ def evaluation_trainer(cfg: DictConfig, changes: DictConfig) -> Trainer:
     Raises:
         UserError: this machine has no such accelerator.
     """
+    settings = OmegaConf.merge(cfg.trainer, changes)
     silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "profiler": None}
+    has_bar = settings.enable_progress_bar and sys.stdout.isatty()
     try:
-        trainer = instantiate(OmegaConf.merge(cfg.trainer, changes), **silent, callbacks=[StepSeed(cfg.seed)])
+        trainer = instantiate(settings, **silent, enable_progress_bar=has_bar, callbacks=[StepSeed(cfg.seed)])
     except InstantiationError as error:
         fail([f"trainer: {' '.join(str(error.__cause__).split())} Choose another trainer, such as trainer=cpu."])
     return trainer

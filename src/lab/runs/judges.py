@@ -13,7 +13,7 @@ from lab.engine.display import say
 from lab.engine.errors import UserError
 from lab.engine.files import expanded, read_json
 from lab.engine.folder import BEST, STAMP, check_finished
-from lab.engine.runs.checkpoints import damage, fingerprint
+from lab.engine.runs.checkpoints import damage, stored_digest
 from lab.features.base import Feature
 from lab.tasks.judge import CHANGED, EXPECTED, Judge
 
@@ -26,7 +26,7 @@ def judges(cfg: DictConfig) -> dict[str, Path]:
 
 def fingerprints(cfg: DictConfig) -> dict[str, str]:
     """The fingerprints of the judges' weights, by key, for a run's stamp."""
-    return {key: fingerprint(folder / BEST) for key, folder in judges(cfg).items()}
+    return {key: stored_digest(folder / BEST) for key, folder in judges(cfg).items()}
 
 
 def wrong_judges(cfg: DictConfig, run: Path | None = None) -> Iterator[str]:
@@ -45,7 +45,7 @@ def wrong_judges(cfg: DictConfig, run: Path | None = None) -> Iterator[str]:
             continue
         if problem := damage(folder / BEST):
             yield f"{key}: {folder / BEST} {problem}"
-        elif stamped.get(key, current := fingerprint(folder / BEST)) != current:
+        elif stamped.get(key, current := stored_digest(folder / BEST)) != current:
             yield f"{key}={folder}: {CHANGED}"
 
 
@@ -58,7 +58,7 @@ def expect_weights(cfg: DictConfig, run: Path | None) -> None:
     """
     stamped = _stamped(run)
     for key, folder in judges(cfg).items():
-        current = fingerprint(folder / BEST) if (folder / BEST).is_file() else None
+        current = stored_digest(folder / BEST) if (folder / BEST).is_file() else None
         EXPECTED[folder] = stamped.get(key) or current
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab.data.base import Data
-from lab.engine.config.compose import overrides
+from lab.engine.config.compose import choices, overrides
 from lab.engine.config.user_paths import make_paths_absolute
 from lab.engine.config_file import write_config
 from lab.engine.errors import RunError, UserError
@@ -49,7 +49,7 @@ def create_run(cfg: DictConfig, data: Data, folder: Path) -> None:
         write_json(folder / FACTS, data.facts.plain())
         write_text(folder / DATA_REPORT, data.report.full())
         fingerprints = {"data": data.facts.fingerprint, "judges": judges.fingerprints(cfg)}
-        write_json(folder / STAMP, stamp(folder, overrides()) | fingerprints)
+        write_json(folder / STAMP, stamp(folder, overrides()) | {"choices": choices()} | fingerprints)
         write_config(folder, cfg)  # last: a folder with a config is a run
     except OSError as error:
         raise RunError(

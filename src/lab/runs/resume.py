@@ -16,7 +16,7 @@ from lab.engine.config.allow import read_config
 from lab.engine.config.compose import compose_inside_job, overrides
 from lab.engine.config.run_overrides import run_overrides
 from lab.engine.config.user_paths import STORED, make_paths_absolute
-from lab.engine.config_file import flat, write_config
+from lab.engine.config_file import by_dotted_key, write_config
 from lab.engine.display import command, say
 from lab.engine.errors import UserError, fail
 from lab.engine.files import read_json, write_json
@@ -95,7 +95,7 @@ def merge_config(cfg: DictConfig, folder: Path) -> tuple[DictConfig, dict[str, A
     for each in (cfg, before):
         each.run = None
         make_paths_absolute(each)
-    old, new = flat(before), flat(cfg)
+    old, new = by_dotted_key(before), by_dotted_key(cfg)
     given = {key_of(text).rpartition("@")[2] for text in overrides()}  # net@net.net sets net.net
     changes = {
         key: new.get(key)

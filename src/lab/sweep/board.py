@@ -16,7 +16,7 @@ from lab.engine.runs.index import ARROWS
 from lab.sweep.launcher import Job, Trial
 
 COLUMNS = shutil.get_terminal_size().columns - 1  # a wrapped line could not be overwritten
-ORDER = ("finished", "pruned", "failed", "stopped", "running", "waiting")
+ORDER = ("finished", "pruned", "failed", "interrupted", "running", "waiting")
 
 
 class Board:
@@ -73,7 +73,7 @@ class Board:
         score = "" if job.value is None else f"{job.value:.4f}"
         time_taken = f"{job.ended - job.started:.0f} s" if job.ended else ""
         label = f"{self.label(job)}  {job.reason}".rstrip()
-        return f"{job.number:>4}  {job.status:<9} {score:>{self.width}} {time_taken:>7}  {label}".rstrip()
+        return f"{job.number:>4}  {job.status:<11} {score:>{self.width}} {time_taken:>7}  {label}".rstrip()
 
     def summary(self) -> list[str]:
         """A table of all jobs, the best first, and the number of jobs with each status."""
@@ -84,7 +84,7 @@ class Board:
 
         jobs = sorted(self.jobs.values(), key=order)
         counts = ", ".join(f"{n} {s}" for s in ORDER if (n := sum(job.status == s for job in jobs)))
-        head = f"{'job':>4}  {'status':<9} {self.heading:>8} {'time':>7}"
+        head = f"{'job':>4}  {'status':<11} {self.heading:>8} {'time':>7}"
         return ["", head, *map(self._line, jobs), "", f"{self.folder}: {counts}"]
 
 

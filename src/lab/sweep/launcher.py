@@ -96,7 +96,7 @@ class Launcher(ABC):
         elif code == PRUNED:
             job.status, job.reason = "pruned", ""
         elif self.stopping or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            job.status, job.reason = "stopped", "can be resumed"
+            job.status, job.reason = "interrupted", "can be resumed"
         else:
             job.status, job.reason = "failed", self._failure(job, code)
 

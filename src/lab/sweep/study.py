@@ -141,7 +141,7 @@ class Study(Strategy):
 
     def tell(self, job: Job) -> None:
         trial = self.owned.pop(job.number)
-        if job.status == "stopped":
+        if job.status == "interrupted":
             return  # it is resumed later
         if self.study.trials[trial.number].state.is_finished():
             return

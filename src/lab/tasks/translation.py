@@ -51,7 +51,7 @@ class Translation(Task):
         **kwargs: Any,
     ) -> None:
         if not find_spec("sacrebleu"):
-            raise UserError("error: task: it needs sacrebleu: pip install 'lab[text]'")
+            raise UserError("error: task: it needs sacrebleu: pip install 'lab-template[text]'")
         self.tokens, self.target_tokens = TextTokenizer(text_tokenizer), TextTokenizer(target_tokenizer)
         of_tokens: dict[str, Any] = {"perplexity": Perplexity(), "acc": Accuracy()}
         everything = of_tokens | {"bleu": BLEU(self.target_tokens), "chrf": CHRF(self.target_tokens)}

@@ -133,7 +133,7 @@ def _place(kind: str) -> Place:
 def _conf_folders(place: Place) -> list[Path]:
     """Where a YAML of the same name may be."""
     inside = Path(str(lab.__file__)).with_name("conf")  # of a wheel
-    return [place.folder / "conf", *packages.conf_folders(), inside if inside.is_dir() else CHECKOUT / "conf"]
+    return [place.folder / "conf", *packages.added_conf_folders(), inside if inside.is_dir() else CHECKOUT / "conf"]
 
 
 def _files(kind: str, name: str, place: Place, words: Sequence[str]) -> dict[Path, str]:
@@ -183,10 +183,10 @@ def _check_name(name: str, what: str, command: str) -> None:
 def _range() -> str:
     """The versions of lab that a project of this one works with."""
     try:
-        major, minor = map(int, version("lab").split(".")[:2])
+        major, minor = map(int, version("lab-template").split(".")[:2])
     except (PackageNotFoundError, ValueError):
         return "lab"
-    return f"lab>={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
+    return f"lab-template>={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def _write(files: Mapping[Path, str]) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from lab.engine.config.packages import OWN_PACKAGE
 from lab.engine.errors import UserError
 from lab.engine.launch import environment
-from lab.features.base import Arrays, Feature, Row, Sample, padded, stack, unpack
+from lab.features.base import Arrays, Feature, Row, Sample, stack, unpack, zero_padded
 from lab.verbs.explain.base import explainer, unexplained
 
 METADATA = "lab.json"  # the entry of an exported file that describes its inputs and outputs as JSON
@@ -117,13 +117,13 @@ def from_onnx(path: Path, num_threads: int = 0) -> Predictor:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise UserError("error: model: onnxruntime is not installed. pip install 'lab[export]'") from error
+        raise UserError("error: model: onnxruntime is not installed. pip install 'lab-template[export]'") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or environment.num_threads() or 0
     options.log_severity_level = 3  # errors
 
     def predict(arrays: Arrays) -> Arrays:
-        entries = {entry.name: padded(arrays[entry.name], entry.shape) for entry in session.get_inputs()}
+        entries = {entry.name: zero_padded(arrays[entry.name], entry.shape) for entry in session.get_inputs()}
         return dict(zip([entry.name for entry in session.get_outputs()], session.run(None, entries), strict=True))
 
     try:

@@ -12,15 +12,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lab.engine.config_file import flat, read_unchecked_config
-from lab.engine.display import say
+from lab.engine.config_file import by_dotted_key, read_unchecked_config
+from lab.engine.display import counted, say
 from lab.engine.errors import RunError, UserError
 from lab.engine.files import read_bytes, read_json
 from lab.engine.folder import DIFF, FACTS, STAMP, latest
 from lab.engine.lock import held
-from lab.engine.runs.index import RunInfo, monitored, read_runs, select, the_best
+from lab.engine.runs.index import RunInfo, add_defaults, monitored, parts_of, read_runs, select, the_best
 from lab.engine.runs.rows import distinct, group_rows, headings, rows_of, sort_rows, spread
-from lab.engine.runs.table import FOR_PROGRAMS, FORMATS, terminal, text, with_headings
+from lab.engine.runs.table import FOR_PROGRAMS, FORMATS, TableRow, terminal, text, with_headings
 
 HELP = """lab runs [RUN ...]                        list runs; RUN: a folder below logs/, or a pattern like 'digits/*'
 lab runs best [RUN ...]                   print the run with the best score
@@ -30,7 +30,7 @@ lab runs archive [RUN ...]                move runs to logs/.archive, after a qu
 lab runs rm [RUN ...]                     delete runs, after a question
 
   where KEY=VALUE ...    select runs by an override, a column, a metric or best; also with !=, <, >, <=, >=
-  sort KEY               sort by a column; -KEY: the largest value first
+  sort KEY               sort by a column; -KEY: the largest value first; best: the best run first
   --group-by KEY,...     a row per value of KEY: mean ± standard deviation, such as over seeds; repeats count once
   --format FORMAT        text, markdown, latex, csv or json
   --all                  all columns, even if they are wider than the terminal
@@ -66,18 +66,33 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"error: there is no folder {args.log_dir}. Train a run first, or choose another --log-dir.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
-    below = [_below(word, args.log_dir) for word in args.words]
+    below = [path_below(word, args.log_dir) for word in args.words]
+    args.where = [_below_log_dir(condition, args.log_dir) for condition in args.where]
     runs = read_runs(args.log_dir)
+    add_defaults(runs, args.log_dir, set(_keys(args)))
     if action == "compare":
         compare(runs, below, args)
         return
     selected = select(runs, below, args.where)
     if not selected:
-        raise UserError(f"error: no run in {args.log_dir} matches; it holds {len(runs)} runs.")
+        raise UserError(f"error: no run in {args.log_dir} matches; it holds {counted(len(runs), 'run')}.")
     {"list": list_runs, "best": best, "rerun": rerun, "archive": archive, "rm": remove}[action](selected, args)
 
 
-def _below(word: str, logs: Path) -> str:
+def _keys(args: argparse.Namespace) -> Iterator[str]:
+    """Yield the keys of settings that the options name."""
+    yield from (args.group_by or "").split(",")
+    yield (args.sort or "").removeprefix("-")
+    yield from (parts_of(condition)[0] for condition in args.where)
+
+
+def _below_log_dir(condition: str, logs: Path) -> str:
+    """A condition on `run` with the path relative to the log folder."""
+    key, sign, value = parts_of(condition)
+    return f"{key}{sign}{path_below(value, logs)}" if key == "run" else condition
+
+
+def path_below(word: str, logs: Path) -> str:
     """The path of a run relative to the log folder; `latest` is the newest run."""
     word = str(latest(logs)) if word == "latest" else word
     for root in (logs, logs.absolute()):
@@ -98,12 +113,17 @@ def list_runs(runs: list[RunInfo], args: argparse.Namespace) -> None:
     keys = args.group_by.split(",") if args.group_by else []
     if wrong := [key for key in keys if all(run.value(key) is None and key not in run.overrides for run in runs)]:
         raise UserError(f"error: --group-by {wrong[0]}: none of these runs has such an override.")
-    rows = list(group_rows(runs, keys)) if keys else rows_of(runs)
+    rows = list(group_rows(runs, keys)) if keys else _rows(runs, args.log_dir)
     if args.sort:
         rows = sort_rows(rows, runs, args.sort)
     if args.format not in FOR_PROGRAMS:
         rows = with_headings(rows, headings(runs))
     _print(text(rows) if args.all and args.format == "text" else FORMATS[args.format](rows))
+
+
+def _rows(runs: list[RunInfo], logs: Path) -> list[TableRow]:
+    """A row for each run, with the path that `run=` takes."""
+    return [row | {"run": str(logs / row["run"])} for row in rows_of(runs)]
 
 
 def _print(table: str) -> None:
@@ -132,7 +152,7 @@ def compare(runs: list[RunInfo], words: Sequence[str], args: argparse.Namespace)
     for word, side in zip(words, sides, strict=True):
         if not side:
             raise UserError(f"error: no finished run in {args.log_dir} matches {word}.")
-    configs = [flat(read_unchecked_config(args.log_dir / side[0].folder)) for side in sides]
+    configs = [by_dotted_key(read_unchecked_config(args.log_dir / side[0].folder)) for side in sides]
     different = [k for k in dict.fromkeys([*configs[0], *configs[1]]) if configs[0].get(k) != configs[1].get(k)]
     rows = [{"": key, words[0]: str(configs[0].get(key)), words[1]: str(configs[1].get(key))} for key in different]
     both = [*sides[0], *sides[1]]
@@ -168,7 +188,8 @@ def paired(name: str, pairs: Sequence[tuple[float, float]]) -> str:
     from scipy.stats import ttest_rel
 
     p = ttest_rel([b for _, b in pairs], [a for a, _ in pairs]).pvalue
-    return f"{name}: {mean:+.4f} ± {deviation / math.sqrt(len(pairs)):.4f} over {len(pairs)} pairs, p = {p:.3g}"
+    error = deviation / math.sqrt(len(pairs))
+    return f"{name}: mean difference {mean:+.4f}, standard error {error:.4f}, {len(pairs)} pairs, p = {p:.3g}"
 
 
 def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
@@ -195,7 +216,7 @@ def rerun(runs: list[RunInfo], args: argparse.Namespace) -> None:
     diffs = [read_bytes(folder / DIFF) if (folder / DIFF).exists() else b"" for folder in (old, new)]
     scores = [select(read_runs(args.log_dir), [str(f.relative_to(args.log_dir))], [])[0] for f in (old, new)]
     same: dict[str, bool | None] = {
-        "config": flat(read_unchecked_config(old)) == flat(read_unchecked_config(new)),
+        "config": by_dotted_key(read_unchecked_config(old)) == by_dotted_key(read_unchecked_config(new)),
         "code": (stamps[0]["git"], diffs[0]) == (stamps[1]["git"], diffs[1]) if stamps[1]["git"] else None,
         "packages": stamps[0]["packages"] == stamps[1]["packages"],
         "data": read_json(old / FACTS, "fingerprint")["fingerprint"] == read_json(new / FACTS)["fingerprint"],
@@ -233,7 +254,7 @@ def _ask(verb: str, runs: list[RunInfo], args: argparse.Namespace, do: Callable[
     """List the runs and ask the user; if the answer is yes, do it to each run."""
     if running := [run.folder for run in runs if run.status == "running"]:
         raise UserError(f"error: {running[0]} is running. Stop it first.")
-    _print(terminal(with_headings(rows_of(runs), headings(runs))))
+    _print(terminal(with_headings(_rows(runs, args.log_dir), headings(runs))))
     say(f"{verb} {'this run' if len(runs) == 1 else f'these {len(runs)} runs'}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         say("Nothing was changed.")

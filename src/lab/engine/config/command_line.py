@@ -25,7 +25,7 @@ from lab.engine.config.sweep_overrides import (
 )
 from lab.engine.config.words import TEXTS
 from lab.engine.errors import UserError, fail, one_line, unknown
-from lab.engine.folder import check_finished
+from lab.engine.folder import CONFIG, check_finished
 
 ALLOWED = ("hydra.verbose",)  # of Hydra's own settings; others can execute code
 TRAINS = ("train", "tune", "data")  # the verbs that take an experiment
@@ -42,7 +42,9 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
     """
     from hydra._internal.utils import get_args_parser
 
-    args = get_args_parser().parse_args(list(arguments))
+    args, unknown_flags = get_args_parser().parse_known_args(list(arguments))
+    if flags := [word for word in unknown_flags if word[:1] == "-"]:
+        fail([f"{flag}: unknown option; settings are KEY=VALUE, see lab {verb} --help" for flag in flags])
     _check_flags(verb, args)
     if args.hydra_help or args.shell_completion:
         return False
@@ -52,7 +54,8 @@ def check_command_line(verb: str, arguments: Sequence[str]) -> bool:
         if refused := [o.input_line for o in overrides if _is_hydras(o) and o.key_or_group not in ALLOWED]:
             fail([f"{text}: of Hydra's settings only {' and '.join(ALLOWED)} can be set" for text in refused])
         if verb in TRAINS and runs and not any(o.key_or_group == "experiment" for o in overrides):
-            raise UserError(*list_experiments(verb))
+            new = [f"{o.input_line}: there is no run in this folder" for o in overrides if o.key_or_group == "run"]
+            raise UserError(*(f"error: {problem}" for problem in (*problems, *new)), *list_experiments(verb))
         config = "sweep" if verb == "train" and (args.multirun or any(map(sets_sweep, overrides))) else verb
         problems += _empty_or_sweep(verb, overrides)
         known = overrides if config == "sweep" else [o for o in overrides if not sets_sweep(o)]
@@ -86,11 +89,24 @@ def _parsed(words: Sequence[str]) -> tuple[list[Override], list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides, problems = [], []
     for word in words:
+        if "=" not in word and word[:1] != "~":
+            problems.append(f"{word}: expected KEY=VALUE{_example(word)}")
+            continue
         try:
             overrides += parser.parse_overrides([word])
         except HydraException as error:
             problems.append(f"{word}: {one_line(error)}")
     return overrides, problems
+
+
+def _example(word: str) -> str:
+    """An override that a word without = may stand for, as the end of a message."""
+    loader = GlobalHydra.instance().config_loader()
+    if word in loader.get_group_options("experiment"):
+        return f", such as experiment={word}"
+    if word == "latest" or (Path(word) / CONFIG).is_file():
+        return f", such as run={word}"
+    return f", such as input={word}" if Path(word).exists() else ""
 
 
 def _empty_or_sweep(verb: str, overrides: Sequence[Override]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -44,7 +45,7 @@ def composing() -> Iterator[None]:
 
 def conf_folders() -> list[Path]:
     """The folders of YAMLs: the project's, those of installed packages, lab's."""
-    return [*packages.conf_folders(), CONF]
+    return [*packages.added_conf_folders(), CONF]
 
 
 def compose_config(config: str, overrides: Sequence[str]) -> DictConfig:
@@ -80,6 +81,13 @@ def freeze(cfg: DictConfig) -> None:
     if "name" in cfg:
         cfg.name = str(cfg.name)
     expand_home(cfg)
+
+
+def choices() -> dict[str, Any]:
+    """The option of each config group that this job has chosen, by default or by an override."""
+    if not HydraConfig.initialized():
+        return {}
+    return {group: option for group, option in plain(HydraConfig.get().runtime.choices).items() if group[:5] != "hydra"}
 
 
 def overrides() -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.engine import secrets
-from lab.engine.config_file import flat
+from lab.engine.config_file import by_dotted_key
 
 ROOT = ("name", "log_dir", "run", "sweep.name")
 GROUPS = ("callbacks", "logger", "trainer")  # their objects write files
@@ -47,7 +47,7 @@ def from_environment(cfg: Any) -> Iterator[str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for key, raw in flat(cfg).items():
+    for key, raw in by_dotted_key(cfg).items():
         if not is_output_path(key) or not isinstance(raw, str) or "${" not in raw or key.endswith(".tracking_uri"):
             continue
         with secrets.watched() as names, suppress(OmegaConfBaseException):

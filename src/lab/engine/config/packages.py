@@ -72,7 +72,7 @@ def _announce(own: Project) -> None:
     say(f"Using the code of the project {own.folder}", file=sys.stderr)
 
 
-def conf_folders() -> list[Path]:
+def added_conf_folders() -> list[Path]:
     """The folders of YAMLs: the project's, whose files replace lab's, then those of installed packages."""
     own = project()
     return [*([own.conf] if own and own.conf.is_dir() else []), *package_conf_folders()]

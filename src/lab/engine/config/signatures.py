@@ -71,7 +71,13 @@ def wrong_arguments(key: str, function: Callable[..., Any], node: Any, facts: Co
         supplied = {*facts} | {"net", "optimizer", "scheduler", "save_dir"} | set(given)
         own = inspect.signature(function).parameters.values()
         needed = [p.name for p in own if p.kind in NAMED and p.default is p.empty and p.name not in supplied]
-        yield from (f"{dot}{name}: {function.__qualname__} requires it" for name in needed)
+        yield from (f"{dot}{name}: {function.__qualname__} requires it{_stated(facts)}" for name in needed)
+
+
+def _stated(facts: Collection[str]) -> str:
+    """The facts of the data, for the message about a missing argument. Facts named after their feature are omitted."""
+    short = sorted(fact for fact in facts if not any(fact.endswith(f"_{other}") for other in facts))
+    return f", and the data states no such fact, only {', '.join(short)}. Choose another net or task" if short else ""
 
 
 def _wrong_type(key: str, value: Any, parameter: inspect.Parameter) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Overrides with several values, such as `optimizer.lr=0.1,0.2`, and the runs that they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from lab.engine.config.compose import compose_config, composing, conf_folders
 from lab.engine.errors import unknown
 from lab.engine.keys import key_of
 
+SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}  # keys of Hydra in the config of an object
 GROUPS = ("sweep", "launcher")  # in conf/sweep.yaml; the config of a run has neither
 
 
@@ -98,7 +99,18 @@ def unknown_key(cfg: DictConfig, key: str, groups: Sequence[str] = ()) -> str | 
                 return None
             if i == 0 and part in groups:
                 return f"there is no {part} here. There are: {', '.join(sorted(map(str, node)))}."
-            names = [*map(str, node), *(groups if i == 0 else [])]
-            return unknown("key", part, names) + (f" (in {'.'.join(parts[:i])})" if i else "")
+            names = {*map(str, node), *groups} if i == 0 else {*map(str, node)} - SPECIAL
+            inner = [] if i else list(_inner_keys(cfg))
+            return unknown("key", part, names, inner) + (f" (in {'.'.join(parts[:i])})" if i else "")
         node = child
     return None
+
+
+def _inner_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys below the top of a config, such as `optimizer.lr`."""
+    for name in map(str, node):
+        child = node._get_node(name, validate_access=False)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _inner_keys(child, f"{prefix}{name}.")
+        elif prefix and name not in SPECIAL:
+            yield f"{prefix}{name}"

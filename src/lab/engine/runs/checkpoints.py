@@ -94,7 +94,7 @@ def seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def fingerprint(path: Path) -> str:
+def stored_digest(path: Path) -> str:
     """The SHA-256 at the end of a sealed checkpoint; it is not compared with the content."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - DIGEST))

@@ -3,9 +3,10 @@
 import contextlib
 import fnmatch
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -53,11 +54,13 @@ class RunInfo:
     error: str = ""
     best: dict[str, Any] = field(default_factory=dict)  # metric, value, mode
     test: dict[str, float] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)  # settings that were not overridden; see `add_defaults`
 
     def value(self, name: str) -> Any:
-        """An override, `best` or the monitored metric, a test metric, or a column of the table; None if unknown."""
-        if name in self.overrides:
-            return parsed(self.overrides[name])
+        """A setting, `best` or the monitored metric, a test metric, or a column of the table; None if unknown."""
+        settings = self.defaults | self.overrides
+        if name in settings:
+            return parsed(settings[name])
         if name in ("best", self.best.get("metric")):
             return self.best.get("value")
         if name == "began":
@@ -129,11 +132,13 @@ def read_run(folder: Path, key: str = "") -> RunInfo:
     stamp, damage = _read_or_damage(folder / STAMP)
     results, more = _read_or_damage(folder / RESULTS)
     words = [word for word in stamp.get("overrides", []) if word[:1] != "~"]
+    changes = {key: _text(value) for resume in stamp.get("resumed", []) for key, value in resume["changes"].items()}
+    started = {key_of(word): word.partition("=")[2] for word in words}
     began = stamp.get("began")
     error = next(iter(str(results.get("error", "")).splitlines()), "").rpartition("error: ")[2]
     return RunInfo(
         folder=key,
-        overrides={key_of(w): w.partition("=")[2] for w in words if key_of(w) not in ("run", "log_dir")},
+        overrides={key: value for key, value in (started | changes).items() if key not in ("run", "log_dir")},
         status="damaged" if damage or more else results.get("status", "interrupted"),
         began=began if began is not None else min(max((folder / CONFIG).lstat().st_mtime, 0.0), 2.0**36),
         digest=_digest(folder, stamp),
@@ -149,18 +154,43 @@ def read_run(folder: Path, key: str = "") -> RunInfo:
 
 def _digest(folder: Path, stamp: dict[str, Any]) -> str:
     """A digest of everything that determines the scores: the config (with its seed), the data and the commit."""
+    digest = hashlib.sha256(f"{(stamp.get('git') or {}).get('commit')} {stamp.get('data')}".encode())
     try:
-        lines = read_text(folder / CONFIG).split("\n")
+        for key, line in _config_lines(folder):
+            if not f"{key}.".startswith(CHANGE_NO_SCORE):
+                digest.update(f"{line}\n".encode(errors="surrogatepass"))
     except UserError:
         return str(folder)
-    digest = hashlib.sha256(f"{(stamp.get('git') or {}).get('commit')} {stamp.get('data')}".encode())
+    return digest.hexdigest()
+
+
+def _config_lines(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield each line of a run's config with the dotted key that it belongs to; parsing YAML would be much slower."""
     keys: list[str] = []
-    for line in lines:
+    for line in read_text(folder / CONFIG).split("\n"):
         if key := KEY.match(line):
             keys[len(key[1]) // 2 :] = [key[2]]
-        if not f"{'.'.join(keys)}.".startswith(CHANGE_NO_SCORE):
-            digest.update(f"{line}\n".encode(errors="surrogatepass"))
-    return digest.hexdigest()
+        yield ".".join(keys), line
+
+
+def add_defaults(runs: Iterable[RunInfo], logs: Path, keys: Collection[str]) -> None:
+    """Read the settings of these keys that a run did not override: its choice of a group, or a value of its config."""
+    for run in runs:
+        wanted = {key for key in keys if key not in run.overrides}
+        if not wanted:
+            continue
+        choices = _read_or_damage(logs / run.folder / STAMP)[0].get("choices", {})
+        run.defaults = {key: str(choices[key]) for key in wanted if key in choices}
+        with contextlib.suppress(UserError):
+            for key, line in _config_lines(logs / run.folder):
+                text = line.partition(": ")[2]
+                if key in wanted and key not in run.defaults and text:
+                    run.defaults[key] = text
+
+
+def _text(value: Any) -> str:
+    """A value as in an override."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _read_or_damage(path: Path) -> tuple[dict[str, Any], str]:
@@ -185,14 +215,23 @@ def select(runs: Sequence[RunInfo], patterns: Sequence[str], conditions: Sequenc
         if not stems or any(fnmatch.fnmatch(run.folder, s) or run.folder.startswith(f"{s}/") for s in stems)
     ]  # fmt: skip
     for condition in conditions:
-        parts = CONDITION.fullmatch(condition)
-        if parts is None:
-            raise UserError(f"error: where {condition}: expected KEY=VALUE, or one of !=, >, <, >=, <= instead of =")
-        name, sign, text = parts.groups()
+        name, sign, text = parts_of(condition)
         if name == "best":
             name = the_best(selected, f"where {condition}")
         selected = [run for run in selected if _holds(run.value(name), sign, text)]
     return selected
+
+
+def parts_of(condition: str) -> tuple[str, str, str]:
+    """The key, the sign and the value of a condition.
+
+    Raises:
+        UserError: the condition is malformed.
+    """
+    parts = CONDITION.fullmatch(condition)
+    if parts is None:
+        raise UserError(f"error: where {condition}: expected KEY=VALUE, or one of !=, >, <, >=, <= instead of =")
+    return parts[1], parts[2], parts[3]
 
 
 def monitored(runs: Sequence[RunInfo]) -> dict[str, str]:

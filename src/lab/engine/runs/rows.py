@@ -70,18 +70,19 @@ def sort_rows(rows: Sequence[TableRow], runs: Sequence[RunInfo], word: str) -> l
     Args:
         rows: the rows.
         runs: the runs that they show.
-        word: the column; `-KEY` puts the largest value first, and `best` is the monitored metric.
+        word: the column; `-KEY` puts the largest value first. `best` puts the best run first, and `-best` last.
 
     Raises:
         UserError: there is no such column.
     """
-    name = word.removeprefix("-").rstrip(f" {''.join(ARROWS.values())}")
+    name, reverse = word.removeprefix("-").rstrip(f" {''.join(ARROWS.values())}"), word.startswith("-")
     if name == "best":
         name = the_best(runs, f"sort {word}")
+        reverse ^= any(run.best.get("mode") == "max" for run in runs)
     if name not in rows[0]:
         raise UserError(f"error: sort {word}: there is no such column. The columns are: {', '.join(rows[0])}.")
     keyed = [(key, row) for row in rows if (key := _order(row[name])) is not None]
-    keyed.sort(key=lambda pair: pair[0], reverse=word.startswith("-"))
+    keyed.sort(key=lambda pair: pair[0], reverse=reverse)
     return [*(row for _, row in keyed), *(row for row in rows if _order(row[name]) is None)]
 
 

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[2]
 
 
 def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The content of `stamp.json`, except the fingerprints of the data and the judges.
+    """The content of `stamp.json`, except the chosen options and the fingerprints of the data and the judges.
 
     Uncommitted changes of the code are written to `git.diff` in the folder.
 
@@ -37,7 +37,7 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "overrides": list(overrides),
         "began": time.time(),
         "host": platform.node(),
-        "git": _git(folder / DIFF),
+        "git": git_state(folder / DIFF),
         "python": platform.python_version(),
         "packages": _versions(),
         "hardware": {
@@ -65,7 +65,7 @@ def _versions() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _git(diff: Path) -> dict[str, Any] | None:
+def git_state(diff: Path) -> dict[str, Any] | None:
     """The commit and the state of the project, or of the checkout that contains lab; None without either."""
     user_project = project()
     if user_project is None and CONF.parent == PACKAGE:  # a wheel, which has conf/ inside

@@ -57,12 +57,12 @@ def terminal(rows: Sequence[TableRow]) -> str:
 
 
 def _least_useful_first(rows: Sequence[TableRow]) -> list[str]:
-    """The columns that may be omitted: empty ones, constant ones, those about the machine, then further scores.
+    """The columns that may be omitted: empty ones, constant ones, those about the machine, further scores, settings.
 
-    The first column and the first two scores are always shown.
+    The first column and the first score are always shown.
     """
     names = list(rows[0])
-    scores = [name for name in names if "/" in name][:2]
+    scores = [name for name in names if "/" in name][:1]
     values = {name: {shown(row[name]) for row in rows} for name in names}
 
     def use(name: str) -> tuple[bool, bool, int, int]:

@@ -81,7 +81,7 @@ def explainer(feature: Feature) -> Explainer:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "captum":
             raise
-        raise UserError(f"error: explain: {error}. pip install 'lab[explain]'") from error
+        raise UserError(f"error: explain: {error}. pip install 'lab-template[explain]'") from error
     return instance
 
 

@@ -52,7 +52,7 @@ def occlusion(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     return drop[:, 0]  # all channels are equal, since the square covers all of them
 
 
-def with_flip(method: Method) -> Method:
+def over_flip(method: Method) -> Method:
     """A method that averages over the image and its mirror image if the net is a `TestTimeFlip`, as the net does."""
 
     def explain(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ def with_flip(method: Method) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "integrated_gradients": with_flip(integrated_gradients),
-    "gradcam": with_flip(gradcam),
-    "occlusion": with_flip(occlusion),
+    "integrated_gradients": over_flip(integrated_gradients),
+    "gradcam": over_flip(gradcam),
+    "occlusion": over_flip(occlusion),
 }
 
 

@@ -52,13 +52,13 @@ def figure(title: str, columns: Sequence[str], examples: Sequence[Example]) -> F
     width = max(num_blocks * block + 2 * SIDE, 5.4)
     height = TOP + num_lines * (CELL + GAP) + BOTTOM
     sheet = Figure((width, height), dpi=150)
-    title = drawn(shortened(title, int(10.5 * (width - 2 * SIDE))))
+    title = drawn(clipped_lines(title, int(10.5 * (width - 2 * SIDE))))
     sheet.text(SIDE / width, 1 - 0.3 / height, title, fontsize=10, weight="bold", va="center")
     for i, example in enumerate(examples):
         line, left = i % NUM_ROWS, SIDE + i // NUM_ROWS * block
         bottom = height - TOP - line * (CELL + GAP) - CELL
         position = ((left + CAPTION - 0.1) / width, (bottom + 0.55 * CELL) / height)
-        prediction, details = drawn(shortened(example.prediction, 15)), drawn(shortened(example.details, 20))
+        prediction, details = drawn(clipped_lines(example.prediction, 15)), drawn(clipped_lines(example.details, 20))
         sheet.text(*position, prediction, ha="right", va="bottom", fontsize=10, weight="bold")
         sheet.text(*position, details, ha="right", va="top", fontsize=8.5, color="#333333")
         overlays = [overlay(example.pixels, attribution) for attribution in example.attributions]
@@ -74,7 +74,7 @@ def figure(title: str, columns: Sequence[str], examples: Sequence[Example]) -> F
     return sheet
 
 
-def shortened(text: str, most: int) -> str:
+def clipped_lines(text: str, most: int) -> str:
     """A text whose lines have at most so many characters; longer lines end with …."""
     return "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in text.split("\n"))
 

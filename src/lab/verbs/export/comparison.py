@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lab.data.base import Data
 from lab.data.facts import scored
 from lab.engine.errors import RunError
-from lab.features.base import Arrays, Feature, padded
+from lab.features.base import Arrays, Feature, zero_padded
 from lab.verbs.export.program import FORMATS, Model
 from lab.verbs.predictor import Predictor, part_of
 
@@ -31,7 +31,7 @@ def prove(path: Path, format_name: str, checkpoint: Predictor, size: Arrays, dat
         RunError: the file cannot be run, or its predictions differ by more than each output's tolerance.
     """
     try:
-        made = report(path, format_name, checkpoint, FORMATS[format_name].read(path), size, data)
+        made = compare_with_checkpoint(path, format_name, checkpoint, FORMATS[format_name].read(path), size, data)
     except Exception as error:  # torch, onnxruntime and compilers raise anything
         raise RunError(f"error: export: {path.name} is refused: it cannot be run ({reason(error)}).") from error
     tolerance = {name: feature.tolerance for name, feature in checkpoint.outputs.items()}
@@ -49,7 +49,9 @@ def prove(path: Path, format_name: str, checkpoint: Predictor, size: Arrays, dat
     )
 
 
-def report(path: Path, name: str, checkpoint: Predictor, model: Model, size: Arrays, data: Data) -> dict[str, Any]:
+def compare_with_checkpoint(
+    path: Path, name: str, checkpoint: Predictor, model: Model, size: Arrays, data: Data
+) -> dict[str, Any]:
     """Compare an exported file with the checkpoint, on the test split and in several batch sizes.
 
     Args:
@@ -139,7 +141,7 @@ def _batch(data: Data, split: str, index: range) -> Arrays:
 
 
 def _padded(entries: Arrays, size: Arrays) -> Arrays:
-    return {name: padded(array, size[name].shape) if name in size else array for name, array in entries.items()}
+    return {name: zero_padded(array, size[name].shape) if name in size else array for name, array in entries.items()}
 
 
 def inputs_of_file(batch: Arrays, size: Arrays) -> Arrays:

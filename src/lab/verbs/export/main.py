@@ -23,7 +23,7 @@ from lab.features.base import Arrays, Feature
 from lab.tasks.base import Task
 from lab.verbs import predictor
 from lab.verbs.export import program
-from lab.verbs.export.comparison import inputs_of_file, prove, reason, report, some, table
+from lab.verbs.export.comparison import compare_with_checkpoint, inputs_of_file, prove, reason, some, table
 from lab.verbs.export.program import FORMATS, Format
 
 NUM_FOR_CALIBRATION = 512  # training samples
@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
             quantised = path.with_name(f"{path.stem}_int8.onnx")
             program.quantise(path, inputs_of_file(some(data, "train", NUM_FOR_CALIBRATION, size), size), quantised)
             model = chosen.read(quantised)
-            reports[quantised.name] = report(quantised, "onnx, int8", checkpoint, model, size, data)
+            reports[quantised.name] = compare_with_checkpoint(quantised, "onnx, int8", checkpoint, model, size, data)
         for name in reports:
             os.replace(path.with_name(name), output.with_name(name))
     report_path = output.with_name(REPORT)
@@ -84,7 +84,9 @@ def check(cfg: DictConfig) -> tuple[Format, Path]:
     if cfg.int8 and cfg.format != "onnx":
         problems.append(f"int8={cfg.int8}: only format=onnx can be quantised; remove int8=")
     if not all(map(find_spec, chosen.needs)):
-        problems.append(f"format={cfg.format}: this needs {', '.join(chosen.needs)}: pip install 'lab[export]'")
+        problems.append(
+            f"format={cfg.format}: this needs {', '.join(chosen.needs)}: pip install 'lab-template[export]'"
+        )
     if output.suffix != Path(chosen.name).suffix:
         problems.append(f"output={output}: expected a name that ends in {Path(chosen.name).suffix}")
     if not os.access(output.absolute().parent, os.W_OK):

@@ -1,4 +1,4 @@
-"""The items that `input=SOURCE` stands for: files or lines for a single input, rows of a table for several inputs."""
+"""The items that `input=SOURCE` stands for: files, lines of a text file, or rows of a table with a column per input."""
 
 import json
 from collections import Counter
@@ -13,6 +13,7 @@ from lab.features.base import Feature, Sample
 from lab.features.files import csv_rows, opened, refuse_wide
 
 JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", *JSON_LINES)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def find(inputs: Mapping[str, Feature], source: str) -> Iterable[Item]:
     Raises:
         UserError: there are none.
     """
-    if len(inputs) > 1:
+    if len(inputs) > 1 or Path(source).suffix.lower() in TABLES:
         return _rows(inputs, source)
     ((name, feature),) = inputs.items()
     names = feature.find(source)
@@ -69,7 +70,7 @@ def _rows(inputs: Mapping[str, Feature], source: str) -> Iterator[Item]:
     """
     path, names = Path(source), " and ".join(inputs)
     is_json = source == "-" or path.suffix.lower() in JSON_LINES
-    if not is_json and path.suffix.lower() != ".csv":
+    if not is_json and path.suffix.lower() not in TABLES:
         raise UserError(
             f"error: input={source}: the inputs {names} need a .csv or .jsonl table with a column for each;"
             " input=- reads JSON lines from standard input."

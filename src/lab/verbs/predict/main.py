@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from lab.engine.config.settings import wrong_settings
-from lab.engine.display import printable, say
+from lab.engine.display import counted, printable, say
 from lab.engine.errors import RunError, blaming, fail
 from lab.verbs import predictor
 from lab.verbs.predict import items
@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> None:
                 say(*(prediction.shown for prediction in batch))
             bar.update(len(batch))
     if to_file and not is_dialog:
-        show(shown, num - num_errors, num - len(shown), output)
+        show(shown, num - num_errors, num_errors, output)
     if predictions.files and num > num_errors:
         say(f"{' and '.join(predictions.files)}: files in {predictions.folder}")
     if num_errors:
@@ -133,13 +133,14 @@ def as_they_come(source: Iterable[Item]) -> Iterator[list[Item]]:
             return
 
 
-def show(predictions: Sequence[Prediction], num: int, num_more: int, output: str) -> None:
-    """Print the first predictions, and how many there are in total."""
+def show(predictions: Sequence[Prediction], num: int, num_errors: int, output: str) -> None:
+    """Print the first rows of the output, and how many predictions and errors it has."""
     width = min(60, max((len(printable(prediction.item)) for prediction in predictions), default=0))
     for prediction in predictions:
         say(f"{shortened(printable(prediction.item), width):<{width}}  {prediction.shown}")
-    more = f" ({num_more} not shown)" if num_more else ""
-    say("", f"{num} predictions in {output}{more}")
+    parts = [counted(num, "prediction"), *([counted(num_errors, "error")] if num_errors else [])]
+    first = f"; the first {len(predictions)} rows are above" if num + num_errors > len(predictions) else ""
+    say("", f"{output}: {', '.join(parts)}{first}")
 
 
 def shortened(text: str, most: int) -> str:

@@ -105,7 +105,10 @@ class Parquet:
         import pyarrow.parquet
 
         columns = dict.fromkeys(name for row in self.rows for name in row)
-        encodable = [{k: utf8(v) if isinstance(v, str) else v for k, v in (columns | row).items()} for row in self.rows]
+        encodable = [
+            {key: escaped(cell) if isinstance(cell, str) else cell for key, cell in (columns | row).items()}
+            for row in self.rows
+        ]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(encodable), self.output)
 
 
@@ -128,6 +131,6 @@ def encodable(text: str) -> str:
     return UNPAIRED.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
-def utf8(text: str) -> str:
+def escaped(text: str) -> str:
     r"""Replace bytes of a file name that are not UTF-8 by escapes such as \xe9."""
     return encodable(text).encode(errors="surrogateescape").decode(errors="backslashreplace")

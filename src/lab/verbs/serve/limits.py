@@ -22,7 +22,7 @@ WATCH = 2  # seconds over which the rate is measured
 QUEUE = 1024  # connections that the kernel queues until the server accepts them
 
 
-class Clock:
+class Deadline:
     """The time limits of all requests. `stop` shortens them."""
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ def check(cfg: DictConfig) -> None:
     """Raises UserError if the config is invalid."""
     problems = [*wrong_settings("serve", cfg, Settings), *predictor.wrong_source(cfg)]
     if not all(map(find_spec, ("fastapi", "uvicorn", "python_multipart"))):
-        problems.append("serve: this needs FastAPI and uvicorn: pip install 'lab[serve]'")
+        problems.append("serve: this needs FastAPI and uvicorn: pip install 'lab-template[serve]'")
     if problems:
         fail(problems)
 

@@ -23,7 +23,7 @@ from lab.features.read_image import NUM_THREADS
 from lab.verbs.predictor import Predictor, part_of, prefixed
 from lab.verbs.serve.batching import Batcher
 from lab.verbs.serve.form import Form, too_long
-from lab.verbs.serve.limits import Body, ByteBudget, Clock, DrainBody
+from lab.verbs.serve.limits import Body, ByteBudget, Deadline, DrainBody
 
 MAX_REQUESTS = 256  # concurrent requests; further ones get an error
 HELD = 100_000_000  # bytes of request bodies in memory; further bodies wait
@@ -48,7 +48,7 @@ class Service:
         )
         self.decoding, self.explaining = ThreadPoolExecutor(NUM_THREADS), ThreadPoolExecutor(1)
         self.num_requests, self.max_bytes = 0, int(1e6 * cfg.max_body_mb)
-        self.clock, self.budget = Clock(), ByteBudget(HELD)
+        self.clock, self.budget = Deadline(), ByteBudget(HELD)
 
     async def predict(self, request: Request) -> dict[str, Any]:
         async with self._sample(request) as sample:

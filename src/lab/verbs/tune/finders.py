@@ -86,14 +86,14 @@ def try_size(cfg: DictConfig, settings: DictConfig, report: Report) -> None:
         data.splits["train"] = train.subset(longest[: data.batch_size * (steps + 1)].tolist())
     if cfg.data.batch_size > (num_samples := len(data.splits["train"])):
         data.batch_size = num_samples
-    clock = Clock()
+    clock = StepTimer()
     typed(trainer).callbacks.append(clock)
     trainer.fit(task, data)
     fastest = min(end - begin for begin, end in pairwise(clock.done))  # other processes may slow down some steps
     report(Measurement(data.batch_size, data.batch_size / fastest, memory.peak(trainer.strategy.root_device)))
 
 
-class Clock(Callback):
+class StepTimer(Callback):
     """Records when each step ends. The time of the first step, which also allocates memory, is not used."""
 
     def __init__(self) -> None:

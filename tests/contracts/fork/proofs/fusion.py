@@ -14,7 +14,7 @@ from lab.data.text import EncodedTexts, Ragged
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.text import Text
-from lab.features.tokens import TextTokenizer, train
+from lab.features.tokens import TextTokenizer, train_tokenizer
 from lab.tasks.base import Batch
 
 WORDS = ("as it is", "five more")
@@ -29,7 +29,7 @@ class DigitsAndWords(Data):
         drawn = {"split_seed": self.split_seed, "cv": self.cv, "fold": self.fold}
         digits = Digits(image_size=8, val_fraction=0.2, test_fraction=0.2, batch_size=1, tiny=self.tiny, **drawn)
         splits, classes = digits.read_splits()
-        content = train(WORDS, "words", 10, 1, 8)
+        content = train_tokenizer(WORDS, "words", 10, 1, 8)
         tokens, read, contents = TextTokenizer(content), {}, {}
         for name, split in splits.items():
             image, digit = split.tensors["image"], split.tensors["label"]
