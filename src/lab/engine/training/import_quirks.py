@@ -43,8 +43,8 @@ def light_imports() -> Iterator[None]:
 
     No module that is being imported is garbage. Later collections leave the modules out.
 
-    Saves 1.2 of 2.9 CPU-seconds of `import lab.train`, of which `import torch` is 1.3, and as much of each run's first
-    optimizer as `torch._dynamo` takes (3 pairs; torch 2.15, torchvision 0.29, torchmetrics 1.9.0, Lightning 2.6.6).
+    Saves 1.2 of 2.9 CPU-seconds of `import lab.train`; `import torch` alone takes 1.3 (medians of 3; torch 2.15,
+    torchvision 0.29, torchmetrics 1.9.0, Lightning 2.6.6).
     """
     gc.disable()
     try:
