@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.tensorboard.summary import hparams
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -169,6 +170,22 @@ def forget_schedule_length(schedules: Iterable[dict[str, Any]]) -> None:
         for state in (schedule, *schedule.get("schedules", {}).values()):
             state.pop("total_steps", None)
             state.pop("_schedule_phases", None)
+
+
+def keep_memory_format(optimizer: Optimizer) -> None:
+    """Give the state that an optimizer loads the memory format of its parameters.
+
+    The fused optimizers read a parameter and its state in the order of memory: with the state of a run whose
+    `channels_last` was different, such as a run on a GPU, they would mix up the weights of a filter (torch 2.15).
+    """
+
+    def convert(optimizer: Optimizer) -> None:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+    optimizer.register_load_state_dict_post_hook(convert)
 
 
 def rendezvous_in_file(trainer: Trainer, path: str) -> None:
