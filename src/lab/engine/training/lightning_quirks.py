@@ -1,7 +1,7 @@
 """Workarounds for Lightning 2.6.6, torch 2.15 and torchmetrics 1.9.0, a function for each.
 
 `tests/runs/test_lightning_quirks.py` has a test for each that fails once the workaround is no longer needed.
-A digits epoch is 36 steps of 15 to 30 CPU-milliseconds on one core; a workaround that saves less than 1 % of it is not kept.
+A digits epoch is 36 steps of 15 to 30 CPU-milliseconds on one core. A workaround that saves less than 1 % is not kept.
 Workarounds for imports are in `import_quirks.py`.
 """
 
