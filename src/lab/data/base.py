@@ -175,7 +175,7 @@ class Data(L.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+        return {name: values.to(device, non_blocking=device.type == "cuda") for name, values in batch.items()}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Return the input of the net, computed on its device."""
