@@ -59,9 +59,17 @@ def takes(net: str) -> list[str]:
 
 @cache
 def fitting(*choice: str) -> str:
-    """`experiment=…`: digits, or the first that goes with these options of a group."""
+    """`experiment=…`: digits, or the first that goes with these options of a group; one that chooses them comes first.
+
+    A net or a task of generation fits the config of no classifier, but this is not known before it is built.
+    """
     filter_warnings()
-    for name in sorted(options("experiment"), key=lambda name: name != "digits"):
+
+    def order(name: str) -> tuple[bool, bool]:
+        text = (CONF / f"experiment/{name}.yaml").read_text()
+        return f"override /{choice[0].replace('=', ': ')}\n" not in text, name != "digits"
+
+    for name in sorted(options("experiment"), key=order):
         with suppress(UserError):
             check.check(compose_config("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
             return f"experiment={name}"

@@ -47,7 +47,7 @@ def _copied(device: torch.device) -> Tensor:
 
 
 def joined(seed: Tensor, index: Tensor) -> Tensor:
-    """(B,) seeds, (B,) sample indices -> (B,) int64 that take the place of the indices: each seed draws other numbers."""
+    """(B,) seeds, (B,) sample indices -> (B,) int64 in the place of the indices: each seed draws other numbers."""
     return mix(mix(seed) + index)
 
 

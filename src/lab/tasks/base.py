@@ -231,10 +231,11 @@ class Task(L.LightningModule):
 
     def with_settings(self, batch: Batch) -> Batch:
         """The batch of `predict_step` with the defaults of those settings that it does not have."""
-        device, num = batch["index"].device, len(batch["index"])
-        usual = (each.decode(str(each.default).encode(), math.inf) for each in self.settings.values())
-        added = {name: torch.from_numpy(array).to(device) for sample in usual for name, array in sample.items()}
-        return {name: array.expand(num, *array.shape) for name, array in added.items()} | batch
+        index = batch["index"]
+        absent = [each for each in self.settings.values() if each.entries[0] not in batch]
+        usual = [each.decode(str(each.default).encode(), math.inf) for each in absent]
+        added = {name: torch.from_numpy(array).to(index.device) for sample in usual for name, array in sample.items()}
+        return batch | {name: array.expand(index.shape[0], *array.shape) for name, array in added.items()}
 
     @property
     def outputs(self) -> dict[str, Feature]:

@@ -5,12 +5,16 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from lab.data.batches import Batch
+from lab.data.views import ShownSamples
 from lab.engine.constraints import Fraction
 from lab.features.base import Feature
 from lab.features.setting import Setting
 from lab.tasks.base import Stage, Step
 from lab.tasks.generation import ImageGeneration
 from lab.tasks.samplers import Solver, guided, integrate
+
+STEPS, GUIDANCE = (1, 2, 4, 8, 16, 50), (1.0, 1.5, 2.0, 4.0)  # of figures
+NUM_COLUMNS = 10
 
 
 class FlowMatching(ImageGeneration):
@@ -61,6 +65,17 @@ class FlowMatching(ImageGeneration):
             return self(batch | {"image": x, "time": time, "is_given": is_given}).float()
 
         return integrate(guided(velocity, batch["guidance"]), noise, batch["steps"], self.solver)
+
+    @torch.no_grad()
+    def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Also: images from the same noise with several numbers of steps, and with several values of guidance."""
+        found = super().figures(samples, outputs)
+        if samples.split == "test":
+            for name, values in (("steps", STEPS), ("guidance", GUIDANCE)):
+                picture = torch.cat([self.shown(NUM_COLUMNS, **{name: value}) for value in values])
+                titles = [f"{name} {value:g}" for value in values for _ in range(NUM_COLUMNS)]
+                found[name] = self.drawn(picture, titles, f"{name} of the sampler", NUM_COLUMNS)
+        return found
 
     @property
     def settings(self) -> dict[str, Feature]:

@@ -1,6 +1,8 @@
 """The base of tasks that generate images: predictions, scores by a judge, and figures."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from lab.tasks.base import Stage, Step, Task
 from lab.tasks.judge import Judge
 
 NUM_ON_SHEET = 40  # pictures of a figure
+MOST_TRAINING = 60_000  # training images that samples are compared with
 CHUNK = 500  # training images in a batch of the judge
 LARGEST_SEED = 2**53  # browsers know no larger integers
 
@@ -104,11 +107,10 @@ class ImageGeneration(Task):
         if names != self.class_names:
             fail([f"task.judge: its classes are {', '.join(names)}; expected {', '.join(self.class_names)}"])
         data: Data = self.trainer.datamodule  # type: ignore[attr-defined]
-        train, parts = data.splits["train"], []
+        parts = []
         total = torch.zeros(len(names), *self.shape, dtype=torch.float64)
         count = torch.zeros(len(names), dtype=torch.float64)
-        for start in range(0, len(train), CHUNK):
-            batch = train.__getitems__(range(start, min(start + CHUNK, len(train))))
+        for batch in training_images(data):
             image = batch["image"].to(self.device).float() / 255
             parts.append(judged(self.judge, image)[0].cpu())
             total.index_add_(0, batch["label"].cpu(), image.double().cpu())
@@ -136,28 +138,67 @@ class ImageGeneration(Task):
         drawn = {"index": draws.joined(batch["seed"], batch["index"])}
         return {"picture": self.picture(self.sample(self.normal(drawn, "predict", *self.noise_shape), batch))}
 
-    def shown(self, **settings: Any) -> Tensor:
-        """(NUM_ON_SHEET, C, H, W) images of every class in turn, always from the same noise."""
-        index = torch.arange(NUM_ON_SHEET, device=self.device)
-        given = {name: torch.full_like(index, value, dtype=None) for name, value in settings.items()}
-        batch = {"index": index, "label": index % len(self.class_names)} | given
-        return self.predict_step(batch, 0)["picture"]
+    def shown(self, num: int = NUM_ON_SHEET, **settings: float) -> Tensor:
+        """(num, C, H, W) images of every class in turn, always from the same noise."""
+        index = torch.arange(num, device=self.device)
+        usual = self.with_settings({"index": index, "label": index % len(self.class_names)})
+        chosen = {name: torch.full_like(usual[name], value) for name, value in settings.items()}
+        return self.predict_step(usual | chosen, 0)["picture"]
 
     def epoch_figures(self, epoch: int) -> dict[str, Any]:
         if (epoch + 1) % self.sheet_every:
             return {}
         return {"samples": self.sheet(self.shown(), f"samples after epoch {epoch}, from the same noise")}
 
-    def sheet(self, picture: Tensor, title: str) -> Any:
-        """A figure of images of every class in turn."""
-        from lab.figures.images import images  # importing matplotlib takes half a second
-
-        names = [self.class_names[i % len(self.class_names)] for i in range(len(picture))]
-        return images(picture, names, title, columns=min(10, len(self.class_names)))
-
     @torch.no_grad()
     def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
-        return {"samples": self.sheet(self.shown(), "samples of the best weights")}
+        found: dict[str, Any] = {"samples": self.sheet(self.shown(), "samples of the best weights")}
+        if samples.split == "test":
+            found |= {"interpolations": self._interpolations(), "nearest": self._nearest(samples.data)}
+        return found
+
+    def _interpolations(self) -> Any:
+        """Images between two noises, on the circle through both: a straight line would leave the sphere of noises."""
+        num, rows = 8, min(5, len(self.class_names))
+        label = torch.arange(rows, device=self.device).repeat_interleave(num)
+        ends = self.normal({"index": torch.arange(2 * rows, device=self.device)}, "interpolation", *self.noise_shape)
+        first, second = (each.repeat_interleave(num, 0) for each in (ends[:rows], ends[rows:]))
+        angle = torch.linspace(0, math.pi / 2, num, device=self.device).repeat(rows)
+        angle = angle.view(-1, *[1] * len(self.noise_shape))
+        batch = self.with_settings({"index": torch.arange(len(label), device=self.device), "label": label})
+        picture = self.picture(self.sample(angle.cos() * first + angle.sin() * second, batch))
+        return self.drawn(picture, [self.class_names[i] for i in label.tolist()], "from one noise to another", num)
+
+    def _nearest(self, data: Data) -> Any:
+        """Samples, each followed by the training image with the smallest distance between pixels."""
+        picture = self.shown(10).cpu()
+        best, found = torch.full((len(picture),), math.inf), torch.zeros_like(picture)
+        for batch in training_images(data):
+            image = batch["image"].cpu().float() / 255
+            distance, place = torch.cdist(picture.flatten(1), image.flatten(1)).min(1)
+            found = torch.where((distance < best)[:, None, None, None], image[place], found)
+            best = best.minimum(distance)
+        names = [text for distance in best.tolist() for text in ("sample", f"training\n{distance:.1f}")]
+        pairs = torch.stack([picture, found], 1).flatten(0, 1)
+        return self.drawn(pairs, names, "samples and the nearest training images (L2 of the pixels)")
+
+    def sheet(self, picture: Tensor, title: str) -> Any:
+        """A figure of images of every class in turn."""
+        return self.drawn(picture, [self.class_names[i % len(self.class_names)] for i in range(len(picture))], title)
+
+    def drawn(self, picture: Tensor, names: Sequence[str], title: str, columns: int = 10) -> Any:
+        """A figure of (N, C, H, W) images in [0, 1], each with a name."""
+        from lab.figures.images import images  # importing matplotlib takes half a second
+
+        return images(picture, names, title, columns)
+
+
+def training_images(data: Data) -> Iterator[Batch]:
+    """Yield batches of the training split; of a large one, evenly spaced samples."""
+    split = data.splits["train"]
+    index = range(0, len(split), -(-len(split) // MOST_TRAINING))
+    for start in range(0, len(index), CHUNK):
+        yield split.__getitems__(index[start : start + CHUNK])
 
 
 def judged(judge: Judge, picture: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (B, ...) state, (B,) time -> (B, ...) derivative of the state
 Solver = Literal["euler", "heun"]
@@ -41,9 +42,12 @@ def _loop(step: Callable[[Tensor, Tensor, bool], Tensor], x: Tensor, most: Tenso
     """Take all steps but the last; in an exported graph, as a loop."""
     first = torch.zeros_like(most)
     if torch.compiler.is_exporting():
-        from torch._higher_order_ops.while_loop import while_loop
 
-        return while_loop(lambda k, x: k < most - 1, lambda k, x: (k + 1, step(k, x, False)), (first, x))[1]
+        def body(k: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return k + 1, step(k, x, False).contiguous()  # the values of an exported loop keep their strides
+
+        found: Tensor = while_loop(lambda k, x: k < most - 1, body, (first, x.contiguous()))[1]
+        return found
     for k in range(int(most) - 1):
         x = step(first + k, x, False)
     return x

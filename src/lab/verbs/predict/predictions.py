@@ -11,7 +11,6 @@ from lab.verbs.predict import items
 from lab.verbs.predict.items import Item
 from lab.verbs.predictor import Predictor, part_of, prefixed
 
-
 MOST_ON_SHEET = 100
 
 
