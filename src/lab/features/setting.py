@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import FiniteFloat
 
 from lab.engine.errors import UserError
-from lab.features.base import Feature, Sample
+from lab.features.base import Feature, Row, Sample
 from lab.features.files import lines
 
 
@@ -65,6 +65,12 @@ class Setting(Feature):
 
     def example(self) -> Sample:
         return {self.entry: np.array(self.usual, self._dtype)}
+
+    def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
+        return [{name: sample[self.entry].item()}]
+
+    def html(self, sample: Sample) -> str:
+        return f"{sample[self.entry]:.6g}"
 
     @property
     def _dtype(self) -> type:
