@@ -1,7 +1,10 @@
+"""Fixtures for all tests. Functions import torch and Lightning: the process that hands out the tests needs neither."""
+
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores: one thread each, or all of them crawl
 
+import fcntl
 import gc
 import inspect
 import shutil
@@ -11,26 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import forked
-import lightning as L
 import pytest
-import torch
-from omegaconf import DictConfig
 
-from lab import train
-from lab.build import build_trainer
-from lab.engine.config import allow
-from lab.engine.config.compose import compose_config
-from lab.engine.errors import UserError
-from lab.engine.training.lightning_quirks import filter_warnings
-from lab.runs import check
-from lab.runs.open import Run
-from lab.train import prepare
-from lab.verbs.export import main as export
-
-torch.set_num_threads(1)
-torch.ones(1, requires_grad=True).backward()  # a first one after torch.export would start threads that no fork survives
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).parents[1] / "conf"
 PLAIN = (
@@ -53,25 +43,34 @@ def options(group: str) -> list[str]:
 
 def takes(net: str) -> list[str]:
     """The entries of a batch that a net's `forward` takes."""
+    from lab.engine.config import allow
+    from lab.engine.config.compose import compose_config
+
     target = compose_config("train", ["experiment=digits", f"net={net}"]).net._target_
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 
+GENERATION = {  # a net or a task that fits no classifier, which is not known before it is built
+    "unet": "generate_digits", "flow_matching": "generate_digits",
+    "vae": "generate_fashion_vae", "gan": "generate_fashion_gan",
+}  # fmt: skip
+FIRST = ("digits", "language_id", "translate_emoji")  # one for each modality: most options go with one of them
+
+
 @cache
-def fitting(*choice: str) -> str:
-    """`experiment=…`: digits, or the first that goes with these options of a group; one that chooses them comes first.
+def fitting(choice: str) -> str:
+    """`experiment=…`: the first of `FIRST`, or of the others, that goes with an option of a group on tiny data."""
+    from lab.engine.errors import UserError
+    from lab.engine.training.lightning_quirks import filter_warnings
+    from lab.runs import check
+    from lab.testing.base import compose
 
-    A net or a task of generation fits the config of no classifier, but this is not known before it is built.
-    """
     filter_warnings()
-
-    def order(name: str) -> tuple[bool, bool]:
-        text = (CONF / f"experiment/{name}.yaml").read_text()
-        return f"override /{choice[0].replace('=', ': ')}\n" not in text, name != "digits"
-
-    for name in sorted(options("experiment"), key=order):
+    if (option := choice.partition("=")[2]) in GENERATION:
+        return f"experiment={GENERATION[option]}"
+    for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
-            check.check(compose_config("train", [f"experiment={name}", "trainer=cpu", f"log_dir={CONF}", *choice]))
+            check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)
             return f"experiment={name}"
     return "experiment=digits"
 
@@ -81,7 +80,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what the imports made from garbage collection: it saves a tenth of all tests' time."""
+    """Use one thread, and exempt all modules from garbage collection, which saves a tenth of all tests' time."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).backward()  # after torch.export, a first one starts threads that no fork survives
     gc.collect()
     gc.freeze()
 
@@ -103,10 +106,12 @@ for_tests = pytest.fixture(autouse=True, name="for_tests")(restored)
 
 
 @pytest.fixture
-def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+def compose(tmp_path: Path) -> "Callable[..., DictConfig]":
     """The config of a small training run on the CPU that writes below `tmp_path`."""
+    from lab.engine.config.compose import compose_config
+    from lab.engine.training.lightning_quirks import filter_warnings
 
-    def compose(*overrides: str) -> DictConfig:
+    def compose(*overrides: str) -> "DictConfig":
         filter_warnings()
         quick = [f"log_dir={tmp_path}/logs", "trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
         return compose_config("train", [*quick, *overrides])
@@ -115,8 +120,9 @@ def compose(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Path]:
+def trained(compose: "Callable[..., DictConfig]", tmp_path: Path) -> Callable[..., Path]:
     """Train as `lab train` does, and return the run's folder."""
+    from lab import train
 
     def trained(*overrides: str) -> Path:
         cfg = compose(*overrides)
@@ -129,14 +135,40 @@ def trained(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[...,
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of three epochs on digits, with model.onnx. Copy it before you change it."""
-    folder = tmp_path_factory.mktemp("digits") / "run"
-    filter_warnings()
-    words = (*PLAIN, "trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={folder}")
-    train.main(compose_config("train", [*words, "net=mlp", "net.widths=[8]"]))
-    export.main(compose_config("export", [f"run={folder}"]))
-    return folder
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder once for all processes of pytest; the others wait for the first. Copy it before you change it."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    place.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        with open(place / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (place / f"{name}.made").exists():
+                shutil.rmtree(place / name, ignore_errors=True)  # another process failed
+                make(place / name)
+                (place / f"{name}.made").touch()
+        return place / name
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def digits_run(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A finished run that can read digits, with model.onnx. Copy it before you change it."""
+
+    def make(folder: Path) -> None:
+        from lab import train
+        from lab.engine.config.compose import compose_config
+        from lab.engine.training.lightning_quirks import filter_warnings
+        from lab.verbs.export import main as export
+
+        filter_warnings()
+        words = (*PLAIN, "trainer=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false", f"run={folder}")
+        train.main(compose_config("train", [*words, "net=mlp", "net.widths=[32]", "optimizer.lr=0.01"]))
+        export.main(compose_config("export", [f"run={folder}"]))
+
+    return once("digits", make)
 
 
 @pytest.fixture
@@ -167,37 +199,3 @@ def lab_in() -> Callable[..., subprocess.CompletedProcess[str]]:
         return forked.run([str(LAB), *words], folder, {**os.environ, **(env or {}), "PYTHONPATH": path}, timeout=300)
 
     return lab_in
-
-
-class Losses(L.Callback):
-    """The loss of every training step."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx) -> None:
-        self.values.append(outputs["loss"].item())
-
-
-class Rows:
-    """Training samples in memory, as a net's `init_from` takes them."""
-
-    def __init__(self, **entries: torch.Tensor) -> None:
-        self.entries = entries
-
-    def __len__(self) -> int:
-        return len(next(iter(self.entries.values())))
-
-    def __getitem__(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: values[index] for name, values in self.entries.items()}
-
-
-def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
-    cfg.trainer.max_steps = num
-    data, task = prepare(Run(cfg))
-    losses = Losses()
-    trainer = build_trainer(cfg, folder)
-    trainer.callbacks.append(losses)
-    trainer.fit(task, data)
-    shutil.rmtree(folder)
-    return losses.values

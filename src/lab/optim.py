@@ -22,7 +22,7 @@ class CombinedOptimizer(Optimizer):
     """
 
     def __init__(self, parts: Sequence[Optimizer], defaults: dict[str, Any]) -> None:
-        self._parts = parts
+        self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], defaults)
         for part in parts:
             if isinstance(part, LBFGS):
@@ -35,7 +35,7 @@ class CombinedOptimizer(Optimizer):
     def _share(self) -> None:
         """Give each part the common state and its parameter groups."""
         groups = iter(self.param_groups)
-        for part in self._parts:
+        for part in self.parts:
             part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
             if isinstance(part, CombinedOptimizer):
                 part._share()
@@ -46,7 +46,7 @@ class CombinedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
+        for part in self.parts:
             part.step()
         return loss
 

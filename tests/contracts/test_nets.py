@@ -6,7 +6,8 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Rows, fitting, options
+from conftest import GENERATION, fitting, options
+from steps import Rows
 from torch import nn
 from torchvision import models
 
@@ -32,7 +33,6 @@ from lab.testing.data import class_names
 from lab.testing.nets import NUM
 from lab.train import prepare
 
-GENERATION = ("unet", "vae", "gan")  # these get more than entries of a batch
 NETS = [net for net in options("net") if net not in ("sentence_encoder", *GENERATION)]  # test_pretrained.py
 
 
@@ -271,16 +271,6 @@ def test_a_residual_block_adds_to_its_input(block):
 def test_resnet_keeps_small_images_large():
     net = ResNet(num_channels=1, num_classes=10, widths=(8, 16, 32), num_blocks=2)
     assert net.blocks(net.stem(torch.zeros(1, 1, 28, 28))).shape == (1, 32, 7, 7)
-
-
-ON_META = [name for name in models.list_models(module=models) if not name.startswith("regnet")]  # it computes widths
-
-
-@pytest.mark.parametrize("name", [*ON_META, "regnet_x_400mf", "regnet_y_400mf"])
-def test_every_torchvision_model_fits_the_data(name):
-    with torch.device("meta" if name in ON_META else "cpu"):
-        net = TorchvisionNet(num_channels=1, image_size=224, num_classes=7, name=name).eval()
-        assert net(torch.zeros(2, 1, 224, 224)).shape == (2, 7)
 
 
 def test_a_grey_first_convolution_answers_as_the_colour_one(monkeypatch):

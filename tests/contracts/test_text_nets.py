@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 import torch
-from conftest import Rows
 from omegaconf import OmegaConf
+from steps import Rows
 from torch import nn
 
 from lab.engine.config import allow
@@ -45,7 +45,7 @@ def test_n_grams_are_spread_over_all_buckets(num_buckets, n):
 
 
 def linear(ngrams=2):
-    """That has seen three texts, two of class 0: in rows of 10 tokens and 50 n-grams."""
+    """A net that starts from three texts, two of class 0; it has rows for 10 tokens and 50 n-grams."""
     net = NGramLinear(10, 2, ngrams, num_buckets=50, dropout=0.5).eval()
     assert not net.embedding.weight.any()
     token, label = torch.tensor([[5, 6, 5], [5, 7, 0], [8, 0, 0]]), torch.tensor([0, 1, 0])

@@ -1,4 +1,4 @@
-"""What a text is cut into, and words that are dropped in training."""
+"""Tokenizers split texts, and words are dropped in training."""
 
 import json
 import time

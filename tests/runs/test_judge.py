@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROOFS
-from test_resume import lab_train, outcome, same, stopped  # noqa: F401
-from test_resume import resume as resumed
+from resuming import lab_train, outcome, stopped
+from resuming import resume as resumed
 from torch import nn
 
 from lab import runs
@@ -25,6 +25,7 @@ from lab.runs.finished import load_task
 from lab.runs.open import Run
 from lab.tasks import judge as judge_module
 from lab.tasks.judge import Judge
+from lab.testing.tasks import same
 from lab.train import prepare
 
 
@@ -58,7 +59,7 @@ def student(teacher, *more):
     return lab_train(*words(teacher), MIN, *more)
 
 
-def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path, stopped):  # noqa: F811
+def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path):
     more = ("trainer.max_epochs=2", "ema=0.9")
     student(teacher, *more, f"run={tmp_path}/whole")
     stopped(5, 9, *words(teacher), MIN, *more, f"run={tmp_path}/cut")
@@ -140,14 +141,14 @@ class TestJudge:
         image = judge.prepare({"image": images})["image"].clone().requires_grad_()
         judge.logits({"image": image}).sum().backward()
         assert image.grad.any()
-        assert not any(p.requires_grad or p.grad is not None for p in judge._loaded[1].parameters())
-        assert not judge._loaded[1].training
+        assert not any(p.requires_grad or p.grad is not None for p in judge.loaded[1].parameters())
+        assert not judge.loaded[1].training
 
     def test_loading_it_draws_nothing(self, finished, images):
         torch.manual_seed(0)
         expected = torch.rand(3)
         torch.manual_seed(0)
-        judge_module._load.cache_clear()
+        judge_module.load_judge.cache_clear()
         judge = Judge(finished / "teacher")
         judge.prepare({"image": images})
         assert torch.rand(3).equal(expected)
@@ -191,11 +192,11 @@ def test_a_judge_in_any_place_refuses_other_weights(place, teacher, tmp_path):
 
 
 def test_judges_of_a_folder_are_one_module_and_loaded_once(finished, monkeypatch):
-    judge_module._load.cache_clear()
+    judge_module.load_judge.cache_clear()
     loaded = []
     monkeypatch.setattr(judge_module, "loader", lambda folder: loaded.append(folder) or load_task(folder))
     _, task = prepare(Run(judged(finished / "teacher")))
-    assert task.teacher._loaded[1] is Judge(finished / "teacher")._loaded[1]
+    assert task.teacher.loaded[1] is Judge(finished / "teacher").loaded[1]
     assert loaded == [finished / "teacher"]
 
 

@@ -12,18 +12,34 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
+from lab import train
+from lab.engine.config.compose import compose_config
 from lab.engine.display import drawn, printable
 from lab.engine.errors import UserError
 from lab.engine.markdown import parse_table
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.figures.classification import classes
 from lab.verbs import report
-from lab.verbs.report import _curves
+from lab.verbs.report import curves_of
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two runs: one with figures, and one with another learning rate."""
+    filter_warnings()
+    folders = [tmp_path_factory.mktemp(name) / name for name in ("one", "other")]
+    more = ["figures=true", "optimizer.lr=0.02"], ["figures=false", "optimizer.lr=0.002"]
+    for folder, words in zip(folders, more, strict=True):
+        words = ["experiment=digits", "data.tiny=true", "net=mlp", "net.widths=[8]", "trainer.max_epochs=2", *words]
+        train.main(
+            compose_config("train", [*words, "trainer=cpu", "trainer.enable_progress_bar=false", f"run={folder}"])
+        )
+    return folders
 
 
 @pytest.fixture
-def runs(trained, tmp_path):
-    words = ["experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2"]
-    return [trained(*words, "figures=true", "optimizer.lr=0.02"), trained(*words, "optimizer.lr=0.002")]
+def runs(finished, tmp_path):
+    return [shutil.copytree(folder, tmp_path / folder.name) for folder in finished]
 
 
 def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_file(runs, tmp_path, capsys):
@@ -63,7 +79,7 @@ def test_a_page_has_the_scores_of_each_class_whatever_it_is_called(tmp_path):
     text = classes(label, label, NASTY)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/test_classes.md").write_text(f"{text}\n", encoding="utf-8")
-    (page,) = report._texts(tmp_path)
+    (page,) = report.texts_of(tmp_path)
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in page.split("<tr>")[2:]]
     assert rows == [[html.escape(printable(name)), "1.000", "1.000", "1.000", "3"] for name in NASTY]
     assert parse_table(text)[0] == ["class", "precision", "recall", "F1", "samples"]
@@ -95,5 +111,5 @@ def test_names_stand_in_the_legend_as_they_are(names, tmp_path, monkeypatch):
     for name in names:
         Path(name).mkdir()
         Path(name, "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n")
-    assert len(list(_curves([Path(name) for name in names]))) == 1
+    assert len(list(curves_of([Path(name) for name in names]))) == 1
     assert [text.get_text() for text in shown[0].get_texts()] == [drawn(f"run {name}") for name in names]

@@ -407,7 +407,7 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_picture_is_refused_by_its_header(name, monkeypatch):
-    monkeypatch.setattr(read_image, "_eight_bits", lambda _: 1 / 0)  # which would decode it
+    monkeypatch.setattr(read_image, "to_eight_bits", lambda _: 1 / 0)  # which would decode it
     try:
         said = str(decoded(LARGE[name]))
     except UserError as error:
@@ -461,4 +461,4 @@ def test_a_jpeg_of_another_size_than_its_header_says_is_not_decoded():
 def test_deep_pictures_are_scaled_row_by_row():
     level = np.random.default_rng(0).normal(0, 300, (7, 5)).astype(np.float32)
     expected = (level.astype(np.float64).clip(0) * (255 / float(level.max()))).astype(np.uint8)
-    assert (np.asarray(read_image._eight_bits(Image.fromarray(level))) == expected).all()
+    assert (np.asarray(read_image.to_eight_bits(Image.fromarray(level))) == expected).all()

@@ -210,7 +210,7 @@ def with_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workers(fate: Callable[[], object]) -> Callable[[pytest.MonkeyPatch], None]:
-    """What becomes of the processes that load."""
+    """The processes that load data have an accident."""
 
     def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(tiny.image_folder(), "images")

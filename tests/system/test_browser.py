@@ -1,4 +1,4 @@
-"""What a person sees in TensorBoard, in a real browser."""
+"""The pages of TensorBoard in a real browser."""
 
 import socket
 import subprocess

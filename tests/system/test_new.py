@@ -11,6 +11,7 @@ import pytest
 from conftest import CONF, LAB
 from omegaconf import OmegaConf
 from PIL import Image
+from refusals import one_line
 
 from lab.engine import folder
 from lab.engine.config import allow, command_line, packages, project
@@ -35,7 +36,7 @@ def forgotten(monkeypatch):
     """A test's projects are not on the path of the next one."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
-    project._find.cache_clear()
+    project.find_above.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "other")]:
         del sys.modules[name]
 
@@ -52,10 +53,6 @@ def copy(tmp_path):
 
 def lab(place, *words, env=None):
     return forked.run([str(LAB), *words], place, env or os.environ, timeout=200)
-
-
-def one_line(error):
-    return len(str(error).splitlines()) == 1 and str(error).startswith("error: ")
 
 
 def pytest_in(place, out, *words):
@@ -149,7 +146,7 @@ def test_the_stamp_has_the_projects_commit(copy, monkeypatch):
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert stamp._git(copy / "git.diff") == {"commit": commit, "dirty": False, "untracked": []}
+    assert stamp.git_state(copy / "git.diff") == {"commit": commit, "dirty": False, "untracked": []}
 
 
 # what makes a project

@@ -348,7 +348,7 @@ def test_nothing_else_executes_what_it_is_given():
 
 
 class Payload:
-    """What unpickling turns into a call."""
+    """An object that unpickling turns into a call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments

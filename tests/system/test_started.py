@@ -1,4 +1,4 @@
-"""What the environment says of a process: ranks that were left behind, interactive jobs, modules in its folder."""
+"""The environment of a process: ranks that were left behind, interactive jobs, modules in its folder."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TINY
 
 from lab.engine.errors import UserError
@@ -27,7 +28,7 @@ def without(environ, *names):
 
 @pytest.fixture
 def settled(monkeypatch):
-    """What is left of the variables that begin so, and whether they make this one of several processes."""
+    """The variables of an environment that stay, and the cluster that they describe, if any."""
 
     def settled(environ):
         for name in {*environment.RANKS, *environment.TASKS, *environment.SRUN, *environment.BATCH_ONLY, "ENVIRONMENT"}:
@@ -145,3 +146,12 @@ def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
 def test_several_machines_are_for_torchrun_and_srun():
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines needs torchrun or srun"):
         rendezvous.check_world_size(SimpleNamespace(num_nodes=2, world_size=4))
+
+
+def test_a_trainer_of_another_number_of_processes_is_refused():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match="error: trainer: its world size is 2, but 1 processes were started"):
+            rendezvous.check_world_size(SimpleNamespace(num_nodes=1, world_size=2))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -205,7 +205,7 @@ def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monk
     (tmp_path / "logs/digits/x").mkdir(parents=True)
     words = ["experiment=digits", "seed=1,2", "launcher=slurm", "launcher.args=['--output=/etc/passwd']"]
     (tmp_path / "logs/digits/x/sweep.json").write_text(json.dumps({"words": words}))
-    assert sweep._folder_and_words(["experiment=digits", "sweep.name=x"])[1] == [
+    assert sweep.folder_and_words(["experiment=digits", "sweep.name=x"])[1] == [
         "experiment=digits",
         "seed=1,2",
         "sweep.name=x",
@@ -215,10 +215,10 @@ def test_a_sweep_s_folder_does_not_say_how_its_jobs_are_submitted(tmp_path, monk
 def test_words_in_another_order_are_the_same_sweep_with_the_same_points(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     began = ["experiment=digits", "optimizer.lr=1e-1,1e-2", "seed=0,1", "sweep.name=x"]
-    place, words = sweep._folder_and_words(began)
+    place, words = sweep.folder_and_words(began)
     write_json(place / "sweep.json", {"words": words})
     again = ["sweep.name=x", "seed=0,1", "experiment=digits", "optimizer.lr=1e-1,1e-2", "sweep.jobs=2"]
-    assert sweep._folder_and_words(again) == (place, [*began, "sweep.jobs=2"])
+    assert sweep.folder_and_words(again) == (place, [*began, "sweep.jobs=2"])
 
 
 def test_a_key_that_is_added_is_varied_as_any_other():
@@ -314,4 +314,4 @@ def test_a_damaged_study_is_said_in_a_line(line, tmp_path):
 @pytest.mark.parametrize("text", ["{", "3", '{"status": "finished"}', '{"status": "finished", "best": {"value": 1}}'])
 def test_a_damaged_job_is_started_and_says_so_itself(text, tmp_path):
     (tmp_path / "results.json").write_text(text)
-    assert sweep._best_value(tmp_path) is None
+    assert sweep.finished_value(tmp_path) is None

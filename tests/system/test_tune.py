@@ -1,12 +1,12 @@
 """The learning-rate and batch-size finders: what they suggest, and that memory ends no more than a trial."""
 
-import csv
 import math
 from itertools import pairwise
 
 import pytest
 import torch
 from conftest import TINY
+from tables import read_rows
 
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError
@@ -19,8 +19,7 @@ SMALL = f"{TINY} data.tiny=false data.image_size=8 net.widths=[64]"
 
 def points(folder):
     (path,) = folder.glob("logs/digits/tune/*/*.csv")
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     assert path.with_suffix(".png").stat().st_size > 10_000
     return rows
 
@@ -42,7 +41,7 @@ def test_a_learning_rate_is_found_drawn_and_makes_no_run(lab, tmp_path):
 def test_the_groups_of_an_optimizer_keep_their_ratio(optimizer, scheduler, monkeypatch):
     words = ["net.widths=[8,8]", "net.batch_norm=true", f"optimizer={optimizer}", f"scheduler={scheduler}"]
     cfg = compose_config("tune", ["experiment=digits", *TINY.split(), *words, "lr.steps=20"])
-    own = tune._settings(cfg)
+    own = tune.take_settings(cfg)
     filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     seen, ratios = [], []
@@ -109,7 +108,7 @@ def test_batches_that_are_gathered_for_a_step_are_one_point(monkeypatch):
     cfg = compose_config(
         "tune", ["experiment=digits", *TINY.split(), "lr.steps=20", "trainer.accumulate_grad_batches=2"]
     )
-    own, seen = tune._settings(cfg), []
+    own, seen = tune.take_settings(cfg), []
     filter_warnings()
     monkeypatch.setattr(finders.memory, "limit", lambda device, gigabytes: None)
     finders.find_lr(cfg, own, seen.append)

@@ -1,4 +1,4 @@
-"""What is read, left out and reported before training; folders and tables of ordinary kinds."""
+"""Data is read, left out and reported before training; folders and tables of ordinary kinds."""
 
 import sys
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from roots import read_root
 
 from lab.build import read_data
 from lab.data import image_folder
@@ -39,8 +40,8 @@ def pictures(folder, classes="ab", num=4, suffix="png"):
             picture(folder / name / f"{i}.{suffix}")
 
 
-def images(compose, root, *more):
-    return read_data(compose("experiment=image_folder", f"data.root={root}", "data.num_workers=0", *more))
+def images(root, *more):
+    return read_root("image_folder", root, "data.num_workers=0", *more)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,12 @@ def test_names_of_splits(name, split):
     assert split_of(name) == split
 
 
-def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compose, tmp_path):
+def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(tmp_path):
     for split, num in {"Training": 4, "Valid": 2, "TESTING": 3}.items():
         pictures(tmp_path / split, num=num, suffix="PNG")
     for hidden in (".ipynb_checkpoints/x.png", "Training/.cache/y.png", "Training/a/.dot.png", "__MACOSX/a/z.png"):
         picture(tmp_path / hidden)
-    data = images(compose, tmp_path)
+    data = images(tmp_path)
     assert data.facts.features["label"].class_names == ["a", "b"]
     assert data.facts.num_samples == {"train": 8, "val": 4, "test": 6}
     assert data.names["val"] == ["Valid/a/0.PNG", "Valid/a/1.PNG", "Valid/b/0.PNG", "Valid/b/1.PNG"]
@@ -68,7 +69,7 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
     assert len(found) == 18
     picture(tmp_path / "dev/a/0.png")
     with pytest.raises(UserError, match="has Valid and dev, which are both val"):
-        images(compose, tmp_path)
+        images(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -86,35 +87,35 @@ def test_folders_named_like_splits_are_splits_and_hidden_ones_are_nothing(compos
         (["train/a", "train/b", "test/"], "test has no folders, but 4 files.*without a class are for lab predict"),
     ],
 )
-def test_a_layout_that_is_none_of_ours_is_refused(compose, tmp_path, folders, said):
+def test_a_layout_that_is_none_of_ours_is_refused(tmp_path, folders, said):
     for folder in folders:
         pictures(tmp_path / "x" / folder, [""])
     with pytest.raises(UserError, match=said) as error:
-        images(compose, tmp_path / "x")
+        images(tmp_path / "x")
     assert "\n" not in str(error.value)
 
 
-def test_classes_may_be_named_like_splits_in_part(compose, tmp_path):
+def test_classes_may_be_named_like_splits_in_part(tmp_path):
     pictures(tmp_path, ["train_station", "bus stop"])
-    assert images(compose, tmp_path).facts.features["label"].class_names == ["bus stop", "train_station"]
+    assert images(tmp_path).facts.features["label"].class_names == ["bus stop", "train_station"]
 
 
 @pytest.mark.parametrize("name", ["@eaDir", "lost+found", "__pycache__", "$RECYCLE.BIN", "Thumbs.db", ".DS_Store"])
-def test_what_a_system_makes_is_no_sample(compose, tmp_path, name):
+def test_what_a_system_makes_is_no_sample(tmp_path, name):
     pictures(tmp_path)
     picture(tmp_path / name / "x.png")
     picture(tmp_path / "a" / name / "deeper" / "x.png")
-    data = images(compose, tmp_path)
+    data = images(tmp_path)
     assert sum(data.facts.num_samples.values()) == 8
     assert data.facts.features["label"].class_names == ["a", "b"]
     assert f"a/{name}" in data.report.full()
     assert "2 hidden files and folders" in data.report.short()
 
 
-def test_two_spellings_of_a_name_in_unicode_are_one_class(compose, tmp_path):
+def test_two_spellings_of_a_name_in_unicode_are_one_class(tmp_path):
     pictures(tmp_path / "train", ["caf\u00e9", "b"])
     pictures(tmp_path / "test", ["cafe\u0301", "b"])
-    assert images(compose, tmp_path).facts.features["label"].class_names == ["b", "caf\u00e9"]
+    assert images(tmp_path).facts.features["label"].class_names == ["b", "caf\u00e9"]
 
 
 def test_names_that_look_the_same_are_warned_of():
@@ -123,13 +124,13 @@ def test_names_that_look_the_same_are_warned_of():
     assert report.warnings == [r"'pos' and 'Pos' and 'po\u200bs' are different classes with almost equal names"]
 
 
-def test_the_full_report_has_every_name(compose, tmp_path):
+def test_the_full_report_has_every_name(tmp_path):
     pictures(tmp_path, num=40)
     for i in range(30):
         (tmp_path / f"a/{i}.png").write_text("no image")
     with pytest.raises(UserError, match=r"30 of 80 .*\n(.*\n){20}  … and 10 more, which lab data"):
-        images(compose, tmp_path)
-    report = images(compose, tmp_path, "data.skip_unreadable=true").report
+        images(tmp_path)
+    report = images(tmp_path, "data.skip_unreadable=true").report
     assert all(f"a/{i}.png is not a readable image" in report.full() for i in range(30))
     report.count_classes({"test": []}, [f"class {i}" for i in range(100)])
     assert "class 99" in report.full()
@@ -155,20 +156,20 @@ def test_the_files_of_a_resumed_run_are_not_decoded_again(compose, tmp_path, mon
     assert len(decoded) == (0 if is_checked else 8)
 
 
-def test_links_to_folders_are_read_alike_in_training_and_prediction(compose, tmp_path):
+def test_links_to_folders_are_read_alike_in_training_and_prediction(tmp_path):
     pictures(tmp_path / "elsewhere", "c")
     pictures(tmp_path / "x")
     (tmp_path / "x/c").symlink_to(tmp_path / "elsewhere/c")
     (tmp_path / "x/a/loop").symlink_to(tmp_path / "x/a")
-    assert images(compose, tmp_path / "x").facts.features["label"].class_names == ["a", "b", "c"]
+    assert images(tmp_path / "x").facts.features["label"].class_names == ["a", "b", "c"]
     assert len(ImageFeature(3, 8).find(str(tmp_path / "x"))) == 12 == len(list(files_below(tmp_path / "x")))
 
 
-def test_val_may_lack_a_class_that_train_has(compose, tmp_path):
+def test_val_may_lack_a_class_that_train_has(tmp_path):
     pictures(tmp_path / "train", "abc")
     pictures(tmp_path / "val", "ab")
     pictures(tmp_path / "test", "bc")
-    data = images(compose, tmp_path)
+    data = images(tmp_path)
     assert data.report.classes["val"] == {"a": 4, "b": 4, "c": 0}
     assert "val has no sample of c" in data.report.short()
     assert "test has no sample of a, and gives no score for it" in data.report.short()
@@ -195,14 +196,14 @@ def broken(folder):
     (folder / "b/2.png").write_text("a text")
 
 
-def test_all_unreadable_images_are_named_at_once_or_left_out(compose, tmp_path):
+def test_all_unreadable_images_are_named_at_once_or_left_out(tmp_path):
     broken(tmp_path)
     with pytest.raises(UserError, match=r"3 of 12 images can't be read.*data.skip_unreadable=true") as error:
-        images(compose, tmp_path)
+        images(tmp_path)
     assert [line.split(" is not")[0].rpartition("/")[2] for line in str(error.value).splitlines()[1:]] == [
         "1.png", "1.png", "2.png",
     ]  # fmt: skip
-    data = images(compose, tmp_path, "data.skip_unreadable=true")
+    data = images(tmp_path, "data.skip_unreadable=true")
     assert sum(data.facts.num_samples.values()) == 9
     assert "3 images that can't be read" in data.report.short()
 
@@ -216,22 +217,22 @@ def test_a_picture_with_a_pixel_that_is_no_number_is_unreadable(tmp_path, value)
         read_image(tmp_path / "x.tiff", 1, 8)
 
 
-def test_a_picture_of_the_same_size_is_other_data_and_a_moved_root_is_the_same(compose, tmp_path):
+def test_a_picture_of_the_same_size_is_other_data_and_a_moved_root_is_the_same(tmp_path):
     pictures(tmp_path / "x")
-    before = images(compose, tmp_path / "x")
+    before = images(tmp_path / "x")
     (tmp_path / "x").rename(tmp_path / "2024")
-    after = images(compose, tmp_path / "2024")
+    after = images(tmp_path / "2024")
     assert (after.facts.fingerprint, after.names) == (before.facts.fingerprint, before.names)
     pictures(tmp_path / "2024", "c")  # a bitmap of 8×8 pixels has one size, whatever it shows
     for path in sorted((tmp_path / "2024").glob("*/*")):
         Image.open(path).save(path.with_suffix(".bmp"))
         path.unlink()
-    before = images(compose, tmp_path / "2024").facts
+    before = images(tmp_path / "2024").facts
     one, other = tmp_path / "2024/a/0.bmp", tmp_path / "2024/b/0.bmp"
     assert one.stat().st_size == other.stat().st_size
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second), other.write_bytes(first)
-    after = images(compose, tmp_path / "2024").facts
+    after = images(tmp_path / "2024").facts
     assert after.num_samples == before.num_samples
     assert after.fingerprint != before.fingerprint
 

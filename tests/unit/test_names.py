@@ -75,7 +75,7 @@ def test_an_explanation_shows_a_name_as_it_is(name, tmp_path):
 @pytest.mark.parametrize("name", NASTY)
 def test_texts_of_a_run_are_written_and_logged_as_they_are(name, tmp_path):
     board = TensorBoardLogger(tmp_path, name="", version="")
-    Figures(tmp_path, [board], draw=True)._keep("test", {"text": name}, 0)
+    Figures(tmp_path, [board], draw=True).write_figures("test", {"text": name}, 0)
     board.finalize("success")
     assert (tmp_path / "figures/test_text.md").read_text(encoding="utf-8") == f"{printable_lines(name)}\n"
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"] == ["test/text/text_summary"]

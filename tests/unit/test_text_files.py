@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import CONF
+from roots import read_root
 
 from lab.build import read_data
 from lab.engine.errors import UserError
@@ -28,52 +29,52 @@ def write(path, rows=ROWS, columns=("text", "label")):
     return path
 
 
-def read(compose, root, *more):
-    return read_data(compose("experiment=sentiment", f"data.root={root}", *more))
+def read(root, *more):
+    return read_root("sentiment", root, *more)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "CSV"])
-def test_a_table_of_any_kind(compose, tmp_path, suffix):
-    facts = [read(compose, write(tmp_path / f"x.{kind}")).facts for kind in ("csv", suffix)]
+def test_a_table_of_any_kind(tmp_path, suffix):
+    facts = [read(write(tmp_path / f"x.{kind}")).facts for kind in ("csv", suffix)]
     assert facts[0] == facts[1]
     assert facts[0].num_samples == {"train": 28, "val": 6, "test": 6}
     assert facts[0].features["label"].class_names == ["a", "b"]
 
 
-def test_columns_of_any_name_and_splits_by_a_column(compose, tmp_path):
+def test_columns_of_any_name_and_splits_by_a_column(tmp_path):
     columns, part = ("id", "body", "kind", "part"), ["train", "val", "test", "train"]
     words = ("data.text=body", "data.label=kind", "data.split=part", "data.val_fraction=0.9")
     rows = [(i, f"text {i}", "ab"[i // 4 % 2], part[i % 4]) for i in range(40)]
     path = write(tmp_path / "x.csv", rows, columns)
-    data = read(compose, path, *words)
+    data = read(path, *words)
     assert data.facts.num_samples == {"train": 20, "val": 10, "test": 10}
     assert data.names["val"] == [f"text {i}" for i in range(1, 40, 4)]
     write(path, [*rows, (40, "text", "a", "devel")], columns)
     with pytest.raises(UserError, match="line 42 has the split 'devel'; expected one of train, training, val, "):
-        read(compose, path, *words)
+        read(path, *words)
 
 
-def test_the_vocabulary_is_the_training_split_s(compose, tmp_path):
+def test_the_vocabulary_is_the_training_split_s(tmp_path):
     rows = [(f"seen seen {part}", label, part) for part in ("train", "val", "test") for label in "ab" for _ in range(3)]
     path = write(tmp_path / "x.csv", rows, ("text", "label", "split"))
-    data = read(compose, path, "data.split=split", "data.min_count=1")
+    data = read(path, "data.split=split", "data.min_count=1")
     vocabulary = json.loads(data.facts.features["text"].tokenizer)["model"]["vocab"]
     assert {"seen", "train"} <= set(vocabulary)
     assert not {"val", "test"} & set(vocabulary)
 
 
-def test_splits_by_files_and_what_is_missing_is_drawn(compose, tmp_path):
+def test_splits_by_files_and_what_is_missing_is_drawn(tmp_path):
     write(tmp_path / "x/train.jsonl")
     write(tmp_path / "x/test.csv", ROWS[:7])
     (tmp_path / "x/README.md").write_text("not a table")
-    assert read(compose, tmp_path / "x").facts.num_samples == {"train": 34, "val": 6, "test": 7}
+    assert read(tmp_path / "x").facts.num_samples == {"train": 34, "val": 6, "test": 7}
 
 
-def test_groups_stay_whole_and_folds_cover_all(compose, tmp_path):
+def test_groups_stay_whole_and_folds_cover_all(tmp_path):
     path = write(tmp_path / "x.csv", [(t, c, str(i // 4)) for i, (t, c) in enumerate(ROWS)], ("text", "label", "who"))
     seen = []
     for fold in range(5):
-        data = read(compose, path, "data.group=who", "cv=5", f"fold={fold}")
+        data = read(path, "data.group=who", "cv=5", f"fold={fold}")
         groups = [{int(text.split()[1]) // 4 for text in names} for names in data.names.values()]
         assert sum(map(len, groups)) == 10
         seen += data.names["test"]
@@ -111,18 +112,18 @@ BAD = {
 @pytest.mark.parametrize(
     ("name", "content"), [(name, text) for name, texts in BAD.items() for text in texts], ids=range(19)
 )
-def test_what_is_wrong_with_a_table_is_said_in_a_line_that_names_the_row(compose, tmp_path, name, content):
+def test_what_is_wrong_with_a_table_is_said_in_a_line_that_names_the_row(tmp_path, name, content):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=BAD[name][content]) as error:
-        read(compose, tmp_path / name)
+        read(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
-def test_a_class_that_only_the_test_has_is_named_with_its_row(compose, tmp_path):
+def test_a_class_that_only_the_test_has_is_named_with_its_row(tmp_path):
     write(tmp_path / "x/train.csv")
     write(tmp_path / "x/test.csv", [*ROWS[:3], ("text", "c")])
     with pytest.raises(UserError, match=r"test.csv, line 5 has the class 'c', which no training sample has"):
-        read(compose, tmp_path / "x")
+        read(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,14 @@ def test_a_class_that_only_the_test_has_is_named_with_its_row(compose, tmp_path)
 def test_a_root_that_is_none(compose, tmp_path, make, message):
     make(tmp_path / "x")
     with pytest.raises(UserError, match=message):
-        read(compose, tmp_path / "x")
+        read(tmp_path / "x")
     with pytest.raises(UserError, match=r"data.root=PATH"):
         read_data(compose("experiment=sentiment"))
 
 
-def test_texts_of_every_kind_are_taken(compose, tmp_path):
+def test_texts_of_every_kind_are_taken(tmp_path):
     strange = ["", "x", "y" * 100_000, "🎬🏽👩‍🚀", "مرحبا", 'two\nlines, "quoted"', "\u202e\u0000", "<pad></s>"]
-    data = read(compose, write(tmp_path / "x.csv", [*ROWS, *((text, "a") for text in strange)]))
+    data = read(write(tmp_path / "x.csv", [*ROWS, *((text, "a") for text in strange)]))
     batches = [
         batch for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()) for batch in loader
     ]
@@ -152,27 +153,28 @@ def test_texts_of_every_kind_are_taken(compose, tmp_path):
     assert all((batch["token"][:, 0] != 0).all() for batch in batches)
 
 
-def test_a_folder_of_files_for_each_class(compose, tmp_path):
+def test_a_folder_of_files_for_each_class(tmp_path):
     for i, (text, label) in enumerate(ROWS):
         (tmp_path / "x" / label / "deeper").mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / label / f"{'deeper/' * (i % 3 == 0)}{i}.txt").write_text(text)
-    facts = read(compose, tmp_path / "x", "data=text_folder").facts
+    facts = read(tmp_path / "x", "data=text_folder").facts
     assert facts.num_samples == {"train": 28, "val": 6, "test": 6}
     (tmp_path / "x/b/1.txt").write_bytes(b"ok\n\xff")
     with pytest.raises(UserError, match=r"b/1.txt, line 2 is not UTF-8"):
-        read(compose, tmp_path / "x", "data=text_folder")
+        read(tmp_path / "x", "data=text_folder")
     (tmp_path / "x/train").mkdir()
     with pytest.raises(UserError, match="expected train, optionally val and test"):
-        read(compose, tmp_path / "x", "data=text_folder")
+        read(tmp_path / "x", "data=text_folder")
     (tmp_path / "y/a").mkdir(parents=True)
     with pytest.raises(UserError, match=r"y/a has no .txt files"):
-        read(compose, tmp_path / "y", "data=text_folder")
+        read(tmp_path / "y", "data=text_folder")
 
 
 class TestPublicSets:
     def test_the_library_is_not_there(self, compose, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(UserError, match=r"data: imdb needs the package datasets: pip install 'lab\[datasets\]'"):
+        message = r"data: imdb needs the package datasets: pip install 'lab-template\[datasets\]'"
+        with pytest.raises(UserError, match=message):
             read_data(compose("experiment=language_id", "data=imdb"))
 
     def test_neither_cache_nor_network(self, compose, monkeypatch):

@@ -62,11 +62,11 @@ class Figures(Callback):
         if not (self.draw and trainer.is_global_zero):
             return
         if self.samples is not None:  # drawing them before the first step would delay it
-            self._keep("train", data_of(trainer).figures(self.samples), trainer.global_step)
+            self.write_figures("train", data_of(trainer).figures(self.samples), trainer.global_step)
             self.samples = None
         task = task_of(module)
         if type(task).epoch_figures is not Task.epoch_figures:
-            self._keep("epoch", epoch_figures(trainer, task), trainer.global_step)
+            self.write_figures("epoch", epoch_figures(trainer, task), trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -114,10 +114,10 @@ class Figures(Callback):
         if self.draw and trainer.is_global_zero and type(task).figures is not Task.figures:
             index, values = self.kept.take()
             figures = task.figures(ShownSamples(data_of(trainer), stage, index), values)
-            self._keep(stage, figures, trainer.global_step)
+            self.write_figures(stage, figures, trainer.global_step)
         self.kept = KeptOutputs(0)
 
-    def _keep(self, stage: str, figures: dict[str, Any], step: int) -> None:
+    def write_figures(self, stage: str, figures: dict[str, Any], step: int) -> None:
         """Write figures, and texts, as files and for TensorBoard."""
         with forgiven(self.folder):
             (self.folder / FIGURES).mkdir(exist_ok=True)

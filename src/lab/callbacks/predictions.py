@@ -54,9 +54,9 @@ class PredictionWriter(Callback):
         rows = encoded(zip([names[i] for i in index], *columns.values(), strict=True))
         every = gathered(trainer, (index, rows))
         if trainer.is_global_zero and not self.failed:
-            self._write(every)
+            self.write(every)
 
-    def _write(self, every: list[tuple[list[int], list[bytes]]]) -> None:
+    def write(self, every: list[tuple[list[int], list[bytes]]]) -> None:
         self.failed = True
         with forgiven(self.path.parent):
             if self.table is None:

@@ -149,12 +149,13 @@ class Data(L.LightningDataModule):
 
     def _split(self, name: str) -> tuple[Batches, int, int]:
         """The samples of a split, the rank of this process, and the number of processes."""
-        split, (rank, world_size) = self.splits[name], self._rank()
+        split, (rank, world_size) = self.splits[name], self.rank_and_size()
         if len(split) < world_size:
             raise UserError(f"data: {name} has {len(split)} samples, fewer than the {world_size} processes.")
         return split, rank, world_size
 
-    def _rank(self) -> tuple[int, int]:
+    def rank_and_size(self) -> tuple[int, int]:
+        """The rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: Batches, **kwargs: Any) -> DataLoader[Batch]:
@@ -170,6 +171,9 @@ class Data(L.LightningDataModule):
             collate_fn=no_collate,
             **kwargs,
         )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Return the input of the net, computed on its device."""

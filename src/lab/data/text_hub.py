@@ -45,7 +45,8 @@ class HuggingFaceTexts(TextData):
             import datasets
         except ImportError as error:
             raise UserError(
-                f"data: {self.set} needs the package datasets: pip install 'lab-template[datasets]'; data.tiny=true does not."
+                f"data: {self.set} needs the package datasets: pip install 'lab-template[datasets]';"
+                " data.tiny=true does not."
             ) from error
         try:
             return datasets.load_dataset(SETS[self.set][0])

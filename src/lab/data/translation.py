@@ -67,7 +67,7 @@ class TranslationData(Data):
         """Read the pairs of "train", and of "val" and "test" unless these are drawn from "train"."""
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
-        pairs = self._drawn(self.read_pairs())
+        pairs = self.split_pairs(self.read_pairs())
         for name, split in pairs.items():
             if not split:
                 raise UserError(f"data: {name} has no pairs.")
@@ -92,7 +92,7 @@ class TranslationData(Data):
         self.report.warn_of_words([" ".join(pair) for pair in pairs["train"]], self.tokens)
         return dict(splits), facts
 
-    def _drawn(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
+    def split_pairs(self, pairs: dict[str, Sequence[Pair]]) -> dict[str, Sequence[Pair]]:
         """Draw the missing splits from "train", and name all samples by their sources."""
         everything = pairs["train"]
         if not everything:

@@ -52,7 +52,7 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
     """
     with _opened(file) as opened:
         opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that suffices
-        picture = _eight_bits(ImageOps.exif_transpose(opened))
+        picture = to_eight_bits(ImageOps.exif_transpose(opened))
     picture = picture.convert("RGB" if num_channels == 3 else "L")
     picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.array(picture).reshape(image_size, image_size, num_channels).transpose(2, 0, 1).copy()
@@ -135,7 +135,7 @@ def _readable(file: str | Path | BinaryIO) -> Iterator[None]:
         raise UserError(f"data: {name} is not a readable image ({reason}). Repair or delete it.") from error
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def to_eight_bits(picture: Image.Image) -> Image.Image:
     if _is_deep(picture):
         level = np.asarray(picture)
         if not np.isfinite([level.min(), level.max()]).all():

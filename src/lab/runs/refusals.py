@@ -117,11 +117,11 @@ def num_processes(cfg: DictConfig) -> int:
 
 def _num_batches(cfg: DictConfig, data: Data, stage: str) -> int:
     """The number of batches of a split in each process. Data asks the trainer for its rank; there is none yet."""
-    data._rank = lambda: (0, num_processes(cfg))  # type: ignore[method-assign]
+    data.rank_and_size = lambda: (0, num_processes(cfg))  # type: ignore[method-assign]
     try:
         return len(getattr(data, f"{stage}_dataloader")())
     finally:
-        del data._rank
+        del data.rank_and_size
 
 
 def check_lengths(cfg: DictConfig, data: Data) -> None:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: the arguments are invalid, or another process runs the sweep.
     """
     refuse_multiple_processes("--multirun", "a sweep")
-    folder, words = _folder_and_words(list(get_args_parser().parse_args(list(arguments)).overrides))
+    folder, words = folder_and_words(list(get_args_parser().parse_args(list(arguments)).overrides))
     overrides = parse_overrides(words)
     cfg = _first_config(overrides)
     torch.set_num_threads(1)  # a forked job would wait for threads that exist before the fork only
@@ -122,7 +122,7 @@ def _run(strategy: Strategy, launcher: Launcher, board: Board) -> None:
     while True:
         while launcher.has_room() and (new_trial := strategy.next()) is not None:
             new = board.add(new_trial)
-            if (value := _best_value(new.folder)) is not None:  # an earlier start of the sweep has finished it
+            if (value := finished_value(new.folder)) is not None:  # an earlier start of the sweep has finished it
                 new.status, new.value = "finished", value
                 strategy.tell(new)
             else:
@@ -130,7 +130,7 @@ def _run(strategy: Strategy, launcher: Launcher, board: Board) -> None:
         if not launcher.running and strategy.is_over():
             return
         if job := launcher.wait(0.5):
-            job.value = _best_value(job.folder) if job.status == "finished" else None
+            job.value = finished_value(job.folder) if job.status == "finished" else None
             board.ended(job)
             if job.status == "failed" and job.tries <= strategy.retries:
                 launcher.start(job)
@@ -140,7 +140,7 @@ def _run(strategy: Strategy, launcher: Launcher, board: Board) -> None:
         board.show(launcher.running)
 
 
-def _best_value(folder: Path) -> float | None:
+def finished_value(folder: Path) -> float | None:
     """The best value of a finished run, or None; None also for a damaged folder, whose job then fails by itself."""
     with contextlib.suppress(UserError):
         return resume.best_value(folder)
@@ -152,11 +152,11 @@ def _stop(strategy: Strategy, launcher: Launcher, board: Board) -> None:
     launcher.stop()
     for job in board.jobs.values():
         if job.status == "finished" and job.value is None:
-            job.value = _best_value(job.folder)
+            job.value = finished_value(job.folder)
             strategy.tell(job)
 
 
-def _folder_and_words(words: list[str]) -> tuple[Path, list[str]]:
+def folder_and_words(words: list[str]) -> tuple[Path, list[str]]:
     """The folder of a sweep, and its overrides: the stored ones of an earlier start, then the new ones.
 
     Raises:

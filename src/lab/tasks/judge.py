@@ -76,29 +76,30 @@ class Judge:
 
     def prepare(self, batch: Batch) -> Batch:
         """Turn the entries of the data, such as uint8 images, into the batch that the judge's net expects."""
-        return self._loaded[0].on_after_batch_transfer(batch)
+        return self.loaded[0].on_after_batch_transfer(batch)
 
     @property
     def facts(self) -> Any:
         """The facts of the judge's data."""
-        return self._loaded[0].facts
+        return self.loaded[0].facts
 
     @property
     def input_entries(self) -> list[str]:
         """The entries of a batch that the judge's net takes."""
-        return list(self._loaded[1].input_entries)
+        return list(self.loaded[1].input_entries)
 
     @cached_property
-    def _loaded(self) -> tuple[Data, Any]:
+    def loaded(self) -> tuple[Data, Any]:
+        """The data and the task of the run."""
         check_finished(self.folder)
         current = stored_digest(self.folder / BEST)
         if self.fingerprint not in (None, current):
             raise UserError(f"error: {self.folder}: {CHANGED}.")
-        return _load(self.folder, current)
+        return load_judge(self.folder, current)
 
     def _at(self, batch: Batch) -> tuple[LightningModule, Batch]:
         """The task, and the batch in float32; the task is moved to the device of the batch."""
-        task, device = self._loaded[1], next(iter(batch.values())).device
+        task, device = self.loaded[1], next(iter(batch.values())).device
         if task.device != device:
             with torch.inference_mode(False):
                 task.to(device)
@@ -109,7 +110,7 @@ class Judge:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, fingerprint: str) -> tuple[Data, Any]:
+def load_judge(folder: Path, fingerprint: str) -> tuple[Data, Any]:
     assert loader is not None, "import lab.runs before a judge is used"
     # building the net draws random weights, and a validation step under inference mode may load the judge
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):

@@ -138,7 +138,7 @@ class DataContract(Contract):
         for stage in STAGES:
             seen = []
             for rank in range(3):
-                monkeypatch.setattr(data, "_rank", lambda rank=rank: (rank, 3))
+                monkeypatch.setattr(data, "rank_and_size", lambda rank=rank: (rank, 3))
                 seen.append(order(loader(data, stage), 0))
             assert len({len(batches) for batches in seen}) == 1
             assert all(batch for batches in seen for batch in batches), "a batch is empty"
@@ -147,7 +147,7 @@ class DataContract(Contract):
             assert len(every) == most or (stage == "train" and len(every) > most - 3 * size - 3), "some are never seen"
 
     def test_more_processes_than_samples_is_an_error(self, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(data, "_rank", lambda: (0, 1_000_000))
+        monkeypatch.setattr(data, "rank_and_size", lambda: (0, 1_000_000))
         with pytest.raises(UserError, match="fewer than the 1000000 processes"):
             data.val_dataloader()
 

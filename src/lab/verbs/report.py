@@ -75,9 +75,9 @@ def page(folders: Sequence[Path]) -> str:
     parts = [f"<h1>{html.escape(title)}</h1>", "<h2>Scores</h2>", _table_of_rows(_scores(runs))]
     if len(folders) > 1:
         parts += ["<h2>Differences</h2>", _table_of_rows(_differences(folders))]
-    parts += ["<h2>Curves</h2>", *_curves(folders)]
+    parts += ["<h2>Curves</h2>", *curves_of(folders)]
     for folder in folders:
-        parts += [f"<h2>{html.escape(printable(folder))}</h2>", *_figures(folder), *_texts(folder)]
+        parts += [f"<h2>{html.escape(printable(folder))}</h2>", *_figures(folder), *texts_of(folder)]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     viewport = '<meta name="viewport" content="width=device-width">'
     return f"<!doctype html><html lang=en><head>{head}{viewport}</head><body>{''.join(parts)}</body></html>\n"
@@ -98,7 +98,7 @@ def _differences(folders: Sequence[Path]) -> list[TableRow]:
     ]  # fmt: skip
 
 
-def _curves(folders: Sequence[Path]) -> Iterable[str]:
+def curves_of(folders: Sequence[Path]) -> Iterable[str]:
     """A plot of each metric over the epochs: training and validation of one run, or the validation of several runs."""
     from lab.figures.page import CYCLE, GREY, axes_of_curves
 
@@ -137,7 +137,7 @@ def _figures(folder: Path) -> Iterable[str]:
         yield _image(read_bytes(path), path.stem.replace("_", " "))
 
 
-def _texts(folder: Path) -> Iterable[str]:
+def texts_of(folder: Path) -> Iterable[str]:
     for path in sorted((folder / FIGURES).glob("*.md")):
         yield _details(path.stem.replace("_", " "), _table(parse_table(read_text(path))))
     for name in (DATA_REPORT, CONFIG, STAMP):

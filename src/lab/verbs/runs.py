@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"error: there is no folder {args.log_dir}. Train a run first, or choose another --log-dir.")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab runs | head
-    below = [_below(word, args.log_dir) for word in args.words]
+    below = [path_below(word, args.log_dir) for word in args.words]
     args.where = [_below_log_dir(condition, args.log_dir) for condition in args.where]
     runs = read_runs(args.log_dir)
     add_defaults(runs, args.log_dir, set(_keys(args)))
@@ -89,10 +89,10 @@ def _keys(args: argparse.Namespace) -> Iterator[str]:
 def _below_log_dir(condition: str, logs: Path) -> str:
     """A condition on `run` with the path relative to the log folder."""
     key, sign, value = parts_of(condition)
-    return f"{key}{sign}{_below(value, logs)}" if key == "run" else condition
+    return f"{key}{sign}{path_below(value, logs)}" if key == "run" else condition
 
 
-def _below(word: str, logs: Path) -> str:
+def path_below(word: str, logs: Path) -> str:
     """The path of a run relative to the log folder; `latest` is the newest run."""
     word = str(latest(logs)) if word == "latest" else word
     for root in (logs, logs.absolute()):

@@ -72,13 +72,13 @@ def find() -> Project | None:
         UserError: the file is not TOML.
     """
     try:
-        return _find(Path.cwd())
+        return find_above(Path.cwd())
     except FileNotFoundError:  # the working directory has been removed
         return None
 
 
 @cache
-def _find(here: Path) -> Project | None:
+def find_above(here: Path) -> Project | None:
     folders = (here, *here.parents)
     if any(map(_is_run_or_sweep, folders)):
         return None

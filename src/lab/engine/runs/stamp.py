@@ -36,7 +36,7 @@ def stamp(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         "overrides": list(overrides),
         "began": time.time(),
         "host": platform.node(),
-        "git": _git(folder / DIFF),
+        "git": git_state(folder / DIFF),
         "python": platform.python_version(),
         "packages": _versions(),
         "hardware": {
@@ -57,7 +57,7 @@ def _versions() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _git(diff: Path) -> dict[str, Any] | None:
+def git_state(diff: Path) -> dict[str, Any] | None:
     """The commit and the state of the project, or of the checkout that contains lab; None without either."""
     user_project = project()
     if user_project is None and CONF.parent == PACKAGE:  # a wheel, which has conf/ inside

@@ -13,14 +13,16 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.distributed import _destroy_dist_connection
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 from torch.utils.tensorboard.summary import hparams
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -39,6 +41,13 @@ WARNINGS = (  # at every start, and no user can act on them
     "You requested to overfit but enabled .* dataloader shuffling",
     "The AccumulateGrad node's stream does not match",  # Lightning builds DDP on another stream
     "Glyph .* missing from font",  # matplotlib: no installed font has a script's letters
+)
+BATCH_HOOKS = (
+    *(f"on_{stage}_batch_{end}" for stage in ("train", "validation", "test", "predict") for end in ("start", "end")),
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -74,6 +83,42 @@ def seed_generators(seed: int) -> None:
     torch.random.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+def search_no_missing_gpu() -> None:
+    """Let torch remember that the machine has no GPU.
+
+    Lightning sets a variable that makes torch load NVIDIA's management library whenever it looks for a GPU. Adam looks
+    for one in each step, and the system searches all its folders for a library that is missing.
+
+    Saves 0.2 ms of each step, 3 % of a digits epoch (blocks of 10 steps, taken in turn; Lightning 2.6.6, torch 2.15).
+    """
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Measures nothing. Lightning's `PassThroughProfiler` builds a context manager for each of 90 calls in a step.
+
+    Saves, together with `skip_empty_hooks`, 0.2 ms of each step, 2 % of a digits epoch (Lightning 2.6.6).
+    """
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self.nothing
+
+
+def skip_empty_hooks(callbacks: Iterable[Callback]) -> None:
+    """Let Lightning skip the hooks of a batch that a callback does not define.
+
+    Lightning calls each hook of each callback, also those of the base class, which are empty. It skips a hook that is
+    not callable (Lightning 2.6.6). `NoProfiler` has the saving.
+    """
+    for callback in callbacks:
+        for name in BATCH_HOOKS:
+            if getattr(getattr(callback, name), "__func__", None) is getattr(Callback, name):
+                setattr(callback, name, None)
 
 
 def is_logging_step(trainer: Any) -> bool:

@@ -84,7 +84,9 @@ def check(cfg: DictConfig) -> tuple[Format, Path]:
     if cfg.int8 and cfg.format != "onnx":
         problems.append(f"int8={cfg.int8}: only format=onnx can be quantised; remove int8=")
     if not all(map(find_spec, chosen.needs)):
-        problems.append(f"format={cfg.format}: this needs {', '.join(chosen.needs)}: pip install 'lab-template[export]'")
+        problems.append(
+            f"format={cfg.format}: this needs {', '.join(chosen.needs)}: pip install 'lab-template[export]'"
+        )
     if output.suffix != Path(chosen.name).suffix:
         problems.append(f"output={output}: expected a name that ends in {Path(chosen.name).suffix}")
     if not os.access(output.absolute().parent, os.W_OK):

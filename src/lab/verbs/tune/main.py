@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     filter_warnings()
     refuse_multiple_processes("tune", "it")
     freeze(cfg)
-    settings = _settings(cfg)
+    settings = take_settings(cfg)
     check(cfg)
     if settings.find == "lr":
         _lr(cfg, settings)
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         _batch_size(cfg, settings)
 
 
-def _settings(cfg: DictConfig) -> DictConfig:
+def take_settings(cfg: DictConfig) -> DictConfig:
     """Move the keys of conf/tune.yaml out of the config, which is then one for `lab train`."""
     OmegaConf.set_struct(cfg, False)
     settings = OmegaConf.create({key: cfg.pop(key) for key in Settings.__dataclass_fields__})

@@ -51,7 +51,7 @@ PLACES = (
 
 
 def caught(monkeypatch, capsys, *words, app):
-    """What `lab train WORDS` prints, of an app."""
+    """The output of `lab train WORDS` for an app."""
     monkeypatch.setattr(secrets, "_known", {})
     monkeypatch.setattr(cli, "_hydra_app", app)
     monkeypatch.setattr(sys, "argv", ["lab", "train", "experiment=digits", *words])
