@@ -3,7 +3,6 @@
 This module imports nothing heavy: predicting with an exported model does not load torch.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def source_of(cfg: DictConfig, inputs: Mapping[str, Feature]) -> Iterable[Item]:
 
 def is_folder(output: str) -> bool:
     """Return whether `output` names a folder for the table and the files."""
-    return output != "-" and (output.endswith(("/", os.sep)) or not Path(output).suffix)
+    return output.endswith("/")
 
 
 def table_of(output: str) -> Path:
@@ -117,7 +116,7 @@ def check(cfg: DictConfig) -> None:
         problems.append("input, num: expected one of them")
     if cfg.output != "-" and not is_folder(str(cfg.output)) and output.suffix not in WRITERS:
         problems.append(
-            f"output={output}: expected a name that ends in {', '.join(WRITERS)}, a folder, or - for standard output"
+            f"output={output}: expected a name that ends in {', '.join(WRITERS)} or /, or - for standard output"
         )
     if cfg.input is not None and output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
         problems.append(f"output={output}: this is the input, which would be lost; name another file")
