@@ -97,10 +97,19 @@ MLP = ("net=mlp", "net.widths=[64,128,64]", "net.batch_norm=true", "data.batch_s
 SPLIT = "data.val_fraction=0.08333333"  # 55,000 + 5,000 of 60,000
 LISTING = ("optimizer=sgd", "optimizer.lr=0.01", "data.batch_size=32", "data.val_fraction=0.001")
 SHORT = ("trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
+ONE_STEP = (*SHORT, "trainer.limit_train_batches=1", "trainer.max_epochs=1", "figures=false")
 SCALES = (1, 4, 16)
 
+
+def imports_of(*overrides: str) -> list[str]:
+    """A command that measures the imports of a run of one step."""
+    return [PYTHON, str(HERE / "imports.py"), "lab", *train(*overrides, *ONE_STEP)[1:]]
+
+
 CPU_COMMANDS = {
-    "import": [PYTHON, "-c", "import lightning"],
+    "import": [PYTHON, str(HERE / "imports.py"), "torch"],
+    **{f"imports of {name}": imports_of(f"experiment={name}", "data.tiny=true")
+       for name in ("digits", "language_id", "translate_emoji")},
     "help": [LAB, "train", "--help"],
     "cfg": [LAB, "train", "--cfg", "job", "experiment=digits"],
     "digits": train("experiment=digits", "trainer.max_epochs=3"),
@@ -122,17 +131,24 @@ def scale(k: int, runs: dict[str, Run]) -> float:
     return statistics.median(runs["scale"].results[SCALES.index(k)]["seconds"]["epochs"][1:]) / k
 
 
+def import_seconds(name: str, runs: dict[str, Run]) -> float:
+    return float(runs[name].output.splitlines()[-1])
+
+
 def lht(runs: dict[str, Run]) -> float:
     """CPU-seconds of ten epochs, from a run of one: the other nine cost what it did."""
     return runs["lht"].cpu + 9 * float(runs["lht"].output.splitlines()[-1])
 
 
 CPU_ROWS = [
-    Row("CPU: `lab train --help` ÷ `import lightning`", lambda r: r["help"].cpu, lambda r: r["import"].cpu, 0.10),
-    Row("CPU: `--cfg job experiment=digits` ÷ the same", lambda r: r["cfg"].cpu, lambda r: r["import"].cpu, 0.15),
-    Row("peak memory: `experiment=digits` ÷ the same", lambda r: r["digits"].memory, lambda r: r["import"].memory, 1.4),
+    Row("CPU: `lab train --help` ÷ `import torch`", lambda r: r["help"].cpu, lambda r: r["import"].cpu, 0.25),
+    Row("CPU: `--cfg job experiment=digits` ÷ the same", lambda r: r["cfg"].cpu, lambda r: r["import"].cpu, 0.25),
+    *(Row(f"CPU: the imports of `experiment={name}` ÷ the same", partial(import_seconds, f"imports of {name}"),
+          partial(import_seconds, "import"), at_most)
+      for name, at_most in (("digits", 1.7), ("language_id", 1.9), ("translate_emoji", 1.9))),
     Row("keystroke to first step of `experiment=digits` ÷ the same",
-        lambda r: r["digits"].results[0]["seconds"]["first_step"], lambda r: r["import"].wall),
+        lambda r: r["digits"].results[0]["seconds"]["first_step"], lambda r: r["import"].wall, 2.0),
+    Row("peak memory: `experiment=digits` ÷ the same", lambda r: r["digits"].memory, lambda r: r["import"].memory),
     Row("an epoch, MLP, batch 128: lab ÷ floor", lambda r: r["mlp"].epoch, lambda r: r["mlp floor"].epoch, 1.45),
     Row("an epoch, baseline CNN, batch 64: lab ÷ floor", lambda r: r["cnn"].epoch, lambda r: r["cnn floor"].epoch, 0.8),
     Row("CPU: whole process, MLP, 10 epochs: lab ÷ LHT's loop rebuilt", lambda r: r["mlp"].cpu, lht, 0.2),

@@ -74,7 +74,7 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
     given["seed"] = cfg.seed
     refuse_given("task", cfg.task, ("net", *given))
     net = instantiate(cfg.net, facts)
-    set_memory_format(net, cfg.channels_last, cfg.trainer.accelerator, facts.features)
+    set_memory_format(net, cfg.channels_last, cfg.trainer.get("accelerator", "auto"), facts.features)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):

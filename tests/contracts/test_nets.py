@@ -33,7 +33,8 @@ from lab.testing.data import class_names
 from lab.testing.nets import NUM
 from lab.train import prepare
 
-NETS = [net for net in options("net") if net not in ("sentence_encoder", *GENERATION)]  # test_pretrained.py
+PRETRAINED = ("sentence_encoder", "audio_encoder")  # test_pretrained.py, test_audio_nets.py
+NETS = [net for net in options("net") if net not in (*PRETRAINED, *GENERATION)]
 
 
 class TestEveryNet(NetContract):

@@ -3,6 +3,7 @@
 Most tests show the fault without the workaround. Where that would be slow, a test pins the library's source instead.
 """
 
+import copy
 import inspect
 import mmap
 import re
@@ -258,6 +259,27 @@ def test_torch_restores_the_length_of_a_schedule():
     quirks.forget_schedule_length([state])
     longer.load_state_dict(state)
     assert longer.total_steps == 20
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_fused_optimizer_mixes_up_memory_formats(is_kept):
+    generator = torch.Generator().manual_seed(0)
+    weight, *gradients = (torch.randn(4, 3, 3, 3, generator=generator) for _ in range(3))
+
+    def step(optimizer, gradient):
+        (parameter,) = optimizer.param_groups[0]["params"]
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+        return parameter.detach().clone(memory_format=torch.contiguous_format)
+
+    optimizer = torch.optim.Adam([nn.Parameter(weight)], fused=True)
+    half, state = step(optimizer, gradients[0]), copy.deepcopy(optimizer.state_dict())
+    expected = step(optimizer, gradients[1])
+    other = torch.optim.Adam([nn.Parameter(half.to(memory_format=torch.channels_last))], fused=True)
+    if is_kept:
+        quirks.keep_memory_format(other)
+    other.load_state_dict(state)
+    assert step(other, gradients[1]).equal(expected) == is_kept
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveInt
-from torchvision.transforms.v2 import functional as TF
 
 from lab.data.augment import Augment
 from lab.data.base import Data
@@ -94,7 +94,7 @@ class Digits(ImageData):
         image = (level.double() * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8)  # 0..16 -> 0..255
         if self.tiny:
             image, label = image[:200], label[:200]
-        image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
+        image = F.interpolate(image, [self.image_size, self.image_size], mode="bilinear", antialias=True)
         everything = Tensors(image=image, label=label)
         parts = self.draw(label, self.fractions)
         return {name: everything.subset(index) for name, index in parts.items()}, list(map(str, range(10)))

@@ -37,8 +37,8 @@ def field(path: Path, name: str) -> float:
 
 def _control_groups(root: Path) -> list[Path]:
     """The control groups of this process, from the innermost to the root."""
-    version = "0" if root.name == "cgroup" else "memory"
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+    version, own = "0" if root.name == "cgroup" else "memory", Path("/proc/self/cgroup")
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else ():
         number, controllers, path = line.split(":", 2)
         if version in (number, controllers):
             innermost = root / path.lstrip("/")

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lab.engine.errors import UserError
 from lab.features.base import Feature, stack
 
 
@@ -41,7 +40,7 @@ def works(net: nn.Module, features: Mapping[str, Feature]) -> bool:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             net(**{name: value for name, value in example(features).items() if name in names})
-    except (RuntimeError, TypeError, UserError):  # such as: view size is not compatible
+    except Exception:  # such as: view size is not compatible; the first step reports what is wrong in both formats
         return False
     finally:
         net.to(memory_format=torch.contiguous_format)

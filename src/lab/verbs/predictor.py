@@ -210,22 +210,23 @@ def explanation(
 
     Args:
         feature: the only input.
-        net: a function of the input's entry.
+        net: a function of the input's entries.
         prepared: entries -> the batch as the net expects it.
         forward_context: the context of the precision.
     """
     import torch
 
-    (entry,) = feature.entries
+    entry = feature.entries[0]
     net_copy = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
 
     def explain(sample: Sample) -> str:
         attribution = explainer(feature)
-        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry]
+        front_end, explained = attribution.split(net_copy())
         with forward_context():
+            x = front_end(prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry])
             with torch.no_grad():
-                target = net_copy()(x).argmax(-1)
-            (values,) = attribution.methods()["integrated_gradients"](net_copy(), x, target)
+                target = explained(x).argmax(-1)
+            (values,) = attribution.methods()["integrated_gradients"](explained, x, target)
         return attribution.html(sample[entry], values.detach())
 
     return explain

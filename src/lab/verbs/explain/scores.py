@@ -13,8 +13,6 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.tasks.base import Task
-
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Samples = Sequence[tuple[Tensor, Tensor]]  # (1, …) inputs, each with the (1,) class to explain
 
@@ -91,15 +89,14 @@ def deletion_insertion(
 
 
 def explain(
-    methods: dict[str, Method], task: Task, samples: Samples, entry: str, blank: float, seed: int
+    methods: dict[str, Method], net: nn.Module, samples: Samples, blank: float, seed: int
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
     """Compute the attributions of each method and its scores: the sanity check, deletion and insertion.
 
     Args:
         methods: the methods, by name.
-        task: its net is explained.
+        net: the function that is explained; it returns logits.
         samples: the inputs to explain.
-        entry: the entry of a batch that holds the inputs.
         blank: the value of a deleted position.
         seed: for the shuffled weights, and for the random attribution with which the methods are compared.
 
@@ -109,13 +106,13 @@ def explain(
     maps: dict[str, list[Tensor]] = {}
     scores: dict[str, dict[str, float]] = {}
     for name, method in methods.items():
-        maps[name] = attribute(method, task.net, samples, name)
-        scores[name] = sanity(method, task.net, samples, maps[name], seed)
+        maps[name] = attribute(method, net, samples, name)
+        scores[name] = sanity(method, net, samples, maps[name], seed)
     generator = torch.Generator().manual_seed(seed)
     chance = [torch.rand(x.shape, generator=generator).to(x.device) for x in next(iter(maps.values()))]
     for name, values in (maps | {"random": chance}).items():
         areas = [
-            deletion_insertion(lambda x: task({entry: x}).softmax(-1), sample, value, blank)
+            deletion_insertion(lambda x: net(x).softmax(-1), sample, value, blank)
             for sample, value in zip(samples, values, strict=True)
         ]
         means = torch.tensor(areas).mean(0).tolist()
