@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lab.data.base import Data
 from lab.data.batches import Batch
@@ -58,7 +58,7 @@ class ImageGeneration(Task):
         sheet_every: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
-        scored = {"judge": GenerationScores()} if judge else {}
+        scored: dict[str, Metric | MetricCollection] = {"judge": GenerationScores()} if judge else {}
         stages = ("val", "test") if judge else ()
         super().__init__(metrics={stage: MetricCollection(scored).clone() for stage in stages}, **kwargs)
         self.shape, self.class_names = (num_channels, image_size, image_size), class_names
