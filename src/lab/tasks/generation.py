@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lab.data.base import Data
 from lab.data.batches import Batch
@@ -18,6 +18,7 @@ from lab.engine.errors import fail
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.setting import Setting
+from lab.metrics.added import Metrics
 from lab.metrics.generation import GenerationScores
 from lab.tasks.base import Stage, Step, Task
 from lab.tasks.judge import Judge
@@ -58,7 +59,7 @@ class ImageGeneration(Task):
         sheet_every: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
-        scored: dict[str, Metric | MetricCollection] = {"judge": GenerationScores()} if judge else {}
+        scored: Metrics = {"judge": GenerationScores()} if judge else {}
         stages = ("val", "test") if judge else ()
         super().__init__(metrics={stage: MetricCollection(scored).clone() for stage in stages}, **kwargs)
         self.shape, self.class_names = (num_channels, image_size, image_size), class_names
