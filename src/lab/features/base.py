@@ -143,6 +143,8 @@ class Feature(ABC):
 
     # as an output
 
+    has_many: ClassVar[bool] = False  # all rows of an output are answers, such as boxes: each is a row of the table
+
     @property
     def is_file(self) -> bool:
         """True if an output is a file, not only columns of a table."""
@@ -153,6 +155,11 @@ class Feature(ABC):
         """The classes that the net has a logit for and the output a probability; empty: the output is no class."""
         return ()
 
+    @property
+    def explained(self) -> Sequence[str]:
+        """The classes of `Task.logits`, one of which `lab explain` explains; empty: there is no explanation."""
+        return self.choices
+
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
         """Return the answers in a sample, the best first, as plain values by column. The column `name` has the answer.
 
@@ -160,12 +167,17 @@ class Feature(ABC):
             name: the name of the feature, such as "class".
             sample: the entries of this output.
             inputs: the entries of the input, such as the size of the picture before it was resized.
-            top_k: the largest number of answers.
+            top_k: the largest number of answers; an output with `has_many` returns all.
         """
         return []
 
-    def file(self, sample: Sample) -> tuple[str, bytes] | None:
-        """Return the suffix and the content of the file of an output, such as (".png", …); None: there is no file."""
+    def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes] | None:
+        """Return the suffix and the content of the file of an output, such as (".png", …); None: there is no file.
+
+        Args:
+            sample: the entries of this output.
+            inputs: the entries of the input, such as the picture into which boxes are drawn.
+        """
         return None
 
     def html(self, sample: Sample) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import PIL.Image
@@ -19,7 +19,7 @@ from lab.engine.constraints import Count
 from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
 from lab.features.files import files_below, refuse_wide
-from lab.features.read_image import num_pixels, read_image, read_images, suffixes
+from lab.features.read_image import num_pixels, read_all, read_image, suffixes
 
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 
@@ -93,8 +93,15 @@ class Image(Feature):
         return paths
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
-        images, errors = read_images(items, self.num_channels, self.image_size)
-        return [{self.entry: image} for image in images], errors
+        return read_all(items, self.load)
+
+    def load(self, file: str | BinaryIO) -> Sample:
+        """The sample in a file.
+
+        Raises:
+            UserError: the file is not a readable image.
+        """
+        return {self.entry: read_image(file, self.num_channels, self.image_size)}
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         file = io.BytesIO(content)
@@ -104,7 +111,7 @@ class Image(Feature):
         try:
             if num_pixels(file) > 1e6 * max_megapixels:
                 raise TooLargeError(too_large)
-            return {self.entry: read_image(file, self.num_channels, self.image_size)}
+            return self.load(file)
         except TooLargeError:
             raise
         except UserError as error:
@@ -125,7 +132,7 @@ class Image(Feature):
         image = arrays[self.entry]
         return image / np.float32(255) if image.dtype == np.uint8 else image
 
-    def file(self, sample: Sample) -> tuple[str, bytes]:
+    def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes]:
         return ".png", png(pixels(sample[self.entry]))
 
     def html(self, sample: Sample) -> str:
