@@ -67,9 +67,7 @@ def padded_boxes(
     return every, kind
 
 
-def box_facts(
-    image: Letterbox, class_names: list[str], max_boxes: int, contents: dict[str, list[bytes]]
-) -> Facts:
+def box_facts(image: Letterbox, class_names: list[str], max_boxes: int, contents: dict[str, list[bytes]]) -> Facts:
     """The facts of pictures with boxes.
 
     Args:

@@ -170,7 +170,7 @@ def _luminance(rgb: Sequence[int] | np.ndarray) -> float:
 
 @cache
 def digit_tiles() -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
-    """The digits in a fixed random order: their opacity, enlarged to `TILE` pixels, their classes, and their heights."""
+    """The digits in a fixed random order: opacity, enlarged to `TILE` pixels; class; height of the ink."""
     spec = find_spec("sklearn")  # locates the package; importing it takes two seconds
     assert spec is not None
     assert spec.origin is not None
@@ -178,7 +178,9 @@ def digit_tiles() -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
     digits = digits[np.random.default_rng(0).permutation(len(digits))]
     tiles, heights = [], []
     for level in digits[:, :-1].reshape(-1, 8, 8):
-        large = Image.fromarray(np.pad((level * 15.9).astype(np.uint8), 2)).resize((TILE, TILE), Image.Resampling.BICUBIC)
+        large = Image.fromarray(np.pad((level * 15.9).astype(np.uint8), 2)).resize(
+            (TILE, TILE), Image.Resampling.BICUBIC
+        )
         sharp = (((np.asarray(large, np.float32) - 60) / 110).clip(0, 1) * 255).astype(np.uint8)
         tiles.append(Image.fromarray(sharp))
         heights.append(np.ptp(np.nonzero(sharp > INK)[0]) + 1)
@@ -188,7 +190,9 @@ def digit_tiles() -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
 class Scenes(Batches):
     """The scenes of a split. Each is drawn when a batch needs it: a scene of 128 pixels takes about a millisecond."""
 
-    def __init__(self, split: Literal["train", "val", "test"], seed: int, index: Sequence[int], how: Difficulty) -> None:
+    def __init__(
+        self, split: Literal["train", "val", "test"], seed: int, index: Sequence[int], how: Difficulty
+    ) -> None:
         self.split, self.seed, self.index, self.how = split, seed, index, how
 
     def __len__(self) -> int:
@@ -238,8 +242,10 @@ class DigitScenes(BoxData):
             for name, num in self.nums.items()
         }
         self.report.find("scenes drawn from scikit-learn's digits; no digit is in two splits")
-        contents = {name: [digest(repr((name, split.seed, i, split.how)).encode()) for i in split.index]
-                    for name, split in splits.items()}
+        contents = {
+            name: [digest(repr((name, split.seed, i, split.how)).encode()) for i in split.index]
+            for name, split in splits.items()
+        }
         self.report.describe(contents, self.names)
         some = splits["train"].__getitems__(range(min(len(splits["train"]), self.num_for_statistics)))["image"]
         image = Letterbox(3, self.difficulty.side, *channel_statistics(some))

@@ -143,7 +143,8 @@ class Feature(ABC):
 
     # as an output
 
-    has_many: ClassVar[bool] = False  # all rows of an output are answers, such as boxes: each is a row of the table
+    # The columns of an output that may have any number of answers, such as boxes: each answer is a row of the table
+    many: ClassVar[tuple[str, ...]] = ()
 
     @property
     def is_file(self) -> bool:
@@ -157,7 +158,7 @@ class Feature(ABC):
 
     @property
     def explained(self) -> Sequence[str]:
-        """The classes of `Task.logits`, one of which `lab explain` explains; empty: there is no explanation."""
+        """The classes of `Task.explained_net`, one of which is explained; empty: there is no explanation."""
         return self.choices
 
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
@@ -167,7 +168,7 @@ class Feature(ABC):
             name: the name of the feature, such as "class".
             sample: the entries of this output.
             inputs: the entries of the input, such as the size of the picture before it was resized.
-            top_k: the largest number of answers; an output with `has_many` returns all.
+            top_k: the largest number of answers; an output with `many` returns all.
         """
         return []
 

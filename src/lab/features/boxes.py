@@ -30,8 +30,8 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9
 class Boxes(Feature):
     """The objects of a picture, in pixels of the image that the net gets.
 
-    `boxes` (N, 4) float32; `box_label` (N,) int64, the class of each box, or -1: padding; `box_crowd` (N,) int64, 1: the
-    box is a region that no score counts, such as a crowd.
+    `boxes` (N, 4) float32; `box_label` (N,) int64, the class of each box, or -1: padding; `box_crowd` (N,) int64, 1:
+    the box is a region that no score counts, such as a crowd.
 
     Args:
         class_names: the names of the classes.
@@ -77,7 +77,7 @@ class Detections(Feature):
 
     fact_names = ("num_classes", "class_names")
     item, entry = "boxes", "found_boxes"
-    has_many = True
+    many = ("class", "score", *EDGES)
     tolerance = 0.01  # rounding may decide whether two boxes overlap too much
 
     @property
@@ -129,7 +129,9 @@ class Detections(Feature):
 
     def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
         """(N,) bool, true if a box has no counterpart of its class: IoU 0.99, scores within 1e-4."""
-        pairs = [[{name: arrays[name][i] for name in self.entries} for arrays in (a, b)] for i in range(len(a["score"]))]
+        pairs = [
+            [{name: arrays[name][i] for name in self.entries} for arrays in (a, b)] for i in range(len(a["score"]))
+        ]
         return np.array([not (_has_all(one, other) and _has_all(other, one)) for one, other in pairs], bool)
 
 
@@ -177,7 +179,9 @@ def draw_boxes(
     pencil, font = ImageDraw.Draw(drawn), _font()
     for box, kind, name in zip(boxes * scale, label, names, strict=True):
         colour, edges = COLOURS[kind % len(COLOURS)], box.tolist()
-        pencil.rectangle((edges[0], edges[1], max(edges[0], edges[2] - 1), max(edges[1], edges[3] - 1)), None, colour, 2)
+        pencil.rectangle(
+            (edges[0], edges[1], max(edges[0], edges[2] - 1), max(edges[1], edges[3] - 1)), None, colour, 2
+        )
         text = printable(name)
         place = edges[0] + 2, edges[1] - 15 if edges[1] > 15 else edges[1] + 1
         pencil.rectangle(pencil.textbbox(place, text, font), colour)

@@ -103,9 +103,7 @@ def _displayed(opened: Image.Image) -> tuple[int, int]:
     return (height, width) if is_turned else (width, height)
 
 
-def _decoded(
-    file: str | Path | BinaryIO, num_channels: int, image_size: int
-) -> tuple[Image.Image, tuple[int, int]]:
+def _decoded(file: str | Path | BinaryIO, num_channels: int, image_size: int) -> tuple[Image.Image, tuple[int, int]]:
     """The image as it is displayed, with 8 bits, at least twice as large as `image_size`; and its original size."""
     with _opened(file) as opened:
         size = _displayed(opened)

@@ -130,8 +130,10 @@ def worst(arrays: dict[str, np.ndarray], kinds: np.ndarray, threshold: float, sa
     found = np.where(shown, arrays["found_label"][order], -1)
     size = np.array([fitted(*pair, batch["image"].shape[-1]) for pair in batch["original"].tolist()])
     ratio = np.tile(size / batch["original"].cpu().numpy(), 2)[:, None]
-    layers = [(torch.from_numpy(arrays["true_boxes"][order] * ratio), torch.from_numpy(arrays["true_label"][order])),
-              (torch.from_numpy(arrays["found_boxes"][order] * ratio), torch.from_numpy(found))]
+    layers = [
+        (torch.from_numpy(arrays["true_boxes"][order] * ratio), torch.from_numpy(arrays["true_label"][order])),
+        (torch.from_numpy(arrays["found_boxes"][order] * ratio), torch.from_numpy(found)),
+    ]
     title = f"pictures with the most errors; dotted: truth, lines: found with a score of {threshold:g} or more"
     return pictures(batch["image"] / 255, captions, title, layers)
 
@@ -141,8 +143,8 @@ def bars(kinds: np.ndarray, threshold: float) -> Figure:
     title = f"{total.sum()} errors in {len(kinds)} pictures, of boxes with a score of {threshold:g} or more"
     figure, axis = page((7, 3.4), title, (2.9, 0.5, 0.4, 0.5))
     told = {
-        "class": "right place, wrong class", "place": "right class, IoU 0.1 to 0.5", "both": "wrong class, IoU 0.1 to 0.5",
-        "twice": "object found twice", "background": "no object there", "missed": "object missed",
+        "class": "right place, wrong class", "place": "right class, IoU 0.1 to 0.5",
+        "both": "wrong class, IoU 0.1 to 0.5", "twice": "object found twice", "background": "no object there", "missed": "object missed",
     }  # fmt: skip
     drawn_bars = axis.barh([told[kind] for kind in KINDS][::-1], total[::-1], color=BLUE)
     axis.bar_label(drawn_bars, padding=3)

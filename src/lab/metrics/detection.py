@@ -99,9 +99,7 @@ def mean(precision: np.ndarray) -> float:
     return float(values.mean()) if values.size else -1.0
 
 
-def precisions(
-    found: np.ndarray, true: np.ndarray, num_classes: int, limits: np.ndarray | None = None
-) -> np.ndarray:
+def precisions(found: np.ndarray, true: np.ndarray, num_classes: int, limits: np.ndarray | None = None) -> np.ndarray:
     """(10 IoUs, 101 recalls, K classes, 1 or 4 sizes) interpolated precision; -1: there is no true box.
 
     Args:
@@ -126,7 +124,7 @@ def precisions(
     result.dataset = head | {"annotations": list(_annotations(found, "score"))}
     truth.createIndex()
     result.createIndex()
-    evaluation = COCOeval_faster(truth, result, "bbox")
+    evaluation = COCOeval_faster(truth, result, "bbox", print_function=lambda *_: None)
     ranges = [[0, 1e10]] + ([] if limits is None else [[0, limits[0]], [limits[0], limits[1]], [limits[1], 1e10]])
     evaluation.params.areaRng = ranges
     evaluation.params.areaRngLbl = ["all", *SIZES][: len(ranges)]

@@ -14,9 +14,7 @@ OVERLAP_POWER = 6  # the fit is score^0.5 · IoU^6
 FAINT = 1e-9  # added to each fit: at first most are 0
 
 
-def losses(
-    boxes: Tensor, logits: Tensor, centre: Tensor, true_boxes: Tensor, true_label: Tensor
-) -> dict[str, Tensor]:
+def losses(boxes: Tensor, logits: Tensor, centre: Tensor, true_boxes: Tensor, true_label: Tensor) -> dict[str, Tensor]:
     """The losses of classes and boxes, each divided by the number of pictures and objects.
 
     A picture counts as one term, so that the loss of a batch without objects is finite.

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lab.data.batches import Batch
@@ -95,9 +95,11 @@ class Detection(Task):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._found(self(batch), batch)
 
-    def logits(self, batch: Batch) -> Tensor:
-        """(B, num_classes), the largest logit of each class over all candidates."""
-        return self(batch)[1].amax(1)
+    def explained_net(self) -> nn.Module:
+        return BestLogits(self.net)
+
+    def explained_probability(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
     def predictions(self, batch: Batch, outputs: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
         """The true objects and the found objects of each picture as JSON."""
@@ -124,6 +126,18 @@ class Detection(Task):
         from lab.figures.detection import detection  # importing matplotlib takes half a second
 
         return detection(outputs, self.class_names, self.threshold, samples)
+
+
+class BestLogits(nn.Module):
+    """The largest logit of each class over all candidates: how certain the net is that the picture has the class."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, S, S) image -> (B, num_classes) logits."""
+        return self.net(image)[1].amax(1)
 
 
 def to_original(boxes: Tensor, original: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""From the candidates of a detection net to its boxes. Everything is a tensor operation of fixed shape: it can be exported."""
+"""From the candidates of a detection net to its boxes. Shapes are fixed, so that it can be exported."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,7 @@ NUM_CANDIDATES = 3  # for each box that is returned
 ROUNDS = 16
 
 
-def select(
-    boxes: Tensor, logits: Tensor, side: int, max_boxes: int, max_iou: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def select(boxes: Tensor, logits: Tensor, side: int, max_boxes: int, max_iou: float) -> tuple[Tensor, Tensor, Tensor]:
     """The best boxes of each picture without near duplicates.
 
     Args:
@@ -22,7 +20,7 @@ def select(
         max_iou: of two boxes of the same class that overlap more, the one with the lower score is left out.
 
     Returns:
-        (B, max_boxes, 4) boxes, (B, max_boxes) scores in falling order, and (B, max_boxes) classes. Padding is 0, 0, -1.
+        (B, max_boxes, 4) boxes, (B, max_boxes) falling scores, and (B, max_boxes) classes. Padding is 0, 0, -1.
     """
     score = logits.sigmoid().flatten(1)
     score, candidate = score.topk(min(NUM_CANDIDATES * max_boxes, score.shape[1]), 1)

@@ -196,28 +196,28 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
         float32 = {name: x.float() if (x := tensors[name]).is_floating_point() else x for name in entries}
         return {name: values.cpu().numpy() for name, values in float32.items()}
 
-    reason = unexplained(inputs, outputs, task.input_entries)
-    explain = (
-        None if reason else explanation(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
-    )
+    reason = unexplained(inputs, outputs, task.arguments)
+    explain = None if reason else explanation(next(iter(inputs.values())), task, prepared, precision.forward_context)
     return Predictor(inputs, outputs, predict, explain, reason)
 
 
 def explanation(
-    feature: Feature, net: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
+    feature: Feature, task: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
 ) -> Callable[[Sample], str]:
     """The function `Predictor.explain`, by integrated gradients.
 
     Args:
         feature: the only input.
-        net: a function of the input's entry.
+        task: its net is explained; it takes one entry of the input.
         prepared: entries -> the batch as the net expects it.
         forward_context: the context of the precision.
     """
     import torch
 
-    (entry,) = feature.entries
-    net_copy = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
+    (entry,) = task.arguments
+    net_copy = cache(
+        lambda: copy.deepcopy(task.explained_net())
+    )  # a copy is not compiled, and another thread may use the net
 
     def explain(sample: Sample) -> str:
         attribution = explainer(feature)

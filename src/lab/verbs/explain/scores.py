@@ -13,8 +13,6 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.tasks.base import Task
-
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Samples = Sequence[tuple[Tensor, Tensor]]  # (1, …) inputs, each with the (1,) class to explain
 
@@ -91,15 +89,20 @@ def deletion_insertion(
 
 
 def explain(
-    methods: dict[str, Method], task: Task, samples: Samples, entry: str, blank: float, seed: int
+    methods: dict[str, Method],
+    net: nn.Module,
+    probability: Callable[[Tensor], Tensor],
+    samples: Samples,
+    blank: float,
+    seed: int,
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
     """Compute the attributions of each method and its scores: the sanity check, deletion and insertion.
 
     Args:
         methods: the methods, by name.
-        task: its net is explained.
+        net: the explained net.
+        probability: inputs -> (B, num_classes) probabilities.
         samples: the inputs to explain.
-        entry: the entry of a batch that holds the inputs.
         blank: the value of a deleted position.
         seed: for the shuffled weights, and for the random attribution with which the methods are compared.
 
@@ -109,14 +112,13 @@ def explain(
     maps: dict[str, list[Tensor]] = {}
     scores: dict[str, dict[str, float]] = {}
     for name, method in methods.items():
-        maps[name] = attribute(method, task.net, samples, name)
-        scores[name] = sanity(method, task.net, samples, maps[name], seed)
+        maps[name] = attribute(method, net, samples, name)
+        scores[name] = sanity(method, net, samples, maps[name], seed)
     generator = torch.Generator().manual_seed(seed)
     chance = [torch.rand(x.shape, generator=generator).to(x.device) for x in next(iter(maps.values()))]
     for name, values in (maps | {"random": chance}).items():
         areas = [
-            deletion_insertion(lambda x: task({entry: x}).softmax(-1), sample, value, blank)
-            for sample, value in zip(samples, values, strict=True)
+            deletion_insertion(probability, sample, value, blank) for sample, value in zip(samples, values, strict=True)
         ]
         means = torch.tensor(areas).mean(0).tolist()
         scores[name] = scores.get(name, {}) | dict(zip(("deletion", "insertion"), means, strict=True))

@@ -74,7 +74,9 @@ class Service:
 
     def _files(self, answer: Sample, sample: Sample) -> dict[str, str]:
         """The outputs that are files, as data URLs."""
-        files = {name: feature.file(part_of(feature, answer), sample) for name, feature in self.predictor.outputs.items()}
+        files = {
+            name: feature.file(part_of(feature, answer), sample) for name, feature in self.predictor.outputs.items()
+        }
         return {name: data_url(*file) for name, file in files.items() if file is not None}
 
     def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
