@@ -17,7 +17,14 @@ from lab.figures.page import BLUE, CYCLE, page
 NUM_SHOWN, COLUMNS = 12, 4
 MOST_NAMES, MOST_LINES = 25, 8
 RIGHT, NEAR = 0.5, 0.1  # IoU of a right box, and of a badly placed one (Bolya et al. 2020)
-KINDS = ("class", "place", "both", "twice", "background", "missed")
+KINDS = {
+    "class": "right place, wrong class",
+    "place": "right class, IoU 0.1 to 0.5",
+    "both": "wrong class, IoU 0.1 to 0.5",
+    "twice": "object found twice",
+    "background": "no object there",
+    "missed": "object missed",
+}
 Boxes = tuple[Tensor, Tensor]  # (B, N, 4) boxes in pixels of the picture, and (B, N) classes; -1 is padding
 
 
@@ -113,8 +120,8 @@ def _of_picture(
             confused[-1, kind] += 1
         if hit is not None:
             touched[hit] = True
-        kinds[KINDS.index(error)] += 1
-    kinds[KINDS.index("missed")] += (~touched).sum()
+        kinds[list(KINDS).index(error)] += 1
+    kinds[-1] += (~touched).sum()
     np.add.at(confused, (true[~touched], -1), 1)
 
 
@@ -142,11 +149,7 @@ def bars(kinds: np.ndarray, threshold: float) -> Figure:
     total = kinds.sum(0)
     title = f"{total.sum()} errors in {len(kinds)} pictures, of boxes with a score of {threshold:g} or more"
     figure, axis = page((7, 3.4), title, (2.9, 0.5, 0.4, 0.5))
-    told = {
-        "class": "right place, wrong class", "place": "right class, IoU 0.1 to 0.5",
-        "both": "wrong class, IoU 0.1 to 0.5", "twice": "object found twice", "background": "no object there", "missed": "object missed",
-    }  # fmt: skip
-    drawn_bars = axis.barh([told[kind] for kind in KINDS][::-1], total[::-1], color=BLUE)
+    drawn_bars = axis.barh(list(KINDS.values())[::-1], total[::-1], color=BLUE)
     axis.bar_label(drawn_bars, padding=3)
     axis.margins(x=0.12)
     axis.set(xlabel="errors")
