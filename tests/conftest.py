@@ -57,9 +57,11 @@ FIRST = ("digits", "language_id", "translate_emoji")  # one for each modality: m
 def fitting(choice: str) -> str:
     """`experiment=…`: the first of `FIRST`, or of the others, that goes with an option of a group on tiny data."""
     from lab.engine.errors import UserError
+    from lab.engine.training.lightning_quirks import filter_warnings
     from lab.runs import check
     from lab.testing.base import compose
 
+    filter_warnings()
     for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
             check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)
@@ -147,7 +149,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def digits_run(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The folder of a finished run of three epochs on digits, with model.onnx. Copy it before you change it."""
+    """A finished run that can read digits, with model.onnx. Copy it before you change it."""
 
     def make(folder: Path) -> None:
         from lab import train
@@ -156,8 +158,8 @@ def digits_run(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
         from lab.verbs.export import main as export
 
         filter_warnings()
-        words = (*PLAIN, "trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", f"run={folder}")
-        train.main(compose_config("train", [*words, "net=mlp", "net.widths=[8]"]))
+        words = (*PLAIN, "trainer=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false", f"run={folder}")
+        train.main(compose_config("train", [*words, "net=mlp", "net.widths=[32]", "optimizer.lr=0.01"]))
         export.main(compose_config("export", [f"run={folder}"]))
 
     return once("digits", make)

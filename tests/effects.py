@@ -1,6 +1,5 @@
 """The effects of lab's commands: files, values in `results.json`, lines of output."""
 
-import csv
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from conftest import CONF, LAB
 from omegaconf import OmegaConf
+from tables import read_rows
 
 
 @dataclass
@@ -41,11 +41,6 @@ class Result:
 
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def typed(words: list[str], cfg) -> None:
@@ -87,7 +82,7 @@ def trained(result: Result) -> None:
     if {"finetune", "warm_start"} & {word.partition("=")[0] for word in words}:
         assert "tensors are loaded from" in result.out
     if "cv" in (word.partition("=")[0] for word in words):
-        assert table(runs[0].parent / "out_of_fold.csv")
+        assert read_rows(runs[0].parent / "out_of_fold.csv")
     if "task.metrics" in " ".join(words):
         assert "test/auroc" in results(runs[0])["test"]
 
@@ -106,7 +101,7 @@ def predicted(result: Result) -> None:
     elif output.suffix == ".jsonl":
         assert len(output.read_text().splitlines()) == number
     else:
-        assert [row["error"] for row in table(output)] == [""] * number
+        assert [row["error"] for row in read_rows(output)] == [""] * number
 
 
 def exported(result: Result) -> None:
@@ -149,7 +144,7 @@ def listed(result: Result) -> None:
 def tuned(result: Result) -> None:
     name = "batch_size" if result.value("find") else "lr"
     (path,) = result.folder.glob(f"logs/digits/tune/*/{name}.csv")
-    assert len(table(path)) > 2
+    assert len(read_rows(path)) > 2
     assert re.search(rf"\w+\.{name}=[\d.e-]+", result.out)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
@@ -41,6 +40,7 @@ from lab.engine.training.trainer import typed
 from lab.nets.base import InitFromData
 from lab.tasks.added_metrics import added_metrics
 from lab.tasks.base import Task
+from lab.tasks.memory_format import set_memory_format
 from lab.tasks.optimizers import is_one
 
 
@@ -74,8 +74,7 @@ def build_task(cfg: DictConfig, facts: Facts) -> Task:
     given["seed"] = cfg.seed
     refuse_given("task", cfg.task, ("net", *given))
     net = instantiate(cfg.net, facts)
-    if cfg.channels_last:
-        net = net.to(memory_format=torch.channels_last)
+    set_memory_format(net, cfg.channels_last, cfg.trainer.get("accelerator", "auto"), facts.features)
     if cfg.compile:
         net.compile(mode=None if cfg.compile is True else cfg.compile)  # in place: the weights keep their names
     if metrics := dict(added_metrics(cfg, facts)):
@@ -125,11 +124,14 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         "enable_progress_bar": has_bar,
         "default_root_dir": str(folder),
     }
+    if cfg.trainer.get("profiler") is None:
+        arguments["profiler"] = quirks.NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **arguments)
     profiler = typed(trainer).profiler
     if profiler.dirpath is not None:
         profiler.dirpath = folder / profiler.dirpath
     quirks.leave_signals_alone(trainer)
+    quirks.skip_empty_hooks(typed(trainer).callbacks)
     return trainer
 
 

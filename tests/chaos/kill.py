@@ -6,9 +6,7 @@ A run here is a real `lab train` in a process of its own, forked from one that h
 a section counts what held; the exit code is 0 only if everything did.
 """
 
-import contextlib
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -19,163 +17,36 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+os.environ |= {"OMP_NUM_THREADS": "1"}  # before torch is imported
 
 import torch
-from lightning import Callback
+from chaos_runs import (
+    PACKAGES,
+    POINTS,
+    PROOFS,
+    TEXTS,
+    TMP,
+    VARIANTS,
+    At,
+    Case,
+    ended,
+    forked,
+    outcome,
+    overrides,
+    uninterrupted,
+)
+from damage import damages, full_disk, saves
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import page
+from ranks import distributed, killed_together, ranks
 
 from lab.data import tiny
-from lab.engine import cli
-from lab.engine.config.compose import compose_config
-from lab.engine.config.run_overrides import add_run_overrides
-from lab.engine.errors import RunError
-
-cli.import_heavy("lab.train")
-from lab import train as lab_train  # noqa: E402
-from lab.engine import lock  # noqa: E402
-from lab.engine.files import read_json  # noqa: E402
-from lab.engine.runs import checkpoints  # noqa: E402
-
-NUM_BATCHES, EPOCHS = 8, 4
-POINTS = range(NUM_BATCHES * EPOCHS)
-IMAGES = [
-    "experiment=image_folder", "net=mlp", "net.widths=[16]", "net.batch_norm=true", "net.dropout=0.3",
-    "data.image_size=16",
-]  # fmt: skip
-VARIANTS = {
-    "plain": IMAGES,
-    "ema": [*IMAGES, "ema=0.9"],
-    "accumulate 3": [*IMAGES, "trainer.accumulate_grad_batches=3"],
-    "validate twice": [*IMAGES, "trainer.val_check_interval=0.5"],
-    "texts": ["experiment=language_id", "data.tiny=true", "net=gru", "net.hidden=8", "ema=0.9"],
-    "translation": ["experiment=translate_tatoeba", "data.tiny=true", "net.width=16", "trainer.precision=32-true"],
-}
-TEXTS = {"texts": 48, "translation": 25}  # samples of a batch, so that there are NUM_BATCHES; of images 5
-TMP = Path(tempfile.mkdtemp(prefix="lab-chaos-"))
-PACKAGES = [str(Path(__file__).parents[1] / "contracts/fork"), str(TMP)]
-LAB = str(Path(sys.executable).with_name("lab"))
-Case = tuple[str, Callable[[], str | None]]
-
-
-class At(Callback):
-    """Do something at the start of a training batch, counted from the start of the run."""
-
-    def __init__(self, point: int, action: Callable[[], None]) -> None:
-        self.point, self.action = point, action
-
-    def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.current_epoch * NUM_BATCHES + batch_idx == self.point:
-            self.action()
-            self.point = -1
-
-
-PROOFS = {  # the tasks of packages beside lab, and their samples of a batch
-    "diffusion": 16, "detector": 10, "fusion": 15, "gan": 16, "distillation": 16, "regression": 30,
-}  # fmt: skip
-
-
-def proof(variant: str) -> list[str]:
-    """The words of a task of tests/contracts, with NUM_BATCHES."""
-    if variant == "regression":
-        return ["experiment=house_prices", f"data.root={TMP}/houses.csv"]
-    words = [f"experiment=proof_{variant}", *([] if variant == "detector" else ["data.tiny=true"])]
-    return [*words, f"task.teacher={TMP}/teacher"] if variant == "distillation" else words
-
-
-def overrides(folder: Path, workers: int = 0, variant: str = "plain", processes: int = 1) -> list[str]:
-    if variant in PROOFS:
-        return [
-            *proof(variant), f"data.batch_size={PROOFS[variant] // processes}", f"run={folder}", "trainer=cpu",
-            "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}", "checkpoint.every_n_steps=3",
-            "trainer.log_every_n_steps=1",
-        ]  # fmt: skip
-    data = ["figures=false"] if variant in TEXTS else [f"data.root={TMP}/images", f"data.num_workers={workers}"]
-    return [
-        *VARIANTS[variant], *data, f"data.batch_size={TEXTS.get(variant, 5) // processes}", f"run={folder}",
-        "trainer=cpu", "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}",
-        "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1",
-    ]  # fmt: skip
-
-
-def train(words: list[str], callback: Callback | None = None) -> None:
-    """`lab train WORDS`, with one more callback, in this process; never returns."""
-    code = 70
-    try:
-        log = os.open(TMP / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1), os.dup2(log, 2)
-        if callback:
-            build_before = lab_train.build_trainer
-
-            def with_callback(*args: Any) -> Any:
-                trainer = build_before(*args)
-                trainer.callbacks.append(callback)
-                return trainer
-
-            lab_train.build_trainer = with_callback
-        lab_train.main(compose_config("train", add_run_overrides(words)))
-        code = 0
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def forked(words: list[str], callback: Callback | None = None) -> int:
-    pid = os.fork()
-    if pid == 0:
-        train(words, callback)
-    return pid
-
-
-def ended(pid: int) -> int:
-    """The exit code; 128 + the signal's number, as a shell has it."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return 128 - code if code < 0 else code
-
-
-def outcome(folder: Path) -> tuple[str, str]:
-    """SHA-256 of weights, optimizer and averages, and the metrics table."""
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            digest.update(value.contiguous().numpy().tobytes())
-        elif isinstance(value, dict):
-            for key in value:
-                digest.update(str(key).encode())
-                add(value[key])
-        elif isinstance(value, list | tuple):
-            for child in value:
-                add(child)
-        else:
-            digest.update(repr(value).encode())
-
-    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
-        add(checkpoint.get(key))
-    return digest.hexdigest(), (folder / "metrics.csv").read_text()
-
-
-def uninterrupted(workers: int, variant: str) -> tuple[str, str]:
-    folder = TMP / f"reference {variant}".replace(" ", "_")
-    if not folder.exists():
-        pid = forked(overrides(folder, workers, variant))
-        assert ended(pid) == 0, (TMP / f"{pid}.log").read_text()
-    return outcome(folder)
+from lab.engine.files import read_json
 
 
 def interrupted(number: int, point: int, workers: int, variant: str) -> str | None:
@@ -304,215 +175,6 @@ def resumed_elsewhere(point: int, how: str, variant: str) -> str | None:
     return None if best == best_reference else f"best: {best}, not {best_reference}"
 
 
-def distributed() -> Iterator[Case]:
-    """Two processes, of which the second is killed at a batch."""
-    for variant in ("plain", *TEXTS):
-        for point in (1, 13):
-            yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
-
-
-def killed_together(point: int, variant: str) -> str | None:
-    folder, reference = TMP / f"ddp-{point}-{variant}", TMP / f"ddp-reference-{os.getpid()}-{variant}"
-    if not reference.exists() and (code := faulty(reference, 1, "SIGKILL", -1, variant)[0].wait(150)):
-        return f"not killed: exit code {code}"
-    if faulty(folder, 1, "SIGKILL", point, variant)[0].wait(150) == 0:
-        return "killed: exit code 0"
-    if code := faulty(folder, 1, "SIGKILL", -1, variant)[0].wait(150):
-        return f"resumed: exit code {code}"
-    for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
-        if one != other:
-            return f"other {what}"
-    return None
-
-
-FAULTS = {
-    "raise": "raise RuntimeError('a fault')",
-    "exit": "os._exit(3)",
-    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
-    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
-    "SIGSTOP": "os.kill(os.getpid(), signal.SIGSTOP)",
-}
-
-
-def ranks() -> Iterator[Case]:
-    for rank in (0, 1):
-        for fault in FAULTS:
-            yield f"process {rank}: {fault}", lambda r=rank, f=fault: broken_rank(r, f)
-
-
-def faulty(
-    folder: Path, rank: int, fault: str, point: int, variant: str = "plain"
-) -> tuple[subprocess.Popen[bytes], Path]:
-    """`lab train` in two processes, one of which breaks before a step; and a folder with its `log`, and when: `at`."""
-    code = Path(tempfile.mkdtemp(dir=TMP))
-    (code / "faults.py").write_text(
-        "import os, signal, time\nfrom lightning import Callback\n\nclass Fault(Callback):\n"
-        "    def on_train_batch_start(self, trainer, task, batch, batch_idx):\n"
-        f"        if trainer.global_step == {point} and trainer.global_rank == {rank}:\n"
-        f"            open({str(code / 'at')!r}, 'w').write(str(time.time()))\n"
-        f"            {FAULTS[fault]}\n"
-    )
-    (code / "sitecustomize.py").write_text("from lab.engine.config import allow\nallow.MODULES += ('faults',)\n")
-    words = [
-        *overrides(folder, variant=variant, processes=2),
-        "trainer=ddp_cpu",
-        "+callbacks.fault={_target_: faults.Fault}",
-    ]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), *PACKAGES, os.environ.get("PYTHONPATH", "")])}
-    with open(code / "log", "w") as log:
-        command = [LAB, "train", *words]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True), code
-
-
-def broken_rank(rank: int, fault: str) -> str | None:
-    """One process of a run of two breaks: all have to end, in time, not as a success, and with none left."""
-    folder = TMP / f"rank-{rank}-{fault}"
-    process, code = faulty(folder, rank, fault, 5)
-    try:
-        exit_code = process.wait(150)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return "it hangs"
-    seconds = time.time() - float((code / "at").read_text())
-    patience = time.time() + 10
-    while (left := processes_of(folder)) and time.time() < patience:
-        time.sleep(0.2)
-    for pid in left:
-        os.kill(int(pid), signal.SIGKILL)
-    if exit_code == 0:
-        return "exit code 0"
-    if fault == "SIGTERM" and exit_code != 143:
-        return f"exit code {exit_code}: {(code / 'log').read_text()[-600:]}"
-    if seconds > (60 if fault == "SIGSTOP" else 30):
-        return f"it took {seconds:.0f} s"
-    if left:
-        return f"left behind: {left}"
-    checkpoints.read(folder / "last.ckpt")
-    return None
-
-
-def processes_of(folder: Path) -> list[str]:
-    """The processes with a folder in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(folder) in path.read_text():
-                found.append(path.parent.name)
-    return found
-
-
-def saves() -> Iterator[Case]:
-    for number in range(100):
-        yield f"SIGKILL in a save, {number}", lambda n=number: killed_save(n)
-
-
-def killed_save(number: int) -> str | None:
-    """Kill a process that does nothing but save; the temporary folder is on another file system."""
-    folder = TMP / f"save-{number}"
-    folder.mkdir()
-    pid = os.fork()
-    if pid == 0:
-        os.environ["TMPDIR"] = "/dev/shm"
-        content = {"weights": torch.zeros(2_000_000)}
-        while True:
-            checkpoints.CheckpointIO().save_checkpoint(content, folder / "last.ckpt")
-    time.sleep(random.Random(number).uniform(0.02, 0.3))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    with lock.locked(folder):
-        left = {path.name for path in folder.iterdir()} - {"last.ckpt", "previous.ckpt", ".lock"}
-    problem = f"leftovers {left}" if left else None
-    if list(folder.glob("*.ckpt")):
-        checkpoints.read(checkpoints.newest(folder))  # raises
-    shutil.rmtree(folder)
-    return problem
-
-
-def damages() -> Iterator[Case]:
-    source = TMP / "reference_ema/last.ckpt"
-    size = source.stat().st_size
-    random_places = random.Random(0)
-    cuts = [0, 1, *(size * i // 20 for i in range(1, 20)), size - 1]
-    for cut in cuts:
-        yield f"cut to {cut} bytes", lambda c=cut: damaged(source, lambda data: data[:c])
-    for _ in range(100):
-        bit = random_places.randrange(8 * size)
-        yield f"bit {bit} flipped", lambda b=bit: damaged(source, lambda data: flip(data, b))
-
-
-def flip(data: bytes, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-def damaged(source: Path, damage: Callable[[bytes], bytes]) -> str | None:
-    folder = Path(tempfile.mkdtemp(dir=TMP))
-    shutil.copy(source, folder / "previous.ckpt")
-    (folder / "last.ckpt").write_bytes(damage(source.read_bytes()))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        found = checkpoints.newest(folder)
-    shutil.rmtree(folder)
-    if found is None or found.name != "previous.ckpt":
-        return "not noticed"
-    return None if len(said.getvalue().splitlines()) == 1 else f"said {said.getvalue()!r}"
-
-
-def full_disk() -> Iterator[Case]:
-    yield "a save on a full disk", lambda: on_a_small_disk(save_on_a_full_disk)
-    yield "logs on a full disk", lambda: on_a_small_disk(logs_on_a_full_disk)
-
-
-def on_a_small_disk(check: Callable[[Path], str | None]) -> str | None:
-    folder = Path(tempfile.mkdtemp(dir=TMP))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
-    try:
-        return check(folder)
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def save_on_a_full_disk(folder: Path) -> str | None:
-    save = checkpoints.CheckpointIO().save_checkpoint
-    save({"weights": torch.zeros(1_200_000)}, folder / "last.ckpt")
-    try:
-        save({"weights": torch.ones(1_200_000)}, folder / "last.ckpt")
-        return "it was not full"
-    except RunError as error:
-        if "MiB are free" not in str(error) or "\n" in str(error):
-            return str(error)
-    left = sorted(path.name for path in folder.iterdir())
-    whole = checkpoints.read(folder / "last.ckpt")["weights"].sum() == 0
-    return None if whole and left == ["last.ckpt"] else f"left: {left}"
-
-
-def logs_on_a_full_disk(folder: Path) -> str | None:
-    """The run's loggers write to the full disk, its checkpoints elsewhere."""
-    build_before = lab_train.build_trainer
-
-    def elsewhere(cfg: Any, run_folder: Path, *args: Any) -> Any:
-        trainer = build_before(cfg, run_folder, *args)
-        for logger in trainer.loggers:
-            logger.path = logger._root_dir = folder / "metrics.csv"
-        return trainer
-
-    def fill() -> None:
-        with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
-            while True:
-                file.write(b"0" * 4096)
-
-    lab_train.build_trainer = elsewhere
-    try:
-        pid = forked(overrides(TMP / "full-disk"), At(9, fill))
-        code, log = ended(pid), (TMP / f"{pid}.log").read_text()
-    finally:
-        lab_train.build_trainer = build_before
-    if code:
-        return f"exit code {code}: {log[-600:]}"
-    said = log.count("can't write")
-    return None if said in (1, 2) else f"said {said} times that it can't write"
-
-
 def at_once() -> Iterator[Case]:
     yield "20 runs started at once", twenty
 
@@ -530,6 +192,8 @@ def twenty() -> str | None:
 
 def proofs() -> Iterator[Case]:
     """The tasks of tests/contracts, killed at three batches, in one process and in two; only by its name."""
+    import page  # chaos_runs puts tests/ on the path
+
     page.install(TMP)
     subprocess.run([sys.executable, "make_houses.py"], cwd=TMP, check=True)
     sys.path[:0] = PACKAGES

@@ -72,15 +72,12 @@ def test_every_experiment_runs_and_says_what_it_is_for(trained, experiment):
 def test_the_first_losses_are_golden(compose, experiment, tmp_path, request):
     """Rounding on another processor moves a loss by some 1e-6; a bug moves it by more than 1e-4."""
     overrides = [f"experiment={experiment}", "data.tiny=true", "trainer.precision=32-true"]
-    losses = [step_losses(compose(*overrides), 5, tmp_path / "run") for _ in range(2)]
-    assert losses[0] == losses[1], "the same seed gives other losses"
-    other = step_losses(compose(*overrides, "seed=1"), 5, tmp_path / "run")
-    assert other != losses[0], "the seed changes nothing"
+    losses = step_losses(compose(*overrides), 5, tmp_path / "run")
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if request.config.getoption("--write-golden"):
-        GOLDEN.write_text(json.dumps(dict(sorted((golden | {experiment: losses[0]}).items())), indent=2) + "\n")
+        GOLDEN.write_text(json.dumps(dict(sorted((golden | {experiment: losses}).items())), indent=2) + "\n")
     else:
-        assert losses[0] == pytest.approx(golden[experiment], rel=1e-4)
+        assert losses == pytest.approx(golden[experiment], rel=1e-4)
 
 
 BLOBS = ("data.tiny=true", "data.augment=null", "data.batch_size=16")  # place is class: no flip

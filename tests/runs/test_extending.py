@@ -1,8 +1,6 @@
 """docs/extending.md and own-task.md are executed: blocks become files, and commands run, tests among them."""
 
-import csv
 import importlib
-import io
 import os
 import re
 import shlex
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import page
 import pytest
+from tables import read_rows
 
 from lab.engine.errors import UserError
 
@@ -38,9 +37,7 @@ def test_the_commands_of_the_page_run(package, lab_in):
             more = ["trainer=cpu", "trainer.enable_progress_bar=false"] if words[0] == "train" else []
             result = lab_in(package, *words, *more)
         assert result.returncode == 0, f"{line}: {result.stdout[-3000:]} {result.stderr}"
-    found, houses = (
-        list(csv.DictReader(io.StringIO((package / name).read_text()))) for name in ("predictions.csv", "houses.csv")
-    )
+    found, houses = (read_rows(package / name) for name in ("predictions.csv", "houses.csv"))
     assert all({"price", "error"} <= row.keys() for row in found)
     errors = [abs(float(row["price"]) - float(house["price"])) for row, house in zip(found, houses, strict=True)]
     assert sum(errors) / 400 < 0.2, "prices have noise of 0.1, and a range of 6"

@@ -1,6 +1,5 @@
 """The figures of a run, as files and in TensorBoard."""
 
-import csv
 import json
 from itertools import pairwise
 
@@ -8,16 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab.figures import classification as figures
 
 FIGURES = {"confusion", "reliability", "curves", "mistakes", "least_sure"}
-
-
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +58,7 @@ def test_the_validation_figures_are_of_the_best_weights(run):
     results = json.loads((run / "results.json").read_text())
     assert results["best"]["metrics"]["val/acc"] == results["best"]["value"]
     assert results["last"]["val/acc"] < results["best"]["value"], "the test is of no use: the last epoch is the best"
-    rows = read(run / "metrics.csv")
+    rows = read_rows(run / "metrics.csv")
     assert len([row for row in rows if row["val/acc"]]) == 12, "the curve shows the best epoch twice"
 
 
@@ -72,7 +67,7 @@ def test_each_test_sample_has_its_row(run):
 
     _, data, task = runs.load(run)
     data.setup("test")
-    rows = read(run / "test_predictions.csv")
+    rows = read_rows(run / "test_predictions.csv")
     assert [row["sample"] for row in rows] == list(data.names["test"])
     batch = data.on_after_batch_transfer(data.splits["test"].__getitems__(range(len(rows))))
     for row, label, probability in zip(rows, batch["label"], task.predict_step(batch, 0)["class"], strict=True):
@@ -84,7 +79,7 @@ def test_each_test_sample_has_its_row(run):
 def test_the_projector_has_what_the_last_layer_is_given(run):
     (folder,) = run.glob("*/test")
     embedding = np.loadtxt(folder / "tensors.tsv")
-    predictions = read(run / "test_predictions.csv")
+    predictions = read_rows(run / "test_predictions.csv")
     assert embedding.shape == (len(predictions), 128)
     assert (folder / "metadata.tsv").read_text().split() == [row["label"] for row in predictions]
     with Image.open(folder / "sprite.png") as sprite:

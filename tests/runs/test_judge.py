@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROOFS
-from test_resume import lab_train, outcome, same, stopped  # noqa: F401
-from test_resume import resume as resumed
+from resuming import lab_train, outcome, stopped
+from resuming import resume as resumed
 from torch import nn
 
 from lab import runs
@@ -25,6 +25,7 @@ from lab.runs.finished import load_task
 from lab.runs.open import Run
 from lab.tasks import judge as judge_module
 from lab.tasks.judge import Judge
+from lab.testing.tasks import same
 from lab.train import prepare
 
 
@@ -58,7 +59,7 @@ def student(teacher, *more):
     return lab_train(*words(teacher), MIN, *more)
 
 
-def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path, stopped):  # noqa: F811
+def test_a_student_resumes_bitwise_and_its_checkpoint_is_its_net_alone(teacher, tmp_path):
     more = ("trainer.max_epochs=2", "ema=0.9")
     student(teacher, *more, f"run={tmp_path}/whole")
     stopped(5, 9, *words(teacher), MIN, *more, f"run={tmp_path}/cut")

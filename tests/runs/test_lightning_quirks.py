@@ -3,6 +3,7 @@
 Most tests show the fault without the workaround. Where that would be slow, a test pins the library's source instead.
 """
 
+import copy
 import inspect
 import mmap
 import re
@@ -18,10 +19,10 @@ import lightning.pytorch.loops
 import matplotlib
 import pytest
 import torch
-import torchmetrics
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -85,11 +86,6 @@ def test_lightning_logs_infos_by_itself():
     assert "setLevel(logging.INFO)" in Path(lightning.pytorch.__file__).read_text()
 
 
-def test_torchmetrics_imports_all_of_scipy_signal():
-    """A pin of its source: an import takes 3 CPU-seconds."""
-    assert re.search(r"^ +import scipy\.signal$", Path(torchmetrics.__file__).read_text(), re.MULTILINE)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not hasattr(CDLL(None), "mallopt"), reason="glibc's")
 def test_glibc_returns_freed_memory():
     """In a process of its own: glibc's settings hold for a process, and its heap depends on everything before."""
@@ -133,6 +129,62 @@ def test_torch_formats_the_stack_to_seed_a_gpu_that_is_not_used(monkeypatch):
     torch.manual_seed(3)
     assert stacks
     assert torch.equal(torch.rand(4), draw)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is found is remembered")
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="torch for CPUs looks for no GPU")
+def test_lightning_makes_adam_search_a_missing_gpu_in_each_step(monkeypatch):
+    assert "PYTORCH_NVML_BASED_CUDA_CHECK" in Path(lightning.fabric.__file__).read_text()
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning does
+    searches, search = [], torch.cuda._device_count_nvml
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: searches.append(1) or search())
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    optimizer.step()
+    assert len(searches) == 2
+    quirks.search_no_missing_gpu()
+    searches.clear()
+    optimizer.step()
+    assert not searches
+
+
+def test_lightning_calls_empty_hooks(tmp_path):
+    class Recorder(PassThroughProfiler):
+        def __init__(self):
+            super().__init__()
+            self.hooks = []
+
+        def start(self, action_name):
+            if "_train_batch_" in action_name and "Callback" in action_name:
+                self.hooks.append(action_name.rpartition(".")[2])
+
+    calls, hooks = [], []
+    for quirk in (lambda callbacks: None, quirks.skip_empty_hooks):
+        trainer = trainer_of(tmp_path, At(1, calls.append), profiler=Recorder())
+        quirk(trainer.callbacks)
+        trainer.fit(Plain())
+        hooks.append(trainer.profiler.hooks)
+    assert len(calls) == 2
+    assert hooks == [["on_train_batch_start", "on_train_batch_end"] * 3, ["on_train_batch_start"] * 3]
+
+
+def test_skipped_hooks_are_those_that_lightning_calls_for_a_batch():
+    """No hook of a batch is missing, and none that a callback of Lightning defines is skipped."""
+    expected = {name for name in vars(Callback) if "_batch_" in name or name.startswith(("on_before", "on_after"))}
+    assert set(quirks.BATCH_HOOKS) == expected
+    callback = LambdaCallback(on_train_batch_end=print)
+    quirks.skip_empty_hooks([callback])
+    assert callback.on_train_batch_end is print
+    assert callback.on_train_batch_start is None
+
+
+def test_lightning_builds_a_context_manager_without_a_profiler():
+    assert PassThroughProfiler().profile("a") is not PassThroughProfiler().profile("a")
+    profiler = quirks.NoProfiler()
+    with profiler.profile("a") as one, profiler.profile("b") as other:
+        assert one is other is None
 
 
 def test_lightning_prepares_values_that_loggers_drop(tmp_path, monkeypatch):
@@ -207,6 +259,27 @@ def test_torch_restores_the_length_of_a_schedule():
     quirks.forget_schedule_length([state])
     longer.load_state_dict(state)
     assert longer.total_steps == 20
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_fused_optimizer_mixes_up_memory_formats(is_kept):
+    generator = torch.Generator().manual_seed(0)
+    weight, *gradients = (torch.randn(4, 3, 3, 3, generator=generator) for _ in range(3))
+
+    def step(optimizer, gradient):
+        (parameter,) = optimizer.param_groups[0]["params"]
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+        return parameter.detach().clone(memory_format=torch.contiguous_format)
+
+    optimizer = torch.optim.Adam([nn.Parameter(weight)], fused=True)
+    half, state = step(optimizer, gradients[0]), copy.deepcopy(optimizer.state_dict())
+    expected = step(optimizer, gradients[1])
+    other = torch.optim.Adam([nn.Parameter(half.to(memory_format=torch.channels_last))], fused=True)
+    if is_kept:
+        quirks.keep_memory_format(other)
+    other.load_state_dict(state)
+    assert step(other, gradients[1]).equal(expected) == is_kept
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

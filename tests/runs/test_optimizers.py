@@ -1,10 +1,10 @@
 """Several named optimizers in one task, a GAN: what each learns from, how they are configured, exact resume."""
 
 import copy
-import csv
 import multiprocessing
 import os
 import re
+import signal
 import socket
 
 import lightning as L
@@ -13,6 +13,7 @@ import torch
 from conftest import PLAIN
 from gan import Gan
 from omegaconf import OmegaConf
+from resuming import outcome, stopped
 from torch import nn
 
 from lab import train
@@ -27,6 +28,7 @@ from lab.runs import check
 from lab.runs.open import Run
 from lab.tasks.base import Step
 from lab.tasks.optimizers import NamedOptimizers
+from lab.testing.tasks import same
 from lab.train import prepare
 from lab.verbs.tune import finders
 from lab.verbs.tune import main as tune
@@ -112,25 +114,6 @@ def test_each_optimizer_learns_from_its_own_loss_alone(gan, every, clip, tmp_pat
     torch.testing.assert_close(weights(task), weights(twin), rtol=1e-4, atol=1e-5)
 
 
-class StopAt(L.Callback):
-    def __init__(self, batch):
-        self.batch = batch
-
-    def on_train_batch_start(self, trainer, task, batch, batch_idx):
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
-            raise ZeroDivisionError  # as good as killed: nothing is saved after this
-
-
-def outcome(folder):
-    last = checkpoints.read(folder / "last.ckpt")
-    names = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
-    state = torch.utils._pytree.tree_map(
-        lambda value: value.tolist() if isinstance(value, torch.Tensor) else value,
-        {name: last.get(name) for name in names},
-    )
-    return repr(state), list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
-
-
 LOOKAHEAD = "+callbacks.lookahead={_target_: lab.callbacks.lookahead.Lookahead, every: 2}"
 
 
@@ -143,24 +126,13 @@ LOOKAHEAD = "+callbacks.lookahead={_target_: lab.callbacks.lookahead.Lookahead, 
     ],
     ids=str,
 )
-def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_one_that_was_not(gan, batch, words, kinds, tmp_path):
     train.main(gan(f"run={tmp_path}/whole", *words, **kinds))
-    build = build_trainer
-
-    def with_stop(*args):
-        trainer = build(*args)
-        trainer.callbacks.append(StopAt(batch))
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lab.train.build_trainer", with_stop)
-        with pytest.raises(ZeroDivisionError):
-            train.main(gan(f"run={tmp_path}/cut", *words, **kinds))
+    stopped(batch, signal.SIGKILL, start=lambda: train.main(gan(f"run={tmp_path}/cut", *words, **kinds)))
     assert (tmp_path / "cut/last.ckpt").exists()
     train.main(gan(f"run={tmp_path}/cut", *words, **kinds))
-    (state, rows), (whole_state, whole_rows) = (outcome(tmp_path / name) for name in ("cut", "whole"))
-    assert state == whole_state
-    assert rows == whole_rows
+    (state, rows), whole = (outcome(tmp_path / name) for name in ("cut", "whole"))
+    assert same((state, rows), whole)
     assert {"lr/generator", "lr/discriminator"} <= {name.removesuffix("/pg1") for name in rows[0]}
 
 

@@ -14,30 +14,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import LAB, PLAIN
+from conftest import LAB
 from PIL import Image
 from sklearn.datasets import load_digits
+from tables import read_rows
 
-from lab import train
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError, UserError
 from lab.features.image import Image as Picture
 from lab.features.labels import ClassLabel
 from lab.verbs import predictor
-from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
 from lab.verbs.predict.predictions import Prediction
 from lab.verbs.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A run that can read digits, with its model.onnx."""
-    place = tmp_path_factory.mktemp("run")
-    quick = ("trainer=cpu", "trainer.max_epochs=12", "trainer.enable_progress_bar=false", f"run={place}")
-    train.main(compose_config("train", [*PLAIN, *quick, "net=mlp"]))
-    export.main(compose_config("export", [f"run={place}"]))
-    return place
+def folder(digits_run):
+    return digits_run
 
 
 @pytest.fixture
@@ -56,15 +50,11 @@ def classifier(answer, names):
     return Predictor({"image": Picture(1, 4)}, outputs, lambda arrays: {"class": answer(arrays["image"])})
 
 
-def table(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
 @pytest.fixture
 def ask(tmp_path):
     def ask(*overrides, output="out.csv"):
         predict.main(compose_config("predict", [*overrides, f"output={tmp_path}/{output}"]))
-        return table(tmp_path / output) if output == "out.csv" else None
+        return read_rows(tmp_path / output) if output == "out.csv" else None
 
     return ask
 
@@ -136,7 +126,7 @@ def test_what_can_not_be_read_is_said_and_the_others_are_answered(lab, folder, d
     assert result.stderr.splitlines() == [
         "error: input: 4 of 24 items could not be read; see the column error in predictions.csv."
     ]
-    rows = {os.path.basename(row["path"]): row for row in table(tmp_path / "predictions.csv")}
+    rows = {os.path.basename(row["path"]): row for row in read_rows(tmp_path / "predictions.csv")}
     assert {name for name, row in rows.items() if row["error"]} == {"a.png", "b.png", "bomb.png", "z.png"}
     assert "decompression bomb" in rows["bomb.png"]["error"]
     assert all(bool(row["class"]) == (not row["error"]) for row in rows.values())

@@ -4,7 +4,6 @@ Five are in `fork/`; the regression is that of docs/extending.md.
 """
 
 import base64
-import csv
 import importlib
 import io
 import json
@@ -23,6 +22,7 @@ import pytest
 import torch
 from conftest import PROOFS
 from fastapi.testclient import TestClient
+from tables import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab.engine.config.compose import compose_config
@@ -142,7 +142,7 @@ class TestBoxes(FeatureContract):
 
 def test_the_loss_is_learned_and_its_parts_are_shown(proof):
     name, folder = proof
-    rows = list(csv.DictReader(io.StringIO((folder / "metrics.csv").read_text())))
+    rows = read_rows(folder / "metrics.csv")
     losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
     assert len(losses) == EPOCHS.get(name, 2)
     assert name == "gan" or losses[-1] < losses[0]
@@ -171,7 +171,7 @@ def test_figures_and_predictions_are_there(proof):
     table = folder / "test_predictions.csv"
     assert table.exists() == (name in TABLES)
     if table.exists():
-        rows = list(csv.DictReader(io.StringIO(table.read_text())))
+        rows = read_rows(table)
         samples = json.loads((folder / "data.json").read_text())["num_samples"]["test"]
         assert len(rows) == samples
 

@@ -12,18 +12,34 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
+from lab import train
+from lab.engine.config.compose import compose_config
 from lab.engine.display import drawn, printable
 from lab.engine.errors import UserError
 from lab.engine.markdown import parse_table
+from lab.engine.training.lightning_quirks import filter_warnings
 from lab.figures.classification import classes
 from lab.verbs import report
 from lab.verbs.report import curves_of
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two runs: one with figures, and one with another learning rate."""
+    filter_warnings()
+    folders = [tmp_path_factory.mktemp(name) / name for name in ("one", "other")]
+    more = ["figures=true", "optimizer.lr=0.02"], ["figures=false", "optimizer.lr=0.002"]
+    for folder, words in zip(folders, more, strict=True):
+        words = ["experiment=digits", "data.tiny=true", "net=mlp", "net.widths=[8]", "trainer.max_epochs=2", *words]
+        train.main(
+            compose_config("train", [*words, "trainer=cpu", "trainer.enable_progress_bar=false", f"run={folder}"])
+        )
+    return folders
+
+
 @pytest.fixture
-def runs(trained, tmp_path):
-    words = ["experiment=digits", "data.tiny=true", "net=mlp", "trainer.max_epochs=2"]
-    return [trained(*words, "figures=true", "optimizer.lr=0.02"), trained(*words, "optimizer.lr=0.002")]
+def runs(finished, tmp_path):
+    return [shutil.copytree(folder, tmp_path / folder.name) for folder in finished]
 
 
 def test_a_page_has_scores_differences_curves_and_figures_and_asks_for_no_other_file(runs, tmp_path, capsys):

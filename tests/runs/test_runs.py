@@ -4,17 +4,17 @@ import csv
 import errno
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
+from locks import held_lock
 from made_up_runs import put
 
 from lab.engine import lock
@@ -101,30 +101,9 @@ def test_the_index_follows_the_folders(logs):
     assert len(before) + 1 == len(after)
 
 
-@contextmanager
-def training_in(folder):
-    """Another process holds the lock. A process never finds its own lock held."""
-    fork = multiprocessing.get_context("fork")
-    begun, done = fork.Event(), fork.Event()
-
-    def hold():
-        with lock.locked(folder):
-            begun.set()
-            done.wait(60)
-
-    process = fork.Process(target=hold)
-    process.start()
-    begun.wait(60)
-    try:
-        yield
-    finally:
-        done.set()
-        process.join()
-
-
 def test_a_run_without_a_process_was_killed(logs):
     folder = put(logs, "x/now", status="running", net="mlp")
-    with training_in(folder):
+    with held_lock(folder):
         assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "running"
         assert lock.is_held(folder) is True
     assert {run.folder: run.status for run in read_runs(logs)}["x/now"] == "killed"
@@ -175,7 +154,7 @@ def test_a_run_that_begins_after_the_question_stays(action, logs, monkeypatch):
     with ExitStack() as stack:
 
         def answer():
-            stack.enter_context(training_in(folder))
+            stack.enter_context(held_lock(folder))
             return "y\n"
 
         monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=answer, close=lambda: None))

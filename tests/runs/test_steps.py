@@ -1,6 +1,5 @@
 """A task's step: parts of the loss, draws, predictions and figures, batch by batch."""
 
-import csv
 import errno
 import json
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import torch
 from conftest import PLAIN
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import OmegaConf
+from tables import read_rows
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
@@ -80,13 +80,9 @@ def with_class(kind, build):
     return build_task
 
 
-def table(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
 def test_each_part_is_logged_once_an_epoch_over_all_samples(drawn):
     num = json.loads((drawn / "data.json").read_text())["num_samples"]
-    rows = table(drawn / "metrics.csv")
+    rows = read_rows(drawn / "metrics.csv")
     for stage in ("train", "val"):
         found = [row for row in rows if row[f"{stage}/loss/noise"]]
         assert len(found) == 2
@@ -113,7 +109,7 @@ def test_the_test_is_the_same_again_with_any_batch_size(drawn):
 
 
 def test_rows_and_figures_are_those_of_their_samples(drawn):
-    rows = table(drawn / "test_predictions.csv")
+    rows = read_rows(drawn / "test_predictions.csv")
     _, data, _ = runs.load(drawn)
     data.setup("test")
     noise = draws.normal("3 test ", torch.arange(len(rows)), 2, 3)

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from resuming import outcome, stopped
 from steps import Rows
-from test_resume import NUM_BATCHES, StopAt, outcome, same
 
 from lab import runs, train
-from lab.build import build_trainer, init_from_data, read_data
+from lab.build import init_from_data, read_data
 from lab.data.buckets import buckets
 from lab.data.text import emoji_names
 from lab.engine.config.compose import compose_config
@@ -19,6 +19,7 @@ from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.training.lightning_quirks import filter_warnings
 from lab.nets.ngrams import NGramLinear
 from lab.runs.open import Run
+from lab.testing.tasks import same
 from lab.train import prepare
 from lab.verbs import test
 
@@ -119,15 +120,12 @@ def test_the_names_of_an_emoji_are_in_one_split(names):
 
 
 @pytest.mark.parametrize("words", [QUICK, TRANSLATION], ids=["language_id", "translate_tatoeba"])
-def test_a_stopped_run_ends_as_one_that_was_not(monkeypatch, tmp_path, words):
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, words):
     def lab_train(folder):
         train.main(compose_config("train", add_run_overrides([*words, folder])))
 
     lab_train(f"run={tmp_path}/whole")
-    with monkeypatch.context() as patch:
-        patch.setattr("lab.train.build_trainer", with_callback(build_trainer, StopAt(NUM_BATCHES + 1, signal.SIGTERM)))
-        with pytest.raises(SystemExit, match="143"):
-            lab_train(f"run={tmp_path}/cut")
+    stopped(5, signal.SIGTERM, f"run={tmp_path}/cut", start=lab_train)
     lab_train(f"run={tmp_path}/cut")
     for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
         assert same(part, other)
@@ -145,15 +143,6 @@ def test_two_processes_score_as_one_does(lab, tmp_path, capsys, words):
     assert {name: float(value) for name, value in shown.items()} == pytest.approx(
         {name: results[name] for name in shown}, rel=1e-4, abs=1e-4
     )
-
-
-def with_callback(build, callback):
-    def built(*args):
-        trainer = build(*args)
-        trainer.callbacks.append(callback)
-        return trainer
-
-    return built
 
 
 @pytest.mark.parametrize("words", [["net=lstm"], ["data=text_folder", "net=gru"]])

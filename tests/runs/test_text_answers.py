@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import LAB
 from fastapi.testclient import TestClient
+from tables import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -53,8 +54,7 @@ def folder(tmp_path_factory):
 
 def asked(tmp_path, *overrides, output="out.csv"):
     predict.main(compose_config("predict", [*overrides, f"output={tmp_path}/{output}"]))
-    with open(tmp_path / output, newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(tmp_path / output)
 
 
 @pytest.fixture

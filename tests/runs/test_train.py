@@ -13,9 +13,10 @@ import torch
 from conftest import PLAIN
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
+from resuming import with_callback
 
 from lab import train
-from lab.build import build_trainer, read_data
+from lab.build import read_data
 from lab.callbacks.epoch_timer import EpochTimer
 from lab.engine import timing
 from lab.engine.config.compose import compose_config
@@ -69,14 +70,8 @@ class Gradients(L.Callback):
     ids=str,
 )  # fmt: skip
 def test_a_gathered_gradient_is_the_mean_over_the_samples(tmp_path, monkeypatch, words, groups):
-    build, gradients = build_trainer, Gradients()
-
-    def with_gradients(*args):
-        trainer = build(*args)
-        trainer.callbacks.append(gradients)
-        return trainer
-
-    monkeypatch.setattr("lab.train.build_trainer", with_gradients)
+    gradients = Gradients()
+    monkeypatch.setattr("lab.train.build_trainer", with_callback(gradients))
     train.main(compose_config("train", [*words, "trainer.max_epochs=1", f"log_dir={tmp_path}"]))
     if groups:
         assert [len(sizes) for sizes in gradients.sizes] == groups

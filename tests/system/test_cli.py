@@ -97,19 +97,6 @@ assert not heavy, heavy
     assert result.stdout + result.stderr, "nothing was answered"
 
 
-def test_a_job_does_not_import_what_it_does_not_use():
-    code = """
-import sys
-from lab.engine import cli
-cli.import_heavy("lab.train")
-assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules and "sklearn" not in sys.modules
-from scipy import signal
-assert signal.windows.hamming(3)[1] == 1, "what was left out can still be had"
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
 BAD_COMMAND_LINES = {
     ("trian",): "unknown verb trian. Did you mean train?",
     ("train", "experiment=digts"): "unknown experiment digts. Did you mean digits?",

@@ -1,6 +1,5 @@
 """Two processes on the CPU: what is particular to being several."""
 
-import csv
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import LAB, PLAIN
+from tables import read_rows
 
 from lab import runs
 from lab.engine.config import allow
@@ -83,7 +83,7 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     (folder,) = run_folders(tmp_path)
     assert "name: digits" in (folder / "config.yaml").read_text()
     results = json.loads((folder / "results.json").read_text())
-    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    rows = read_rows(folder / "metrics.csv")
     assert [row["step"] for row in rows if row["val/loss"]] == [row["step"] for row in rows if row["train/loss"]]
     assert len([row for row in rows if row["test/loss"]]) == 1
     torch.load(folder / "best.ckpt", weights_only=True)
@@ -91,7 +91,7 @@ def test_two_processes_see_disjoint_samples_and_give_one_process_metrics(lab, re
     filter_warnings()
     _, data, task = runs.load(folder)
     data.setup("test")
-    predictions = list(csv.DictReader((folder / "test_predictions.csv").read_text().splitlines()))
+    predictions = read_rows(folder / "test_predictions.csv")
     assert [row["sample"] for row in predictions] == list(data.names["test"]), "rows of both, in the samples' order"
     labels = [data.facts.features["label"].class_names[i] for i in data.splits["test"].tensors["label"].tolist()]
     assert [row["label"] for row in predictions] == labels
@@ -147,14 +147,10 @@ def test_torchrun_s_processes_share_one_run(torchrun, tmp_path):
 
 
 def test_torchrun_s_processes_end_with_the_first(torchrun, tmp_path):
-    for wrong, line in {
-        ("data=image_folder", "data.root=nowhere", "data.tiny=false"): "data.root: nowhere is not a folder",
-        ("trainer=cpu",): "error: trainer: its world size is 1",
-    }.items():
-        result = torchrun(*wrong)
-        assert result.returncode
-        assert line in result.stderr
-        assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
+    result = torchrun("data=image_folder", "data.root=nowhere", "data.tiny=false")
+    assert result.returncode
+    assert "data.root: nowhere is not a folder" in result.stderr
+    assert "Traceback" not in result.stderr.split("ChildFailedError")[0].rpartition("Traceback")[0]
     assert not list(tmp_path.glob("logs/*/*/best.ckpt"))
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import CONF, LAB
 from omegaconf import OmegaConf
 from PIL import Image
+from refusals import one_line
 
 from lab.engine import folder
 from lab.engine.config import allow, command_line, packages, project
@@ -52,10 +53,6 @@ def copy(tmp_path):
 
 def lab(place, *words, env=None):
     return forked.run([str(LAB), *words], place, env or os.environ, timeout=200)
-
-
-def one_line(error):
-    return len(str(error).splitlines()) == 1 and str(error).startswith("error: ")
 
 
 def pytest_in(place, out, *words):

@@ -1,22 +1,17 @@
 """A run over folds and seeds: one folder, one row, and of each sample a prediction by a run that never saw it."""
 
-import csv
 import json
 import statistics
 
 import pytest
 from conftest import TINY
+from tables import read_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lab.engine.errors import UserError
 from lab.sweep import main as sweep
 from lab.sweep.repeats import aggregate, write_out_of_fold
-
-
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_cross_validation_tests_every_sample_once(lab, tmp_path):
@@ -28,13 +23,13 @@ def test_cross_validation_tests_every_sample_once(lab, tmp_path):
     assert len(scores) == 6
     assert f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f}" in result.stdout
 
-    predictions = rows(place / "out_of_fold.csv")
+    predictions = read_rows(place / "out_of_fold.csv")
     assert sorted((row["seed"], int(row["sample"])) for row in predictions) == [
         (seed, sample) for seed in "01" for sample in range(200)
     ]
     for number, (seed, fold) in enumerate((s, f) for s in "01" for f in "012"):
         own = [row for row in predictions if (row["seed"], row["fold"]) == (seed, fold)]
-        assert own[0].items() >= rows(place / f"{number:03d}/test_predictions.csv")[0].items()
+        assert own[0].items() >= read_rows(place / f"{number:03d}/test_predictions.csv")[0].items()
         right = sum(row["label"] == row["prediction"] for row in own)
         assert right / len(own) == pytest.approx(scores[number])
         for row in own:
@@ -101,7 +96,7 @@ def test_a_fold_that_is_missing_and_a_key_that_only_some_have_are_told_apart(tmp
         (tmp_path / name / "results.json").write_text(json.dumps(results))
         (tmp_path / name / "test_predictions.csv").write_text(f"sample,{head}\n7,0.25\n")
     write_out_of_fold(tmp_path, {"net", "net.widths", "fold"})
-    assert rows(tmp_path / "out_of_fold.csv") == [
+    assert read_rows(tmp_path / "out_of_fold.csv") == [
         {"fold": "0", "net": "cnn", "net.widths": "", "sample": "7", "p(a)": "0.25", "p(b)": ""},
         {"fold": "0", "net": "mlp", "net.widths": "[4]", "sample": "7", "p(a)": "", "p(b)": "0.25"},
     ]

@@ -1,6 +1,5 @@
 """A real server and a real client: right answers, clear errors, an end without a trace."""
 
-import asyncio
 import base64
 import io
 import json
@@ -19,16 +18,14 @@ import numpy as np
 import pytest
 from conftest import LAB
 from PIL import Image
+from refusals import one_line
 
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import UserError
-from lab.features.image import Image as Picture
-from lab.features.labels import ClassLabel
 from lab.features.read_image import read_image
 from lab.verbs.predict import main as predict
-from lab.verbs.predictor import Predictor
 from lab.verbs.serve import main as serve
-from lab.verbs.serve.server import MAX_REQUESTS, PAGE, build
+from lab.verbs.serve.server import PAGE
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +307,7 @@ def test_a_mistake_is_said_in_a_line(argument, lab, folder):
     result = lab("serve", f"model={folder}/model.onnx", argument)
     assert result.returncode == 2
     assert result.stderr.startswith(WRONG[argument])
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert one_line(result.stderr), result.stderr
 
 
 def test_what_is_served_is_said_once(lab, folder):
@@ -324,7 +321,7 @@ def test_a_port_that_is_taken(lab, client):
     result = lab("serve", f"model={os.devnull}.onnx", f"port={client.base_url.port}")
     assert result.returncode == 2
     assert "cannot listen there: Address already in use. Choose another." in result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert one_line(result.stderr), result.stderr
 
 
 def test_elsewhere_than_on_loopback_it_says_what_that_means_and_any_name_is_answered(folder):
@@ -338,67 +335,3 @@ def test_an_extra_that_is_missing(monkeypatch, folder):
     with pytest.raises(UserError, match=re.escape("pip install 'lab-template[serve]'")) as said:
         serve.main(compose_config("serve", [f"model={folder}/model.onnx"]))
     assert "\n" not in str(said.value)
-
-
-class Slow:
-    """A model that takes its time, and counts the images that it gets together."""
-
-    def __init__(self, seconds):
-        self.seconds, self.sizes = seconds, []
-
-    def __call__(self, images):
-        self.sizes.append(len(images))
-        time.sleep(self.seconds)
-        if images.max() == 255:
-            raise RuntimeError("out of memory")
-        return np.tile(np.float32([0.75, 0.25]), (len(images), 1))
-
-
-async def asked_at_once(slow, pictures, *overrides):
-    """Status codes and errors, through the application itself."""
-    app = build(
-        compose_config("serve", list(overrides)),
-        Predictor(
-            {"image": Picture(1, 4)},
-            {"class": ClassLabel(["a", "b"], entry="class")},
-            lambda x: {"class": slow(x["image"])},
-        ),
-        "slow",
-        {"localhost"},
-    )
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost"
-        ) as client,
-    ):
-        answers = await asyncio.gather(*(client.post("/predict", **image(content)) for content in pictures))
-    return [(answer.status_code, answer.json().get("error", "")) for answer in answers]
-
-
-def grey(level):
-    file = io.BytesIO()
-    Image.new("L", (4, 4), level).save(file, "PNG")
-    return file.getvalue()
-
-
-def test_requests_that_wait_together_are_answered_together():
-    slow = Slow(0.05)
-    answers = asyncio.run(asked_at_once(slow, [grey(7)] * 100, "max_batch=16"))
-    assert answers == [(200, "")] * 100
-    assert max(slow.sizes) == 16
-    assert len(slow.sizes) < 25, slow.sizes
-
-
-def test_who_waits_too_long_and_who_is_too_many_is_told():
-    answers = asyncio.run(asked_at_once(Slow(1), [grey(7)] * 3, "max_batch=1", "timeout_s=0.5"))
-    assert {status for status, _ in answers} == {503}
-    assert all("took more than 0.5 s" in error for _, error in answers)
-    answers = asyncio.run(asked_at_once(Slow(0.1), [grey(7)] * (MAX_REQUESTS + 5)))
-    assert [status for status, _ in answers].count(503) == 5
-    assert [status for status, _ in answers].count(200) == MAX_REQUESTS
-
-
-def test_a_model_that_fails_is_said_and_the_next_are_answered():
-    answers = asyncio.run(asked_at_once(Slow(0), [grey(255), grey(7)], "max_batch=1"))
-    assert answers == [(500, "The server failed, not the request: RuntimeError."), (200, "")]

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TINY
 
 from lab.engine.errors import UserError
@@ -145,3 +146,12 @@ def test_a_run_is_whole_whatever_was_left_behind(lab, tmp_path):
 def test_several_machines_are_for_torchrun_and_srun():
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2: a run on several machines needs torchrun or srun"):
         rendezvous.check_world_size(SimpleNamespace(num_nodes=2, world_size=4))
+
+
+def test_a_trainer_of_another_number_of_processes_is_refused():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match="error: trainer: its world size is 2, but 1 processes were started"):
+            rendezvous.check_world_size(SimpleNamespace(num_nodes=1, world_size=2))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,12 +1,12 @@
 """The learning-rate and batch-size finders: what they suggest, and that memory ends no more than a trial."""
 
-import csv
 import math
 from itertools import pairwise
 
 import pytest
 import torch
 from conftest import TINY
+from tables import read_rows
 
 from lab.engine.config.compose import compose_config
 from lab.engine.errors import RunError
@@ -19,8 +19,7 @@ SMALL = f"{TINY} data.tiny=false data.image_size=8 net.widths=[64]"
 
 def points(folder):
     (path,) = folder.glob("logs/digits/tune/*/*.csv")
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     assert path.with_suffix(".png").stat().st_size > 10_000
     return rows
 

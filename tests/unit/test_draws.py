@@ -74,17 +74,6 @@ def test_numbers_of_samples_names_stages_epochs_and_seeds_are_not_correlated(kin
     assert not (columns[:, :1] == columns[:, 1:]).all(0).any()
 
 
-def test_a_module_that_draws_can_be_exported():
-    class Drawing(torch.nn.Module):
-        def forward(self, index):
-            return [draw("0 predict", index, *shape) for draw, *_ in KINDS.values() for shape in ((), (2, 3))]
-
-    shapes = {"index": {0: torch.export.Dim("batch")}}
-    graph = torch.export.export(Drawing(), (torch.arange(5),), dynamic_shapes=shapes).module()
-    index = torch.tensor([3, 10**12, 0, 8, 1, 4, 77])
-    assert all(a.equal(b) for a, b in zip(graph(index), Drawing()(index), strict=True))
-
-
 def test_a_device_has_one_copy_of_the_table_that_training_may_use():
     device = torch.device("meta")
     with torch.inference_mode():

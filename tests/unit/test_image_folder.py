@@ -9,6 +9,7 @@ from roots import read_root
 from lab.build import read_data
 from lab.data import tiny
 from lab.engine.errors import UserError
+from lab.features.read_image import read_image
 
 
 def test_debians_files_are_unpacked_once(tmp_path, monkeypatch):
@@ -87,6 +88,36 @@ class TestImageFolder:
         after = [split.__getitems__(list(range(len(split)))) for split in cached.splits.values()]
         assert len(before) == len(after) == 3
         assert all(a[name].equal(b[name]) for a, b in zip(before, after, strict=True) for name in a)
+
+    def test_a_cached_set_is_decoded_once(self, tmp_path, monkeypatch):
+        self.fill(tmp_path / "x")
+        read = []
+        once = lambda path, *size: read.append(path) or read_image(path, *size)  # noqa: E731
+        monkeypatch.setattr("lab.data.decoded.read_image", once)
+        monkeypatch.setattr("lab.data.image_files.read_image", None)
+        self.data(tmp_path / "x", "data.cache=true")
+        assert sorted(read) == sorted(map(str, (tmp_path / "x").rglob("*.png")))
+
+    def test_a_set_that_does_not_fit_into_memory_is_not_cached(self, tmp_path, monkeypatch, capsys):
+        self.fill(tmp_path / "x")
+        plain = self.data(tmp_path / "x")
+        monkeypatch.setattr("lab.data.decoded.available", lambda: 1000.0)
+        other = self.data(tmp_path / "x", "data.cache=true")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: data.cache: 8 images need")
+        assert other.facts == plain.facts
+        for name, split in plain.splits.items():
+            every = list(range(len(split)))
+            assert other.splits[name].__getitems__(every)["image"].equal(split.__getitems__(every)["image"])
+
+    def test_a_corrupt_image_of_a_cached_set_is_named_or_left_out(self, tmp_path):
+        self.fill(tmp_path / "x")
+        (tmp_path / "x/a/1.png").write_bytes((tmp_path / "x/a/2.png").read_bytes()[:40])
+        with pytest.raises(UserError, match=r"a/1.png is not a readable image"):
+            self.data(tmp_path / "x", "data.cache=true")
+        skip = "data.skip_unreadable=true"
+        plain, cached = (self.data(tmp_path / "x", skip, *more) for more in ((), ("data.cache=true",)))
+        assert cached.facts == plain.facts
 
     def test_no_root(self, compose):
         with pytest.raises(UserError, match="data.root=PATH"):

@@ -173,9 +173,8 @@ def test_a_folder_of_files_for_each_class(tmp_path):
 class TestPublicSets:
     def test_the_library_is_not_there(self, compose, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(
-            UserError, match=r"data: imdb needs the package datasets: pip install 'lab-template\[datasets\]'"
-        ):
+        message = r"data: imdb needs the package datasets: pip install 'lab-template\[datasets\]'"
+        with pytest.raises(UserError, match=message):
             read_data(compose("experiment=language_id", "data=imdb"))
 
     def test_neither_cache_nor_network(self, compose, monkeypatch):

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ class FiniteGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, task: Any, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self.scaled or not gradients or get_total_norm(gradients).isfinite():
+        if self.scaled or not gradients or math.isfinite(get_total_norm(gradients)):
             return
         if self.action == "skip":
             self.num_skipped += 1

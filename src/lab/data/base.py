@@ -172,6 +172,9 @@ class Data(L.LightningDataModule):
             **kwargs,
         )
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return {name: values.to(device, non_blocking=device.type == "cuda") for name, values in batch.items()}
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         """Return the input of the net, computed on its device."""
         return batch

@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 from lab.data import tiny
 from lab.data.batches import Batches
 from lab.data.class_folders import ClassFiles, read_class_folders, relative
+from lab.data.decoded import DecodedImages, decoded
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData
 from lab.data.split import groups_of
@@ -34,7 +35,8 @@ class ImageFolder(ImageData):
         test_fraction: share of each class in the test split, if there is no test folder.
         group: a regular expression. Files with the same match in their path below `root` are in one split.
         skip_unreadable: leave out images that can't be decoded; false: they are an error.
-        cache: decode every image once, at the start, and keep it in memory: image_size² · num_channels bytes each.
+        cache: decode every image once, at the start, and keep it in memory: image_size² · num_channels bytes each. If
+            that is more than half of the free memory, a line says so, and each epoch decodes the images.
     """
 
     num_for_statistics = 1000  # each image has to be decoded
@@ -61,9 +63,13 @@ class ImageFolder(ImageData):
             raise UserError("data.root: expected the folder of your images; set data.root=PATH.")
         root = tiny.image_folder() if self.tiny else expanded(self.root or "")
         found, class_names = read_class_folders(root, suffixes(), "images", self.report)
-        if not self.is_checked or self.skip_unreadable:
-            found = self._readable(found, root)
-        splits: dict[str, Batches] = {name: self._files(files, class_names) for name, files in found.items()}
+        every = [path for files in found.values() for path in files.paths]
+        memory = decoded(every, self.num_channels, self.image_size) if self.cache else None
+        if memory is not None:
+            found = self._readable(found, memory.reasons, root)
+        elif not self.is_checked or self.skip_unreadable:
+            found = self._readable(found, unreadable(every, self.num_channels, self.image_size), root)
+        splits: dict[str, Batches] = {name: self._files(files, class_names, memory) for name, files in found.items()}
         train = splits["train"]
         assert isinstance(train, ImageFiles)
         assert train.label is not None
@@ -77,22 +83,21 @@ class ImageFolder(ImageData):
         }  # fmt: skip
         return splits, class_names
 
-    def _readable(self, found: dict[str, ClassFiles], root: Path) -> dict[str, ClassFiles]:
-        """The files without those that can't be decoded; these raise UserError unless `skip_unreadable` is set."""
-        every = [path for files in found.values() for path in files.paths]
-        bad = unreadable(every, self.num_channels, self.image_size)
+    def _readable(self, found: dict[str, ClassFiles], bad: dict[str, str], root: Path) -> dict[str, ClassFiles]:
+        """The files without the `bad` ones; these raise UserError unless `skip_unreadable` is set."""
+        num = sum(len(files.paths) for files in found.values())
         reasons = [f"{path} is not a readable image ({reason})" for path, reason in bad.items()]
-        self.report.refuse("images", reasons, len(every), root, self.skip_unreadable)
+        self.report.refuse("images", reasons, num, root, self.skip_unreadable)
         kept = {}
         for name, files in found.items():
             pairs = [(path, label) for path, label in zip(files.paths, files.label, strict=True) if path not in bad]
             kept[name] = ClassFiles(files.folder, [path for path, _ in pairs], [label for _, label in pairs])
         return kept
 
-    def _files(self, files: ClassFiles, class_names: Sequence[str]) -> ImageFiles:
+    def _files(self, files: ClassFiles, class_names: Sequence[str], memory: DecodedImages | None) -> ImageFiles:
         number = {name: i for i, name in enumerate(class_names)}
         label = torch.tensor([number[name] for name in files.label], dtype=torch.int64)
-        return ImageFiles(files.paths, label, self.num_channels, self.image_size)
+        return ImageFiles(files.paths, label, self.num_channels, self.image_size, memory)
 
     def _groups(self, paths: Sequence[str], root: Path) -> list[str] | None:
         if self.group is None:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveInt
-from torchvision.transforms.v2 import functional as TF
 
 from lab.data.augment import Augment
 from lab.data.base import Data
@@ -33,7 +33,6 @@ class ImageData(Data):
 
     features: ClassVar[dict[str, type[Feature]]] = {"image": Image, "label": ClassLabel}
     num_for_statistics = 1_000_000  # training images from which mean and standard deviation are computed
-    cache = False  # decode all files at the start and keep the images in memory
 
     def __init__(self, augment: Augment | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,9 +53,7 @@ class ImageData(Data):
         some = train.__getitems__(range(0, num, -(-num // self.num_for_statistics)))["image"]  # at equal distances
         image = Image(some.shape[1], some.shape[2], *channel_statistics(some))
         facts = classification_facts({"image": image}, contents, labels, class_names)
-        if self.cache:
-            splits = {name: in_memory(split, self.num_workers, self.worker_timeout) for name, split in splits.items()}
-        return splits, facts
+        return {name: in_memory(split) for name, split in splits.items()}, facts
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         if "image" not in batch:  # the inputs of a generator
@@ -97,7 +94,7 @@ class Digits(ImageData):
         image = (level.double() * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8)  # 0..16 -> 0..255
         if self.tiny:
             image, label = image[:200], label[:200]
-        image = TF.resize(image, [self.image_size, self.image_size], antialias=True)
+        image = F.interpolate(image, [self.image_size, self.image_size], mode="bilinear", antialias=True)
         everything = Tensors(image=image, label=label)
         parts = self.draw(label, self.fractions)
         return {name: everything.subset(index) for name, index in parts.items()}, list(map(str, range(10)))

@@ -13,7 +13,7 @@ from typing import Any
 from lab.engine import secrets, timing
 from lab.engine.display import say
 from lab.engine.launch import environment
-from lab.engine.training.import_quirks import skip_scipy_signal
+from lab.engine.training.import_quirks import light_imports
 
 VERBS = {
     "train": "train an experiment and test its best weights; the run folder keeps everything",
@@ -131,7 +131,7 @@ def _module(verb: str) -> str:
 
 def import_heavy(name: str) -> ModuleType:
     """Import a module that imports torch and Lightning."""
-    with skip_scipy_signal():
+    with light_imports():
         return import_module(name)
 
 

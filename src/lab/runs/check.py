@@ -48,6 +48,7 @@ class Settings:
     ema: Fraction | None
     compile: bool | Literal["reduce-overhead", "max-autotune"]
     matmul_precision: Literal["highest", "high", "medium"]
+    channels_last: bool | Literal["auto"]
     not_finite: Literal["stop", "skip"]
     checkpoint: ResumeCheckpoint
 

@@ -20,6 +20,7 @@ from lab.engine.errors import UserError
 from lab.engine.training.lightning_quirks import (
     forget_schedule_length,
     is_logging_step,
+    keep_memory_format,
 )
 from lab.features.base import Feature
 from lab.metrics.epoch import EpochMetrics, gathered_by_process
@@ -121,6 +122,7 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
+        keep_memory_format(optimizer)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
         schedule = build_schedule(self.scheduler, optimizer, self.parameters_of(), lambda: num_steps(self.trainer))

@@ -47,6 +47,7 @@ class Contract:
 
 def compose(*overrides: str) -> DictConfig:
     """The config of a training run on the CPU without figures."""
+    filter_warnings()  # pytest restores the filters after each test
     return copy.deepcopy(_composed(overrides))
 
 
@@ -61,7 +62,6 @@ def read(overrides: Sequence[str]) -> Data:
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    filter_warnings()
     quick = ["trainer=cpu", "trainer.enable_progress_bar=false", "figures=false"]
     return compose_config("train", [*quick, *overrides])
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -14,6 +16,24 @@ from lab.engine.errors import UserError
 def install() -> None:
     """Make Hydra find the packages' YAMLs wherever it composes a config."""
     Plugins.instance().register(PackagesSearchPath)
+    ConfigLoaderImpl.get_group_options = _options  # type: ignore[assignment,method-assign]
+
+
+def _options(
+    loader: ConfigLoaderImpl,
+    group_name: str,
+    results_filter: ObjectType | None = ObjectType.CONFIG,
+    config_name: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[str]:
+    """Return the options of a group.
+
+    Hydra's method first copies all that it has read, because `overrides` may set `hydra.searchpath`; lab refuses that.
+
+    Saves half of the CPU time of `lab train --help` (hydra-core 1.3.8).
+    """
+    options: list[str] = loader.repository.get_group_options(group_name, results_filter)
+    return options
 
 
 class PackagesSearchPath(SearchPathPlugin):

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from lab.engine.launch.environment import num_threads
-from lab.engine.training.lightning_quirks import keep_freed_memory
+from lab.engine.training.lightning_quirks import keep_freed_memory, search_no_missing_gpu
 
 CONTAINER_CORES = Path("/sys/fs/cgroup/cpu.max")
 
@@ -15,6 +15,7 @@ def set_up_process(cfg: DictConfig) -> None:
     """Set the precision of matrix products, the allocator and the number of threads of this process."""
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     keep_freed_memory()
+    search_no_missing_gpu()
     if num_threads() is None:
         torch.set_num_threads(min(available_cores(), torch.get_num_threads()))
 
