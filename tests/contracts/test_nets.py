@@ -18,6 +18,7 @@ from lab.features.labels import ClassLabel
 from lab.nets import flip
 from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
+from lab.nets.detector import DetectionNet
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
@@ -41,9 +42,12 @@ class TestEveryNet(NetContract):
         assert not frozen or any(isinstance(module, Airbench) for module in net.modules())  # see its own test
 
     def test_it_tells_all_samples_apart(self, net, batch, data):
-        """By their logits of each class, or of each token that may come next."""
-        (logits,) = tensors(perturbed(net).eval()(**batch))
+        """By their logits of each class, of each token that may come next, or of each candidate's class."""
+        *_, logits = tensors(perturbed(net).eval()(**batch))
         assert len(logits.unique(dim=0)) == len(logits)
+        if isinstance(net, DetectionNet):
+            assert logits.shape[2:] == (data.facts.features["objects"].num_classes,)
+            return
         if "target" in batch:
             assert logits.shape[:-1] == batch["target"].shape
         else:
