@@ -12,7 +12,7 @@ train: $(READY)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST := tests/contracts tests/unit
 
-# After each change: tests/unit and tests/contracts, which train no run. Less than a minute on two cores.
+# After each change: tests/unit and tests/contracts, which train no run. About a minute on two cores.
 quick: $(READY)
 	$(PYTEST) $(FAST)
 

@@ -50,7 +50,12 @@ def takes(net: str) -> list[str]:
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 
-FIRST = ("digits", "language_id", "translate_emoji", "detect")  # one for each modality: most options go with one of them
+FIRST = (
+    "digits",
+    "language_id",
+    "translate_emoji",
+    "detect",
+)  # one for each modality: most options go with one of them
 
 
 @cache

@@ -29,7 +29,8 @@ from lab.testing.base import perturbed, tensors
 from lab.testing.data import class_names
 from lab.train import prepare
 
-NETS = [net for net in options("net") if net != "sentence_encoder"]  # test_pretrained.py
+PRETRAINED = ("sentence_encoder", "audio_encoder")  # test_pretrained.py, test_audio_nets.py
+NETS = [net for net in options("net") if net not in PRETRAINED]
 
 
 class TestEveryNet(NetContract):

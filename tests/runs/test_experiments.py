@@ -17,7 +17,7 @@ from lab.engine.errors import UserError
 GOLDEN = Path(__file__).with_name("golden.json")
 NEEDS_GPU = {"trainer": {"gpu", "ddp"}}
 NEEDS_EXTRA = {"logger": {"wandb", "mlflow"}}
-NEEDS_MORE = {"net": {"sentence_encoder"}}  # test_pretrained.py
+NEEDS_MORE = {"net": {"sentence_encoder", "audio_encoder"}}  # test_pretrained.py, test_audio_nets.py
 TWO_PROCESSES = {"trainer": {"ddp_cpu"}}  # test_ddp.py
 OPTIONS = [
     (group.name, option)

@@ -184,7 +184,8 @@ def test_what_an_export_takes_is_said_in_a_line(folder, monkeypatch):
     before = inventory(folder)
     with monkeypatch.context() as absent:
         absent.setattr(export, "find_spec", lambda name: None)
-        with pytest.raises(UserError, match="this needs onnx, onnxscript, onnxruntime: pip install 'lab\\[export\\]'"):
+        needs = r"this needs onnx, onnxscript, onnxruntime: pip install 'lab-template\[export\]'"
+        with pytest.raises(UserError, match=needs):
             exports(folder)
 
     def forward(net, image):

@@ -1,9 +1,11 @@
 """A run that classifies texts answers like one that classifies images: predict, export, explain and serve."""
 
 import csv
+import functools
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -145,7 +147,9 @@ def test_a_table_like_that_of_the_training_is_read_by_its_column(folder, tmp_pat
 
 def test_a_line_is_answered_before_the_next_one_comes(folder):
     command = [LAB, "predict", f"model={folder}/model.onnx", "input=-", "output=-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
         for text in ("dog face", "", "Hund"):
             process.stdin.write(f"{text}\n")
             assert process.stdout.readline().strip() in class_names(folder)

@@ -33,6 +33,7 @@ COMPOSED = {  # what is only composed, by a piece of the command: why, and the t
 SMALLER = {  # words with a smaller value in their place
     "trainer.max_epochs=60": "trainer.max_epochs=3",
     "cv=5": "cv=2",
+    "cv=6": "cv=2",
     "seeds=3": "seeds=2",
     "data.image_size=96": "data.image_size=16",
 }
@@ -110,6 +111,11 @@ def prepared(store, tmp_path, call):
                 f"train -m experiment=digits {small} seed=0,1 sweep.name=SWEEP {quick}",
             )
         shutil.copytree(tiny.image_folder(), tmp_path / "photos")
+        if re.search("audio|speech|google", command):
+            from lab.data import tiny_audio
+
+            shutil.copytree(tiny_audio.class_folder(), tmp_path / "recordings")
+            shutil.copytree(tiny_audio.google_commands(), tmp_path / "speech_commands_v0.02")
         rows = [(f"a {word} film number {i}", word) for i in range(20) for word in ("good", "bad")]
         for name, head in {"reviews": "text,label\n", "comments": "review,opinion\n", "noheader": ""}.items():
             (tmp_path / f"{name}.csv").write_text(head + "".join(f"{text},{label}\n" for text, label in rows))

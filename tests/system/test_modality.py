@@ -28,6 +28,22 @@ MODALITIES = {
         "tests/runs/{test_beam_search,test_pretrained,test_text,test_text_answers,test_translation}.py",
         "tests/system/test_modality.py",
     ],
+    "audio": [
+        "src/lab/data/{audio,audio_folder,augment_audio,spoken_digits,tiny_audio,waveforms}.py",
+        "src/lab/features/{audio,read_audio}.py",
+        "src/lab/figures/audio.py",
+        "src/lab/nets/{audio,audio_encoder,log_mel}.py",
+        "src/lab/verbs/explain/audio.py",
+        "conf/data/{audio_folder,google_commands,spoken_digits}.yaml",
+        "conf/net/{audio_cnn,audio_crnn,audio_encoder}.yaml",
+        "conf/experiment/{audio_folder,google_commands,speech_commands}.yaml",
+        "docs/audio.md",
+        "bench/spoken_digits.py",
+        "tests/contracts/{test_audio,test_audio_data,test_audio_nets}.py",
+        "tests/runs/test_audio_runs.py",
+        "tests/runs/microphone.mjs",
+        "tests/system/test_modality.py",
+    ],
 }
 # All tests are collected. These run: the checks of every experiment, the contracts of nets, and one experiment.
 REST = "test_config.py or (TestEveryNet and (mlp or cnn)) or (test_every_experiment_runs and digits)"

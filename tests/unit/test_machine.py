@@ -37,6 +37,8 @@ def without_encoding(path):
             yield call.lineno
         if name not in TEXT or owner in OTHERS or (name.endswith("_text") and not is_method) or name == "_open":
             continue
+        if name == "read_text" and call.args:  # its encoding; or a file of an installed distribution, which is UTF-8
+            continue
         mode = [a.value for a in [*call.args, *(w.value for w in call.keywords)] if isinstance(a, ast.Constant)]
         if "encoding" not in keys and not any(isinstance(m, str) and "b" in m and len(m) < 4 for m in mode):
             yield call.lineno

@@ -6,6 +6,8 @@ from torch import nn
 
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
+from lab.nets.cnn import CNN
+from lab.nets.resnet import ResNet
 from lab.tasks.memory_format import set_memory_format
 
 FEATURES = {"image": Image(3, 8, (0.5,) * 3, (0.5,) * 3), "label": ClassLabel(("a", "b"))}
@@ -58,3 +60,21 @@ def test_auto_does_not_evaluate_a_net_without_convolutions(monkeypatch):
     net = nn.Linear(2, 2)
     monkeypatch.setattr(net, "forward", None)
     set_memory_format(net, "auto", "cpu", FEATURES)
+
+
+@pytest.mark.parametrize("make", [lambda: CNN(3, 12, 4), lambda: ResNet(3, 4, (4, 8))], ids=["cnn", "resnet"])
+def test_training_in_both_formats_differs_by_rounding_alone(make):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 4, 3, 12, 12, dtype=torch.double, generator=generator)
+    outputs = []
+    for channels_last in (False, True):
+        torch.manual_seed(1)
+        net = make().double()
+        set_memory_format(net, channels_last, "cpu", FEATURES)
+        optimizer = torch.optim.Adam(net.parameters(), 0.01, fused=True)
+        for image in images:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(image), torch.arange(4)).backward()
+            optimizer.step()
+        outputs.append(net.eval()(images[0]))
+    torch.testing.assert_close(*outputs, atol=1e-12, rtol=0)

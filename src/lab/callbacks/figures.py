@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from lab.callbacks.shared import data_of, forgiven, gathered, task_of
+from lab.callbacks.sounds import keep_sounds
 from lab.data.batches import Batch
 from lab.data.views import ShownSamples
 from lab.engine.display import printable, printable_lines
@@ -127,8 +128,11 @@ class Figures(Callback):
                     write_text(path.with_suffix(".md"), f"{printable_lines(figure)}\n")
                     self._write(f"{stage}/{name}", figure, step)
                 else:
-                    from lab.figures.page import save  # matplotlib takes half a second
+                    from lab.figures.page import Heard, save  # matplotlib takes half a second
 
+                    if isinstance(figure, Heard):
+                        keep_sounds(figure.sounds, path, f"{stage}/{name}", self.boards, step)
+                        figure = figure.figure
                     save(figure, path.with_suffix(".png"), pil_kwargs={"compress_level": 1})
                     self._show(f"{stage}/{name}", path.with_suffix(".png").read_bytes(), step)
 

@@ -78,6 +78,7 @@ class Data(L.LightningDataModule):
         self.tiny, self.seed, self.split_seed, self.cv, self.fold = tiny, seed, split_seed, cv, fold
         self.splits: dict[str, Batches] = {}
         self.names: dict[str, Sequence[str]] = {}  # of the samples of a split, if they have names
+        self.is_drawn = False  # `read` has called `draw`
         self.report = DataReport()
         self.facts: Any = None  # the `Facts` of the run: set by `setup`, or loaded with a run
         self.found: Any = None  # the `Facts` that `read` returned
@@ -91,7 +92,7 @@ class Data(L.LightningDataModule):
         self.report = DataReport()
         self.splits, self.found = self.read()
         self.report.samples = self.report.samples or {name: len(split) for name, split in self.splits.items()}
-        if self.cv is not None and "test" not in self.names:
+        if self.cv is not None and not self.is_drawn:
             raise UserError(f"cv: {type(self).__name__} has no folds: its `read` does not call `draw`. Leave cv out.")
         self.facts = self.facts or self.found
 
@@ -124,6 +125,7 @@ class Data(L.LightningDataModule):
         """
         folds = None if self.cv is None or self.fold is None else (self.cv, self.fold)
         parts = draw_splits(label, fractions, self.split_seed, group, folds)
+        self.is_drawn = True
         self.report.describe_draw(fractions, folds, bool(group), num_test)
         self.names |= {name: list(map(str, index)) for name, index in parts.items()}
         return parts

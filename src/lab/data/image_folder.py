@@ -1,6 +1,5 @@
 """Images in a folder for each class."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from lab.data.class_folders import ClassFiles, read_class_folders, relative
 from lab.data.decoded import DecodedImages, decoded
 from lab.data.image_files import ImageFiles, unreadable
 from lab.data.images import ImageData
-from lab.data.split import groups_of
+from lab.data.split import pattern_groups
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
 from lab.engine.files import expanded
@@ -75,7 +74,8 @@ class ImageFolder(ImageData):
         assert train.label is not None
         missing = {name: share for name, share in self.fractions.items() if name not in found}
         num_test = len(splits.get("test", ()))
-        parts = self.draw(train.label, missing, self._groups(train.paths, found["train"].folder), num_test)
+        group = pattern_groups(self.group, train.paths, found["train"].folder)
+        parts = self.draw(train.label, missing, group, num_test)
         splits |= {name: train.subset(index) for name, index in parts.items()}
         self.names = {
             name: [relative(path, root) for path in split.paths]
@@ -98,14 +98,3 @@ class ImageFolder(ImageData):
         number = {name: i for i, name in enumerate(class_names)}
         label = torch.tensor([number[name] for name in files.label], dtype=torch.int64)
         return ImageFiles(files.paths, label, self.num_channels, self.image_size, memory)
-
-    def _groups(self, paths: Sequence[str], root: Path) -> list[str] | None:
-        if self.group is None:
-            return None
-        try:
-            found = [re.search(self.group, str(Path(path).relative_to(root))) for path in paths]
-        except re.error as error:
-            raise UserError(f"data.group={self.group}: not a regular expression: {error}.") from error
-        if None in found:
-            raise UserError(f"data.group={self.group}: no match in {paths[found.index(None)]}.")
-        return groups_of([match.group(match.re.groups and 1) for match in found if match])

@@ -66,6 +66,23 @@ def groups_of(cells: Sequence[str | None]) -> list[str]:
     return [cell.strip() if cell and cell.strip() else f"\0{i}" for i, cell in enumerate(cells)]
 
 
+def pattern_groups(pattern: str | None, paths: Sequence[str], root: Path) -> list[str] | None:
+    """A group for each file: the match of a regular expression, or of its first parenthesis, in the path below `root`.
+
+    Raises:
+        UserError: it is not a regular expression, or does not match a path.
+    """
+    if pattern is None:
+        return None
+    try:
+        found = [re.search(pattern, str(Path(path).relative_to(root))) for path in paths]
+    except re.error as error:
+        raise UserError(f"data.group={pattern}: not a regular expression: {error}.") from error
+    if None in found:
+        raise UserError(f"data.group={pattern}: no match in {paths[found.index(None)]}.")
+    return groups_of([match.group(match.re.groups and 1) for match in found if match])
+
+
 def draw_splits(
     label: Tensor | int,
     fractions: dict[str, float],

@@ -108,6 +108,10 @@ class Feature(ABC):
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         """Return the sample in the bytes of a request.
 
+        Args:
+            content: the bytes.
+            max_megapixels: the largest size, in millions of pixels, or of audio samples.
+
         Raises:
             TooLargeError: the sample is larger than `max_megapixels`.
             UserError: the bytes are not readable.
@@ -123,6 +127,14 @@ class Feature(ABC):
         if not isinstance(value, str):
             raise ValueError("expected a text")
         return value.encode()
+
+    @property
+    def free_dims(self) -> dict[str, tuple[int, ...]]:
+        """The dimensions of batch entries, besides the first, that may have any size in an exported model, by entry.
+
+        The others have the size of `example`; smaller arrays are padded.
+        """
+        return {}
 
     def example(self) -> Sample:
         """Return a sample of the largest size that an exported model takes.

@@ -1,8 +1,12 @@
 """Files of a folder and lines of a file. This module imports no torch: exported models need none."""
 
+import base64
+import codecs
 import csv
+import glob
 import io
 import os
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
@@ -171,3 +175,46 @@ def content_of(path: str) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise UserError(f"{path} can't be read ({getattr(error, 'strerror', error)})") from error
+
+
+def find_files(source: str, suffixes: Collection[str], kind: str) -> list[str]:
+    """A file, the files of a kind in a folder, the files of a glob pattern; `-`: paths on standard input, one per line.
+
+    Args:
+        source: the value of `input=`.
+        suffixes: of the files in a folder that are items, in lower case.
+        kind: a word for these files, such as "images".
+
+    Raises:
+        UserError: there are none.
+    """
+    if source == "-":
+        content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        refuse_wide(content[:4], "error: input=-: it")
+        lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+        paths = [line for line in lines if line.strip()]
+    elif Path(source).is_dir():
+        files = files_below(Path(source))
+        paths = sorted(str(path) for path in files if path.suffix.lower() in suffixes and path.is_file())
+    elif Path(source).is_file():
+        paths = [source]
+    else:
+        paths = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
+    if not paths and Path(source).is_dir():
+        raise UserError(f"error: input={source}: the folder has no {kind}.")
+    if not paths and source == "-":
+        raise UserError("error: input=-: expected paths on standard input, one per line.")
+    if not paths:
+        raise UserError(f"error: input={source}: there is no such file or folder.")
+    return paths
+
+
+def of_base64(text: str) -> bytes:
+    """Decode base64, also with line breaks, in the URL alphabet, without padding, or as a data URL.
+
+    Raises:
+        ValueError: the text is not base64.
+    """
+    text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
+    padded = text + "=" * (-len(text) % 4)
+    return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)

@@ -1,13 +1,7 @@
 import base64
-import codecs
-import glob
 import io
-import os
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -18,7 +12,7 @@ from pydantic import FiniteFloat, PositiveFloat
 from lab.engine.constraints import Count
 from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
-from lab.features.files import files_below, refuse_wide
+from lab.features.files import find_files, of_base64
 from lab.features.read_image import num_pixels, read_all, read_image, suffixes
 
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
@@ -71,26 +65,7 @@ class Image(Feature):
 
     def find(self, source: str) -> list[str]:
         """A file, the images in a folder, the files of a glob pattern; `-`: paths on standard input, one per line."""
-        if source == "-":
-            content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
-            refuse_wide(content[:4], "error: input=-: it")
-            lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
-            paths = [line for line in lines if line.strip()]
-        elif Path(source).is_dir():
-            endings = suffixes()
-            files = files_below(Path(source))
-            paths = sorted(str(path) for path in files if path.suffix.lower() in endings and path.is_file())
-        elif Path(source).is_file():
-            paths = [source]
-        else:
-            paths = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
-        if not paths and Path(source).is_dir():
-            raise UserError(f"error: input={source}: the folder has no images.")
-        if not paths and source == "-":
-            raise UserError("error: input=-: expected paths on standard input, one per line.")
-        if not paths:
-            raise UserError(f"error: input={source}: there is no such file or folder.")
-        return paths
+        return find_files(source, suffixes(), "images")
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
         return read_all(items, self.load)
@@ -123,10 +98,7 @@ class Image(Feature):
 
     def from_json(self, value: Any) -> bytes:
         """Decode base64, also with line breaks, in the URL alphabet, without padding, or as a data URL."""
-        text = super().from_json(value).decode()
-        text = "".join(re.sub(r"^\s*data:[^,]*,", "", text, flags=re.IGNORECASE).split()).rstrip("=")
-        padded = text + "=" * (-len(text) % 4)
-        return base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True)
+        return of_base64(super().from_json(value).decode())
 
     def thumbnails(self, arrays: Arrays) -> np.ndarray:
         image = arrays[self.entry]

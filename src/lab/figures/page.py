@@ -3,6 +3,8 @@
 import re
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,19 @@ CJK = (
 installed = {font.name for font in fontManager.ttflist}
 fallback = [name for start in CJK for name in sorted(installed) if name.startswith(start)]
 matplotlib.rcParams["font.family"] = ["sans-serif", *fallback[:1]]
+
+
+@dataclass
+class Heard:
+    """A figure with sounds.
+
+    Args:
+        figure: what is seen.
+        sounds: captions, each with the content of a WAV file.
+    """
+
+    figure: Figure
+    sounds: Sequence[tuple[str, bytes]]
 
 
 def page(size: tuple[float, float], title: str, margins: tuple[float, float, float, float], **kwargs: Any) -> Any:

@@ -84,7 +84,7 @@ class DataContract(Contract):
 
     def test_splits_depend_on_the_split_seed_alone(self, data: Data, overrides: Sequence[str]) -> None:
         assert read_data(compose(*overrides, "seed=7")).facts == data.facts
-        if data.names:  # some are drawn
+        if data.is_drawn:
             cfg = compose(*overrides)
             OmegaConf.update(cfg, "data.split_seed", data.split_seed + 1, force_add=True)
             other = read_data(cfg)

@@ -197,35 +197,36 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
         return {name: values.cpu().numpy() for name, values in float32.items()}
 
     reason = unexplained(inputs, outputs, task.arguments)
-    explain = None if reason else explanation(next(iter(inputs.values())), task, prepared, precision.forward_context)
+    explain = None
+    if not reason:
+        explain = explanation(next(iter(inputs.values())), task.explained_net(), prepared, precision.forward_context)
     return Predictor(inputs, outputs, predict, explain, reason)
 
 
 def explanation(
-    feature: Feature, task: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
+    feature: Feature, net: Any, prepared: Callable[[Arrays], Mapping[str, Any]], forward_context: Callable[[], Any]
 ) -> Callable[[Sample], str]:
     """The function `Predictor.explain`, by integrated gradients.
 
     Args:
         feature: the only input.
-        task: its net is explained; it takes one entry of the input.
+        net: the explained net, a function of the input's entries.
         prepared: entries -> the batch as the net expects it.
         forward_context: the context of the precision.
     """
     import torch
 
-    (entry,) = task.arguments
-    net_copy = cache(
-        lambda: copy.deepcopy(task.explained_net())
-    )  # a copy is not compiled, and another thread may use the net
+    entry = feature.entries[0]
+    net_copy = cache(lambda: copy.deepcopy(net))  # a copy is not compiled, and another thread may use the net
 
     def explain(sample: Sample) -> str:
         attribution = explainer(feature)
-        x = prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry]
+        front_end, explained = attribution.split(net_copy())
         with forward_context():
+            x = front_end(prepared(stack([sample]) | {"index": np.zeros(1, np.int64)})[entry])
             with torch.no_grad():
-                target = net_copy()(x).argmax(-1)
-            (values,) = attribution.methods()["integrated_gradients"](net_copy(), x, target)
+                target = explained(x).argmax(-1)
+            (values,) = attribution.methods()["integrated_gradients"](explained, x, target)
         return attribution.html(sample[entry], values.detach())
 
     return explain

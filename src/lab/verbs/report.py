@@ -135,6 +135,8 @@ def _columns(path: Path) -> dict[str, list[tuple[float, float]]]:
 def _figures(folder: Path) -> Iterable[str]:
     for path in sorted([*(folder / FIGURES).glob("*.png"), *folder.glob("explain/*.png")]):
         yield _image(read_bytes(path), path.stem.replace("_", " "))
+    for path in sorted((folder / FIGURES).glob("*.wav")):
+        yield _sound(read_bytes(path), path.stem.replace("_", " "))
 
 
 def texts_of(folder: Path) -> Iterable[str]:
@@ -168,3 +170,9 @@ def _table(lines: Sequence[Sequence[Any]]) -> str:
 def _image(content: bytes, caption: str) -> str:
     data, text = base64.b64encode(content).decode(), html.escape(printable(caption))
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _sound(content: bytes, caption: str) -> str:
+    data, text = base64.b64encode(content).decode(), html.escape(printable(caption))
+    player = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+    return f"<figure>{player}<figcaption>{text}</figcaption></figure>"

@@ -1,7 +1,7 @@
 """The base class of explainers, which attribute predictions to the positions of an input. Nothing heavy is imported."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Explainer(ABC):
     """The attribution methods for one type of input, and how an attribution is shown.
 
-    `Feature.explainer` names the subclass for a feature. The net must take a single entry of the batch. An attribution
-    has one number for each position of this entry, such as a pixel or a token; channels share a number.
+    `Feature.explainer` names the subclass for a feature. The net must take the entries of this feature only. An
+    attribution has one number for each position of the explained tensor, such as a pixel or a token; channels share a
+    number. This tensor is the first entry of the feature, or what `split` makes of it.
 
     Args:
         feature: the input.
@@ -35,9 +36,19 @@ class Explainer(ABC):
     def methods(self) -> "dict[str, Method]":
         """The attribution methods by name. `lab serve` uses `integrated_gradients`.
 
-        A method takes a net, the (B, …) entry that the net expects, and the (B,) classes to explain. It returns the
-        contribution of each position to the logit of the class, (B, …).
+        A method takes a net, its (B, …) input, and the (B,) classes to explain. It returns the contribution of each
+        position to the logit of the class, (B, …).
         """
+
+    def split(self, net: "nn.Module") -> "tuple[Callable[[Tensor], Tensor], nn.Module]":
+        """Return two functions whose composition is the net: the front end, and the module that is explained.
+
+        The front end takes the first entry of one sample, (1, …) without padding, and returns the explained tensor.
+
+        Raises:
+            UserError: the net has no such parts.
+        """
+        return (lambda x: x), net
 
     @property
     @abstractmethod
@@ -45,12 +56,12 @@ class Explainer(ABC):
         """The value of a position that is deleted."""
 
     def left_out(self, net: "nn.Module", x: "Tensor") -> dict[str, str]:
-        """The methods that do not work for this net, each with the reason; `x` is a (1, …) entry."""
+        """The methods that do not work for this net, each with the reason; `x` is its (1, …) input."""
         return {}
 
     @abstractmethod
     def html(self, item: np.ndarray, attribution: "Tensor") -> str:
-        """HTML of a sample's entry, as it is read, with its attribution."""
+        """HTML of a sample's first entry, as it is read, with its attribution."""
 
     @abstractmethod
     def draw(
@@ -100,6 +111,6 @@ def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], e
         return f"Only predictions from a single input can be explained; this run has {len(inputs)}{names}."
     (feature,) = inputs.values()
     entries = list(entries)
-    if len(entries) != 1 or entries[0] not in feature.entries:
+    if not entries or not set(entries) <= set(feature.entries):
         return f"Only predictions from one entry of the batch can be explained; this net takes {', '.join(entries)}."
     return "" if feature.explainer else f"There is no explanation method for {feature.item} inputs yet."

@@ -14,7 +14,7 @@ class Group:
     name: str  # of the file
     title: str
     samples: list[str]  # names
-    items: Sequence[np.ndarray]  # the entry of each sample, as it is read
+    items: Sequence[np.ndarray]  # the first entry of each sample, as it is read
     target: Tensor  # (N,) the predicted classes, which are explained
     probability: Tensor  # (N,) their probabilities
     label: Tensor | None = None  # (N,) the true classes, for samples of the test split

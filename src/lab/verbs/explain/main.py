@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lab import runs
 from lab.data.base import Data
+from lab.data.batches import Batch
 from lab.data.facts import inputs_of, scored
 from lab.engine.config.settings import check_settings
 from lab.engine.display import in_utf8, say
@@ -56,19 +57,20 @@ def main(cfg: DictConfig) -> None:
     task.net = copy.deepcopy(task.net)  # a copy is not compiled, so hooks on its layers work
     task.to(runs.evaluation_trainer(saved, cfg.trainer).strategy.root_device)
     net = Explained(task, data, feature)
+    front_end, explained = attribution.split(task.explained_net())
     groups = own_items(cfg, net) if cfg.input is not None else of_test_split(cfg, net, output)
     samples = [
-        (net.prepared(item[None]), target[None].to(task.device))
+        (front_end(net.of_item(item)), target[None].to(task.device))
         for group in groups
         for item, target in zip(group.items, group.target, strict=True)
     ]
-    methods = usable(cfg.methods or list(known), known, attribution.left_out(net.net, samples[0][0]))
+    methods = usable(cfg.methods or list(known), known, attribution.left_out(explained, samples[0][0]))
     folder = Path(cfg.run) / FOLDER
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} cannot be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, net.net, net.probability, samples, attribution.blank, cfg.seed)
+    maps, report = scores.explain(methods, explained, task.explained_probability, samples, attribution.blank, cfg.seed)
     for group in groups:
         of_group = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
         path = attribution.draw(group, of_group, output.explained, folder)
@@ -102,24 +104,26 @@ class Explained:
     """
 
     def __init__(self, task: Task, data: Data, feature: Feature) -> None:
-        self.task, self.data, self.feature, self.entry = task, data, feature, task.arguments[0]
+        self.task, self.data, self.feature, self.entry = task, data, feature, feature.entries[0]
         self.net = task.explained_net()
 
-    def prepared(self, items: np.ndarray) -> Tensor:
-        """(B, …) items as the net expects them."""
-        batch = {self.entry: torch.from_numpy(items), "index": torch.zeros(len(items), dtype=torch.int64)}
-        batch = {name: values.to(self.task.device) for name, values in batch.items()}
-        return self.data.on_after_batch_transfer(batch)[self.entry]
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch as the net expects it."""
+        num = len(batch[self.entry])
+        batch = {"index": torch.zeros(num, dtype=torch.int64)} | {name: batch[name] for name in self.feature.entries}
+        return self.data.on_after_batch_transfer({name: each.to(self.task.device) for name, each in batch.items()})
+
+    def of_item(self, item: np.ndarray) -> Tensor:
+        """(1, …) the first entry of a sample as the net expects it."""
+        return self.prepared({name: torch.from_numpy(item)[None] for name in self.feature.entries})[self.entry]
 
     @torch.no_grad()
-    def answers(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
+    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The (B,) probabilities of the (B,) predicted classes, and these classes."""
-        probability, target = self.probability(self.prepared(items)).cpu().max(-1)
+        batch = self.prepared(batch)
+        logits = self.net(**{name: batch[name] for name in self.task.arguments if name in batch})
+        probability, target = self.task.explained_probability(logits).cpu().max(-1)
         return probability, target
-
-    def probability(self, x: Tensor) -> Tensor:
-        """(B, …) entry, as the net expects it -> (B, K) probabilities of the classes."""
-        return self.task.explained_probability(self.net(x))
 
 
 def own_items(cfg: DictConfig, net: Explained) -> list[Group]:
@@ -130,7 +134,8 @@ def own_items(cfg: DictConfig, net: Explained) -> list[Group]:
     if errors := [error for _, (error,) in results if error]:
         raise UserError(f"error: input={cfg.input}: {errors[0]}")
     items = [sample[net.entry] for (sample,), _ in results]
-    probability, target = map(torch.cat, zip(*(net.answers(item[None]) for item in items), strict=True))
+    batches = [{name: torch.as_tensor(array)[None] for name, array in sample.items()} for (sample,), _ in results]
+    probability, target = map(torch.cat, zip(*map(net.answers, batches), strict=True))
     title = f"{len(shown)} of {len(names)} {net.feature.item}s in {cfg.input}" if len(names) > 1 else str(cfg.input)
     samples = [redacted(name) for name in shown]
     return [Group("inputs", redacted(title), samples, items, target, probability)]
@@ -147,7 +152,7 @@ def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Grou
         return [spaced_samples(net)]
     split, outputs = data.splits["test"], []
     for batch in data.test_dataloader():
-        probability, target = net.answers(batch[net.entry].cpu().numpy())
+        probability, target = net.answers(batch)
         outputs.append((batch["index"].cpu(), batch[true].cpu(), target, probability))
     index, label, target, probability = (torch.cat(column) for column in zip(*outputs, strict=True))
     order = probability.argsort(descending=True, stable=True)
@@ -181,8 +186,9 @@ def spaced_samples(net: Explained) -> Group:
     """The group of at most `MOST` test samples at equal distances."""
     split, names = net.data.splits["test"], net.data.names.get("test")
     index = list(range(0, len(split), -(-len(split) // MOST)))
-    items = [split.__getitems__([i])[net.entry][0].cpu().numpy() for i in index]
-    probability, target = map(torch.cat, zip(*(net.answers(item[None]) for item in items), strict=True))
+    batches = [split.__getitems__([i]) for i in index]
+    items = [batch[net.entry][0].cpu().numpy() for batch in batches]
+    probability, target = map(torch.cat, zip(*map(net.answers, batches), strict=True))
     title = f"{len(index)} of {len(split)} {net.feature.item}s of the test split"
     return Group("samples", title, [redacted(names[i] if names else str(i)) for i in index], items, target, probability)
 

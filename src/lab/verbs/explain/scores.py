@@ -100,8 +100,8 @@ def explain(
 
     Args:
         methods: the methods, by name.
-        net: the explained net.
-        probability: inputs -> (B, num_classes) probabilities.
+        net: the function that is explained; it returns logits.
+        probability: (B, num_classes) logits -> (B, num_classes) probabilities.
         samples: the inputs to explain.
         blank: the value of a deleted position.
         seed: for the shuffled weights, and for the random attribution with which the methods are compared.
@@ -118,7 +118,8 @@ def explain(
     chance = [torch.rand(x.shape, generator=generator).to(x.device) for x in next(iter(maps.values()))]
     for name, values in (maps | {"random": chance}).items():
         areas = [
-            deletion_insertion(probability, sample, value, blank) for sample, value in zip(samples, values, strict=True)
+            deletion_insertion(lambda x: probability(net(x)), sample, value, blank)
+            for sample, value in zip(samples, values, strict=True)
         ]
         means = torch.tensor(areas).mean(0).tolist()
         scores[name] = scores.get(name, {}) | dict(zip(("deletion", "insertion"), means, strict=True))

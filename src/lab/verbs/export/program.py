@@ -1,7 +1,7 @@
 """A trained task and its preprocessing as one module, and the file formats into which it is exported."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lab.verbs import predictor
 
 Model = Callable[[Arrays], Arrays]  # the entries of the inputs -> the entries of the outputs
 
-NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax")  # operators before and after the net
+NOT_QUANTISED = ("Cast", "Sub", "Div", "Softmax", "Mul")  # operators before and after the net, and masks
 
 
 class Exported(nn.Module):
@@ -63,11 +63,17 @@ def program(task: Task, data: Data) -> ExportedProgram:
         {name: torch.from_numpy(array) for name, array in example(task, data).items()},
         Exported(task, data),
     )
-    batch = Dim("batch")
     with torch.no_grad():
         module(entries)  # values that are cached at the first call do not become part of the graph
-        sizes = {"entries": {name: {0: batch} for name in entries}}
-        return torch.export.export(module, (entries,), dynamic_shapes=sizes)
+        return torch.export.export(module, (entries,), dynamic_shapes={"entries": free_dims(task, data)})
+
+
+def free_dims(task: Task, data: Data) -> dict[str, dict[int, Dim]]:
+    """The dimensions that may have any size, by entry: the batch, and those of `Feature.free_dims`."""
+    batch, free = Dim("batch"), dict[str, dict[int, Dim]]()
+    for feature in inputs_of(data.facts.features, task.input_entries).values():
+        free |= {name: {dim: Dim(f"{name}_{dim}", min=1) for dim in dims} for name, dims in feature.free_dims.items()}
+    return {name: {0: batch} | free.get(name, {}) for name in example(task, data)}
 
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
@@ -137,6 +143,27 @@ FORMATS = {
 }
 
 
+def between(nodes: Sequence[Any], first: str, last: str) -> list[str]:
+    """The names of the nodes on the paths from operators of one type to operators of another; both ends are left out.
+
+    Args:
+        nodes: in the order in which they are computed.
+        first: the type of the operators where the paths begin.
+        last: the type of the operators where they end.
+    """
+    after, before = set[str](), set[str]()  # values that depend on `first`, and values on which `last` depends
+    behind = []
+    for node in nodes:
+        if after & {*node.input}:
+            behind.append(node)
+        if node.op_type == first or after & {*node.input}:
+            after |= {*node.output}
+    for node in reversed(nodes):
+        if node.op_type == last or before & {*node.output}:
+            before |= {*node.input}
+    return [node.name for node in behind if before & {*node.output}]
+
+
 def quantise(source: Path, arrays: Arrays, target: Path) -> None:
     """Quantise the weights and activations of an ONNX file to 8-bit integers (QDQ nodes; ranges are min and max).
 
@@ -161,6 +188,7 @@ def quantise(source: Path, arrays: Arrays, target: Path) -> None:
             return None if start is None else {name: arrays[name][start : start + 64] for name in names}
 
     excluded = [node.name for node in model.graph.node if node.op_type in NOT_QUANTISED]
+    excluded += between(model.graph.node, "STFT", "Log")  # a spectrogram has magnitudes over several powers of ten
     quantize_static(
         model,
         target,

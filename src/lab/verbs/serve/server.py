@@ -34,7 +34,8 @@ TOO_SLOW = (
 )
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:;"
+    " media-src data: blob:; connect-src 'self'"
 )
 
 
