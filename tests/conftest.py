@@ -50,12 +50,11 @@ def takes(net: str) -> list[str]:
     return [name for name in inspect.signature(allow.locate(target).forward).parameters if name != "self"]
 
 
-FIRST = (
-    "digits",
-    "language_id",
-    "translate_emoji",
-    "detect",
-)  # one for each modality: most options go with one of them
+GENERATION = {  # a net or a task that fits no classifier, which is not known before it is built
+    "unet": "generate_digits", "flow_matching": "generate_digits",
+    "vae": "generate_fashion_vae", "gan": "generate_fashion_gan",
+}  # fmt: skip
+FIRST = ("digits", "language_id", "translate_emoji", "detect")  # one for each modality: most options go with one of them
 
 
 @cache
@@ -67,6 +66,8 @@ def fitting(choice: str) -> str:
     from lab.testing.base import compose
 
     filter_warnings()
+    if (option := choice.partition("=")[2]) in GENERATION:
+        return f"experiment={GENERATION[option]}"
     for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
             check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)

@@ -90,12 +90,18 @@ def trained(result: Result) -> None:
 def evaluated(result: Result) -> None:
     test = results(result.run())["test"]
     shown = dict(re.findall(r"(test/\w+)\W+([\d.]+)", result.out))
-    assert float(shown["test/acc"]) == pytest.approx(test["test/acc"], abs=1e-4)
+    name = "test/acc" if "test/acc" in test else "test/loss"
+    assert float(shown[name]) == pytest.approx(test[name], abs=1e-4)
 
 
 def predicted(result: Result) -> None:
     number = len(list(result.folder.glob("photos/**/*.png"))) if result.value("input") == "photos" else 2
     output = result.folder / (result.value("output") or "predictions.csv")
+    if result.value("num"):
+        number = int(result.value("num"))
+        assert len(list(output.glob("0*.png"))) == number
+        assert (output / "sheet.png").exists()
+        output /= "predictions.csv"
     if output.name == "-":
         assert len(result.out.splitlines()) == number
     elif output.suffix == ".jsonl":
@@ -172,7 +178,9 @@ def serves(words: list[str], folder: Path) -> None:
             time.sleep(0.05)
         with httpx.Client(base_url=url[0], trust_env=False, timeout=30) as client:
             picture = next(folder.glob("photos/**/*.png"))
-            answer = client.post("/predict", files={"file": picture.read_bytes()})
+            is_generator = "generate" in " ".join(words)
+            files = {"label": b"3"} if is_generator else {"file": picture.read_bytes()}
+            answer = client.post("/predict", files=files)
             assert answer.status_code == 200, answer.text
             assert "image" in client.get("/health").text
             assert "<html" in client.get("/").text

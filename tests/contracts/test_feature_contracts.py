@@ -15,6 +15,7 @@ from lab.features.base import Feature, pack, unpack
 from lab.features.image import Image
 from lab.features.labels import ClassLabel
 from lab.features.numbers import Numbers
+from lab.features.setting import Setting
 from lab.testing import FeatureContract
 from lab.verbs.predict import items
 
@@ -40,6 +41,21 @@ class TestClassLabel(FeatureContract):
     feature = ClassLabel(["a", "b"])
     contents = (b"a", b"b")
     samples = ({"label": np.array([0.2, 0.8], np.float32)}, {"label": np.array([0.9, 0.1], np.float32)})
+
+
+class TestSetting(FeatureContract):
+    feature = Setting("guidance", 1, 0, 20)
+    contents = (b"2", b" 0.5\n", b"1e1")
+    samples = ({"guidance": np.array(2, np.float32)},)
+
+    @pytest.mark.parametrize("value", [b"", b"x", b"nan", b"inf", b"0.5", b"0", b"11", b"1_0"])
+    def test_other_values_are_refused(self, value):
+        with pytest.raises(UserError, match="expected an integer from 1 to 10"):
+            Setting("steps", 4, 1, 10, is_integer=True).decode(value, np.inf)
+
+    def test_the_default_is_in_the_range(self):
+        with pytest.raises(ValueError, match="expected 1 <= 0 <= 10"):
+            Setting("steps", 0, 1, 10)
 
 
 class TestNumbers(FeatureContract):

@@ -1,11 +1,12 @@
 """The contract of every net, by its config; then what is particular to each."""
 
 import copy
+import inspect
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import fitting, options
+from conftest import GENERATION, fitting, options
 from steps import Rows
 from torch import nn
 from torchvision import models
@@ -20,17 +21,21 @@ from lab.nets.airbench import Airbench, identity_convolution, patch_covariance
 from lab.nets.cnn import CNN
 from lab.nets.detector import DetectionNet
 from lab.nets.fast_cnn import FastCNN, Residual, ResNet9
+from lab.nets.gan import GAN
 from lab.nets.resnet import Block, ResNet
 from lab.nets.torchvision import TorchvisionNet
+from lab.nets.unet import UNet
+from lab.nets.vae import VAE, Decoder
 from lab.runs import check
 from lab.runs.open import Run
 from lab.testing import NetContract
-from lab.testing.base import perturbed, tensors
+from lab.testing.base import build, perturbed, tensors
 from lab.testing.data import class_names
+from lab.testing.nets import NUM
 from lab.train import prepare
 
 PRETRAINED = ("sentence_encoder", "audio_encoder")  # test_pretrained.py, test_audio_nets.py
-NETS = [net for net in options("net") if net not in PRETRAINED]
+NETS = [net for net in options("net") if net not in (*PRETRAINED, *GENERATION)]
 
 
 class TestEveryNet(NetContract):
@@ -53,6 +58,50 @@ class TestEveryNet(NetContract):
             assert logits.shape[:-1] == batch["target"].shape
         else:
             assert logits.shape[1:] == (len(class_names(data)["label"]),)
+
+
+class TestGenerationNets(NetContract):
+    """A U-Net, and each part of a VAE and of a GAN, with the inputs that the task draws."""
+
+    @pytest.fixture(params=["unet", "vae.encoder", "vae.decoder", "gan.generator", "gan.discriminator"])
+    def part(self, request):
+        return request.param
+
+    @pytest.fixture
+    def overrides(self, part):
+        name = part.partition(".")[0]
+        return [fitting(f"net={name}"), "data.tiny=true", "net.width=16"]
+
+    @pytest.fixture
+    def net(self, part, cfg, data):
+        return build(cfg, data).net.get_submodule(part.partition(".")[2])
+
+    @pytest.fixture
+    def batch(self, net, data):
+        generator, size = torch.Generator().manual_seed(0), data.facts.features["image"].image_size
+        entries = {
+            "image": torch.randn(NUM, 1, size, size, generator=generator),
+            "label": torch.arange(NUM),
+            "time": torch.rand(NUM, generator=generator),
+            "is_given": torch.arange(NUM) % 2 == 0,
+        }
+        if isinstance(net, Decoder):
+            entries["latent"] = torch.randn(NUM, net.label.embedding_dim, generator=generator)
+        return {name: entries[name] for name in inspect.signature(net.forward).parameters}
+
+
+def test_an_image_whose_class_is_not_given_does_not_depend_on_it():
+    net = perturbed(UNet(1, 8, 3, width=8)).eval()
+    image, time, label = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 2])
+    free, given = torch.tensor([False, False]), torch.tensor([True, True])
+    assert net(image, time, label, free).equal(net(image, time, label.flip(0), free))
+    assert not net(image, time, label, given).equal(net(image, time, label.flip(0), given))
+
+
+@pytest.mark.parametrize("net", [UNet, VAE, GAN])
+def test_generation_nets_say_which_sizes_fit(net):
+    with pytest.raises(ValueError, match="multiple of 4, got 30"):
+        net(1, 30, 3)
 
 
 class Plain(nn.Linear):

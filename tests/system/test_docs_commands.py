@@ -100,7 +100,8 @@ def prepared(store, tmp_path, call):
         if command.startswith("lab runs"):
             runs |= {"digits/RUN", "digits/OTHER"}
         for run in sorted(runs):
-            net = {"digits/RUN": small, "digits/OTHER": "net=mlp"}.get(run, "")
+            generates = "net.width=8 task.steps=2 data.image_size=16"
+            net = {"digits/RUN": small, "digits/OTHER": "net=mlp", "generate_digits/RUN": generates}.get(run, "")
             experiment = run.partition("/")[0]
             kept(f"logs/{run}", f"train experiment={experiment} {net} run=logs/{run} {quick}")
         if "model.onnx" in command:
@@ -147,6 +148,8 @@ def smaller(words: list[str]) -> list[str]:
         more.remove("data.tiny=true")
     if "experiment=digits" in words:
         more += ["data.image_size=16", *(["net.hidden=8"] if not {"net", "net.hidden"} & given else [])]
+    if any("generate" in word for word in words):
+        more += ["net.width=8", *(["data.image_size=16"] if "experiment=generate_digits" in words else [])]
     return [*words, *more, *([] if "trainer" in given else ["trainer=cpu"])]
 
 

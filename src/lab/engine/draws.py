@@ -46,6 +46,11 @@ def _copied(device: torch.device) -> Tensor:
         return QUANTILES.to(device)
 
 
+def joined(seed: Tensor, index: Tensor) -> Tensor:
+    """(B,) seeds, (B,) sample indices -> (B,) int64 in the place of the indices: each seed draws other numbers."""
+    return mix(mix(seed) + index)
+
+
 def hashed(key: str) -> int:
     """The first 64 bits of the BLAKE2b hash of a key, as int64."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)

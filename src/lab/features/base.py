@@ -144,6 +144,15 @@ class Feature(ABC):
         """
         raise UserError(f"error: {type(self).__name__} has no example, and cannot be the input of an exported model.")
 
+    @property
+    def default(self) -> str | None:
+        """The item if the user gives none, such as a setting of a sampler; None: the user must give one."""
+        return None
+
+    def numbered(self, number: int) -> str | None:
+        """Return the item of sample `number` where the user asks for so many samples; None: the user must give one."""
+        return self.default
+
     def mirrored(self, arrays: Arrays) -> Arrays | None:
         """Return the mirror images, left to right, of the samples in a batch; None: samples have no mirror image."""
         return None
@@ -193,6 +202,10 @@ class Feature(ABC):
         """
         return None
 
+    def sheet(self, samples: Sequence[Sample]) -> tuple[str, bytes] | None:
+        """Return the suffix and the content of one file that shows several outputs; None: there is none."""
+        return None
+
     def html(self, sample: Sample) -> str:
         """Return the HTML of a sample as the net gets or returns it."""
         return ""
@@ -212,6 +225,7 @@ class Feature(ABC):
     # comparison of an exported file with the checkpoint
 
     tolerance: ClassVar[float] = 0.0  # the largest share of samples that may differ
+    most_compared: ClassVar[int | None] = None  # the largest number of test samples to compare; None: all
 
     def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
         """(N,) largest absolute difference of the numbers of each sample."""

@@ -99,6 +99,15 @@ def csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
     return chain([first], rows)
 
 
+def csv_header(source: str) -> set[str]:
+    """The names of the columns of a CSV file; empty if `csv_rows` would raise an error."""
+    try:
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return set(next(csv.reader(file), []))
+    except (OSError, ValueError, csv.Error):
+        return set()
+
+
 def _csv_rows(source: str, columns: Sequence[str]) -> Iterator[list[str | None]]:
     with opened(source, "; give a CSV file") as file:
         refuse_wide(file.peek(4)[:4], f"error: input={source}: it")

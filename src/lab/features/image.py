@@ -1,5 +1,6 @@
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
@@ -15,6 +16,7 @@ from lab.features.base import Arrays, Feature, Sample, TooLargeError
 from lab.features.files import find_files, of_base64
 from lab.features.read_image import num_pixels, read_all, read_image, suffixes
 
+GAP = 2  # pixels between the images of a sheet
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 
 
@@ -40,6 +42,7 @@ class Image(Feature):
     qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
     explainer = "lab.verbs.explain.images.ImageExplainer"
+    most_compared = 64  # a sampler evaluates its net many times for each
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:
@@ -107,6 +110,16 @@ class Image(Feature):
     def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes]:
         return ".png", png(pixels(sample[self.entry]))
 
+    def sheet(self, samples: Sequence[Sample]) -> tuple[str, bytes]:
+        return ".png", png(tiled([pixels(sample[self.entry]) for sample in samples]))
+
+    def differs(self, a: Arrays, b: Arrays) -> np.ndarray:
+        """(N,) bool, true if a pixel differs by more than 0.001, a quarter of a grey level; uint8 by any amount."""
+        if a[self.entry].dtype == np.uint8:
+            return super().differs(a, b)
+        same = abs(a[self.entry].astype(np.float64) - b[self.entry]) <= 0.001  # false for NaN
+        return np.asarray(~same.reshape(len(same), -1).all(1))
+
     def html(self, sample: Sample) -> str:
         return picture(pixels(sample[self.entry]), "the image as the net sees it")
 
@@ -116,6 +129,18 @@ def pixels(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8:
         image = (255 * image.clip(0, 1)).round().astype(np.uint8)
     return image.transpose(1, 2, 0)
+
+
+def tiled(levels: Sequence[np.ndarray]) -> np.ndarray:
+    """N × (H, W, C) uint8 -> one image with all of them in a grid, about as wide as high, on white."""
+    height, width, channels = levels[0].shape
+    columns = math.ceil(math.sqrt(len(levels)))
+    rows = -(-len(levels) // columns)
+    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 255, np.uint8)
+    for i, level in enumerate(levels):
+        y, x = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
+        sheet[y : y + height, x : x + width] = level
+    return sheet
 
 
 def png(level: np.ndarray) -> bytes:

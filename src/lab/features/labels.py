@@ -39,6 +39,10 @@ class ClassLabel(Feature):
         """The lines of a file, each with the name of a class; `-`: of standard input."""
         return lines(source, "the name of a class")
 
+    def numbered(self, number: int) -> str:
+        """Every class in turn."""
+        return self.class_names[number % self.num_classes]
+
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         text = content.decode(errors="surrogateescape")
         for same in (str, without_end, str.strip):  # a name may start or end with a space

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.data.base import Data
 from lab.data.batches import Batch
@@ -54,6 +54,25 @@ class Judge:
         with torch.autocast(task.device.type, enabled=False):
             logits: Tensor = task(batch)
         return logits
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The inputs (B, D) of the last linear layer of the judge's net, and its output, such as logits.
+
+        If a call of the net calls the layer several times, as a test-time flip does, the features are their mean.
+
+        Raises:
+            UserError: the net has no linear layer.
+        """
+        layers = [module for module in self._loaded[1].net.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise UserError(f"error: {self.folder}: its net has no linear layer, whose inputs are the features.")
+        found: list[Tensor] = []
+        hook = layers[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        try:
+            logits = self.logits(batch)
+        finally:
+            hook.remove()
+        return torch.stack(found).mean(0), logits
 
     def prepare(self, batch: Batch) -> Batch:
         """Turn the entries of the data, such as uint8 images, into the batch that the judge's net expects."""

@@ -180,7 +180,7 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     if trainer.world_size > 1:
         raise UserError("error: trainer: predictions use one process; choose trainer=cpu or trainer=gpu.")
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
-    inputs, outputs = inputs_of(data.facts.features, task.input_entries), dict(task.outputs)
+    inputs, outputs = inputs_of(data.facts.features, task.input_entries) | task.settings, dict(task.outputs)
     entries = [entry for feature in outputs.values() for entry in feature.entries]
     task = precision.convert_module(task).to(device)
 

@@ -11,7 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-OPEN = ("callbacks", "task.metrics")  # mappings with any keys
+OPEN = ("callbacks", "task.metrics", "inputs")  # mappings with any keys
 
 apply_as_hydra = ConfigLoaderImpl._apply_overrides_to_config
 

@@ -51,7 +51,7 @@ def entries_of(features: Mapping[str, Feature]) -> list[str]:
 
 def example(task: Task, data: Data) -> Arrays:
     """A batch of two samples of the largest size, with `index` for generative tasks, which draw from it."""
-    inputs = inputs_of(data.facts.features, task.input_entries)
+    inputs = inputs_of(data.facts.features, task.input_entries) | task.settings
     sample = {name: array for feature in inputs.values() for name, array in feature.example().items()}
     index = {"index": np.arange(2)} if "index" in task.input_entries else {}
     return (stack([sample] * 2) if sample else {}) | index
@@ -78,7 +78,7 @@ def free_dims(task: Task, data: Data) -> dict[str, dict[int, Dim]]:
 
 def metadata(task: Task, data: Data) -> dict[str, str]:
     """The inputs and outputs as JSON, which a file needs besides the graph to be used by `lab predict` or others."""
-    inputs = inputs_of(data.facts.features, task.input_entries)
+    inputs = inputs_of(data.facts.features, task.input_entries) | task.settings
     return {predictor.METADATA: json.dumps({"inputs": pack(inputs), "outputs": pack(task.outputs)})}
 
 
@@ -87,6 +87,7 @@ def write_onnx(graph: ExportedProgram, task: Task, data: Data, path: Path) -> No
     assert exported is not None
     onnx_graph = exported.model.graph
     for node in onnx_graph.all_nodes():  # torch's name of a value may be that of an input or output
+        node.metadata_props.clear()  # stack traces, which have paths of this machine
         for value in node.outputs:
             value.name = f"_{value.name}"
     for value, name in zip(onnx_graph.inputs, example(task, data), strict=True):

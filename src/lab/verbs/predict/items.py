@@ -8,9 +8,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lab.engine.errors import UserError
+from lab.engine.errors import UserError, unknown
 from lab.features.base import Feature, Sample
-from lab.features.files import csv_rows, opened, refuse_wide
+from lab.features.files import csv_header, csv_rows, opened, refuse_wide
 
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", *JSON_LINES)
@@ -24,22 +24,43 @@ class Item:
     error: str = ""  # why the item cannot be read
 
 
-def find(inputs: Mapping[str, Feature], source: str) -> Iterable[Item]:
+def find(inputs: Mapping[str, Feature], source: str, fixed: Mapping[str, str] | None = None) -> Iterable[Item]:
     """The items of a source. Lines of standard input are read one by one.
 
     Args:
         inputs: the features of the inputs, by name.
         source: a file, a folder, a table, or - for standard input.
+        fixed: the cells that all items share, by input. The source has the others; those with a default may be absent.
 
     Raises:
         UserError: there are none.
     """
-    if len(inputs) > 1 or Path(source).suffix.lower() in TABLES:
-        return _rows(inputs, source)
-    ((name, feature),) = inputs.items()
-    names = feature.find(source)
-    items = (Item({name: item}) for item in names)
+    same = dict(fixed or {})
+    asked = {name: feature for name, feature in inputs.items() if name not in same}
+    required = [name for name, feature in asked.items() if feature.default is None]
+    if len(required) != 1 or Path(source).suffix.lower() in TABLES:
+        return (Item(item.cells | same, item.error) for item in _rows(asked, source))
+    same |= {name: feature.default for name, feature in asked.items() if feature.default is not None}
+    names = asked[required[0]].find(source)
+    items = (Item({required[0]: item} | same) for item in names)
     return list(items) if isinstance(names, Sequence) else items
+
+
+def numbered(inputs: Mapping[str, Feature], num: int, fixed: Mapping[str, str]) -> list[Item]:
+    """`num` items that no source has: fixed cells, and the features' own for the others.
+
+    Raises:
+        UserError: an input has neither.
+    """
+    for name, feature in inputs.items():
+        if name not in fixed and feature.numbered(0) is None:
+            raise UserError(f"error: num={num}: the input {name} has no default; give inputs.{name}=… or input=PATH.")
+    return [Item({name: fixed.get(name) or str(f.numbered(i)) for name, f in inputs.items()}) for i in range(num)]
+
+
+def wrong_names(inputs: Mapping[str, Feature], fixed: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each fixed cell that belongs to no input."""
+    yield from (f"inputs: {unknown('input', name, inputs)}" for name in fixed if name not in inputs)
 
 
 def read(inputs: Mapping[str, Feature], items: Sequence[Item]) -> tuple[list[Sample], list[str]]:
@@ -88,7 +109,7 @@ def _item(inputs: Mapping[str, Feature], row: dict[str, Any] | str, folder: Path
         return Item({}, row)
     cells, error = {}, ""
     for name, feature in inputs.items():
-        value = row.get(name)
+        value = row.get(name, feature.default)
         if value is None or (feature.accept and value == ""):
             error = error or f"it has no {name}"
         elif feature.accept and not isinstance(value, str):
@@ -104,7 +125,10 @@ def _item(inputs: Mapping[str, Feature], row: dict[str, Any] | str, folder: Path
 
 
 def _csv_rows(inputs: Mapping[str, Feature], source: str) -> Iterator[dict[str, Any]]:
-    columns = columns_of(inputs)
+    header = csv_header(source)
+    columns = {
+        name: each for name, each in columns_of(inputs).items() if inputs[name].default is None or header >= {*each}
+    }
     for row in csv_rows(source, [column for each in columns.values() for column in each]):
         remaining = iter(row)
         cells = {name: list(islice(remaining, len(each))) for name, each in columns.items()}

@@ -4,7 +4,7 @@ This module imports nothing heavy: predicting with an exported model does not lo
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from lab.engine.config.settings import wrong_settings
 from lab.engine.display import counted, printable, say
 from lab.engine.errors import RunError, blaming, fail
+from lab.features.base import Feature
 from lab.verbs import predictor
 from lab.verbs.predict import items
 from lab.verbs.predict.items import Item
@@ -27,6 +28,7 @@ from lab.verbs.predict.writers import WRITERS, writing
 
 BATCH_SIZE = 64
 NUM_SHOWN = 20
+TABLE = "predictions.csv"  # in a folder that `output` names
 
 
 def main(cfg: DictConfig) -> None:
@@ -34,15 +36,18 @@ def main(cfg: DictConfig) -> None:
     model = predictor.from_config(cfg)
     if cfg.flip:
         model = predictor.with_flip(model)
-    output, to_file = str(cfg.output), cfg.output != "-"
+    output, to_file = str(table_of(cfg.output)), cfg.output != "-"
     is_dialog = cfg.input == "-" and sys.stdin.isatty()
     unreadable = f"input={cfg.input}: it could not be read"
     with blaming(unreadable):
-        source = items.find(model.inputs, str(cfg.input))
+        source = source_of(cfg, model.inputs)
     batches = blame_input(as_they_come(source) if cfg.input == "-" else in_batches(source), unreadable)
-    predictions = Predictions(model, cfg.top_k, Path(output).with_suffix("") if to_file else None)
-    if predictions.folder:
-        check_folder(predictions.folder, output)
+    folder = folder_of(cfg.output)
+    predictions = Predictions(model, cfg.top_k, folder)
+    if predictions.files and folder:
+        check_folder(folder, output)
+    if folder and is_folder(cfg.output):
+        folder.mkdir(exist_ok=True)
     shown: list[Prediction] = []
     num = num_errors = 0
     total = len(source) if isinstance(source, Sequence) else None
@@ -57,10 +62,40 @@ def main(cfg: DictConfig) -> None:
     if to_file and not is_dialog:
         show(shown, num - num_errors, num_errors, output)
     if predictions.files and num > num_errors:
+        predictions.write_sheets()
         say(f"{' and '.join(predictions.files)}: files in {predictions.folder}")
     if num_errors:
         hint = f"see the column error in {output}" if to_file else "their lines are empty"
         raise RunError(f"error: input: {num_errors} of {num} items could not be read; {hint}.")
+
+
+def source_of(cfg: DictConfig, inputs: Mapping[str, Feature]) -> Iterable[Item]:
+    """The items to predict: those of `input`, or `num` that no source has.
+
+    Raises:
+        UserError: there are none.
+    """
+    fixed = {str(name): str(value) for name, value in cfg.inputs.items()}
+    if problems := list(items.wrong_names(inputs, fixed)):
+        fail(problems)
+    if cfg.num is not None:
+        return items.numbered(inputs, cfg.num, fixed)
+    return items.find(inputs, str(cfg.input), fixed)
+
+
+def is_folder(output: str) -> bool:
+    """Return whether `output` names a folder for the table and the files."""
+    return output.endswith("/")
+
+
+def table_of(output: str) -> Path:
+    """The table that `output` names, or that is in the folder that it names."""
+    return Path(output) / TABLE if is_folder(output) else Path(output)
+
+
+def folder_of(output: str) -> Path | None:
+    """The folder for files of outputs; None: there is none."""
+    return None if output == "-" else Path(output) if is_folder(output) else Path(output).with_suffix("")
 
 
 @dataclass
@@ -68,15 +103,22 @@ class Settings:
     """The types of those keys of conf/predict.yaml whose defaults do not show them."""
 
     top_k: PositiveInt
+    num: PositiveInt | None
 
 
 def check(cfg: DictConfig) -> None:
     """Raises UserError if the config is invalid."""
     output = Path(str(cfg.output))
     problems = [*wrong_settings("predict", cfg, Settings), *predictor.wrong_source(cfg)]
-    if cfg.output != "-" and output.suffix not in WRITERS:
-        problems.append(f"output={output}: expected a name that ends in {', '.join(WRITERS)}, or - for standard output")
-    if output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
+    if cfg.input is None and cfg.num is None:
+        problems.append("input is required: input=FILE; a task that generates takes num=NUMBER instead")
+    if cfg.input is not None and cfg.num is not None:
+        problems.append("input, num: expected one of them")
+    if cfg.output != "-" and not is_folder(str(cfg.output)) and output.suffix not in WRITERS:
+        problems.append(
+            f"output={output}: expected a name that ends in {', '.join(WRITERS)} or /, or - for standard output"
+        )
+    if cfg.input is not None and output.exists() and Path(str(cfg.input)).exists() and output.samefile(str(cfg.input)):
         problems.append(f"output={output}: this is the input, which would be lost; name another file")
     if not output.absolute().parent.is_dir():
         problems.append(f"output={output}: the folder {output.absolute().parent} does not exist; make it first")

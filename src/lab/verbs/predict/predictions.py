@@ -11,6 +11,8 @@ from lab.verbs.predict import items
 from lab.verbs.predict.items import Item
 from lab.verbs.predictor import Predictor, part_of, prefixed
 
+MOST_ON_SHEET = 100
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -47,6 +49,7 @@ class Predictions:
         if self.files and folder is None:
             raise UserError(f"error: output=-: {self.files[0]} is a file for each item; choose output=predictions.csv.")
         self.folder = folder if self.files else None
+        self.first: list[Sample] = []  # of the predictions, for the sheets
         example = predictor.example()
         (prediction,) = predictor.answers([example], [0])
         rows = predictor.rows(prediction, example, top_k)
@@ -69,6 +72,8 @@ class Predictions:
             number += len(batch)
 
     def _answer(self, item: Item, prediction: Sample, sample: Sample, index: int) -> Prediction:
+        if self.files and len(self.first) < MOST_ON_SHEET:
+            self.first.append(prediction)
         rows = self.predictor.rows(prediction, sample, self.top_k)
         best = {
             name: ", ".join(str(row[self.predictor.outputs[name].many[0]]) for row in rows[name]) for name in self.many
@@ -84,6 +89,14 @@ class Predictions:
             ", ".join(label[name] + text for name, text in best.items()),
             ", ".join(label[name] + "  ".join([*probability[name], text]) for name, text in best.items()),
         )
+
+    def write_sheets(self) -> None:
+        """Write one file that shows the first predictions, for each output that has such a file."""
+        for name in self.files:
+            output = self.predictor.outputs[name]
+            if file := output.sheet([part_of(output, prediction) for prediction in self.first]):
+                suffix, content = file
+                self._create(f"sheet{f'_{name}' if len(self.files) > 1 else ''}{suffix}", content)
 
     def _unreadable(self, item: Item, error: str) -> Prediction:
         return Prediction(self._name(item), [self._row(item, {}, redacted(error))])
@@ -137,13 +150,17 @@ class Predictions:
         """Write the file of an output; return its path relative to the folder of the table, or ""."""
         if name not in self.files:
             return ""
-        assert self.folder is not None
         output = self.predictor.outputs[name]
         file = output.file(part_of(output, prediction), sample)
         if file is None:
             return ""
         suffix, content = file
-        path = self.folder / f"{index + 1:06d}{f'_{name}' if len(self.files) > 1 else ''}{suffix}"
+        return self._create(f"{index + 1:06d}{f'_{name}' if len(self.files) > 1 else ''}{suffix}", content)
+
+    def _create(self, name: str, content: bytes) -> str:
+        """Write a new file; return its path relative to the parent of the folder."""
+        assert self.folder is not None
+        path = self.folder / name
         with blaming(f"output={path}: it could not be written"):
             self.folder.mkdir(exist_ok=True)
             with open(path, "xb") as stream:  # x: no file is overwritten

@@ -113,6 +113,8 @@ class Form:
             raise HTTPException(422, f'The form has {len(parts)} parts named "{key}"; send one.')
         if self.alone and not any(isinstance(part, UploadFile) for part in parts):
             raise HTTPException(422, 'The form has no file named "file".')
+        if not parts and (default := self.inputs[name].default) is not None:
+            return default.encode()
         if not parts:
             raise HTTPException(422, f'The form has no part named "{name}"; send {self.takes}.')
         (part,) = parts
@@ -123,10 +125,10 @@ class Form:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, f"The body is not JSON: {error}.") from error
-        for name in self.inputs:
-            if not isinstance(content, dict) or content.get(name) is None:
+        for name, feature in self.inputs.items():
+            if not isinstance(content, dict) or content.get(name, feature.default) is None:
                 raise HTTPException(422, f'The JSON has no "{name}"; send {self.in_json}.')
-        return {name: Json(content[name]) for name in self.inputs}
+        return {name: Json(content.get(name, feature.default)) for name, feature in self.inputs.items()}
 
 
 def _boundary(request: Request) -> Headers:

@@ -166,7 +166,9 @@ def data_url(suffix: str, content: bytes) -> str:
 def health(predictor: Predictor) -> dict[str, Any]:
     """The inputs and outputs of the model. The facts of a single input are also at the top level."""
     inputs = {
-        name: _small(each) | {"item": each.item, "about": each.about, "accept": each.accept, "choices": [*each.choices]}
+        name: _small(each)
+        | {"item": each.item, "about": each.about, "accept": each.accept}
+        | {"choices": [*each.choices], "default": each.default}
         for name, each in predictor.inputs.items()
     }
     outputs = {
