@@ -211,4 +211,6 @@ def write_tiny(root: Path) -> None:
         Image.fromarray(level).save(root / f"{i:02d}.png")
         images.append({"id": i, "file_name": f"{i:02d}.png", "width": 64, "height": 48})
     kinds = [{"id": 1, "name": "wide"}, {"id": 2, "name": "tall"}]
-    (root / "boxes.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": kinds}))
+    (root / "boxes.json").write_text(
+        json.dumps({"images": images, "annotations": rows, "categories": kinds}), encoding="utf-8"
+    )
