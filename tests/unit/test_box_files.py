@@ -56,7 +56,7 @@ FAULTS = {  # format, the fault, and a part of the line that names it
     "coco box of text": ("coco", change("annotations", 0, bbox=["a", 4, 9, 9]), r"annotations\[0\]: bbox is a, not a"),
     "coco box of three": ("coco", change("annotations", 0, bbox=[4, 9, 9]), r"\[0\]: bbox is .* expected x, y, width"),
     "coco unknown category": ("coco", change("annotations", 3, category_id=5), r"\[3\]: category_id is 5, but no"),
-    "coco unknown image": ("coco", change("annotations", 3, image_id=5), r"\[3\]: image_id is 5, but no readable"),
+    "coco unknown image": ("coco", change("annotations", 3, image_id=5), r"\[3\]: image_id is 5, but no picture"),
     "coco missing picture": ("coco", lambda f: (f / "3.png").unlink(), r"images\[3\]: the picture 3.png is missing"),
     "coco swapped size": ("coco", change("images", 2, width=64), r"images\[2\]: it says that .*2.png has 64 × 32"),
     "coco picture twice": ("coco", change("images", 2, file_name="1.png"), r"images\[2\].*1.png is described twice"),

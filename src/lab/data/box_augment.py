@@ -59,7 +59,7 @@ class BoxAugment:
         return (image * (1 + change[:, 2:])).clamp(0, 255)
 
     def _boxes(self, batch: Batch, zoom: Tensor, move: Tensor, shape: torch.Size) -> Batch:
-        side = torch.tensor([shape[3], shape[2]], device=zoom.device)
+        side = torch.tensor([shape[3], shape[2]], dtype=zoom.dtype, device=zoom.device)
         old, label = batch["boxes"], batch["box_label"]
         corners = old.unflatten(-1, (2, 2))  # (B, N, corner, axis)
         corners = (corners / side * 2 - 1) * zoom[:, None, None] + move[:, None, None]

@@ -50,12 +50,19 @@ class _Coco:
         self.found, self.file = found, file
         self.pictures: dict[Any, Labelled] = {}
         self.names = {row.get("id"): str(row.get("name", "")) for row in kinds}
-        for add, of, each in ((self._add_image, "images", images), (self._add_box, "annotations", rows)):
-            for i, row in enumerate(each):
-                try:
-                    add(row, f"{file}, {of}[{i}]")
-                except UserError as error:
-                    problems.append(str(error))
+        missing = set()  # the ids of pictures with a fault, which is told once
+        for i, row in enumerate(images):
+            try:
+                self._add_image(row, f"{file}, images[{i}]")
+            except UserError as error:
+                problems.append(str(error))
+                missing.add(row.get("id"))
+        for i, row in enumerate(rows):
+            try:
+                if row.get("image_id") not in missing:
+                    self._add_box(row, f"{file}, annotations[{i}]")
+            except UserError as error:
+                problems.append(str(error))
 
     def _add_image(self, row: dict[str, Any], place: str) -> None:
         path = self.found.image(str(row.get("file_name", "")), place, self.file)
@@ -69,7 +76,7 @@ class _Coco:
     def _add_box(self, row: dict[str, Any], place: str) -> None:
         picture = self.pictures.get(row.get("image_id"))
         if picture is None:
-            raise UserError(f"{place}: image_id is {row.get('image_id')}, but no readable picture has this id")
+            raise UserError(f"{place}: image_id is {row.get('image_id')}, but no picture has this id")
         if row.get("category_id") not in self.names:
             raise UserError(f"{place}: category_id is {row.get('category_id')}, but no category has this id")
         box = row.get("bbox")

@@ -98,4 +98,6 @@ def number(text: Any, what: str, place: str) -> float:
     try:
         return float(text)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{place}: {what} is {str(text)[:40] or 'empty'}, not a number") from error
+        raise UserError(
+            f"{place}: {what} is {'empty' if text in (None, '') else str(text)[:40]}, not a number"
+        ) from error

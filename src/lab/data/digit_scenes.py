@@ -131,7 +131,7 @@ def _clutter(random: np.random.Generator, canvas: Image.Image, how: Difficulty) 
 def _digit(random: np.random.Generator, split: str, how: Difficulty) -> tuple[int, Image.Image, tuple[int, ...]]:
     """A digit of the split, turned and resized: its class, its opacity, and the extent of its ink in that."""
     tiles, label, heights = digit_tiles()
-    i = int(random.integers(*RANGES[split]))
+    i = int(random.choice(digits_of(split)[random.integers(len(DIGITS))]))
     zoom = heights[i] / np.exp(random.uniform(np.log(how.min_height), np.log(how.max_height)))
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     side = int(TILE / zoom * (abs(np.cos(angle)) + abs(np.sin(angle)))) + 2
@@ -185,6 +185,14 @@ def digit_tiles() -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
         tiles.append(Image.fromarray(sharp))
         heights.append(np.ptp(np.nonzero(sharp > INK)[0]) + 1)
     return tiles, digits[:, -1], np.array(heights)
+
+
+@cache
+def digits_of(split: str) -> list[np.ndarray]:
+    """The positions of the digits of each class in a split."""
+    _, label, _ = digit_tiles()
+    first, last = RANGES[split]
+    return [first + np.nonzero(label[first:last] == kind)[0] for kind in range(len(DIGITS))]
 
 
 class Scenes(Batches):

@@ -57,13 +57,13 @@ class MeanAveragePrecision(Metric):
             true_crowd: (B, N), 1: a found box inside of this box is neither right nor wrong.
             index: (B,) number of each picture. Equal scores are ranked in this order.
         """
-        self.found.append(torch.cat([found_boxes, score[..., None], found_label[..., None]], -1).double())
-        self.true.append(torch.cat([true_boxes, true_crowd[..., None], true_label[..., None]], -1).double())
+        self.found.append(torch.cat([found_boxes, score[..., None], found_label[..., None]], -1).float())
+        self.true.append(torch.cat([true_boxes, true_crowd[..., None], true_label[..., None]], -1).float())
         self.index.append(index)
 
     def compute(self) -> dict[str, Tensor]:
         index, order = dim_zero_cat(self.index).sort()
-        found, true = (dim_zero_cat(each)[order].cpu().numpy() for each in (self.found, self.true))
+        found, true = (dim_zero_cat(each)[order].cpu().double().numpy() for each in (self.found, self.true))
         values = average_precision(found, true, self.class_names, self.is_short)
         return {name: torch.tensor(value, device=index.device) for name, value in values.items()}
 

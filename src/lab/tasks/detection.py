@@ -150,5 +150,6 @@ def to_original(boxes: Tensor, original: Tensor, side: int) -> Tensor:
     """
     longest = original.amax(1, keepdim=True)
     fitted = ((2 * original * side + longest) // (2 * longest)).clamp(min=1)  # as lab.features.read_image.fitted
-    boxes = torch.minimum(boxes.clamp(min=0), fitted.repeat(1, 2)[:, None])
-    return boxes * (original / fitted).repeat(1, 2)[:, None]
+    size, original = fitted.to(boxes.dtype), original.to(boxes.dtype)
+    boxes = torch.minimum(boxes.clamp(min=0), size.repeat(1, 2)[:, None])
+    return boxes * (original / size).repeat(1, 2)[:, None]

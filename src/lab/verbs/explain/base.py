@@ -105,7 +105,7 @@ def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], e
         entries: the entries of a batch that the net takes.
     """
     if len(outputs) != 1 or not next(iter(outputs.values())).explained:
-        return "Only predictions of classes can be explained."
+        return "Only predictions of a classifier can be explained."
     if len(inputs) != 1:
         names = f": {', '.join(inputs)}" if inputs else ""
         return f"Only predictions from a single input can be explained; this run has {len(inputs)}{names}."
