@@ -8,10 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from lab.engine.display import drawn, printable
-from lab.features.boxes import COLOURS, box_iou
-from lab.features.read_image import fitted
 from lab.figures.page import BLUE, CYCLE, page
 
 NUM_SHOWN, COLUMNS = 12, 4
@@ -32,7 +31,8 @@ def detection(outputs: dict[str, Tensor], names: Sequence[str], threshold: float
     """All figures of a split.
 
     Args:
-        outputs: the outputs of `lab.tasks.detection.Detection` for all pictures.
+        outputs: the outputs of `lab.tasks.detection.Detection` for all pictures; and `ratio` (P, 2), a length in the
+            letterboxed picture by the same length in the original.
         names: the names of the classes.
         threshold: the score from which a found box counts, except in the curves.
         samples: `lab.data.views.ShownSamples`: gives the pictures of some rows.
@@ -66,7 +66,7 @@ def pictures(image: Tensor, captions: Sequence[str], title: str, layers: Sequenc
         for style, (boxes, label) in zip((":", "-"), layers, strict=False):
             for (x1, y1, x2, y2), kind in zip(boxes[i].tolist(), label[i].tolist(), strict=True):
                 if kind >= 0:
-                    place, colour = (x1 - 0.5, y1 - 0.5), COLOURS[kind % len(COLOURS)]  # imshow has pixel centres
+                    place, colour = (x1 - 0.5, y1 - 0.5), CYCLE[kind % len(CYCLE)]  # imshow has pixel centres
                     axis.add_patch(Rectangle(place, x2 - x1, y2 - y1, fill=False, ec="white", lw=2.2, alpha=0.7))
                     axis.add_patch(Rectangle(place, x2 - x1, y2 - y1, fill=False, ec=colour, lw=1.2, ls=style))
     return figure
@@ -86,7 +86,7 @@ def errors(arrays: dict[str, np.ndarray], num_classes: int, threshold: float) ->
         crowd = arrays["true_crowd"][i][real] == 1
         kept = (arrays["found_label"][i] >= 0) & (arrays["score"][i] >= threshold)
         boxes, label = arrays["found_boxes"][i][kept], arrays["found_label"][i][kept]
-        iou, true = box_iou(boxes, arrays["true_boxes"][i][real]), arrays["true_label"][i][real]
+        iou, true = overlap_of(boxes, arrays["true_boxes"][i][real]), arrays["true_label"][i][real]
         iou = np.pad(iou, ((0, 0), (0, 1)))  # a last column for no object
         true = np.append(true, num_classes)
         _of_picture(iou, label, true, np.append(crowd, True), kinds[i], confused)
@@ -125,6 +125,12 @@ def _of_picture(
     np.add.at(confused, (true[~touched], -1), 1)
 
 
+def overlap_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, 4) and (M, 4) boxes -> (N, M) intersection over union."""
+    iou: np.ndarray = box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    return iou
+
+
 def worst(arrays: dict[str, np.ndarray], kinds: np.ndarray, threshold: float, samples: Any) -> Figure:
     """The pictures with the most errors: truth is dotted, found boxes have lines."""
     order = np.argsort(-kinds.sum(1), kind="stable")[:NUM_SHOWN]
@@ -135,8 +141,7 @@ def worst(arrays: dict[str, np.ndarray], kinds: np.ndarray, threshold: float, sa
     ]
     shown = arrays["score"][order] >= threshold
     found = np.where(shown, arrays["found_label"][order], -1)
-    size = np.array([fitted(*pair, batch["image"].shape[-1]) for pair in batch["original"].tolist()])
-    ratio = np.tile(size / batch["original"].cpu().numpy(), 2)[:, None]
+    ratio = np.tile(arrays["ratio"][order], 2)[:, None]
     layers = [
         (torch.from_numpy(arrays["true_boxes"][order] * ratio), torch.from_numpy(arrays["true_label"][order])),
         (torch.from_numpy(arrays["found_boxes"][order] * ratio), torch.from_numpy(found)),
@@ -195,7 +200,8 @@ def precision_recall(arrays: dict[str, np.ndarray], kind: int) -> tuple[np.ndarr
     for i in range(len(arrays["score"])):
         real = (arrays["true_label"][i] == kind) & (arrays["true_crowd"][i] == 0)
         mine = arrays["found_label"][i] == kind
-        iou, free = box_iou(arrays["found_boxes"][i][mine], arrays["true_boxes"][i][real]), np.ones(real.sum(), bool)
+        iou = overlap_of(arrays["found_boxes"][i][mine], arrays["true_boxes"][i][real])
+        free = np.ones(real.sum(), bool)
         total += real.sum()
         for score, overlap in zip(arrays["score"][i][mine], iou, strict=True):
             best = (overlap * free).argmax() if len(free) else 0

@@ -33,7 +33,7 @@ class Detection(Task):
     """
 
     net: Any
-    keeps: ClassVar = ("found_boxes", "score", "found_label", "true_boxes", "true_label", "true_crowd")
+    keeps: ClassVar = ("found_boxes", "score", "found_label", "true_boxes", "true_label", "true_crowd", "original")
 
     def __init__(
         self,
@@ -71,7 +71,9 @@ class Detection(Task):
             "true_label": batch["box_label"],
             "true_crowd": crowd,
         }
-        return Step(loss, parts, self._found(found, batch) | true | {"index": batch["index"]})
+        return Step(
+            loss, parts, self._found(found, batch) | true | {name: batch[name] for name in ("original", "index")}
+        )
 
     def _found(self, candidates: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         side = batch["image"].shape[-1]
@@ -125,7 +127,9 @@ class Detection(Task):
     def figures(self, samples: ShownSamples, outputs: dict[str, Tensor]) -> dict[str, Any]:
         from lab.figures.detection import detection  # importing matplotlib takes half a second
 
-        return detection(outputs, self.class_names, self.threshold, samples)
+        side = samples[torch.tensor([0])]["image"].shape[-1]
+        ratio = fitted_size(outputs["original"], side) / outputs["original"]
+        return detection(outputs | {"ratio": ratio}, self.class_names, self.threshold, samples)
 
 
 class BestLogits(nn.Module):
@@ -140,6 +144,15 @@ class BestLogits(nn.Module):
         return self.net(image)[1].amax(1)
 
 
+def fitted_size(original: Tensor, side: int) -> Tensor:
+    """(B, 2) width and height of pictures -> (B, 2) those of the letterboxed pictures, without the padding.
+
+    The computation is that of `lab.features.read_image.fitted`.
+    """
+    longest = original.amax(1, keepdim=True)
+    return ((2 * original * side + longest) // (2 * longest)).clamp(min=1)
+
+
 def to_original(boxes: Tensor, original: Tensor, side: int) -> Tensor:
     """(B, N, 4) boxes in a letterboxed picture of `side` pixels -> boxes in pixels of the original picture.
 
@@ -148,8 +161,6 @@ def to_original(boxes: Tensor, original: Tensor, side: int) -> Tensor:
         original: (B, 2) width and height of the original pictures.
         side: of the letterboxed picture.
     """
-    longest = original.amax(1, keepdim=True)
-    fitted = ((2 * original * side + longest) // (2 * longest)).clamp(min=1)  # as lab.features.read_image.fitted
-    size, original = fitted.to(boxes.dtype), original.to(boxes.dtype)
+    size, original = fitted_size(original, side).to(boxes.dtype), original.to(boxes.dtype)
     boxes = torch.minimum(boxes.clamp(min=0), size.repeat(1, 2)[:, None])
     return boxes * (original / size).repeat(1, 2)[:, None]
