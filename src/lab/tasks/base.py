@@ -247,6 +247,14 @@ class Task(L.LightningModule):
         """
         return {}
 
+    def explained_net(self) -> nn.Module:
+        """The net that `lab explain` explains: one entry of a batch -> (B, K) logits of `Feature.explained`."""
+        return self.net
+
+    def explained_probability(self, logits: Tensor) -> Tensor:
+        """(B, K) logits of `explained_net` -> (B, K) probabilities."""
+        return logits.softmax(-1)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the epoch in each process: a run can be resumed in the middle of an epoch."""
         checkpoint["epoch_so_far"] = gathered_by_process(self.metrics.training_state(), self.trainer.world_size)
