@@ -9,10 +9,12 @@ from lab.engine import draws
 from lab.features.image import Image, tiled
 from lab.metrics.generation import (
     GenerationScores,
+    References,
     frechet_distance,
     kernel_distance,
     nearest,
     precision_and_recall,
+    principal_components,
 )
 from lab.tasks.samplers import guided, integrate
 
@@ -109,11 +111,19 @@ class TestMetrics:
         expected = (a[:, None] - b).norm(dim=2).amin(1)
         torch.testing.assert_close(nearest(a, b), expected)
 
+    def test_components_are_those_of_the_largest_variance(self):
+        feature = normal(20_000, 100) * torch.linspace(3, 1, 100)
+        found = principal_components(feature.float())
+        assert found.shape == (100, 64)
+        torch.testing.assert_close(found.T @ found, torch.eye(64), atol=1e-5, rtol=0)
+        assert (found[:30] ** 2).sum() > 29, "the first coordinates vary most"
+        assert principal_components(feature[:, :5].float()).shape == (5, 5)
+
     def scores(self, parts):
         """The scores of 60 samples that come in these parts."""
         real, generated, label = normal(60, 4), normal(60, 4, seed=1, mean=0.2), torch.arange(60) % 3
-        metric = GenerationScores()
-        metric.train_feature, metric.mean_feature = normal(90, 4, seed=2), torch.zeros(3, 4, dtype=torch.float64)
+        real, generated, metric = real.float(), generated.float(), GenerationScores()
+        metric.references = References.of(normal(90, 4, seed=2).float(), torch.zeros(3, 4))
         for rows in parts:
             metric.update(
                 index=rows, label=label[rows], is_generated=rows % 2 == 0, real=real[rows], generated=generated[rows],

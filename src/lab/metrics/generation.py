@@ -4,6 +4,9 @@ They are computed once, over all samples of a split, in float64 and in the order
 therefore change only the rounding of the judge's features.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -11,19 +14,48 @@ from torchmetrics.utilities import dim_zero_cat
 
 NEIGHBOURS = 3  # of precision and recall
 CHUNK = 512  # rows of a matrix of distances
+NUM_COMPONENTS, NUM_FOR_COMPONENTS = 64, 5000  # kept; training samples from which they are computed
+
+
+@dataclass(frozen=True)
+class References:
+    """Features that scores compare with, projected on the first components of the training samples.
+
+    Args:
+        projection: (D, K); see `principal_components`.
+        train: (M, K) of training samples.
+        class_mean: (C, K) of the mean picture of each class.
+    """
+
+    projection: Tensor
+    train: Tensor
+    class_mean: Tensor
+
+    @classmethod
+    def of(cls, train: Tensor, class_mean: Tensor) -> Self:
+        """(M, D), (C, D) features, before the projection."""
+        projection = principal_components(train)
+        return cls(projection, train @ projection, class_mean @ projection)
+
+
+def principal_components(feature: Tensor) -> Tensor:
+    """(M, D) features -> (D, K) orthogonal directions of the largest variance; K is at most NUM_COMPONENTS.
+
+    With more numbers than samples of a split, a Fréchet distance would mostly measure the noise of the covariance.
+    """
+    some = feature[:: -(-len(feature) // NUM_FOR_COMPONENTS)].double()
+    _, vector = torch.linalg.eigh(torch.cov(some.T).view(some.shape[1], some.shape[1]))
+    return vector[:, -NUM_COMPONENTS:].float()
 
 
 class GenerationScores(Metric):
-    """Compares generated with real samples of the same classes.
+    """Compares generated with real samples of the same classes, by the first components of their features.
 
     * `fd`: the squared Fréchet distance (Heusel et al. 2017), `kid`: the kernel distance (Bińkowski et al. 2018).
     * `precision`, `recall`: the share of generated samples near real ones, and the reverse (Kynkäänniemi et al. 2019).
     * `judged_right`: the share of generated samples that the judge recognises as the asked class; `judged_right_real`:
       the same for real samples.
     * `num_generated`: the number of generated samples; `fd` and `recall` depend on it.
-
-    With training samples to compare with:
-
     * `nearest`: the mean distance of a generated sample to the nearest training sample, divided by that of a real one.
       It is near 0 if training samples are copied.
     * `fd_train`, `fd_class_mean`: `fd` with training samples, and with the mean of each class, in the place of
@@ -41,8 +73,7 @@ class GenerationScores(Metric):
         super().__init__()
         for name in ("index", "label", "real", "generated", "real_class", "generated_class"):
             self.add_state(name, [], dist_reduce_fx="cat")
-        self.train_feature: Tensor | None = None  # (M, D) of training samples
-        self.mean_feature: Tensor | None = None  # (C, D) of the mean picture of each class
+        self.references: References | None = None  # set before the first `compute`
 
     def update(
         self,
@@ -74,22 +105,24 @@ class GenerationScores(Metric):
         order = dim_zero_cat(self.index).argsort().cpu()
         states = (self.label, self.real, self.generated, self.real_class, self.generated_class)
         label, real, generated, real_class, generated_class = (dim_zero_cat(rows).cpu()[order] for rows in states)
+        assert self.references is not None, "the task sets the references"
+        projection, train, class_mean = self.references.projection, self.references.train, self.references.class_mean
+        real, generated, num = real @ projection, generated @ projection, len(label)
+        fd, fd_class_mean = frechet_distance(generated, real), frechet_distance(class_mean[label], real)
         precision, recall = precision_and_recall(real, generated)
         values = {
-            "fd": frechet_distance(generated, real),
+            "fd": fd,
+            "fd_train": frechet_distance(train[torch.arange(num) * len(train) // num], real),
+            "fd_class_mean": fd_class_mean,
+            "gap_closed": 1 - fd / fd_class_mean,
             "kid": kernel_distance(generated, real),
             "precision": precision,
             "recall": recall,
             "judged_right": (generated_class == label).double().mean(),
             "judged_right_real": (real_class == label).double().mean(),
-            "num_generated": torch.tensor(float(len(label))),
+            "nearest": nearest(generated, train).mean() / nearest(real, train).mean(),
+            "num_generated": torch.tensor(float(num)),
         }
-        if self.train_feature is not None and self.mean_feature is not None:
-            train, num = self.train_feature, len(label)
-            values["nearest"] = nearest(generated, train).mean() / nearest(real, train).mean()
-            values["fd_train"] = frechet_distance(train[torch.arange(num) * len(train) // num], real)
-            values["fd_class_mean"] = frechet_distance(self.mean_feature[label], real)
-            values["gap_closed"] = 1 - values["fd"] / values["fd_class_mean"]
         return {name: value.float() for name, value in values.items()}
 
 

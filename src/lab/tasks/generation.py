@@ -18,7 +18,8 @@ from lab.engine.errors import fail
 from lab.features.base import Feature
 from lab.features.image import Image
 from lab.features.setting import Setting
-from lab.metrics.generation import GenerationScores
+from lab.metrics.added import Metrics
+from lab.metrics.generation import GenerationScores, References
 from lab.tasks.base import Stage, Step, Task
 from lab.tasks.judge import Judge
 
@@ -58,7 +59,7 @@ class ImageGeneration(Task):
         sheet_every: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
-        scored = {"judge": GenerationScores()} if judge else {}
+        scored: Metrics = {"judge": GenerationScores()} if judge else {}
         stages = ("val", "test") if judge else ()
         super().__init__(metrics={stage: MetricCollection(scored).clone() for stage in stages}, **kwargs)
         self.shape, self.class_names = (num_channels, image_size, image_size), class_names
@@ -99,9 +100,16 @@ class ImageGeneration(Task):
             "generated": feature, "real_class": real_class, "generated_class": found_class,
         }  # fmt: skip
 
+    def on_validation_start(self) -> None:
+        self._set_references()
+
     def on_test_start(self) -> None:
-        """Let the judge look at the training images, with which the scores compare."""
-        if self.judge is None:
+        self._set_references()
+
+    def _set_references(self) -> None:
+        """Let the judge look at the training images, with which the scores compare, once in each process."""
+        scores: list[Any] = [self.metrics[stage]["judge"] for stage in ("val", "test")] if self.judge else []
+        if self.judge is None or scores[0].references:
             return
         names = self.judge.facts.features["label"].class_names
         if names != self.class_names:
@@ -116,8 +124,9 @@ class ImageGeneration(Task):
             total.index_add_(0, batch["label"].cpu(), image.double().cpu())
             count += batch["label"].cpu().bincount(minlength=len(names))
         means = (total / count.clamp(min=1)[:, None, None, None]).float().to(self.device)
-        scores: Any = self.metrics["test"]["judge"]
-        scores.train_feature, scores.mean_feature = torch.cat(parts), judged(self.judge, means)[0].cpu()
+        references = References.of(torch.cat(parts), judged(self.judge, means)[0].cpu())
+        for each in scores:
+            each.references = references
 
     @property
     def input_entries(self) -> list[str]:

@@ -63,7 +63,7 @@ class Judge:
         Raises:
             UserError: the net has no linear layer.
         """
-        layers = [module for module in self._loaded[1].net.modules() if isinstance(module, nn.Linear)]
+        layers = [module for module in self.loaded[1].net.modules() if isinstance(module, nn.Linear)]
         if not layers:
             raise UserError(f"error: {self.folder}: its net has no linear layer, whose inputs are the features.")
         found: list[Tensor] = []
