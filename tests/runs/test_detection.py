@@ -1,6 +1,7 @@
 """Runs of object detection: learning, predictions in original pixels, explanations, an exported file, torchvision."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -37,20 +38,24 @@ def run(once) -> Path:
     return once("detection", make)
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
 def test_it_learns_and_draws(run):
     results = json.loads((run / "run/results.json").read_text())["test"]
     assert results["test/map_50"] > 0.8
     assert {"test/ap/tall", "test/ap/wide", "test/loss/box", "test/loss/class"} <= results.keys()
     figures = {path.stem for path in (run / "run/figures").glob("*.png")}
     assert {"train_samples", "test_worst", "test_errors", "test_confusion", "test_curves"} <= figures
-    rows = list(csv.DictReader((run / "run/test_predictions.csv").open(encoding="utf-8")))
+    rows = table(run / "run/test_predictions.csv")
     assert {each["class"] for each in json.loads(rows[0]["objects"])} == {"tall", "wide"}
 
 
 def test_the_exported_file_finds_the_same_boxes(run):
     report = json.loads((run / "run/export.json").read_text())["model.onnx"]
     assert report["same_answer"] == report["num_samples"]
-    assert report["max_difference"]["picture"] < 1e-4
+    assert max(report["max_difference"].values()) < 1e-4
 
 
 @pytest.mark.parametrize("model", ["run=run", "model=run/model.onnx"])
@@ -58,14 +63,14 @@ def test_predictions_are_rows_in_pixels_of_the_original(model, run, tmp_path, mo
     """A picture that is twice as large has boxes that are twice as large."""
     filter_warnings()
     (tmp_path / "pictures").mkdir()
-    small = Image.open(run / "boxes/03.png")
-    small.save(tmp_path / "pictures/a.png")
-    small.resize((128, 96), Image.Resampling.NEAREST).save(tmp_path / "pictures/b.png")
+    with Image.open(run / "boxes/03.png") as small:
+        small.save(tmp_path / "pictures/a.png")
+        small.resize((128, 96), Image.Resampling.NEAREST).save(tmp_path / "pictures/b.png")
     Image.new("RGB", (30, 90), (20, 20, 20)).save(tmp_path / "pictures/c.png")
     monkeypatch.chdir(run)
     words = [model, f"input={tmp_path}/pictures", f"output={tmp_path}/out.csv"]
     predict.main(compose_config("predict", [*words, *(["trainer=cpu"] if model == "run=run" else [])]))
-    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    rows = table(tmp_path / "out.csv")
     assert list(rows[0]) == ["path", "picture", "class", "score", "x1", "y1", "x2", "y2", "error"]
     of = {name: [row for row in rows if row["path"].endswith(f"{name}.png")] for name in "abc"}
     boxes = {
@@ -79,7 +84,8 @@ def test_predictions_are_rows_in_pixels_of_the_original(model, run, tmp_path, mo
         np.testing.assert_allclose(boxes["a"][kind], [x, y, x + width, y + height], atol=4)
         np.testing.assert_allclose(boxes["b"][kind], 2 * boxes["a"][kind], atol=3)
     assert [(row["class"], row["error"]) for row in of["c"]] == [("", "")]
-    assert Image.open(tmp_path / of["a"][0]["picture"]).size == (480, 360)
+    with Image.open(tmp_path / of["a"][0]["picture"]) as drawn:
+        assert drawn.size == (480, 360)
 
 
 def test_pixels_of_the_objects_are_explained(run, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ A scene is a pure function of (split, seed, index). No digit of scikit-learn's 1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -242,7 +242,8 @@ class DigitScenes(BoxData):
     ) -> None:
         super().__init__(**kwargs)
         self.nums = {"train": num_train, "val": num_val, "test": num_test}
-        self.difficulty = difficulty or Difficulty()
+        how = difficulty or Difficulty()
+        self.difficulty = replace(how, side=64) if self.tiny else how
 
     def read(self) -> tuple[dict[str, Batches], Facts]:
         splits = {
