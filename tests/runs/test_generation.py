@@ -104,7 +104,7 @@ class TestPredict:
         asked(f"run={generator}", "num=12", f"output={tmp_path}/samples/")
         names = {path.name for path in (tmp_path / "samples").iterdir()}
         assert names == {*(f"{i:06d}.png" for i in range(1, 13)), "sheet.png", "predictions.csv"}
-        rows = list(csv.DictReader((tmp_path / "samples/predictions.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "samples/predictions.csv").read_text().splitlines()))
         assert [row["label"] for row in rows] == [str(i % 10) for i in range(12)]
         assert {(row["seed"], row["steps"], row["guidance"], row["error"]) for row in rows} == {("0", "3", "1", "")}
         assert rows[0]["picture"] == "samples/000001.png"
