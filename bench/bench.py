@@ -1,7 +1,7 @@
 """What lab costs, as ratios to something measured beside it in the same run.
 
     make bench            the CPU cases: loops, start-up, scaling
-    make bench-accuracy   time to the accuracy of the seed's own listing, and what it is
+    make bench-accuracy   time to the accuracy of the article's listing, and that accuracy
     make bench-sweep      many runs beside many commands, and two at a time
     make bench-gpu        the loops on a GPU, and CIFAR-10 beside airbench's figure
 
@@ -167,7 +167,7 @@ ACCURACY_COMMANDS = {
     "fast": train("experiment=fashion_mnist_fast", "seed=SEED"),
 }
 ACCURACY_ROWS = [
-    Row("CPU: `experiment=fashion_mnist_fast` ÷ the seed's listing", lambda r: r["fast"].cpu,
+    Row("CPU: `experiment=fashion_mnist_fast` ÷ the article's listing", lambda r: r["fast"].cpu,
         lambda r: r["listing"].cpu, 0.20),
     Row("error: the same (at most 1: it is as accurate)", lambda r: 1 - test_acc(r["fast"]),
         lambda r: 1 - float(r["listing"].output.split()[-1]), 1.0),

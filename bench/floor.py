@@ -21,7 +21,7 @@ def mlp() -> nn.Module:
 
 
 def cnn() -> nn.Module:
-    """The seed's second listing, its flattened size mended for 28 pixels."""
+    """The article's second listing, with its flattened size corrected for 28 pixels."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10),

@@ -1,4 +1,4 @@
-"""The seed's own listing on Fashion-MNIST: its Dataset, DataLoader, CNN, SGD and evaluation. Imports nothing of lab.
+"""The article's listing on Fashion-MNIST: its Dataset, DataLoader, CNN, SGD and evaluation. Imports nothing of lab.
 
 Its second CNN (pooling, dropout), the flattened size mended for 28 pixels, trained as it says: batches of 32, learning
 rate 0.01, momentum 0.9, 10 epochs. Prints the seconds of each epoch, and last the test accuracy.

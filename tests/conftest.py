@@ -54,6 +54,10 @@ GENERATION = {  # a net or a task that fits no classifier, which is not known be
     "unet": "generate_digits", "flow_matching": "generate_digits",
     "vae": "generate_fashion_vae", "gan": "generate_fashion_gan",
 }  # fmt: skip
+DETECTION = {  # the same facts as a classifier's, and other entries
+    "detector": "detect", "detection": "detect", "box_files": "detect", "digit_scenes": "detect_digits",
+    "torchvision_detection": "detect",
+}  # fmt: skip
 FIRST = ("digits", "language_id", "translate_emoji")  # one for each modality: most options go with one of them
 
 
@@ -66,8 +70,8 @@ def fitting(choice: str) -> str:
     from lab.testing.base import compose
 
     filter_warnings()
-    if (option := choice.partition("=")[2]) in GENERATION:
-        return f"experiment={GENERATION[option]}"
+    if (option := choice.partition("=")[2]) in (others := GENERATION | DETECTION):
+        return f"experiment={others[option]}"
     for name in sorted(options("experiment"), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         with suppress(UserError):
             check.check(compose(f"experiment={name}", choice, "data.tiny=true"), writes=False)

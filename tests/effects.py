@@ -137,7 +137,7 @@ def listed(result: Result) -> None:
     both = {"compare": True, "best": None, "rerun": None}.get(words[0] if words else "", "net=mlp" not in words)
     if "rerun" in words:
         assert "scores    the same" in result.out
-    elif "best" in words:
+    elif words[:1] == ["best"]:
         assert re.search(r"logs/digits/(RUN|OTHER)  val/loss [\d.]+", result.out)
     elif "latex" in words:
         assert "mlp" in result.out

@@ -152,7 +152,7 @@ def test_a_server_accepts_so_many_samples():
 
 
 def test_a_waveform_becomes_a_file_and_a_player():
-    suffix, content = AUDIO.file(AUDIO.sample(np.array([0.5, -2, 3], np.float32)))
+    suffix, content = AUDIO.file(AUDIO.sample(np.array([0.5, -2, 3], np.float32)), {})
     assert suffix == ".wav"
     with wave.open(io.BytesIO(content)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes()) == (RATE, 1, 2, 3)

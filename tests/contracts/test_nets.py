@@ -33,8 +33,8 @@ from lab.testing.data import class_names
 from lab.testing.nets import NUM
 from lab.train import prepare
 
-PRETRAINED = ("sentence_encoder", "audio_encoder")  # test_pretrained.py, test_audio_nets.py
-NETS = [net for net in options("net") if net not in (*PRETRAINED, *GENERATION)]
+OTHERS = ("sentence_encoder", "audio_encoder", "torchvision_detection")  # test_pretrained, _audio_nets, _detection.py
+NETS = [net for net in options("net") if net not in (*OTHERS, *GENERATION)]
 
 
 class TestEveryNet(NetContract):
@@ -47,9 +47,12 @@ class TestEveryNet(NetContract):
         assert not frozen or any(isinstance(module, Airbench) for module in net.modules())  # see its own test
 
     def test_it_tells_all_samples_apart(self, net, batch, data):
-        """By their logits of each class, or of each token that may come next."""
-        (logits,) = tensors(perturbed(net).eval()(**batch))
+        """By their logits of each class, of each token that may come next, or of each candidate's class."""
+        *_, logits = tensors(perturbed(net).eval()(**batch))
         assert len(logits.unique(dim=0)) == len(logits)
+        if "objects" in data.facts.features:
+            assert logits.shape[2:] == (data.facts.features["objects"].num_classes,)
+            return
         if "target" in batch:
             assert logits.shape[:-1] == batch["target"].shape
         else:

@@ -102,7 +102,7 @@ class NoRows(Level):
 
 @dataclass(frozen=True)
 class NoSuffix(Level):
-    def file(self, sample):
+    def file(self, sample, inputs):
         return "png", b""
 
 

@@ -93,8 +93,10 @@ def test_predictions_name_the_files_that_are_none(folder, recordings, tmp_path, 
 
 def test_an_exported_model_takes_recordings_of_any_length(folder, recordings, tmp_path):
     """And gives the answers of the run, without torch."""
-    export.main(compose_config("export", [f"run={folder}", f"output={tmp_path}/model.onnx"]))
-    exported = json.loads((tmp_path / "export.json").read_text())["model.onnx"]
+    export.main(compose_config("export", [f"run={folder}", f"output={tmp_path}/model.onnx", "int8=true"]))
+    reports = json.loads((tmp_path / "export.json").read_text())
+    assert max(reports["model_int8.onnx"]["max_difference"].values()) < 0.1, "the spectrogram keeps its precision"
+    exported = reports["model.onnx"]
     assert exported["same_answer"] == exported["num_samples"] > 0
     assert max(exported["max_difference"].values()) < 1e-4
     file, run = predictor.from_onnx(tmp_path / "model.onnx"), predictor.from_run(str(folder), {})

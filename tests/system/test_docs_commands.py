@@ -26,6 +26,7 @@ COMPOSED = {  # what is only composed, by a piece of the command: why, and the t
     "trainer=ddp ": "needs GPUs: test_ddp.py has it on the CPU",
     "trainer=ddp_cpu": "has two processes: test_ddp.py",
     "launcher=slurm": "needs SLURM: test_slurm.py",
+    "net=torchvision_detection": "takes a minute: test_detection.py",
     "torchrun ": "has several processes: test_ddp.py, test_two_machines.py",
     "srun ": "needs SLURM: test_slurm.py",
     "format=aoti": "needs a C++ compiler and a minute: test_export.py",
@@ -112,6 +113,11 @@ def prepared(store, tmp_path, call):
                 f"train -m experiment=digits {small} seed=0,1 sweep.name=SWEEP {quick}",
             )
         shutil.copytree(tiny.image_folder(), tmp_path / "photos")
+        if "=boxes" in command:
+            from lab.data.box_files import write_tiny  # a modality that a fork may delete
+
+            (tmp_path / "boxes").mkdir()
+            write_tiny(tmp_path / "boxes")
         if re.search("audio|speech|google", command):
             from lab.data import tiny_audio
 

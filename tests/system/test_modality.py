@@ -12,7 +12,7 @@ from conftest import CONF
 ROOT = CONF.parent
 MODALITIES = {
     "texts": [
-        "src/lab/data/{text,text_files,text_hub,read_table,tiny_text,pairs,translation}.py",
+        "src/lab/data/{text,text_files,text_hub,tiny_text,pairs,translation}.py",
         "src/lab/features/{text,tokens}.py",
         "src/lab/verbs/explain/texts.py",
         "src/lab/nets/{ngrams,recurrent,transformer,seq2seq,transformer_seq2seq,sentence_encoder}.py",
@@ -42,6 +42,24 @@ MODALITIES = {
         "tests/contracts/{test_audio,test_audio_data,test_audio_nets}.py",
         "tests/runs/test_audio_runs.py",
         "tests/runs/microphone.mjs",
+        "tests/system/test_modality.py",
+    ],
+    "boxes": [
+        "src/lab/data/{boxes,box_augment,box_checks,box_documents,box_files,box_formats,box_records,box_rows}.py",
+        "src/lab/data/digit_scenes.py",
+        "src/lab/features/{boxes,letterbox}.py",
+        "src/lab/figures/detection.py",
+        "src/lab/metrics/detection.py",
+        "src/lab/nets/{detector,torchvision_detection}.py",
+        "src/lab/tasks/{assignment,detection,suppression}.py",
+        "conf/data/{box_files,digit_scenes}.yaml",
+        "conf/net/{detector,torchvision_detection}.yaml",
+        "conf/task/detection.yaml",
+        "conf/experiment/{detect,detect_digits}.yaml",
+        "docs/detection.md",
+        "tests/box_data.py",
+        "tests/unit/{test_box_files,test_boxes}.py",
+        "tests/runs/test_detection.py",
         "tests/system/test_modality.py",
     ],
 }

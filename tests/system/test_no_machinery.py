@@ -8,6 +8,7 @@ from conftest import CONF
 
 SOURCE = CONF.parent / "src"
 LIGHT = (
+    "lab.data.audio_folder", "lab.features.audio", "lab.nets.audio",
     "lab.data.images", "lab.data.text", "lab.data.text_files", "lab.data.translation", "lab.features.image",
     "lab.features.text", "lab.nets.cnn", "lab.nets.seq2seq", "lab.tasks.classification", "lab.tasks.translation",
     "lab.optim", "lab.figures.classification", "lab.metrics.translation",

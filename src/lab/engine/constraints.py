@@ -10,3 +10,4 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]  # a fraction that must not be 0
 Widths = Annotated[Sequence[PositiveInt], Field(min_length=1)]
 FourWidths = Annotated[Sequence[PositiveInt], Field(min_length=4, max_length=4)]
+FiveWidths = Annotated[Sequence[PositiveInt], Field(min_length=5, max_length=5)]

@@ -109,11 +109,11 @@ class Audio(Feature):
         """Decode base64, also as a data URL."""
         return of_base64(super().from_json(value).decode())
 
-    def file(self, sample: Sample) -> tuple[str, bytes]:
+    def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes]:
         return ".wav", wav(self.waveform(sample), self.sample_rate)
 
     def html(self, sample: Sample) -> str:
-        return player(self.file(sample)[1])
+        return player(self.file(sample, {})[1])
 
 
 def _reason(error: UserError) -> str:

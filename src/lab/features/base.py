@@ -164,6 +164,9 @@ class Feature(ABC):
 
     # as an output
 
+    # The columns of an output that may have any number of answers, such as boxes: each answer is a row of the table
+    many: ClassVar[tuple[str, ...]] = ()
+
     @property
     def is_file(self) -> bool:
         """True if an output is a file, not only columns of a table."""
@@ -174,6 +177,11 @@ class Feature(ABC):
         """The classes that the net has a logit for and the output a probability; empty: the output is no class."""
         return ()
 
+    @property
+    def explained(self) -> Sequence[str]:
+        """The classes of `Task.explained_net`, one of which is explained; empty: there is no explanation."""
+        return self.choices
+
     def rows(self, name: str, sample: Sample, inputs: Sample, top_k: int) -> list[Row]:
         """Return the answers in a sample, the best first, as plain values by column. The column `name` has the answer.
 
@@ -181,12 +189,17 @@ class Feature(ABC):
             name: the name of the feature, such as "class".
             sample: the entries of this output.
             inputs: the entries of the input, such as the size of the picture before it was resized.
-            top_k: the largest number of answers.
+            top_k: the largest number of answers; an output with `many` returns all.
         """
         return []
 
-    def file(self, sample: Sample) -> tuple[str, bytes] | None:
-        """Return the suffix and the content of the file of an output, such as (".png", …); None: there is no file."""
+    def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes] | None:
+        """Return the suffix and the content of the file of an output, such as (".png", …); None: there is no file.
+
+        Args:
+            sample: the entries of this output.
+            inputs: the entries of the input, such as the picture into which boxes are drawn.
+        """
         return None
 
     def sheet(self, samples: Sequence[Sample]) -> tuple[str, bytes] | None:

@@ -3,7 +3,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ from lab.engine.constraints import Count
 from lab.engine.errors import UserError
 from lab.features.base import Arrays, Feature, Sample, TooLargeError
 from lab.features.files import find_files, of_base64
-from lab.features.read_image import num_pixels, read_image, read_images, suffixes
+from lab.features.read_image import num_pixels, read_all, read_image, suffixes
 
 GAP = 2  # pixels between the images of a sheet
 BOMB = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
@@ -63,7 +63,7 @@ class Image(Feature):
     def example(self) -> Sample:
         return {self.entry: np.ones((self.num_channels, self.image_size, self.image_size), np.uint8)}
 
-    def mirrored(self, arrays: Arrays) -> Arrays:
+    def mirrored(self, arrays: Arrays) -> Arrays | None:
         return arrays | {self.entry: np.ascontiguousarray(arrays[self.entry][..., ::-1])}
 
     def find(self, source: str) -> list[str]:
@@ -71,8 +71,15 @@ class Image(Feature):
         return find_files(source, suffixes(), "images")
 
     def read(self, items: Sequence[str]) -> tuple[list[Sample], list[str]]:
-        images, errors = read_images(items, self.num_channels, self.image_size)
-        return [{self.entry: image} for image in images], errors
+        return read_all(items, self.load)
+
+    def load(self, file: str | BinaryIO) -> Sample:
+        """The sample in a file.
+
+        Raises:
+            UserError: the file is not a readable image.
+        """
+        return {self.entry: read_image(file, self.num_channels, self.image_size)}
 
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         file = io.BytesIO(content)
@@ -82,7 +89,7 @@ class Image(Feature):
         try:
             if num_pixels(file) > 1e6 * max_megapixels:
                 raise TooLargeError(too_large)
-            return {self.entry: read_image(file, self.num_channels, self.image_size)}
+            return self.load(file)
         except TooLargeError:
             raise
         except UserError as error:
@@ -100,7 +107,7 @@ class Image(Feature):
         image = arrays[self.entry]
         return image / np.float32(255) if image.dtype == np.uint8 else image
 
-    def file(self, sample: Sample) -> tuple[str, bytes]:
+    def file(self, sample: Sample, inputs: Sample) -> tuple[str, bytes]:
         return ".png", png(pixels(sample[self.entry]))
 
     def sheet(self, samples: Sequence[Sample]) -> tuple[str, bytes]:

@@ -1,15 +1,15 @@
 """Read image files as arrays of the input size, with PIL and NumPy only: exported models need no torch."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.BmpImagePlugin import DibImageFile
 from PIL.IcoImagePlugin import IcoFile
 from PIL.PngImagePlugin import PngImageFile
@@ -36,7 +36,9 @@ BOUNDED = (
     "TIFF",
     "WEBP",
 )
+T = TypeVar("T")
 PNG = b"\x89PNG\r\n\x1a\n"
+GREY = 114  # of the padding of letterboxed images
 NUM_THREADS = 4  # of decoding; each may hold an image of MAX_IMAGE_PIXELS
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # an image with too many pixels is refused, not decoded
@@ -50,12 +52,64 @@ def read_image(file: str | Path | BinaryIO, num_channels: int, image_size: int) 
     Raises:
         UserError: the file is not a readable image, or has more pixels than PIL's MAX_IMAGE_PIXELS.
     """
-    with _opened(file) as opened:
-        opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that suffices
-        picture = to_eight_bits(ImageOps.exif_transpose(opened))
-    picture = picture.convert("RGB" if num_channels == 3 else "L")
+    picture, _ = _decoded(file, num_channels, image_size)
     picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.array(picture).reshape(image_size, image_size, num_channels).transpose(2, 0, 1).copy()
+
+
+def read_letterboxed(
+    file: str | Path | BinaryIO, num_channels: int, image_size: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read the whole first image in a file, resized to fit a square: see `fitted`.
+
+    Returns:
+        (C, `image_size`, `image_size`) uint8, with grey at the right or at the bottom; and the width and height of the
+        image as it is displayed.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    picture, size = _decoded(file, num_channels, image_size)
+    canvas = Image.new(picture.mode, (image_size, image_size), (GREY,) * num_channels)
+    canvas.paste(picture.resize(fitted(*size, image_size), Image.Resampling.BILINEAR))
+    return np.array(canvas).reshape(image_size, image_size, num_channels).transpose(2, 0, 1).copy(), size
+
+
+def fitted(width: int, height: int, side: int) -> tuple[int, int]:
+    """The width and height of an image that is resized until its longer side has `side` pixels.
+
+    The computation is in integers. The exact ratio of an edge is `fitted / original`, which rounding makes different
+    for width and height.
+    """
+    longest = max(width, height)
+    new_width, new_height = (max(1, (2 * edge * side + longest) // (2 * longest)) for edge in (width, height))
+    return new_width, new_height
+
+
+def displayed_size(file: str | Path | BinaryIO) -> tuple[int, int]:
+    """The width and height of the first image in a file as it is displayed, from its header.
+
+    Raises:
+        UserError: the file is not a readable image.
+    """
+    with _opened(file) as opened:
+        return _displayed(opened)
+
+
+def _displayed(opened: Image.Image) -> tuple[int, int]:
+    """The size after the rotation that EXIF asks for."""
+    width, height = opened.size
+    is_turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
+
+
+def _decoded(file: str | Path | BinaryIO, num_channels: int, image_size: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The image as it is displayed, with 8 bits, at least twice as large as `image_size`; and its original size."""
+    with _opened(file) as opened:
+        size = _displayed(opened)
+        opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that suffices
+        picture = to_eight_bits(ImageOps.exif_transpose(opened))
+    return picture.convert("RGB" if num_channels == 3 else "L"), size
 
 
 def num_pixels(file: BinaryIO) -> int:
@@ -98,20 +152,18 @@ def _count(picture: Image.Image) -> int:
     return max(picture.width * picture.height, tile) * (3 if _is_deep(picture) else 1)
 
 
-def read_images(files: Sequence[str], num_channels: int, image_size: int) -> tuple[np.ndarray, list[str]]:
-    """(N, C, `image_size`, `image_size`) uint8 of the readable files, and for each file its error, or ""."""
+def read_all(files: Sequence[str], read: Callable[[str], T]) -> tuple[list[T], list[str]]:
+    """Read files in several threads. Return what `read` returns for the readable files, and each file's error or ""."""
 
-    def read(file: str) -> np.ndarray | UserError:
+    def attempt(file: str) -> tuple[list[T], str]:
         try:
-            return read_image(file, num_channels, image_size)
+            return [read(file)], ""
         except UserError as error:
-            return error
+            return [], str(error)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        answers = list(pool.map(read, files))
-    images = [answer for answer in answers if isinstance(answer, np.ndarray)]
-    image = np.array(images, np.uint8).reshape(-1, num_channels, image_size, image_size)
-    return image, [str(answer) if isinstance(answer, UserError) else "" for answer in answers]
+        found = list(pool.map(attempt, files))
+    return [each for one, _ in found for each in one], [error for _, error in found]
 
 
 def suffixes() -> tuple[str, ...]:

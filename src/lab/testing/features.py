@@ -127,7 +127,7 @@ class FeatureContract:
 
 def assert_shown(feature: Feature, name: str, sample: Sample, inputs: Sample) -> None:
     """Check that an output has columns of plain values or a file, and HTML."""
-    rows, file = feature.rows(name, sample, inputs, 3), feature.file(sample)
+    rows, file = feature.rows(name, sample, inputs, 3), feature.file(sample, inputs)
     assert rows or file, "neither columns nor a file"
     for row in rows:
         assert all(isinstance(column, str) for column in row)

@@ -196,10 +196,10 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
         float32 = {name: x.float() if (x := tensors[name]).is_floating_point() else x for name in entries}
         return {name: values.cpu().numpy() for name, values in float32.items()}
 
-    reason = unexplained(inputs, outputs, task.input_entries)
-    explain = (
-        None if reason else explanation(next(iter(inputs.values())), task.net, prepared, precision.forward_context)
-    )
+    reason = unexplained(inputs, outputs, task.arguments)
+    explain = None
+    if not reason:
+        explain = explanation(next(iter(inputs.values())), task.explained_net(), prepared, precision.forward_context)
     return Predictor(inputs, outputs, predict, explain, reason)
 
 
@@ -210,7 +210,7 @@ def explanation(
 
     Args:
         feature: the only input.
-        net: a function of the input's entries.
+        net: the explained net, a function of the input's entries.
         prepared: entries -> the batch as the net expects it.
         forward_context: the context of the precision.
     """

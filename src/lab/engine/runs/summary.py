@@ -64,6 +64,6 @@ def metrics_table(metrics: dict[str, float]) -> list[str]:
     longest = max([12, *map(len, single)])
     lines = [f"{name:<{longest}} {value:.4f}" for name, value in sorted(single.items())]
     if each:
-        lines.append("accuracy of each class")
+        lines.append(f"{next(name for name in metrics if name not in single).split('/')[1]} of each class")
     lines += ["  ".join(cells[i : i + num_columns]) for i in range(0, len(cells), num_columns)]
     return lines

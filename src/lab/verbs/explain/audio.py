@@ -83,7 +83,7 @@ class AudioExplainer(Explainer):
         colour = matplotlib.colormaps[COLOURS](coloured(attribution))[::-1, :, :3]
         enlarged = (255 * colour).round().astype(np.uint8).repeat(4, 0).repeat(4, 1)
         alt = f"which frequencies and times speak for and against the prediction, {len(item):,} samples"
-        return picture(enlarged, html.escape(alt)) + player(self.feature.file(self.feature.sample(item))[1])
+        return picture(enlarged, html.escape(alt)) + player(self.feature.file(self.feature.sample(item), {})[1])
 
     def draw(self, group: Group, maps: Mapping[str, Sequence[Tensor]], choices: Sequence[str], folder: Path) -> Path:
         """Draw a PNG file, and the same image in TensorBoard; and write the recordings as WAV files."""
@@ -99,7 +99,7 @@ class AudioExplainer(Explainer):
         figure = explained(group.title, group.items, captions, maps, self.feature.sample_rate)
         save(figure, path)
         for i, item in enumerate(group.items, 1):
-            path.with_name(f"{group.name}_{i:02}.wav").write_bytes(self.feature.file(self.feature.sample(item))[1])
+            path.with_name(f"{group.name}_{i:02}.wav").write_bytes(self.feature.file(self.feature.sample(item), {})[1])
         with SummaryWriter(str(folder.parent)) as writer:
             writer.add_figure(f"{folder.name}/{group.name}", figure, close=False)
         return path

@@ -104,13 +104,13 @@ def unexplained(inputs: Mapping[str, Feature], outputs: Mapping[str, Feature], e
         outputs: the features of the outputs, by name.
         entries: the entries of a batch that the net takes.
     """
-    if len(outputs) != 1 or not next(iter(outputs.values())).choices:
+    if len(outputs) != 1 or not next(iter(outputs.values())).explained:
         return "Only predictions of a classifier can be explained."
     if len(inputs) != 1:
         names = f": {', '.join(inputs)}" if inputs else ""
         return f"Only predictions from a single input can be explained; this run has {len(inputs)}{names}."
     (feature,) = inputs.values()
     entries = list(entries)
-    if sorted(entries) != sorted(feature.entries):
+    if not entries or not set(entries) <= set(feature.entries):
         return f"Only predictions from one entry of the batch can be explained; this net takes {', '.join(entries)}."
     return "" if feature.explainer else f"There is no explanation method for {feature.item} inputs yet."

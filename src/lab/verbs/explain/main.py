@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     saved, data, task = runs.load(cfg.run, cfg.data.root, test_split=cfg.input is None)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
-    if reason := unexplained(inputs, task.outputs, task.input_entries):
+    if reason := unexplained(inputs, task.outputs, task.arguments):
         raise UserError(f"error: run={cfg.run}: {reason}")
     ((feature,), (output,)) = inputs.values(), task.outputs.values()
     attribution = explainer(feature)
@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
     task.net = copy.deepcopy(task.net)  # a copy is not compiled, so hooks on its layers work
     task.to(runs.evaluation_trainer(saved, cfg.trainer).strategy.root_device)
     net = Explained(task, data, feature)
-    front_end, explained = attribution.split(task.net)
+    front_end, explained = attribution.split(task.explained_net())
     groups = own_items(cfg, net) if cfg.input is not None else of_test_split(cfg, net, output)
     samples = [
         (front_end(net.of_item(item)), target[None].to(task.device))
@@ -70,11 +70,11 @@ def main(cfg: DictConfig) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"error: {folder} cannot be made: {error.strerror}.") from error
-    maps, report = scores.explain(methods, explained, samples, attribution.blank, cfg.seed)
+    maps, report = scores.explain(methods, explained, task.explained_probability, samples, attribution.blank, cfg.seed)
     for group in groups:
         of_group = {name: [values.pop(0)[0].cpu() for _ in group.items] for name, values in maps.items()}
-        path = attribution.draw(group, of_group, output.choices, folder)
-        report.setdefault("samples", []).append(description(group, path, output.choices))
+        path = attribution.draw(group, of_group, output.explained, folder)
+        report.setdefault("samples", []).append(description(group, path, output.explained))
         say(path)
     write_json(folder / "report.json", report)
     say(*score_table(report).split("\n"))
@@ -95,7 +95,7 @@ def usable(names: Sequence[str], known: dict[str, Any], left_out: dict[str, str]
 
 
 class Explained:
-    """The net of a task as a function of its only input.
+    """The explained net of a task as a function of its only input.
 
     Args:
         task: the task, in evaluation mode.
@@ -105,6 +105,7 @@ class Explained:
 
     def __init__(self, task: Task, data: Data, feature: Feature) -> None:
         self.task, self.data, self.feature, self.entry = task, data, feature, feature.entries[0]
+        self.net = task.explained_net()
 
     def prepared(self, batch: Batch) -> Batch:
         """A batch as the net expects it."""
@@ -119,7 +120,9 @@ class Explained:
     @torch.no_grad()
     def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The (B,) probabilities of the (B,) predicted classes, and these classes."""
-        probability, target = self.task(self.prepared(batch)).softmax(-1).cpu().max(-1)
+        batch = self.prepared(batch)
+        logits = self.net(**{name: batch[name] for name in self.task.arguments if name in batch})
+        probability, target = self.task.explained_probability(logits).cpu().max(-1)
         return probability, target
 
 
@@ -139,13 +142,14 @@ def own_items(cfg: DictConfig, net: Explained) -> list[Group]:
 
 
 def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Group]:
-    """Two groups of test samples: the most confident mistakes, and the most confident correct prediction per class."""
+    """Two groups of test samples: the most confident mistakes, and the most confident correct prediction per class.
+
+    One group of samples at equal distances, if a sample has no single label.
+    """
     data = net.data
     (true, *_) = [*scored(data.facts.features, output), None]
     if true is None:
-        raise UserError(
-            f"error: run={cfg.run}: its data has no labels for these outputs; choose items with input=PATH."
-        )
+        return [spaced_samples(net)]
     split, outputs = data.splits["test"], []
     for batch in data.test_dataloader():
         probability, target = net.answers(batch)
@@ -157,7 +161,7 @@ def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Grou
     for i in order.tolist():
         if label[i] == target[i]:
             best.setdefault(int(label[i]), i)
-    num_missed = label[wrong].bincount(minlength=len(output.choices))
+    num_missed = label[wrong].bincount(minlength=len(output.explained))
     shown = sorted(sorted(best, key=lambda c: -num_missed[c])[:MOST])  # the classes with the most mistakes
 
     def group(name: str, title: str, rows: Sequence[int]) -> Group:
@@ -170,12 +174,23 @@ def of_test_split(cfg: DictConfig, net: Explained, output: Feature) -> list[Grou
 
     few = wrong[: cfg.num_mistakes]
     mistakes = f"The {len(few)} most confident of {len(wrong)} mistakes in {len(label)} {net.feature.item}s"
-    right = f"The most confident correct prediction of each class ({len(shown)} of {len(output.choices)})"
+    right = f"The most confident correct prediction of each class ({len(shown)} of {len(output.explained)})"
     groups = [group("mistakes", mistakes, few)] if few else []
     groups += [group("right", right, [best[c] for c in shown])] if shown else []
     if not groups:
         raise UserError("error: num_mistakes=0: there is no correct prediction to show either; choose 1 or more.")
     return groups
+
+
+def spaced_samples(net: Explained) -> Group:
+    """The group of at most `MOST` test samples at equal distances."""
+    split, names = net.data.splits["test"], net.data.names.get("test")
+    index = list(range(0, len(split), -(-len(split) // MOST)))
+    batches = [split.__getitems__([i]) for i in index]
+    items = [batch[net.entry][0].cpu().numpy() for batch in batches]
+    probability, target = map(torch.cat, zip(*map(net.answers, batches), strict=True))
+    title = f"{len(index)} of {len(split)} {net.feature.item}s of the test split"
+    return Group("samples", title, [redacted(names[i] if names else str(i)) for i in index], items, target, probability)
 
 
 def description(group: Group, path: Path, choices: Sequence[str]) -> dict[str, Any]:

@@ -89,13 +89,19 @@ def deletion_insertion(
 
 
 def explain(
-    methods: dict[str, Method], net: nn.Module, samples: Samples, blank: float, seed: int
+    methods: dict[str, Method],
+    net: nn.Module,
+    probability: Callable[[Tensor], Tensor],
+    samples: Samples,
+    blank: float,
+    seed: int,
 ) -> tuple[dict[str, list[Tensor]], dict[str, Any]]:
     """Compute the attributions of each method and its scores: the sanity check, deletion and insertion.
 
     Args:
         methods: the methods, by name.
         net: the function that is explained; it returns logits.
+        probability: (B, num_classes) logits -> (B, num_classes) probabilities.
         samples: the inputs to explain.
         blank: the value of a deleted position.
         seed: for the shuffled weights, and for the random attribution with which the methods are compared.
@@ -112,7 +118,7 @@ def explain(
     chance = [torch.rand(x.shape, generator=generator).to(x.device) for x in next(iter(maps.values()))]
     for name, values in (maps | {"random": chance}).items():
         areas = [
-            deletion_insertion(lambda x: net(x).softmax(-1), sample, value, blank)
+            deletion_insertion(lambda x: probability(net(x)), sample, value, blank)
             for sample, value in zip(samples, values, strict=True)
         ]
         means = torch.tensor(areas).mean(0).tolist()

@@ -144,25 +144,23 @@ FORMATS = {
 }
 
 
-def between(nodes: Sequence[Any], first: str, last: str) -> list[str]:
-    """The names of the nodes on the paths from operators of one type to operators of another; both ends are left out.
+def front_end(nodes: Sequence[Any]) -> list[str]:
+    """The names of the nodes that compute the logarithm of a spectrogram, from the waveform; empty without one.
+
+    Waveforms and magnitudes span several powers of ten: 8 bits are too few.
 
     Args:
         nodes: in the order in which they are computed.
-        first: the type of the operators where the paths begin.
-        last: the type of the operators where they end.
     """
-    after, before = set[str](), set[str]()  # values that depend on `first`, and values on which `last` depends
-    behind = []
+    spectra, needed, names = set[str](), set[str](), []
     for node in nodes:
-        if after & {*node.input}:
-            behind.append(node)
-        if node.op_type == first or after & {*node.input}:
-            after |= {*node.output}
+        if node.op_type == "STFT" or spectra & {*node.input}:
+            spectra |= {*node.output}
     for node in reversed(nodes):
-        if node.op_type == last or before & {*node.output}:
-            before |= {*node.input}
-    return [node.name for node in behind if before & {*node.output}]
+        if (node.op_type == "Log" and spectra & {*node.input}) or needed & {*node.output}:
+            needed |= {*node.input}
+            names.append(node.name)
+    return names
 
 
 def quantise(source: Path, arrays: Arrays, target: Path) -> None:
@@ -189,7 +187,7 @@ def quantise(source: Path, arrays: Arrays, target: Path) -> None:
             return None if start is None else {name: arrays[name][start : start + 64] for name in names}
 
     excluded = [node.name for node in model.graph.node if node.op_type in NOT_QUANTISED]
-    excluded += between(model.graph.node, "STFT", "Log")  # a spectrogram has magnitudes over several powers of ten
+    excluded += front_end(model.graph.node)
     quantize_static(
         model,
         target,

@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
     with writing(output) as write, tqdm(total=total, desc="Predicting", leave=False, disable=None) as bar:
         for batch in predictions.of(batches):
             write(batch)
-            num, num_errors = num + len(batch), num_errors + sum(bool(each.row["error"]) for each in batch)
+            num, num_errors = num + len(batch), num_errors + sum(bool(each.rows[0]["error"]) for each in batch)
             shown += batch[: NUM_SHOWN - len(shown)]
             if is_dialog and to_file:
                 say(*(prediction.shown for prediction in batch))

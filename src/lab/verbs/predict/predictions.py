@@ -19,7 +19,7 @@ class Prediction:
     """The prediction for one item."""
 
     item: str  # the item's name
-    row: Row  # of the table
+    rows: list[Row]  # of the table: one, or one for each answer of an output with `many`
     best: str = ""  # the most probable value of each output; "" if the item cannot be read
     shown: str = "not readable"  # the same with probabilities, for the terminal
 
@@ -53,6 +53,8 @@ class Predictions:
         example = predictor.example()
         (prediction,) = predictor.answers([example], [0])
         rows = predictor.rows(prediction, example, top_k)
+        self.many = [name for name, output in predictor.outputs.items() if output.many]
+        rows |= {name: [dict.fromkeys(predictor.outputs[name].many)] for name in self.many}
         self.columns = [*self._cells({name: self._with_file(name, rows[name], "") for name in rows})]
 
     def of(self, batches: Iterable[list[Item]]) -> Iterator[list[Prediction]]:
@@ -73,13 +75,17 @@ class Predictions:
         if self.files and len(self.first) < MOST_ON_SHEET:
             self.first.append(prediction)
         rows = self.predictor.rows(prediction, sample, self.top_k)
-        rows = {name: self._with_file(name, rows[name], self._write_file(name, prediction, index)) for name in rows}
-        best = {name: _best(name, each[0]) if each else "" for name, each in rows.items()}
+        best = {
+            name: ", ".join(str(row[self.predictor.outputs[name].many[0]]) for row in rows[name]) for name in self.many
+        }
+        paths = {name: self._write_file(name, prediction, sample, index) for name in rows}
+        rows = {name: self._with_file(name, rows[name], paths[name]) for name in rows}
+        best = {name: _best(name, each[0]) if each else "" for name, each in rows.items()} | best
         probability = {name: _probability(self.predictor.outputs[name], each) for name, each in rows.items()}
         label = {name: "" if len(rows) == 1 else f"{name}: " for name in rows}
         return Prediction(
             self._name(item),
-            self._row(item, self._cells(rows), ""),
+            [self._row(item, self._cells(each), "") for each in self._table_rows(rows)],
             ", ".join(label[name] + text for name, text in best.items()),
             ", ".join(label[name] + "  ".join([*probability[name], text]) for name, text in best.items()),
         )
@@ -93,7 +99,13 @@ class Predictions:
                 self._create(f"sheet{f'_{name}' if len(self.files) > 1 else ''}{suffix}", content)
 
     def _unreadable(self, item: Item, error: str) -> Prediction:
-        return Prediction(self._name(item), self._row(item, {}, redacted(error)))
+        return Prediction(self._name(item), [self._row(item, {}, redacted(error))])
+
+    def _table_rows(self, rows: dict[str, list[Row]]) -> list[dict[str, list[Row]]]:
+        """The rows of all outputs, for each row of the table: one for each answer of an output with `many`."""
+        if not self.many:
+            return [rows]
+        return [rows | {name: [row]} for name in self.many for row in rows[name] or [{}]]
 
     def _name(self, item: Item) -> str:
         return redacted(", ".join(item.cells.values()))
@@ -126,18 +138,20 @@ class Predictions:
         return heading
 
     def _with_file(self, name: str, rows: list[Row], path: str) -> list[Row]:
-        """Put the path of an output's file in front of its best row."""
+        """Put the path of an output's file in front of its best row, or of each answer of an output with `many`."""
         if name not in self.files:
             return rows
+        if name in self.many:
+            return [{name: path} | row for row in rows or [{}]]
         best, *others = rows or [{}]
         return [{name: path} | {key: value for key, value in best.items() if key != name}, *others]
 
-    def _write_file(self, name: str, prediction: Sample, index: int) -> str:
+    def _write_file(self, name: str, prediction: Sample, sample: Sample, index: int) -> str:
         """Write the file of an output; return its path relative to the folder of the table, or ""."""
         if name not in self.files:
             return ""
         output = self.predictor.outputs[name]
-        file = output.file(part_of(output, prediction))
+        file = output.file(part_of(output, prediction), sample)
         if file is None:
             return ""
         suffix, content = file

@@ -58,7 +58,7 @@ class JsonLines:
         self.close = self.file.close
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        self.file.writelines(json.dumps(prediction.row) + "\n" for prediction in predictions)
+        self.file.writelines(json.dumps(row) + "\n" for prediction in predictions for row in prediction.rows)
 
 
 class CsvTable:
@@ -70,13 +70,14 @@ class CsvTable:
         self.num_columns = self.start = 0  # the columns of the written header, and the position after it
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        for prediction in predictions:
-            self.columns |= dict.fromkeys(prediction.row)
+        rows = [row for prediction in predictions for row in prediction.rows]
+        for row in rows:
+            self.columns |= dict.fromkeys(row)
         if not self.num_columns:
             self.num_columns = len(self.columns)
             self.table.writerow(map(csv_cell, self.columns))
             self.start = self.file.tell() if self.file.seekable() else 0
-        self.table.writerows([cell(prediction.row.get(name)) for name in self.columns] for prediction in predictions)
+        self.table.writerows([cell(row.get(name)) for name in self.columns] for row in rows)
 
     def close(self) -> None:
         self.file.close()
@@ -98,7 +99,7 @@ class Parquet:
         self.output, self.rows = output, list[Row]()
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        self.rows += [prediction.row for prediction in predictions]
+        self.rows += [row for prediction in predictions for row in prediction.rows]
 
     def close(self) -> None:
         import pyarrow

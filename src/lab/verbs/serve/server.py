@@ -55,7 +55,7 @@ class Service:
         async with self._sample(request) as sample:
             answer = await self.batcher.answer(sample)
             rows = self.predictor.rows(answer, sample, self.cfg.top_k)
-            files = await self._in(self.decoding, self._files, answer)
+            files = await self._in(self.decoding, self._files, answer, sample)
         top = rows if len(rows) > 1 else next(iter(rows.values()))
         return _best(rows) | files | {"top": top}
 
@@ -73,9 +73,11 @@ class Service:
         best = _best(self.predictor.rows(answer, sample, self.cfg.top_k))
         return shown["inputs"] | best | shown | {"explanation": explanation, "why": why}
 
-    def _files(self, answer: Sample) -> dict[str, str]:
+    def _files(self, answer: Sample, sample: Sample) -> dict[str, str]:
         """The outputs that are files, as data URLs."""
-        files = {name: feature.file(part_of(feature, answer)) for name, feature in self.predictor.outputs.items()}
+        files = {
+            name: feature.file(part_of(feature, answer), sample) for name, feature in self.predictor.outputs.items()
+        }
         return {name: data_url(*file) for name, file in files.items() if file is not None}
 
     def _shown(self, sample: Sample, answer: Sample) -> dict[str, dict[str, str]]:
