@@ -81,16 +81,17 @@ def test_a_judge_of_other_classes_is_refused(generator):
         runs.evaluation_trainer(cfg, {}).test(task, data, verbose=False)
 
 
-def test_the_distance_orders_known_material(digits_run):
+def test_the_distance_orders_known_material(trained):
     """Training pictures, noisy ones, blurred ones, the mean picture of each class, the mean picture."""
-    _, data, _ = runs.load(digits_run, test_split=True)
-    judge = Judge(digits_run)
+    folder = trained("experiment=digits", "trainer.max_epochs=3")
+    _, data, _ = runs.load(folder, test_split=True)
+    judge = Judge(folder)
     real, train_split = (data.splits[name].tensors for name in ("test", "train"))
     image, label = train_split["image"].float() / 255, train_split["label"]
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     mean = torch.stack([image[label == c].mean(0) for c in range(10)])
     material = [
-        image, (image + 0.1 * noise).clamp(0, 1), F.avg_pool2d(image, 9, 1, 4), mean[label],
+        image, (image + 0.1 * noise).clamp(0, 1), F.avg_pool2d(image, 5, 1, 2), mean[label],
         image.mean(0, keepdim=True).expand_as(image) + 1e-4 * noise,
     ]  # fmt: skip
     expected = judged(judge, real["image"].float() / 255)[0]
@@ -103,7 +104,7 @@ class TestPredict:
         asked(f"run={generator}", "num=12", f"output={tmp_path}/samples/")
         names = {path.name for path in (tmp_path / "samples").iterdir()}
         assert names == {*(f"{i:06d}.png" for i in range(1, 13)), "sheet.png", "predictions.csv"}
-        rows = list(csv.DictReader((tmp_path / "samples/predictions.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "samples/predictions.csv").read_text().splitlines()))
         assert [row["label"] for row in rows] == [str(i % 10) for i in range(12)]
         assert {(row["seed"], row["steps"], row["guidance"], row["error"]) for row in rows} == {("0", "3", "1", "")}
         assert rows[0]["picture"] == "samples/000001.png"

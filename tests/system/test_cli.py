@@ -128,7 +128,7 @@ BAD_COMMAND_LINES = {
     ("test",): "error: run is required: run=FOLDER",
     ("test", "rn=x"): "unknown key rn. Did you mean run?",
     ("test", "run=nowhere"): "nowhere is not a finished run: the folder does not exist",
-    ("predict", "run=nowhere"): "error: input is required: input=FILE",
+    ("predict", "run=nowhere"): "nowhere is not a finished run: the folder does not exist",
     ("train", "experiment=digits", "lr=0.1"): "unknown key lr. Did you mean optimizer.lr?",
     ("train", "experiment=digits", "epochs=3"): "unknown key epochs. Did you mean trainer.max_epochs?",
     ("train", "experiment=digits", "optimizer.rate=3"): "There are: betas, fused, lr. (in optimizer)",
