@@ -62,7 +62,7 @@ class Checked:
     def _refuse_other_size(self, picture: Labelled, size: tuple[int, int]) -> None:
         if picture.size in (None, size):
             return
-        stated, shown = ("{} × {}".format(*each) for each in (picture.size, size))  # type: ignore[misc]
+        stated, shown = ("{} × {}".format(*each) for each in (picture.size, size))
         turned = "; EXIF rotates it, but the boxes do not fit the rotated picture" if picture.size == size[::-1] else ""
         raise UserError(f"{picture.place}: it says that {picture.path} has {stated} pixels; it has {shown}{turned}")
 

@@ -36,7 +36,8 @@ def read_coco(found: Found, files: list[Path]) -> tuple[list[Labelled], Problems
         except (ValueError, TypeError, KeyError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"data: {file}: expected COCO JSON: {reason}.") from error
-        of_file = _Coco(found, file, *parts, problems)
+        images, rows, kinds = parts
+        of_file = _Coco(found, file, images, rows, kinds, problems)
         pictures += of_file.pictures.values()
     return pictures, problems
 

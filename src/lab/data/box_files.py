@@ -201,7 +201,8 @@ def chosen_size(kept: Sequence[Picture]) -> int:
 def write_tiny(root: Path) -> None:
     """40 pictures of bright rectangles of two classes, wide and tall, in COCO's format."""
     random = np.random.default_rng(0)
-    images, rows = [], []
+    images: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for i in range(40):
         level = random.integers(0, 60, (48, 64, 3), np.uint8)
         for kind, (width, height) in ((1, (24, 12)), (2, (12, 24))):

@@ -63,7 +63,7 @@ class Image(Feature):
     def example(self) -> Sample:
         return {self.entry: np.ones((self.num_channels, self.image_size, self.image_size), np.uint8)}
 
-    def mirrored(self, arrays: Arrays) -> Arrays:
+    def mirrored(self, arrays: Arrays) -> Arrays | None:
         return arrays | {self.entry: np.ascontiguousarray(arrays[self.entry][..., ::-1])}
 
     def find(self, source: str) -> list[str]:

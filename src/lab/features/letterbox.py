@@ -30,8 +30,9 @@ class Letterbox(Image):
     def example(self) -> Sample:
         return super().example() | {"original": np.array([self.image_size, self.image_size])}
 
-    def mirrored(self, arrays: Arrays) -> None:
-        """The mirror image has its padding on the other side."""
+    def mirrored(self, arrays: Arrays) -> Arrays | None:
+        """Return None: the mirror image would have its padding on the other side."""
+        return None
 
 
 def without_padding(image: np.ndarray, original: np.ndarray) -> np.ndarray:

@@ -66,10 +66,8 @@ class Detector(DetectionNet):
         )
         self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in others)
         self.fuse = convolution(width, width)
-        self.kind = nn.Sequential(convolution(width, width), nn.Conv2d(width, num_classes, 3, padding=1))
-        self.edges = nn.Sequential(convolution(width, width), nn.Conv2d(width, 4, 3, padding=1))
-        nn.init.constant_(self.kind[1].bias, RARE)
-        nn.init.constant_(self.edges[1].bias, 0.7)  # e^0.7 = 2 cells from the centre to each edge
+        self.kind = nn.Sequential(convolution(width, width), head(width, num_classes, RARE))
+        self.edges = nn.Sequential(convolution(width, width), head(width, 4, 0.7))  # e^0.7 = 2 cells to each edge
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(image)
@@ -99,6 +97,14 @@ def convolution(num_in: int, num_out: int, stride: int = 1) -> nn.Sequential:
     """3×3, batch norm, SiLU. The norm's averages are slow because batches are small."""
     layer = nn.Conv2d(num_in, num_out, 3, stride, padding=1, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(num_out, momentum=0.03), nn.SiLU(inplace=True))
+
+
+def head(width: int, num_out: int, bias: float) -> nn.Conv2d:
+    """The last layer, 3×3; `bias` is its first output for features of zero."""
+    layer = nn.Conv2d(width, num_out, 3, padding=1)
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, bias)
+    return layer
 
 
 def centres(image: Tensor, strides: tuple[int, ...]) -> Tensor:

@@ -1,14 +1,12 @@
 """The base class of tasks: one step for training, validation and test, with its optimizers, metrics and figures."""
 
 import inspect
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -227,17 +225,9 @@ class Task(L.LightningModule):
     def settings(self) -> dict[str, Feature]:
         """The inputs of `predict_step` that the data does not have, by name, such as the number of steps of a sampler.
 
-        Each has a default. They are entries of the batch that `with_settings` returns.
+        Each has a default: `Feature.default`. They are entries of the batch.
         """
         return {}
-
-    def with_settings(self, batch: Batch) -> Batch:
-        """The batch of `predict_step` with the defaults of those settings that it does not have."""
-        index = batch["index"]
-        absent = [each for each in self.settings.values() if each.entries[0] not in batch]
-        usual = [each.decode(str(each.default).encode(), math.inf) for each in absent]
-        added = {name: torch.from_numpy(array).to(index.device) for sample in usual for name, array in sample.items()}
-        return batch | {name: array.expand(index.shape[0], *array.shape) for name, array in added.items()}
 
     @property
     def outputs(self) -> dict[str, Feature]:

@@ -62,7 +62,8 @@ class Detection(Task):
             found = None if stage == "train" else self(batch)
         else:
             found = self(batch)
-            parts = assignment.losses(*found, centres(image, self.net.strides), true_boxes, label)
+            boxes, logits = found
+            parts = assignment.losses(boxes, logits, centres(image, self.net.strides), true_boxes, label)
             loss = parts["class"] + self.box_weight * parts["box"]
         if found is None or stage == "train":
             return Step(loss, parts)

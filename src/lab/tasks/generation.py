@@ -137,6 +137,14 @@ class ImageGeneration(Task):
     def settings(self) -> dict[str, Feature]:
         return {"seed": Setting("seed", 0, 0, LARGEST_SEED, is_integer=True)}
 
+    def with_settings(self, batch: Batch) -> Batch:
+        """The batch of `predict_step` with the defaults of those settings that it does not have."""
+        index = batch["index"]
+        absent = [each for each in self.settings.values() if each.entries[0] not in batch]
+        usual = [each.decode(str(each.default).encode(), math.inf) for each in absent]
+        added = {name: torch.from_numpy(array).to(index.device) for sample in usual for name, array in sample.items()}
+        return batch | {name: array.expand(index.shape[0], *array.shape) for name, array in added.items()}
+
     @property
     def outputs(self) -> dict[str, Feature]:
         return {"picture": Image(*self.shape[:2], entry="picture")}
