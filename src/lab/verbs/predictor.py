@@ -196,7 +196,7 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
         float32 = {name: x.float() if (x := tensors[name]).is_floating_point() else x for name in entries}
         return {name: values.cpu().numpy() for name, values in float32.items()}
 
-    reason = unexplained(inputs, outputs, task.arguments)
+    reason = unexplained(inputs, outputs, task.input_entries)
     explain = None
     if not reason:
         explain = explanation(next(iter(inputs.values())), task.explained_net(), prepared, precision.forward_context)

@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     saved, data, task = runs.load(cfg.run, cfg.data.root, test_split=cfg.input is None)
     task = cast(Task, task)
     inputs = inputs_of(data.facts.features, task.input_entries)
-    if reason := unexplained(inputs, task.outputs, task.arguments):
+    if reason := unexplained(inputs, task.outputs, task.input_entries):
         raise UserError(f"error: run={cfg.run}: {reason}")
     ((feature,), (output,)) = inputs.values(), task.outputs.values()
     attribution = explainer(feature)
