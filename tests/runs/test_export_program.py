@@ -40,6 +40,7 @@ class Both:
 
     input_entries = ("image", "size", "index")
     outputs = {"shade": SHADE, "mean": MEAN}  # noqa: RUF012
+    settings = {}  # noqa: RUF012
 
     def __init__(self):
         self.net = Net()

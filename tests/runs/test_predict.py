@@ -219,7 +219,7 @@ def test_an_empty_folder_and_an_empty_list(folder, tmp_path, ask, monkeypatch):
 def test_a_name_is_no_formula_in_a_table_and_no_command_to_a_terminal(name, tmp_path, capsys):
     output = str(tmp_path / "out.csv")
     row = {"path": f"{name}.png", "class": name, "probability": 0.5, "error": ""}
-    answer = Prediction(f"{name}.png", row, name, f"0.5000  {name}")
+    answer = Prediction(f"{name}.png", [row], name, f"0.5000  {name}")
     with predict.writing(output) as write:
         write([answer])
     predict.show([answer], 1, 0, output)
