@@ -118,7 +118,7 @@ def is_csv(path: Path) -> bool:
 
 
 def _csv_columns(path: Path) -> dict[str, str]:
-    """What each column means -> its heading."""
+    """The heading of each column that is known, by its name in `CSV_COLUMNS`."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         header = next(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
     found = {name.strip().lower(): name for name in header}

@@ -1,4 +1,4 @@
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from pydantic import PositiveInt
@@ -8,7 +8,7 @@ from lab.engine.constraints import Fraction
 from lab.nets.log_mel import LogMel
 
 
-class SpectrogramNet(nn.Module):
+class SpectrogramNet(nn.Module, ABC):
     """A classifier of waveforms in two parts: the front end makes a spectrogram, `classify` makes logits of it.
 
     Padding changes no logit. An exported model takes waveforms. Explanations are attributions to the spectrogram.

@@ -152,7 +152,7 @@ def _unknown_names(config: str, overrides: Sequence[Override], multirun: bool) -
         sound.append(override)
         with suppress(HydraException):  # the composition below reports it
             objects.replace_objects([parser.parse_override(with_first_value(override))], cfg)
-    if not values:  # as above
+    if not values:  # the composition above was already complete
         return
     try:
         hydra_compose(config, list(map(with_first_value, sound)))
