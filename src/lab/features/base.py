@@ -225,7 +225,6 @@ class Feature(ABC):
     # comparison of an exported file with the checkpoint
 
     tolerance: ClassVar[float] = 0.0  # the largest share of samples that may differ
-    most_compared: ClassVar[int | None] = None  # the largest number of test samples to compare; None: all
 
     def difference(self, a: Arrays, b: Arrays) -> np.ndarray:
         """(N,) largest absolute difference of the numbers of each sample."""

@@ -42,7 +42,6 @@ class Image(Feature):
     qualified_fact_names = ("mean", "std")
     item, column, content_types, in_json, accept = "image", "path", "image/", "<base64>", "image/*"
     explainer = "lab.verbs.explain.images.ImageExplainer"
-    most_compared = 64  # a sampler evaluates its net many times for each
 
     def __post_init__(self) -> None:
         if {len(values) for values in (self.mean, self.std) if values is not None} - {self.num_channels}:

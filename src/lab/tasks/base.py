@@ -17,11 +17,7 @@ from lab.data.views import ShownSamples
 from lab.engine import draws
 from lab.engine.config.signatures import NAMED
 from lab.engine.errors import UserError
-from lab.engine.training.lightning_quirks import (
-    forget_schedule_length,
-    is_logging_step,
-    keep_memory_format,
-)
+from lab.engine.training.lightning_quirks import forget_schedule_length, is_logging_step, keep_memory_format
 from lab.features.base import Feature
 from lab.metrics.epoch import EpochMetrics, gathered_by_process
 from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule, num_steps
@@ -87,6 +83,7 @@ class Task(L.LightningModule):
     """
 
     keeps: ClassVar[tuple[str, ...]] = ()
+    most_compared: ClassVar[int | None] = None  # test samples that prove an exported file; None: all
 
     def __init__(
         self,

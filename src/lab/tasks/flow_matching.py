@@ -33,6 +33,8 @@ class FlowMatching(ImageGeneration):
         guidance: above 1, images fit their conditions better and vary less; a prediction may choose another value.
     """
 
+    most_compared = 64  # a sample takes many evaluations of the net
+
     def __init__(
         self,
         drop: Fraction = 0.1,

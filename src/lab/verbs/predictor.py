@@ -34,6 +34,7 @@ class Predictor:
             generative tasks depend on `index` only.
         explain: a sample -> HTML that shows which parts of the input drove the prediction; None if there is none.
         unexplained: a sentence that tells why there is no explanation.
+        most_compared: the number of test samples with which an exported file is compared; None: all.
     """
 
     inputs: dict[str, Feature]
@@ -41,6 +42,7 @@ class Predictor:
     predict: Callable[[Arrays], Arrays]
     explain: Callable[[Sample], str] | None = None
     unexplained: str = ""
+    most_compared: int | None = None
 
     def example(self) -> Sample:
         """A sample of the largest size."""
@@ -200,7 +202,7 @@ def from_run(folder: str, accelerator: Any) -> Predictor:
     explain = None
     if not reason:
         explain = explanation(next(iter(inputs.values())), task.explained_net(), prepared, precision.forward_context)
-    return Predictor(inputs, outputs, predict, explain, reason)
+    return Predictor(inputs, outputs, predict, explain, reason, task.most_compared)
 
 
 def explanation(

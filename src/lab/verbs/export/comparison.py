@@ -93,13 +93,13 @@ def compare_with_checkpoint(
 
 
 def _on_test_split(checkpoint: Predictor, model: Model, size: Arrays, data: Data) -> tuple[Arrays, Arrays, Arrays]:
-    """The predictions of the checkpoint and of the file, and the targets."""
-    most = [each.most_compared for each in checkpoint.outputs.values() if each.most_compared is not None]
-    length = min([len(data.splits["test"]), *most])
+    """The predictions of the checkpoint and of the file, and the targets; evenly spaced samples if not all."""
+    length = len(data.splits["test"])
+    index = range(0, length, -(-length // (checkpoint.most_compared or length)))
     entries = [name for each in checkpoint.outputs.values() for name in scored(data.facts.features, each)]
     parts = []
-    for start in tqdm(range(0, length, 64), "Comparing", leave=False, disable=None):
-        batch = _with_settings(_batch(data, "test", range(start, min(start + 64, length))), size)
+    for start in tqdm(range(0, len(index), 64), "Comparing", leave=False, disable=None):
+        batch = _with_settings(_batch(data, "test", index[start : start + 64]), size)
         expected = checkpoint.predict(_inputs_of_checkpoint(batch, size))
         actual = model(_padded(inputs_of_file(batch, size), size))
         parts.append((expected, actual, {name: batch[name] for name in entries}))
