@@ -29,6 +29,17 @@ IMAGES = [
     "experiment=image_folder", "net=mlp", "net.widths=[16]", "net.batch_norm=true", "net.dropout=0.3",
     "data.image_size=16",
 ]  # fmt: skip
+GENERATORS = {
+    task: [
+        "experiment=generate_digits",
+        "data.tiny=true",
+        f"task={task}",
+        f"net={net}",
+        "net.width=8",
+        "data.image_size=8",
+    ]
+    for task, net in (("flow_matching", "unet"), ("vae", "vae"), ("gan", "gan"))
+}
 VARIANTS = {
     "plain": IMAGES,
     "ema": [*IMAGES, "ema=0.9"],
@@ -36,8 +47,10 @@ VARIANTS = {
     "validate twice": [*IMAGES, "trainer.val_check_interval=0.5"],
     "texts": ["experiment=language_id", "data.tiny=true", "net=gru", "net.hidden=8", "ema=0.9"],
     "translation": ["experiment=translate_tatoeba", "data.tiny=true", "net.width=16", "trainer.precision=32-true"],
+    **GENERATORS,
 }
-TEXTS = {"texts": 48, "translation": 25}  # samples of a batch, so that there are NUM_BATCHES; of images 5
+# samples of a batch, so that there are NUM_BATCHES; of a folder of images 5
+BATCH_SIZES = {"texts": 48, "translation": 25} | dict.fromkeys(GENERATORS, 16)
 TMP = Path(tempfile.mkdtemp(prefix="lab-chaos-"))
 PACKAGES = [str(Path(__file__).parents[1] / "contracts/fork"), str(TMP)]
 LAB = str(Path(sys.executable).with_name("lab"))
@@ -76,9 +89,9 @@ def overrides(folder: Path, workers: int = 0, variant: str = "plain", processes:
             "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}", "checkpoint.every_n_steps=3",
             "trainer.log_every_n_steps=1",
         ]  # fmt: skip
-    data = ["figures=false"] if variant in TEXTS else [f"data.root={TMP}/images", f"data.num_workers={workers}"]
+    data = ["figures=false"] if variant in BATCH_SIZES else [f"data.root={TMP}/images", f"data.num_workers={workers}"]
     return [
-        *VARIANTS[variant], *data, f"data.batch_size={TEXTS.get(variant, 5) // processes}", f"run={folder}",
+        *VARIANTS[variant], *data, f"data.batch_size={BATCH_SIZES.get(variant, 5) // processes}", f"run={folder}",
         "trainer=cpu", "trainer.enable_progress_bar=false", f"trainer.max_epochs={EPOCHS}",
         "checkpoint.every_n_steps=3", "trainer.log_every_n_steps=1",
     ]  # fmt: skip

@@ -27,10 +27,10 @@ os.environ |= {"OMP_NUM_THREADS": "1"}  # before torch is imported
 
 import torch
 from chaos_runs import (
+    BATCH_SIZES,
     PACKAGES,
     POINTS,
     PROOFS,
-    TEXTS,
     TMP,
     VARIANTS,
     At,
@@ -81,7 +81,7 @@ def interrupted(number: int, point: int, workers: int, variant: str) -> str | No
 
 def killed() -> Iterator[Case]:
     for variant in VARIANTS:
-        for workers in (0,) if variant in TEXTS else (0, 2):
+        for workers in (0,) if variant in BATCH_SIZES else (0, 2):
             for point in POINTS[:: 4 if workers or variant != "plain" else 1]:
                 yield (
                     f"SIGKILL, {variant}, {workers} workers, batch {point}",
@@ -205,7 +205,7 @@ def proofs() -> Iterator[Case]:
     for variant, point in product(PROOFS, (1, 13, 30)):
         yield f"SIGKILL, {variant}, batch {point}", lambda p=point, v=variant: interrupted(signal.SIGKILL, p, 0, v)
     for variant, point in product(PROOFS, (1, 13, 30)):
-        yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
+        yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together((p,), v)
 
 
 SECTIONS = {

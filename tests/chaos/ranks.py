@@ -6,27 +6,31 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from chaos_runs import LAB, PACKAGES, TEXTS, TMP, Case, outcome, overrides
+from chaos_runs import BATCH_SIZES, GENERATORS, LAB, PACKAGES, POINTS, TMP, Case, outcome, overrides
 
 from lab.engine.runs import checkpoints
 
 
 def distributed() -> Iterator[Case]:
-    """Two processes, of which the second is killed at a batch."""
-    for variant in ("plain", *TEXTS):
-        for point in (1, 13):
-            yield f"SIGKILL, 2 processes, {variant}, batch {point}", lambda p=point, v=variant: killed_together(p, v)
+    """Two processes, of which the second is killed at a batch; generators are killed, and resumed, eight times."""
+    for variant in ("plain", *BATCH_SIZES):
+        for points in [POINTS[1::4]] if variant in GENERATORS else ((1,), (13,)):
+            yield (
+                f"SIGKILL, 2 processes, {variant}, batch {', '.join(map(str, points))}",
+                lambda p=points, v=variant: killed_together(p, v),
+            )
 
 
-def killed_together(point: int, variant: str) -> str | None:
-    folder, reference = TMP / f"ddp-{point}-{variant}", TMP / f"ddp-reference-{os.getpid()}-{variant}"
+def killed_together(points: Sequence[int], variant: str) -> str | None:
+    folder, reference = TMP / f"ddp-{points[0]}-{variant}", TMP / f"ddp-reference-{os.getpid()}-{variant}"
     if not reference.exists() and (code := faulty(reference, 1, "SIGKILL", -1, variant)[0].wait(150)):
         return f"not killed: exit code {code}"
-    if faulty(folder, 1, "SIGKILL", point, variant)[0].wait(150) == 0:
-        return "killed: exit code 0"
+    for point in points:
+        if faulty(folder, 1, "SIGKILL", point, variant)[0].wait(150) == 0:
+            return f"killed at batch {point}: exit code 0"
     if code := faulty(folder, 1, "SIGKILL", -1, variant)[0].wait(150):
         return f"resumed: exit code {code}"
     for what, one, other in zip(("weights", "metrics"), outcome(folder), outcome(reference), strict=True):
