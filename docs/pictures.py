@@ -1,6 +1,6 @@
-"""Make the pictures of README and docs from a finished run: `python docs/pictures.py RUN`.
+"""Make the pictures of README and docs from finished runs: `python docs/pictures.py digits|generated RUN`.
 
-RUN is the folder of a run of `lab train experiment=digits`, after `lab explain run=RUN`.
+RUN is the folder of a run of `experiment=digits`, after `lab explain run=RUN`; for `generated`, of `generate_digits`.
 """
 
 import argparse
@@ -60,10 +60,10 @@ def stacked(rows: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
-def keep(picture: Image.Image, name: str) -> None:
+def keep(picture: Image.Image, name: str, colors: int = COLORS) -> None:
     """Write a picture with a small palette: a third of the bytes."""
     path = PICTURES / name
-    picture.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 
@@ -73,14 +73,18 @@ def top(picture: Image.Image, share: float) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("picture", choices=("digits", "generated"))
     parser.add_argument("run", type=Path)
-    folder = parser.parse_args().run
+    given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
 
     def figure(name: str) -> Image.Image:
-        return Image.open(folder / name).convert("RGB")
+        return Image.open(given.run / name).convert("RGB")
 
-    scores = side_by_side([curves(folder), figure("figures/test_confusion.png")], 420)
+    if given.picture == "generated":
+        keep(scaled(figure("figures/test_samples.png"), 300), "generated.png", colors=12)
+        return
+    scores = side_by_side([curves(given.run), figure("figures/test_confusion.png")], 420)
     samples = [top(figure(f"figures/{name}.png"), 0.54) for name in ("train_samples", "test_least_sure")]
     keep(stacked([scores, side_by_side(samples, 320)]), "run.png")
     keep(figure("explain/mistakes.png"), "explain.png")
