@@ -1,7 +1,7 @@
 """How the settings of the sampler change the scores of a run of flow matching: `python bench/generation.py RUN`.
 
-The run has a judge and `ema`. Each row generates the samples of `lab test` anew. The table is put in bench/generation.md
-and .json.
+The run has a judge and `ema`. Each row generates the samples of `lab test` anew. The table is put in
+bench/generation.md and .json.
 """
 
 import json

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import LBFGS, SGD, AdamW, Muon, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from lab.engine.constraints import Fraction
@@ -55,24 +56,61 @@ class CombinedOptimizer(Optimizer):
         self._share()
 
 
-class MuonAdamW(CombinedOptimizer):
-    """Muon for the hidden weight matrices and AdamW for all other parameters, as one optimizer.
+class Muon(Optimizer):
+    """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) for weight matrices and convolutions.
 
-    Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest
-    orthogonal matrix. That has no meaning for biases, norms and embeddings, and harms the output layer. The Muon of
-    torch does not support convolutions. Its step is scaled to that of AdamW (Liu et al. 2025, eq. 4), so that both use
-    the same learning rate.
+    It replaces the momentum of a matrix by the nearest orthogonal matrix. The weight of a convolution is a matrix with
+    a row for each output channel; the Muon of torch refuses it. The step is scaled to that of AdamW (Liu et al. 2025,
+    eq. 4).
+    """
+
+    def __init__(self, params: Any, lr: float, weight_decay: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        assert closure is None, "CombinedOptimizer calls the closure"
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                gradient = p.grad.flatten(1)
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(gradient)
+                buffer = self.state[p]["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                update = orthogonal(gradient.lerp(buffer, group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.reshape(p.shape), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return about the nearest orthogonal matrix, in bfloat16: five Newton-Schulz steps of Jordan's quintic."""
+    x = matrix.bfloat16()
+    if is_high := x.shape[0] > x.shape[1]:
+        x = x.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return x.T if is_high else x
+
+
+class MuonAdamW(CombinedOptimizer):
+    """Muon for the hidden matrices and convolutions, and AdamW for all other parameters, as one optimizer.
+
+    An orthogonal matrix has no meaning for biases, norms and embeddings, and harms the output layer. Both optimizers
+    use the same learning rate.
 
     Args:
-        named_params: (name, parameter) pairs. The output layer is the last matrix; embeddings have `embed` in their
-            name.
+        named_params: (name, parameter) pairs. The output layer is the last matrix or convolution; embeddings have
+            `embed` in their name.
         momentum: of Muon.
         weight_decay: decoupled, of both.
     """
 
     def __init__(self, named_params: Any, lr: float = 1e-3, weight_decay: float = 0.01, momentum: float = 0.95) -> None:
         named: list[tuple[str, Parameter]] = list(named_params)
-        matrices = [(name, p) for name, p in named if p.ndim == 2 and "embed" not in name]
+        matrices = [(name, p) for name, p in named if p.ndim > 1 and "embed" not in name]
         hidden = {name for name, _ in matrices[:-1]}
         if not hidden:
             raise UserError("error: optimizer: the net has no hidden matrix for Muon; use optimizer=adamw.")
@@ -80,7 +118,7 @@ class MuonAdamW(CombinedOptimizer):
         for name, p in named:
             groups[name in hidden].append((name, p))
         parts = [
-            Muon(groups[True], lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
+            Muon(groups[True], lr, weight_decay, momentum),
             AdamW(groups[False], lr, weight_decay=weight_decay),
         ]
         super().__init__(parts, {"lr": lr})

@@ -94,30 +94,32 @@ class TestMuon:
         layers = {"embed": nn.Embedding(7, 6), "conv": nn.Conv1d(6, 6, 3), "norm": nn.LayerNorm(6)}
         return nn.ModuleDict(layers | {"hidden": nn.Linear(6, 5), "head": nn.Linear(5, 4)})
 
-    def test_touches_hidden_matrices_only(self):
+    def test_touches_hidden_matrices_and_convolutions_only(self):
         optimizer = MuonAdamW(self.net().named_parameters(), lr=1e-3)
         muon, adamw = (group["param_names"] for group in optimizer.param_groups)
-        assert muon == ["hidden.weight"]
-        assert len(adamw) == 8
+        assert muon == ["conv.weight", "hidden.weight"]
+        assert len(adamw) == 7
 
     def test_steps_as_its_two_parts_would(self):
         net, twin = self.net(), self.net()
         together = MuonAdamW(net.named_parameters(), lr=0.01, weight_decay=0.3, momentum=0.8)  # no default of its parts
-        rest = [p for name, p in twin.named_parameters() if name != "hidden.weight"]
+        rest = [p for name, p in twin.named_parameters() if name not in ("hidden.weight", "conv.weight")]
+        filters = nn.Parameter(twin["conv"].weight.data.flatten(1))  # shares the memory
         apart = [
-            torch.optim.Muon([twin["hidden"].weight], 0.01, 0.3, 0.8, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon([twin["hidden"].weight, filters], 0.01, 0.3, 0.8, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, 0.01, weight_decay=0.3),
         ]
         for step in range(3):
             for model in (net, twin):
                 for i, p in enumerate(model.parameters()):
                     p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i))
+            filters.grad = twin["conv"].weight.grad.flatten(1)
             together.step()
             [part.step() for part in apart]
         assert all(p.equal(q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
 
     def test_refuses_a_net_without_a_hidden_matrix(self):
-        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         with pytest.raises(UserError, match="no hidden matrix for Muon"):
             MuonAdamW(net.named_parameters(), lr=0.01)
 

@@ -35,7 +35,7 @@ class UNet(nn.Module):
         size, wide = embedding_size, 2 * width
         self.frequency = nn.Buffer(1000 * 10_000 ** -(torch.arange(NUM_FREQUENCIES) / NUM_FREQUENCIES))
         self.time = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, size), nn.SiLU(), nn.Linear(size, size))
-        self.label = nn.Embedding(num_classes + 1, size)  # the last one: no class is given
+        self.label_embedding = nn.Embedding(num_classes + 1, size)  # the last one: no class is given
         self.stem = nn.Conv2d(4 * num_channels, width, 3, padding=1)
         self.down = nn.ModuleList([Block(width, width, size), Block(width, width, size)])
         self.shrink = nn.Conv2d(width, wide, 3, stride=2, padding=1)
@@ -52,9 +52,9 @@ class UNet(nn.Module):
         Where `is_given` is false, the label is not used.
         """
         angle = time[:, None] * self.frequency
-        no_label = torch.full_like(label, self.label.num_embeddings - 1)
+        no_label = torch.full_like(label, self.label_embedding.num_embeddings - 1)
         embedding = self.time(torch.cat([angle.sin(), angle.cos()], 1))
-        embedding = F.silu(embedding + self.label(torch.where(is_given, label, no_label)))
+        embedding = F.silu(embedding + self.label_embedding(torch.where(is_given, label, no_label)))
         x = self.stem(F.pixel_unshuffle(image, 2))
         skipped = []
         for block in self.down:
