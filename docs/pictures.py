@@ -82,7 +82,7 @@ def main() -> None:
         return Image.open(given.run / name).convert("RGB")
 
     if given.picture == "generated":
-        keep(scaled(figure("figures/test_samples.png"), 300), "generated.png", colors=12)
+        keep(scaled(figure("figures/test_samples.png"), 300), "generated.png", colors=32)
         return
     scores = side_by_side([curves(given.run), figure("figures/test_confusion.png")], 420)
     samples = [top(figure(f"figures/{name}.png"), 0.54) for name in ("train_samples", "test_least_sure")]

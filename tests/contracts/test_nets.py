@@ -85,7 +85,7 @@ class TestGenerationNets(NetContract):
             "is_given": torch.arange(NUM) % 2 == 0,
         }
         if isinstance(net, Decoder):
-            entries["latent"] = torch.randn(NUM, net.label.embedding_dim, generator=generator)
+            entries["latent"] = torch.randn(NUM, net.label_embedding.embedding_dim, generator=generator)
         return {name: entries[name] for name in inspect.signature(net.forward).parameters}
 
 

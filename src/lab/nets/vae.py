@@ -45,7 +45,7 @@ class Encoder(nn.Module):
     def __init__(self, num_channels: int, image_size: int, num_classes: int, num_out: int, width: int) -> None:
         super().__init__()
         side, wide = image_size // 4, 2 * width
-        self.label = nn.Embedding(num_classes, width)
+        self.label_embedding = nn.Embedding(num_classes, width)
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * num_channels, width, 3, padding=1))
         self.layers = nn.Sequential(
             nn.SiLU(),
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        return self.layers(self.stem(image) + self.label(label)[:, :, None, None])
+        return self.layers(self.stem(image) + self.label_embedding(label)[:, :, None, None])
 
 
 class Decoder(nn.Module):
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
     def __init__(self, num_channels: int, image_size: int, num_classes: int, latent_size: int, width: int) -> None:
         super().__init__()
         self.side, wide = image_size // 4, 2 * width
-        self.label = nn.Embedding(num_classes, latent_size)
+        self.label_embedding = nn.Embedding(num_classes, latent_size)
         self.first = nn.Linear(2 * latent_size, wide * self.side**2)
         self.layers = nn.Sequential(
             *normalised(wide),
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
-        x = self.first(torch.cat([latent, self.label(label)], 1))
+        x = self.first(torch.cat([latent, self.label_embedding(label)], 1))
         return self.layers(x.unflatten(1, (-1, self.side, self.side)))
 
 
