@@ -30,7 +30,7 @@ IMAGES = [
     "data.image_size=16",
 ]  # fmt: skip
 GENERATORS = {
-    task: [
+    f"generate_{task}": [
         "experiment=generate_digits",
         "data.tiny=true",
         f"task={task}",
