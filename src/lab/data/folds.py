@@ -1,4 +1,4 @@
-"""Folds of samples, as scikit-learn 1.9 draws them with `shuffle=True`: its import would take as long as that of torch."""
+"""Folds of samples, as scikit-learn 1.9 draws them with `shuffle=True`: importing it takes as long as importing torch."""
 
 from collections.abc import Sequence
 
