@@ -1,4 +1,4 @@
-"""Folds of samples, as scikit-learn 1.9 draws them with `shuffle=True`: importing it takes as long as importing torch."""
+"""Folds of samples, as scikit-learn 1.9 draws them with `shuffle=True`; to import it would take as long as torch."""
 
 from collections.abc import Sequence
 
