@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
+# Some machines forbid Python to write bytecode: each of the hundreds of processes below would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train quick test check mutants chaos proofs hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
