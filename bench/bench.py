@@ -220,8 +220,8 @@ def prepare(tmp: Path) -> None:
 def write_photographs(root: Path, num: int) -> None:
     """Write 20 crops of scikit-learn's two photographs again and again, as JPEGs of about 60 kB in three folders.
 
-    A picture of noise is decoded in half the time. In an epoch of a few steps, checkpoints and validation weigh more than
-    the images. The number at the end of a file makes it differ from its copies.
+    A picture of noise is decoded in half the time, and in an epoch of a few steps checkpoints and validation weigh
+    more. The number at the end of a file makes it differ from its copies.
     """
     random, crops = np.random.default_rng(0), []
     for i in range(20):
