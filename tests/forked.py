@@ -14,7 +14,7 @@ SERVER = multiprocessing.get_context("forkserver")
 PRELOAD = (  # a command that needs one of these would import it for itself
     "lab.train", "lab.sweep.main", "lab.verbs.tune.main", "lab.verbs.test", "lab.verbs.predict",
     "lab.verbs.export.main", "lab.verbs.explain.main", "lab.engine.cli", "lab.data.images", "lab.data.text",
-    "captum.attr", "onnx.reference", "onnxscript.optimizer", "sklearn.datasets",
+    "captum.attr", "onnx.reference", "onnxscript.optimizer",
     "tensorboard.backend.event_processing.event_accumulator", "torch.onnx._internal.exporter._core",
     "torch.utils.tensorboard", "torchvision.transforms.v2",
 )  # fmt: skip

@@ -36,7 +36,7 @@ class Rows:
 
 
 def step_losses(cfg: DictConfig, num: int, folder: Path) -> list[float]:
-    cfg.trainer.max_steps = num
+    cfg.trainer.max_steps, cfg.trainer.limit_val_batches, cfg.figures = num, 0, False
     data, task = prepare(Run(cfg))
     losses = Losses()
     trainer = build_trainer(cfg, folder)

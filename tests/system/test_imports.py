@@ -13,7 +13,8 @@ import torchvision
 
 from lab.engine.training.import_quirks import COMPILER, OPTIONAL
 
-HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "matplotlib", "sklearn", "scipy.signal")
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "matplotlib", "sklearn",
+         "scipy.signal", "scipy.sparse")  # fmt: skip
 IMPORT = """
 import sys
 from lab.engine import cli
@@ -190,7 +191,18 @@ def test_what_a_command_does_not_import_works_when_a_program_uses_it(use):
     python(IMPORT + USES[use])
 
 
-def test_a_command_imports_no_module_that_few_runs_use():
-    loaded = python(IMPORT + "print(*(name for name in sys.modules if loaded(name)))").split()
+PREPARED = """
+from lab.data import text, translation  # their splits have groups
+print(*(name for name in sys.modules if loaded(name)))
+from lab.engine.config.compose import compose_config
+from lab.sweep.pool import Pool
+Pool(1, num_gpus=0).prepare(compose_config("train", ["experiment=digits"]))
+print(*(name for name in sys.modules if loaded(name)))
+"""
+
+
+def test_a_command_imports_no_module_that_few_runs_use_and_a_sweep_those_of_its_jobs():
+    loaded, of_sweep = (set(line.split()) for line in python(IMPORT + PREPARED).splitlines())
     assert "lightning" in loaded
-    assert not set(HEAVY) & set(loaded)
+    assert not set(HEAVY) & loaded
+    assert {"lab.data.images", "lab.nets.cnn", "lab.tasks.classification", "matplotlib.figure"} <= of_sweep - loaded

@@ -3,8 +3,9 @@
 import itertools
 
 import torch
+import torch.nn.functional as F
 
-from lab.data.augment import Augment, uniform_of_epoch
+from lab.data.augment import Augment, _affine_grid, uniform_of_epoch
 
 
 class TestAugment:
@@ -54,6 +55,10 @@ class TestAugment:
         turned = min(((out - image.rot90(k, (-2, -1))).abs().max().item(), k) for k in range(4))
         assert turned[0] < 1e-5
         assert turned[1] in (1, 3)
+
+    def test_the_grid_of_an_affine_map_is_that_of_torch(self):
+        theta = torch.randn(3, 2, 3)
+        assert _affine_grid(theta, 5, 8).equal(F.affine_grid(theta, [3, 1, 5, 8], align_corners=False))
 
     def test_cutout_erases_its_square_and_no_more(self, monkeypatch):
         out = self.augmented(Augment(cutout=0.5), torch.ones(1, 2, 8, 8), torch.full((9,), 0.5), monkeypatch)

@@ -1,10 +1,13 @@
 """Samples are divided into shards, splits, groups and folds."""
 
 import itertools
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
+from lab.data.folds import group_folds, stratified_folds, stratified_group_folds
 from lab.data.samplers import shard
 from lab.data.split import fold_split, grouped_split, stratified_split
 from lab.engine.errors import UserError
@@ -38,6 +41,26 @@ def test_every_sample_is_in_one_fold_and_every_fold_has_its_share_of_each_class(
     assert set(label[inside].tolist()) == {1}
     with pytest.raises(UserError, match="no class has more than 60 samples, too few for 61 folds"):
         fold_split(label, 61, 0, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_are_those_of_scikit_learn(seed):
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+
+    random = np.random.default_rng(seed)
+    num_folds = 2 + 3 * seed
+    label = random.choice(5, 150, p=[0.4, 0.3, 0.2, 0.06, 0.04])
+    group = [f"group {number}" for number in random.integers(0, 60, 150)]
+    folds = {
+        StratifiedKFold: stratified_folds(label, num_folds, seed),
+        GroupKFold: group_folds(group, num_folds, seed),
+        StratifiedGroupKFold: stratified_group_folds(label, group, num_folds, seed),
+    }
+    for kind, fold in folds.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes with fewer samples than folds
+            splits = kind(num_folds, shuffle=True, random_state=seed).split(label, label, group)
+            assert [np.flatnonzero(fold == i).tolist() for i in range(num_folds)] == [list(part) for _, part in splits]
 
 
 def test_no_group_is_in_two_parts():

@@ -1,14 +1,13 @@
 """Splits: their names, and how samples are drawn for training, validation and test."""
 
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lab.data.folds import group_folds, stratified_folds, stratified_group_folds
 from lab.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -152,7 +151,7 @@ def grouped_split(label: Tensor, fractions: dict[str, float], seed: int, group: 
     for name, share in fractions.items():
         groups, size = [group[i] for i in rest], share * len(label)
         num_folds = max(2, min(round(len(rest) / size), len(set(groups))))
-        found = list(_folds(label[rest], num_folds, seed, groups))
+        found = _folds(label[rest], num_folds, seed, groups)
         fitting = (fold for fold in found if abs(len(fold[1]) - size) < 0.1 * size)  # a large group is in one fold
         kept, taken = next(fitting, min(found, key=lambda fold: abs(len(fold[1]) - size)))
         parts[name], rest = [rest[i] for i in taken], [rest[i] for i in kept]
@@ -172,13 +171,13 @@ def fold_split(
         UserError: there are more folds than samples of a class, or than groups.
     """
     if group is not None:
-        return _with_all_classes(label, *next(islice(_folds(label, num_folds, seed, group), fold, None)), group)
+        return _with_all_classes(label, *_folds(label, num_folds, seed, group)[fold], group)
     is_rare = label.bincount()[label] < num_folds
     rare, others = is_rare.nonzero().flatten().tolist(), (~is_rare).nonzero().flatten()
     if not len(others):
         largest = label.bincount().max()
         raise UserError(f"data: no class has more than {largest} samples, too few for {num_folds} folds.")
-    outside, inside = next(islice(_folds(label[others], num_folds, seed, None), fold, None))
+    outside, inside = _folds(label[others], num_folds, seed, None)[fold]
     return sorted([*rare, *others[outside].tolist()]), others[inside].tolist()
 
 
@@ -193,19 +192,17 @@ def _with_all_classes(
     return sorted([*train, *(i for i in part if group[i] in moved)]), [i for i in part if group[i] not in moved]
 
 
-def _folds(
-    label: Tensor, num_folds: int, seed: int, group: Sequence[str] | None
-) -> Iterator[tuple[list[int], list[int]]]:
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
-
+def _folds(label: Tensor, num_folds: int, seed: int, group: Sequence[str] | None) -> list[tuple[list[int], list[int]]]:
+    """Sample indices outside and inside each fold."""
     count = label.bincount()
     if group is not None and len(set(group)) < num_folds:
         raise UserError(f"data: there are {len(set(group))} groups, too few for {num_folds} folds.")
     if count.max() < num_folds:
         raise UserError(f"data: no class has more than {count.max()} samples, too few for {num_folds} folds.")
-    grouped = GroupKFold if count.count_nonzero() == 1 else StratifiedGroupKFold  # the latter may take hours
-    kind = StratifiedKFold if group is None else grouped
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with fewer samples than folds: their groups stay whole
-        for outside, inside in kind(num_folds, shuffle=True, random_state=seed).split(label, label, group):
-            yield outside.tolist(), inside.tolist()
+    if group is None:
+        fold = stratified_folds(label.numpy(), num_folds, seed)
+    elif count.count_nonzero() == 1:  # faster
+        fold = group_folds(group, num_folds, seed)
+    else:
+        fold = stratified_group_folds(label.numpy(), group, num_folds, seed)
+    return [((fold != i).nonzero()[0].tolist(), (fold == i).nonzero()[0].tolist()) for i in range(num_folds)]

@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from lab.data.base import Data
 from lab.data.batches import Batches
 from lab.data.data_report import digest, fingerprint
 from lab.data.facts import Facts
+from lab.data.folds import numbered
 from lab.data.text import EncodedTexts, Ragged, VocabSize, emoji_names
 from lab.engine.constraints import Share
 from lab.engine.errors import UserError
@@ -150,17 +149,19 @@ class EmojiTranslations(TranslationData):
 
 def related(pairs: Sequence[Pair]) -> list[str]:
     """A group for each pair: pairs with the same source or the same target are connected; a group is a component."""
-    sides = [_numbered(side) for side in zip(*pairs, strict=True)]
-    source, target = sides[0], sides[1] + sides[0].max() + 1
-    edges = coo_array((np.ones(len(pairs)), (source, target)), shape=(target.max() + 1,) * 2)
-    _, group = connected_components(edges, directed=False)
-    return list(map(str, group[source].tolist()))
+    sides = [numbered(side).tolist() for side in zip(*pairs, strict=True)]
+    offset = len(pairs)  # added to the numbers of targets
+    parent = list(range(2 * len(pairs)))  # of each text: a connected text with a smaller number, or, at a root, itself
 
+    def root(text: int) -> int:
+        while parent[text] != text:
+            parent[text] = text = parent[parent[text]]
+        return text
 
-def _numbered(texts: Sequence[str]) -> np.ndarray:
-    """A number for each text, in alphabetical order. In an array, each would take the memory of the longest."""
-    number = {text: i for i, text in enumerate(sorted(set(texts)))}
-    return np.array([number[text] for text in texts])
+    for source, target in zip(*sides, strict=True):
+        a, b = root(source), root(target + offset)
+        parent[max(a, b)] = min(a, b)
+    return list(map(str, np.unique([root(source) for source in sides[0]], return_inverse=True)[1].tolist()))
 
 
 def _encoded(pairs: Sequence[Pair], source: TextTokenizer, target: TextTokenizer) -> EncodedTexts:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_average_precision,
@@ -121,6 +122,8 @@ def reliability(probability: Tensor, label: Tensor, num_bins: int = 10) -> Figur
     above.legend(loc="lower right", fontsize=8)
     below.bar(middle, num, 0.9 / num_bins, color=GREY)
     below.set(xlabel="probability of the predicted class", ylabel="samples", yscale="log", ylim=(0.7, None))
+    below.yaxis.set_major_formatter("{x:g}")  # 10, without the powers that matplotlib typesets as formulas
+    below.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 

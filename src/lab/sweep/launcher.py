@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from omegaconf import DictConfig
+
 from lab.engine.errors import PRUNED
 from lab.engine.folder import CONFIG
 
@@ -65,6 +67,9 @@ class Launcher(ABC):
         self.num_slots = num_slots
         self.running: list[Job] = []
         self.stopping = False
+
+    def prepare(self, cfg: DictConfig) -> None:  # noqa: B027  a launcher may do nothing
+        """Called once before the first job, with its config."""
 
     def has_room(self) -> bool:
         return len(self.running) < self.num_slots

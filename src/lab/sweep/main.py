@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = _first_config(overrides)
     torch.set_num_threads(1)  # a forked job would wait for threads that exist before the fork only
     strategy, launcher = _build(cfg, overrides, folder, words)
+    launcher.prepare(cfg)
     board = Board(folder, strategy.varied, cfg)
     lock.wait_for(folder)
     near_limit = False

@@ -1,7 +1,7 @@
 """`launcher=local`: the jobs run on this machine, each in a process group forked from the sweep's process.
 
-The sweep's process has imported everything, so a job starts fast. Jobs are isolated from each other: a crash, a signal,
-an out-of-memory error or a changed global affects one job. No job outlives the sweep's process.
+The sweep's process has imported what the jobs use, so a job starts fast. Jobs are isolated from each other: a crash, a
+signal, an out-of-memory error or a changed global affects one job. No job outlives the sweep's process.
 """
 
 import atexit
@@ -12,8 +12,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
+from omegaconf import DictConfig
 
 from lab import train
 from lab.engine import cli, lock, timing
@@ -55,6 +57,14 @@ class Pool(Launcher):
         self.work = work
         self.cores = _shares(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], num_slots)
         self.gpus = _shares(_visible(torch.cuda.device_count() if num_gpus is None else num_gpus), num_slots)
+
+    def prepare(self, cfg: DictConfig) -> None:
+        """Import the modules of lab that the jobs use: a job is forked, and imports none of them again."""
+        modules = [str(cfg[key]._target_).rpartition(".")[0] for key in ("data", "net", "task")]
+        for name in [*modules, *(["lab.figures.page"] if cfg.figures else [])]:
+            if name.startswith("lab."):
+                with contextlib.suppress(ImportError):  # of an optional package, which the job reports
+                    import_module(name)
 
     def _start(self, job: Job) -> None:
         job.slot = min(set(range(self.num_slots)) - {other.slot for other in self.running})

@@ -35,8 +35,6 @@ def repeated(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
         if many := [o.input_line for o in several if o.key_or_group in replaced]:
             fail([f"{many[0]}: seeds={cfg.seeds} already sets the seeds; remove one of the two"])
     if cfg.cv is not None and cfg.fold is None:
-        import sklearn.model_selection  # noqa: F401  # the jobs are forked, so it is imported only once
-
         words.append(f"fold=range(0,{cfg.cv})")
     return [*(o for o in overrides if o.key_or_group not in replaced), *parse_overrides(words)]
 

@@ -17,7 +17,7 @@ from lab.data.views import ShownSamples
 from lab.engine import draws
 from lab.engine.config.signatures import NAMED
 from lab.engine.errors import UserError
-from lab.engine.training.lightning_quirks import forget_schedule_length, is_logging_step, keep_memory_format
+from lab.engine.training import lightning_quirks as quirks
 from lab.features.base import Feature
 from lab.metrics.epoch import EpochMetrics, gathered_by_process
 from lab.tasks.optimizers import NamedOptimizers, build_optimizer, build_schedule, num_steps
@@ -41,7 +41,7 @@ class Step:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Task(L.LightningModule):
+class Task(quirks.QuickHookNames, L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`; everything else has a default.
 
     `step(batch, stage)` computes the loss of a batch, differentiable in training. It runs in train mode for "train",
@@ -119,7 +119,7 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
-        keep_memory_format(optimizer)
+        quirks.keep_memory_format(optimizer)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": self.optimizer_state})
         schedule = build_schedule(self.scheduler, optimizer, self.parameters_of(), lambda: num_steps(self.trainer))
@@ -162,7 +162,7 @@ class Task(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self._step(batch, "train")
         loss, self.step_losses = step.loss, step.parts
-        if is_logging_step(self.trainer):
+        if quirks.is_logging_step(self.trainer):
             self.log("loss", loss.detach(), prog_bar=True)
         return loss if self.weight is None else loss * self.weight
 
@@ -247,5 +247,5 @@ class Task(L.LightningModule):
         checkpoint["epoch_so_far"] = gathered_by_process(self.metrics.training_state(), self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        forget_schedule_length(checkpoint["lr_schedulers"])  # the config may have changed the length of the run
+        quirks.forget_schedule_length(checkpoint["lr_schedulers"])  # the config may have changed the length
         self.metrics.restore_training(checkpoint["epoch_so_far"], self.trainer.global_rank, self.trainer.world_size)
