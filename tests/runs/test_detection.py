@@ -104,12 +104,12 @@ def test_a_detector_of_torchvision():
     net = TorchvisionDetection(1, 64, 2, "ssdlite320_mobilenet_v3_large")
     image = torch.rand(2, 1, 64, 64)
     boxes, label = torch.tensor([[[5.0, 5, 40, 40], [0, 0, 0, 0]]] * 2), torch.tensor([[1, -1], [-1, -1]])
-    parts = net.losses(image, boxes, label)
+    parts, _ = net.losses(image, boxes, label)
     sum(parts.values()).backward()
     assert next(net.parameters()).grad.abs().sum() > 0
     net.eval()
     with torch.no_grad():
-        one, other = (net.losses(image, boxes, label) for _ in range(2))
+        one, other = (net.losses(image, boxes, label)[0] for _ in range(2))
         found, logits = net(image)
     assert not any(module.training for module in net.modules())
     assert all(one[name].equal(other[name]) for name in one)
