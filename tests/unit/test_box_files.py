@@ -154,5 +154,5 @@ def test_the_size_of_the_input_follows_the_objects(tmp_path):
 
     assert chosen_size([Fake(300, 1000)] * 9) == 128  # large objects
     assert chosen_size([Fake(60, 1000)] * 9) == 256
-    assert chosen_size([Fake(10, 1000)] * 9) == 512
+    assert chosen_size([Fake(10, 1000)] * 9) == 320
     assert chosen_size([Fake(10, 200)] * 9) == 192
