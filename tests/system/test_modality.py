@@ -58,6 +58,7 @@ MODALITIES = {
         "conf/task/detection.yaml",
         "conf/experiment/{detect,detect_digits}.yaml",
         "docs/detection.md",
+        "bench/detection.py",
         "tests/box_data.py",
         "tests/unit/{test_box_files,test_boxes}.py",
         "tests/runs/test_detection.py",
