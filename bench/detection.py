@@ -98,7 +98,7 @@ def main(folder: str) -> None:
         )
         rounds["loss and assignment ÷ step"].append(spent["loss"] / spent["step"])
         for stage, part in (("val", "score (map, map_50)"), ("test", "score (all)")):
-            rounds[f"{part} ÷ prediction of {len(pictures)} pictures"].append(
+            rounds[f"{part} ÷ prediction of {len(data.splits['test'])} pictures"].append(
                 seconds[part] / seconds["predict " + stage]
             )
     for what, values in rounds.items():
