@@ -1,6 +1,7 @@
-"""Make the pictures of README and docs from finished runs: `python docs/pictures.py digits|generated RUN`.
+"""Make a picture of README and docs from a finished run: `python docs/pictures.py digits|generated|detection RUN`.
 
-RUN is the folder of a run of `experiment=digits`, after `lab explain run=RUN`; for `generated`, of `generate_digits`.
+RUN is the folder of a run of `experiment=digits`, after `lab explain run=RUN`; of `generate_digits`; or of
+`detect_digits`.
 """
 
 import argparse
@@ -8,8 +9,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
 
+from lab import runs
+from lab.features.boxes import draw_boxes
 from lab.figures.page import BLUE, ORANGE, axes_of_curves, save
 
 PICTURES = Path(__file__).with_name("pictures")
@@ -71,12 +75,38 @@ def top(picture: Image.Image, share: float) -> Image.Image:
     return picture.crop((0, 0, picture.width, round(picture.height * share)))
 
 
+@torch.no_grad()
+def detections(folder: Path) -> Image.Image:
+    """Four test scenes: the true boxes above, the boxes that the net finds below."""
+    _, data, task = runs.load(folder, test_split=True)
+    batch = data.splits["test"].__getitems__(range(4))
+    found = task.predict_step(data.on_after_batch_transfer(batch), 0)
+    true = {
+        "found_boxes": batch["boxes"],
+        "found_label": batch["box_label"],
+        "score": (batch["box_label"] >= 0).float(),
+    }
+    rows = []
+    for each in (true, found):
+        arrays = {name: values.numpy() for name, values in each.items()}
+        pictures = []
+        for i, (image, original) in enumerate(zip(batch["image"].numpy(), batch["original"].numpy(), strict=True)):
+            kept = (arrays["found_label"][i] >= 0) & (arrays["score"][i] >= task.threshold)
+            boxes, kind, score = (arrays[name][i][kept] for name in ("found_boxes", "found_label", "score"))
+            texts = [f"{k} {s:.2f}" if each is found else str(k) for k, s in zip(kind, score, strict=True)]
+            pictures.append(draw_boxes(image, original, boxes, kind, texts))
+        rows.append(side_by_side(pictures, 240))
+    return stacked(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("picture", choices=("digits", "generated"))
+    parser.add_argument("picture", choices=("digits", "generated", "detection"))
     parser.add_argument("run", type=Path)
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
+    if given.picture == "detection":
+        return detections(given.run).save(PICTURES / "detection.jpg", quality=85, subsampling=0)  # noise has many colours
 
     def figure(name: str) -> Image.Image:
         return Image.open(given.run / name).convert("RGB")

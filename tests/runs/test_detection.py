@@ -1,25 +1,31 @@
 """Runs of object detection: learning, predictions in original pixels, explanations, an exported file, torchvision."""
 
+import asyncio
+import base64
 import csv
 import io
 import json
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from lab import train
 from lab.data.box_files import write_tiny
 from lab.engine.config.compose import compose_config
 from lab.engine.training.lightning_quirks import filter_warnings
+from lab.features.boxes import COLOURS, EDGES
 from lab.nets.torchvision_detection import TorchvisionDetection
 from lab.verbs.explain import main as explain
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
+from lab.verbs.predictor import from_config
+from lab.verbs.serve.server import build
 
-WORDS = ["trainer=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=25", "data.image_size=64", "ema=null"]
+WORDS = ["trainer=cpu", "trainer.enable_progress_bar=false", "trainer.max_steps=75", "data.image_size=64", "ema=null"]
 NET = ["net.widths=[8,8,16,16,16]", "net.width=16", "optimizer.lr=0.01", "data.batch_size=8", "data.augment=null"]
 
 
@@ -31,7 +37,7 @@ def run(once) -> Path:
         filter_warnings()
         (folder / "boxes").mkdir(parents=True)
         write_tiny(folder / "boxes")
-        words = [*WORDS, *NET, f"run={folder}/run", f"data.root={folder}/boxes", "trainer.check_val_every_n_epoch=25"]
+        words = [*WORDS, *NET, f"run={folder}/run", f"data.root={folder}/boxes"]
         train.main(compose_config("train", ["experiment=detect", *words]))
         export.main(compose_config("export", [f"run={folder}/run"]))
 
@@ -74,7 +80,7 @@ def test_predictions_are_rows_in_pixels_of_the_original(model, run, tmp_path, mo
     assert list(rows[0]) == ["path", "picture", "class", "score", "x1", "y1", "x2", "y2", "error"]
     of = {name: [row for row in rows if row["path"].endswith(f"{name}.png")] for name in "abc"}
     boxes = {
-        name: {row["class"]: np.array([float(row[edge]) for edge in ("x1", "y1", "x2", "y2")]) for row in each}
+        name: {row["class"]: np.array([float(row[edge]) for edge in EDGES]) for row in each}
         for name, each in of.items() if name != "c"
     }  # fmt: skip
     content = json.loads((run / "boxes/boxes.json").read_text())
@@ -86,6 +92,29 @@ def test_predictions_are_rows_in_pixels_of_the_original(model, run, tmp_path, mo
     assert [(row["class"], row["error"]) for row in of["c"]] == [("", "")]
     with Image.open(tmp_path / of["a"][0]["picture"]) as drawn:
         assert drawn.size == (480, 360)
+
+
+def test_the_server_draws_the_boxes_on_the_picture(run):
+    """The page shows this file. The edges of each box have the colour of its class."""
+
+    async def ask() -> dict:
+        cfg = compose_config("serve", [f"model={run}/run/model.onnx"])
+        app = build(cfg, from_config(cfg), "boxes", {"localhost"})
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as client:
+            sent = {"content": (run / "boxes/03.png").read_bytes(), "headers": {"Content-Type": "image/png"}}
+            return (await client.post("http://localhost/predict", **sent)).json()
+
+    answer = asyncio.run(ask())
+    kind, content = answer["picture"].split(",", 1)
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as drawn:
+        assert drawn.size == (480, 360)
+        assert {row["class"] for row in answer["top"]} == {"tall", "wide"}
+        row = answer["top"][-1]  # no other box covers its edges
+        x1, y1, x2, y2 = (7.5 * row[edge] for edge in EDGES)
+        expected = ImageColor.getrgb(COLOURS[["tall", "wide"].index(row["class"])])
+        assert [drawn.getpixel(at) for at in ((x1 + 1, (y1 + y2) / 2), ((x1 + x2) / 2, y2 - 2))] == [expected] * 2
 
 
 def test_pixels_of_the_objects_are_explained(run, tmp_path, monkeypatch):
@@ -104,12 +133,12 @@ def test_a_detector_of_torchvision():
     net = TorchvisionDetection(1, 64, 2, "ssdlite320_mobilenet_v3_large")
     image = torch.rand(2, 1, 64, 64)
     boxes, label = torch.tensor([[[5.0, 5, 40, 40], [0, 0, 0, 0]]] * 2), torch.tensor([[1, -1], [-1, -1]])
-    parts = net.losses(image, boxes, label)
+    parts, _ = net.losses(image, boxes, label)
     sum(parts.values()).backward()
     assert next(net.parameters()).grad.abs().sum() > 0
     net.eval()
     with torch.no_grad():
-        one, other = (net.losses(image, boxes, label) for _ in range(2))
+        one, other = (net.losses(image, boxes, label)[0] for _ in range(2))
         found, logits = net(image)
     assert not any(module.training for module in net.modules())
     assert all(one[name].equal(other[name]) for name in one)

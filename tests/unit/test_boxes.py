@@ -13,8 +13,8 @@ from lab.features.letterbox import Letterbox
 from lab.features.read_image import fitted
 from lab.figures.detection import KINDS, errors
 from lab.metrics.detection import MeanAveragePrecision, average_precision
+from lab.nets.assignment import assign, losses
 from lab.nets.detector import centres
-from lab.tasks.assignment import assign, losses
 from lab.tasks.detection import to_original
 from lab.tasks.suppression import suppress
 from lab.testing import FeatureContract

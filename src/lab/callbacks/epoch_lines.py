@@ -9,8 +9,11 @@ from lab.engine.runs.summary import duration
 class EpochLines(Callback):
     """Prints a line for each epoch where no progress bar is drawn.
 
-    The line is printed when the next epoch starts: the epoch's metrics are known then.
+    The line is printed when the next epoch starts: the epoch's metrics are known then. It has the metrics of validation
+    only if the epoch had one.
     """
+
+    validated = False
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.begin = self.start = time.monotonic()
@@ -22,16 +25,20 @@ class EpochLines(Callback):
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._print(trainer)
 
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self.validated = True
+
     def _print(self, trainer: Trainer) -> None:
         if trainer.current_epoch == self.epoch:
             return
         now = time.monotonic()
         self.epoch, seconds, self.start = trainer.current_epoch, now - self.start, now
+        stages, self.validated = ("train/", "val/") if self.validated else ("train/",), False
         if not trainer.is_global_zero:
             return
         limit = trainer.max_epochs or -1
         number = f"{self.epoch}/{limit}" if limit > 0 else str(self.epoch)
-        values = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
+        values = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(stages)}
         parts = [f"epoch {number}", *(f"{name} {value.item():.4f}" for name, value in sorted(values.items()))]
         parts.append(duration(seconds))
         if remaining := self._remaining(trainer, now):

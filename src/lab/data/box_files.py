@@ -26,7 +26,7 @@ from lab.engine.files import expanded
 from lab.features.letterbox import Letterbox
 from lab.features.read_image import fitted, read_letterboxed
 
-SMALLEST, LARGEST, STEP = 128, 512, 32  # pixels of `image_size` if it is chosen from the data
+SMALLEST, LARGEST, STEP = 128, 320, 32  # pixels of `image_size` if it is chosen from the data
 OBJECT = 16  # pixels that nine in ten objects should have then
 
 
@@ -39,7 +39,7 @@ class BoxFiles(BoxData):
     Args:
         root: a folder with the pictures and the boxes, or a file with boxes next to the pictures.
         image_size: the longer side of a picture is resized to this number of pixels, a multiple of 32. null: nine in
-            ten objects get 16 pixels or more, with 128 to 512 pixels for the picture.
+            ten objects get 16 pixels or more, with 128 to 320 pixels for the picture.
         num_channels: 3: colour; 1: greyscale.
         val_fraction: share of the pictures in the validation split, if the files have none.
         test_fraction: share of the pictures in the test split, if the files have none.

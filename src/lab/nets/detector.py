@@ -8,34 +8,45 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from lab.engine.constraints import FiveWidths
+from lab.nets import assignment
 
 RARE = -4.6  # the first logit of a class: a probability of 0.01 (Lin et al. 2017, section 4.1)
+Candidates = tuple[Tensor, Tensor]  # (B, A, 4) boxes and (B, A, K) logits
 
 
 class DetectionNet(nn.Module, ABC):
-    """What `lab.tasks.detection.Detection` expects of a net.
+    """What `lab.tasks.detection.Detection` expects of a net: candidates for the boxes of a picture, and a loss."""
 
-    `strides` has the pixels between neighbouring cells of each feature map. The candidates A are the cells of all
-    feature maps, in the order of `strides`, each row by row. If `strides` is empty, the candidates have no place, and
-    the net is a `LossNet`.
+    @abstractmethod
+    def forward(self, image: Tensor) -> Candidates:
+        """(B, C, S, S) image -> (B, A, 4) float32 boxes in pixels of the image, and (B, A, num_classes) logits."""
+
+    @abstractmethod
+    def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Candidates | None]:
+        """The parts of the loss, each a mean over pictures and objects, and the candidates if they are known then.
+
+        Args:
+            image: (B, C, S, S).
+            boxes: (B, N, 4) of the objects.
+            label: (B, N) classes of the objects; -1 is padding.
+        """
+
+
+class AnchorFree(DetectionNet):
+    """A net whose candidates A are the cells of its feature maps, in the order of `strides`, each map row by row.
+
+    `strides` has the pixels between neighbouring cells of each feature map.
     """
 
     strides: tuple[int, ...]
 
-    @abstractmethod
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, S, S) image -> (B, A, 4) float32 boxes in pixels of the image, and (B, A, num_classes) logits."""
+    def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Candidates | None]:
+        """The parts `class` and `box` of `lab.nets.assignment.losses`."""
+        found, logits = self(image)
+        return assignment.losses(found, logits, centres(image, self.strides), boxes, label), (found, logits)
 
 
-class LossNet(DetectionNet):
-    """A detection net with a loss of its own, such as those of torchvision."""
-
-    @abstractmethod
-    def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """(B, N, 4) boxes and (B, N) classes, -1 for padding -> parts of the loss, each a mean over the batch."""
-
-
-class Detector(DetectionNet):
+class Detector(AnchorFree):
     """A small residual net with one feature map of stride 8, to which coarser maps are added (Lin et al. 2016).
 
     Each cell has a logit for each class and the distances to the four edges of its object, as in FCOS (Tian et al.
@@ -69,7 +80,7 @@ class Detector(DetectionNet):
         self.kind = nn.Sequential(convolution(width, width), head(width, num_classes, RARE))
         self.edges = nn.Sequential(convolution(width, width), head(width, 4, 0.7))  # e^0.7 = 2 cells to each edge
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Candidates:
         x = self.stem(image)
         maps = [x := stage(x) for stage in self.stages]
         joint = self.laterals[-1](maps[-1])

@@ -8,13 +8,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 from torchvision.models import detection
 
-from lab.nets.detector import LossNet
+from lab.nets.detector import Candidates, DetectionNet
 
 MOST = 100  # boxes of a picture
 SURE = 1e-6  # scores are clamped to [SURE, 1 - SURE], which have finite logits
 
 
-class TorchvisionDetection(LossNet):
+class TorchvisionDetection(DetectionNet):
     """A detector of torchvision, with its own loss and its own suppression of near duplicates.
 
     Its classes are 1 to N, and 0 is background; here they are 0 to N - 1. Pretrained weights are kept where their
@@ -24,8 +24,6 @@ class TorchvisionDetection(LossNet):
         name: as in `torchvision.models.list_models(module=torchvision.models.detection)`.
         weights: as `torchvision.models.get_model` takes them: null, DEFAULT, COCO_V1.
     """
-
-    strides = ()
 
     def __init__(
         self,
@@ -55,7 +53,7 @@ class TorchvisionDetection(LossNet):
         fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
         self.model.load_state_dict(fitting, strict=False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Candidates:
         """The boxes that torchvision returns. A candidate has a logit for its class only; others are -inf."""
         with _mode(self.model, False):
             found = self.model(list(image.expand(-1, 3, -1, -1)))
@@ -68,16 +66,16 @@ class TorchvisionDetection(LossNet):
             boxes[i, row], logits[i, row, kind] = each["boxes"][kept].float(), score.logit()
         return boxes, logits
 
-    def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> tuple[dict[str, Tensor], None]:
         """The losses of torchvision. In evaluation, the anchors that they sample are the same in every call."""
         targets = [{"boxes": b[k >= 0], "labels": k[k >= 0] + 1} for b, k in zip(boxes, label, strict=True)]
         pictures = list(image.expand(-1, 3, -1, -1))
         if self.training:
-            return dict(self.model(pictures, targets))
+            return dict(self.model(pictures, targets)), None
         devices = [image.device] if image.is_cuda else []
         with torch.random.fork_rng(devices), _mode(self.model, True):
             torch.manual_seed(0)
-            return dict(self.model(pictures, targets))
+            return dict(self.model(pictures, targets)), None
 
 
 @contextmanager

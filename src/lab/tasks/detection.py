@@ -13,8 +13,7 @@ from lab.engine.constraints import Fraction, Share
 from lab.features.base import Feature
 from lab.features.boxes import Detections
 from lab.metrics.detection import MeanAveragePrecision
-from lab.nets.detector import LossNet, centres
-from lab.tasks import assignment
+from lab.nets.detector import Candidates
 from lab.tasks.base import Stage, Step, Task
 from lab.tasks.suppression import select
 
@@ -26,7 +25,7 @@ class Detection(Task):
     Boxes are scored in pixels of the original pictures.
 
     Args:
-        box_weight: of the loss of the boxes (generalised IoU; Rezatofighi et al. 2019); that of the classes has 1.
+        box_weight: of the part `box` of the loss (generalised IoU; Rezatofighi et al. 2019). Other parts have 1.
         max_boxes: the largest number of boxes that are found in a picture.
         max_iou: of two boxes of a class that overlap more, only the one with the higher score is kept.
         threshold: `lab predict` and figures show boxes with at least this score. Metrics use all boxes.
@@ -56,35 +55,25 @@ class Detection(Task):
     def step(self, batch: Batch, stage: Stage) -> Step:
         image, true_boxes, crowd = batch["image"], batch["boxes"], batch["box_crowd"]
         label = batch["box_label"].where(crowd == 0, -1)
-        if isinstance(self.net, LossNet):
-            parts = self.net.losses(image, true_boxes, label)
-            loss = sum(parts.values(), torch.zeros((), device=image.device))
-            found = None if stage == "train" else self(batch)
-        else:
-            found = self(batch)
-            boxes, logits = found
-            parts = assignment.losses(boxes, logits, centres(image, self.net.strides), true_boxes, label)
-            loss = parts["class"] + self.box_weight * parts["box"]
-        if found is None or stage == "train":
+        parts, candidates = self.net.losses(image, true_boxes, label)
+        loss = torch.stack([part * (self.box_weight if name == "box" else 1) for name, part in parts.items()]).sum()
+        if stage == "train":
             return Step(loss, parts)
         true = {
             "true_boxes": to_original(true_boxes, batch["original"], image.shape[-1]),
             "true_label": batch["box_label"],
             "true_crowd": crowd,
         }
-        return Step(
-            loss, parts, self._found(found, batch) | true | {name: batch[name] for name in ("original", "index")}
-        )
+        known = {name: batch[name] for name in ("original", "index")}
+        return Step(loss, parts, self._found(candidates or self(batch), batch) | true | known)
 
-    def _found(self, candidates: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _found(self, candidates: Candidates, batch: Batch) -> dict[str, Tensor]:
         side = batch["image"].shape[-1]
         boxes, score, label = select(*candidates, side, self.max_boxes, self.max_iou)
         return {"found_boxes": to_original(boxes, batch["original"], side), "score": score, "found_label": label}
 
     def size(self, batch: Batch) -> Any:
-        """Pictures and objects: see `lab.tasks.assignment.losses`."""
-        if isinstance(self.net, LossNet):
-            return super().size(batch)
+        """Pictures and objects."""
         return len(batch["index"]) + ((batch["box_label"] >= 0) & (batch["box_crowd"] == 0)).sum()
 
     @property

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lab.tasks.assignment import pair_iou
+from lab.nets.assignment import pair_iou
 
 NUM_CANDIDATES = 3  # for each box that is returned
 ROUNDS = 16
