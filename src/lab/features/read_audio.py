@@ -80,7 +80,7 @@ def read_audio(content: bytes, sample_rate: int, max_seconds: float, most: float
             raise ValueError("it has samples that are NaN or infinite")
         seconds = len(mono) / rate
         middle = _middle(mono, max(1, int(max_seconds * rate)))
-        waveform = _middle(_resampled(middle, rate, sample_rate), max(1, int(max_seconds * sample_rate)))
+        waveform = _middle(resampled(middle, rate, sample_rate), max(1, int(max_seconds * sample_rate)))
     return Clip(np.ascontiguousarray(waveform), rate, seconds, _is_truncated(content))
 
 
@@ -99,13 +99,14 @@ def _middle(waveform: np.ndarray, most: int) -> np.ndarray:
     return waveform[start : start + most]
 
 
-def _resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+def resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """(T,) waveform at `rate` -> (T',) at `sample_rate`; a clip of one sample stays one."""
     if rate == sample_rate:
         return waveform
     import soxr  # takes 0.2 s, and few files need it
 
-    resampled: np.ndarray = soxr.resample(waveform, rate, sample_rate)
-    return resampled if len(resampled) else waveform[:1]  # a clip of one sample
+    changed: np.ndarray = soxr.resample(waveform, rate, sample_rate)
+    return changed if len(changed) else waveform[:1]
 
 
 def _is_truncated(content: bytes) -> bool:
