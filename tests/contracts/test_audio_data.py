@@ -143,7 +143,7 @@ def test_a_folder_that_is_none_is_named(folder, tmp_path, make, message):
 
 class TestSpokenDigits:
     def data(self, compose, *more):
-        return read_data(compose("experiment=speech_commands", "data.tiny=true", *more))
+        return read_data(compose("experiment=spoken_digits", "data.tiny=true", *more))
 
     def test_each_fold_leaves_a_speaker_out(self, compose):
         speakers = []
@@ -166,13 +166,13 @@ class TestSpokenDigits:
     def test_other_files_are_refused(self, compose):
         root = tiny_audio.spoken_digits()
         with pytest.raises(UserError, match="is not the Free Spoken Digit Dataset"):
-            read_data(compose("experiment=speech_commands", f"data.root={root}"))
+            read_data(compose("experiment=spoken_digits", f"data.root={root}"))
 
     def test_it_is_downloaded_once_and_verified(self, compose, tmp_path, monkeypatch):
         source = tiny_audio.spoken_digits()
         packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", source.parent, source.name)
         monkeypatch.setattr(spoken_digits, "URL", f"file://{packed}")
-        words = ("experiment=speech_commands", f"data.root={tmp_path}/root")
+        words = ("experiment=spoken_digits", f"data.root={tmp_path}/root")
         with pytest.raises(UserError, match="could not be downloaded .the archive has another content than expected."):
             read_data(compose(*words))
         assert not list((tmp_path / "root").iterdir())
@@ -185,7 +185,7 @@ class TestSpokenDigits:
     def test_without_a_network_the_line_tells_what_to_do(self, compose, tmp_path, monkeypatch):
         monkeypatch.setattr(spoken_digits, "URL", "file:///none")
         with pytest.raises(UserError, match=r"could not be downloaded .*set data.root=PATH") as error:
-            read_data(compose("experiment=speech_commands", f"data.root={tmp_path}/none"))
+            read_data(compose("experiment=spoken_digits", f"data.root={tmp_path}/none"))
         assert len(str(error.value).splitlines()) == 1
 
 

@@ -6,6 +6,7 @@ A new process that speaks the same words in the same order makes the same sample
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def spoken(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
 
 
 def synthesise(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
-    """As `spoken`, in this process.
+    """As `spoken`, in this process, whose working directory changes.
 
     Raises:
         ValueError: eSpeak NG cannot read its data, or has no such voice.
@@ -79,6 +80,7 @@ def synthesise(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
     import espeakng_loader
 
     library, data, parts = ctypes.CDLL(espeakng_loader.get_library_path()), espeakng_loader.get_data_path(), []
+    os.chdir(Path(data).parent)  # eSpeak NG cuts paths after 160 characters
 
     def take(samples: "ctypes._Pointer[ctypes.c_short]", num: int, events: int) -> int:
         if num > 0:
@@ -87,7 +89,7 @@ def synthesise(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
 
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     callback, clips = kind(take), []
-    if (sample_rate := library.espeak_Initialize(RETRIEVE, 0, data.encode(), 0)) <= 0:
+    if (sample_rate := library.espeak_Initialize(RETRIEVE, 0, b".", 0)) <= 0:
         raise ValueError(f"it cannot read {data}")
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices have noise
     library.espeak_SetSynthCallback(callback)
