@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 UV := uv==0.13.9
+# Some machines forbid Python to write bytecode: each of the hundreds of processes below would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train quick test check mutants chaos proofs hostile names audit bench bench-accuracy bench-sweep bench-words bench-gpu lock clean
 train: $(READY)
@@ -76,9 +78,6 @@ lock: $(READY)
 clean:
 	rm -rf .venv dist .*_cache
 
-# uv compiles no bytecode, and where Python may not write it, each start would compile these packages anew.
-SLOW_SOURCES := $(addprefix .venv/lib/python3*/site-packages/,scipy sklearn joblib)
-
 # uv, if it can be installed: pip takes five times as long for the same packages.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("lab needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12")'
@@ -86,8 +85,7 @@ $(READY): requirements.lock pyproject.toml
 	@if $(BIN)/pip install -q $(UV) 2>/dev/null; then \
 		echo "installing with uv"; \
 		export VIRTUAL_ENV=.venv; \
-		$(BIN)/uv pip install -q --require-hashes -r requirements.lock && $(BIN)/uv pip install -q --no-deps --no-build-isolation -e . && \
-		$(BIN)/python -m compileall -q -j 2 $(SLOW_SOURCES) || true; \
+		$(BIN)/uv pip install -q --require-hashes -r requirements.lock && $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .; \
 	else \
 		echo "installing with pip: a minute or two"; \
 		$(BIN)/pip install -q --require-hashes -r requirements.lock && $(BIN)/pip install -q --no-deps --no-build-isolation -e .; \

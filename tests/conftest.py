@@ -83,6 +83,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="rewrite golden.json instead of comparing with it")
 
 
+def pytest_make_collect_report() -> None:
+    """Import as `lab` does, before the first test module: the quick tests need few of the modules left out."""
+    if "lightning" not in sys.modules:
+        from lab.engine.training.import_quirks import light_imports
+
+        with light_imports():
+            pass
+
+
 def pytest_collection_finish() -> None:
     """Use one thread, and exempt all modules from garbage collection, which saves a tenth of all tests' time."""
     import torch

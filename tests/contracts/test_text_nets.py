@@ -100,17 +100,6 @@ class TestRecurrent:
         net(token)
         torch.testing.assert_close(kept[0], both(net.embedding(token))[0])
 
-    @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's own, of what it restores
-    @pytest.mark.filterwarnings("ignore:_check_is_size")  # its own, in a process that has made an ONNX file of a GRU
-    def test_it_is_exported(self, cell):
-        net, token = Recurrent(3, 20, cell, ngrams=4).eval(), torch.randint(1, 20, (3, 8))
-        token[1, 2:] = 0
-        shapes = {"token": {0: torch.export.Dim("batch", min=1)}}
-        with torch.no_grad():
-            exported = torch.export.export(net, (token,), dynamic_shapes=shapes).module()
-        for some in (token, token[1:2], token.repeat(5, 1)):
-            torch.testing.assert_close(exported(some), net(some))
-
 
 @pytest.mark.parametrize("ngrams", [1, 3])
 def test_a_transformer_reads_n_grams_and_no_padding(ngrams):

@@ -18,6 +18,7 @@ from lab.engine.config.compose import compose_config
 from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.training.lightning_quirks import filter_warnings
 from lab.nets.ngrams import NGramLinear
+from lab.nets.recurrent import Recurrent
 from lab.runs.open import Run
 from lab.testing.tasks import same
 from lab.train import prepare
@@ -178,3 +179,16 @@ def test_linear_logits_start_at_what_all_texts_say(names):
     assert len(split) > 1000, "the count is in several parts"
     expected.init_from(Rows(**split.__getitems__(list(range(len(split))))))
     assert own.embedding.weight.equal(expected.embedding.weight)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's own, of what it restores
+@pytest.mark.filterwarnings("ignore:_check_is_size")  # its own, in a process that has made an ONNX file of a GRU
+def test_a_recurrent_net_is_exported(cell):
+    net, token = Recurrent(3, 20, cell, ngrams=4).eval(), torch.randint(1, 20, (3, 8))
+    token[1, 2:] = 0
+    shapes = {"token": {0: torch.export.Dim("batch", min=1)}}
+    with torch.no_grad():
+        exported = torch.export.export(net, (token,), dynamic_shapes=shapes).module()
+    for some in (token, token[1:2], token.repeat(5, 1)):
+        torch.testing.assert_close(exported(some), net(some))

@@ -53,11 +53,10 @@ def compose(*overrides: str) -> DictConfig:
 
 def read(overrides: Sequence[str]) -> Data:
     """The data of a config, read once. A test may change the attributes, but not the samples."""
-    cfg = compose(*overrides)
-    what = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["data", "cv", "fold"]), resolve=False)
-    if (what, cfg.seed) not in _data:
-        _data[what, cfg.seed] = read_data(cfg)
-    return copy.copy(_data[what, cfg.seed])
+    key = _data_settings(tuple(overrides))
+    if key not in _data:
+        _data[key] = read_data(compose(*overrides))
+    return copy.copy(_data[key])
 
 
 @lru_cache(maxsize=256)
@@ -66,7 +65,12 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose_config("train", [*quick, *overrides])
 
 
-_data: dict[tuple[str, int], Data] = {}  # by config and seed
+@lru_cache(maxsize=256)
+def _data_settings(overrides: tuple[str, ...]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(_composed(overrides), ["data", "cv", "fold", "seed"]), resolve=False)
+
+
+_data: dict[str, Data] = {}  # by its settings
 
 
 def build(cfg: DictConfig, data: Data, weights: int = 0) -> Any:

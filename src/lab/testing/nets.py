@@ -1,6 +1,8 @@
 import ast
 import copy
 import inspect
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from lab.data.batches import Batch
 from lab.engine.config import signatures
 from lab.engine.errors import UserError
 from lab.runs import check
-from lab.testing.base import Contract, build, learned, perturbed, rows, take, tensors
+from lab.testing.base import Contract, build, compose, learned, perturbed, read, rows, take, tensors
 
 NUM = 6  # samples
 
@@ -28,8 +30,8 @@ class NetContract(Contract):
     """
 
     @pytest.fixture
-    def net(self, cfg: DictConfig, data: Data) -> nn.Module:
-        return build(cfg, data).net
+    def net(self, overrides: Sequence[str]) -> nn.Module:
+        return copy.deepcopy(built(tuple(overrides)))
 
     @pytest.fixture
     def batch(self, net: nn.Module, data: Data) -> Batch:
@@ -109,6 +111,13 @@ class NetContract(Contract):
                 build_task(other, data.facts)
             except (ValueError, TypeError, RuntimeError, UserError) as error:
                 pytest.fail(f"net.{name}=-1: its annotation should refuse it: {error}")
+
+
+@lru_cache(maxsize=64)
+def built(overrides: tuple[str, ...]) -> nn.Module:
+    """The net of a config, built once. A test changes a copy of it."""
+    net: nn.Module = build(compose(*overrides), read(overrides)).net
+    return net
 
 
 def imported(name: str) -> set[str]:
