@@ -8,7 +8,7 @@ import torch
 
 from lab.build import read_data
 from lab.data import spoken_digits, tiny_audio
-from lab.data.augment_audio import AudioAugment, resampled, shifted, with_noise, without_band, without_span
+from lab.data.augment_audio import AudioAugment, cropped, resampled, shifted, with_noise, without_band, without_span
 from lab.data.waveforms import Waveforms
 from lab.engine.errors import UserError
 from lab.features.read_audio import wav
@@ -238,7 +238,7 @@ class TestAugment:
     length = torch.tensor([2000, 1500, 900, 2000, 100, 1, 1999, 1200])
     waveform = waveform * (torch.arange(2000) < length[:, None])
     index = torch.arange(8)
-    every = AudioAugment(speed=0.2, shift=0.05, noise=True, gain=6, mask_time=0.2, mask_band=0.2)
+    every = AudioAugment(crop=0.22, speed=0.2, shift=0.05, noise=True, gain=6, mask_time=0.2, mask_band=0.2)
 
     def test_nothing_asked_for_changes_nothing(self):
         waveform, length = AudioAugment()(self.waveform, self.length, self.index, 0, 0, RATE)
@@ -264,6 +264,12 @@ class TestAugment:
             assert (length >= 1).all()
             assert waveform.shape[1] >= length.max()
             assert not waveform[torch.arange(waveform.shape[1]) >= length[:, None]].any()
+
+    def test_a_crop_is_a_part_of_a_longer_recording(self):
+        ramp = torch.arange(1.0, 11).repeat(3, 1) * (torch.arange(10) < torch.tensor([[10], [10], [3]]))
+        part, length = cropped(ramp, torch.tensor([10, 10, 3]), 4, torch.tensor([0.0, 0.999, 0.999]))
+        assert part.tolist() == [[1, 2, 3, 4], [7, 8, 9, 10], [1, 2, 3, 0]]
+        assert length.tolist() == [4, 4, 3]
 
     def test_speed_changes_pitch_and_length(self):
         tone = (2 * torch.pi * 400 * torch.arange(8000) / RATE).sin()[None]
