@@ -39,7 +39,7 @@ MODALITIES = {
         "conf/net/{audio_cnn,audio_crnn,audio_encoder}.yaml",
         "conf/experiment/{audio_folder,google_commands,speech_commands,spoken_digits}.yaml",
         "docs/audio.md",
-        "bench/spoken_digits.py",
+        "bench/{audio_loop,spoken_digits}.py",
         "tests/contracts/{test_audio,test_audio_data,test_audio_nets,test_spoken_words}.py",
         "tests/runs/test_audio_runs.py",
         "tests/runs/microphone.mjs",
