@@ -48,9 +48,9 @@ def fitted(data: Data) -> Any:
     return make_pipeline(StandardScaler(), SVC(C=10)).fit(*samples(data, "train", "val"))
 
 
-def digits(root: str, split: str, **folds: int) -> SpokenDigits:
+def digits(root: str, split: str, **more: Any) -> SpokenDigits:
     data = SpokenDigits(root=root, val_fraction=0.06, test_fraction=0.17, split=split, sample_rate=RATE,
-                        max_seconds=2.5, batch_size=64, **folds)  # fmt: skip
+                        max_seconds=2.5, batch_size=64, **more)  # fmt: skip
     data.setup("fit")
     return data
 
@@ -68,7 +68,7 @@ def of_real_voices(root: str) -> None:
 
 def of_synthetic_voices(root: str, folder: str) -> None:
     _, data, task = runs.load(folder, test_split=True)
-    model, real = fitted(data), digits(root, "speakers")
+    model, real = fitted(data), digits(root, "speakers", trim=data.trim)
     say("SVM: unknown synthetic voices", model.score(*samples(data, "test")))
     say("SVM: all real voices", model.score(*samples(real, "train", "val", "test")))
     say("run: unknown synthetic voices", accuracy(task.net.eval(), data, "test"))
