@@ -25,6 +25,7 @@ from lab.data.spoken_digits import SpokenDigits
 from lab.nets.log_mel import LogMel
 
 RATE, NUM_MELS, NUM_MFCC, NUM_SEGMENTS = 8000, 40, 20, 10
+TRIM = 30.0  # dB, as experiment=spoken_digits
 FRONT_END = LogMel(RATE, NUM_MELS)
 COSINES = torch.cos(np.pi / NUM_MELS * (torch.arange(NUM_MELS)[:, None] + 0.5) * torch.arange(NUM_MFCC))
 
@@ -58,11 +59,11 @@ def digits(root: str, split: str, **more: Any) -> SpokenDigits:
 def of_real_voices(root: str) -> None:
     scores = []
     for fold in range(6):
-        data = digits(root, "speakers", cv=6, fold=fold)
+        data = digits(root, "speakers", cv=6, fold=fold, trim=TRIM)
         scores.append(fitted(data).score(*samples(data, "test")))
         say(", ".join(sorted({name.split("_")[1] for name in data.names["test"]})), scores[-1])
     say("mean of six unknown speakers", float(np.mean(scores)))
-    data = digits(root, "takes")
+    data = digits(root, "takes", trim=TRIM)
     say("official test set", fitted(data).score(*samples(data, "test")))
 
 

@@ -43,6 +43,7 @@ MODALITIES = {
         "tests/contracts/{test_audio,test_audio_data,test_audio_nets,test_spoken_words}.py",
         "tests/runs/test_audio_runs.py",
         "tests/runs/microphone.mjs",
+        "tests/system/test_microphone.py",
         "tests/system/test_modality.py",
     ],
     "boxes": [
