@@ -79,6 +79,18 @@ def test_a_long_recording_is_cut_to_its_middle(tmp_path, capsys):
     assert "1 of 1 recordings are longer than 1 s; their middle is used" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("quiet", [0.0, 0.01])
+def test_silence_is_trimmed_before_the_middle_is_taken(quiet):
+    """Silence before and after a recording, also with noise, changes nothing but 20 ms on both sides."""
+    noise = quiet * np.random.default_rng(0).uniform(-1, 1, 5 * RATE).astype(np.float32)
+    noise[3 * RATE : 3 * RATE + 4000] += tone()
+    feature = Audio(RATE, 1.0, trim=30)
+    found = feature.waveform(feature.decode(encoded(noise, subtype="FLOAT"), ALL))
+    np.testing.assert_array_equal(found, noise[3 * RATE - 160 : 3 * RATE + 4160])
+    silence = np.zeros(400, np.float32)
+    assert len(feature.waveform(feature.decode(encoded(silence), ALL))) == 400
+
+
 @pytest.mark.parametrize("num", [1, 2, 7])
 @pytest.mark.parametrize("rate", [8000, 48000])
 def test_a_recording_of_a_few_samples_is_one(num, rate):

@@ -8,7 +8,7 @@ import torch
 
 from lab.build import read_data
 from lab.data import spoken_digits, tiny_audio
-from lab.data.augment_audio import AudioAugment, resampled, shifted, with_noise, without_band, without_span
+from lab.data.augment_audio import AudioAugment, cropped, resampled, shifted, with_noise, without_band, without_span
 from lab.data.waveforms import Waveforms
 from lab.engine.errors import UserError
 from lab.features.read_audio import wav
@@ -143,7 +143,7 @@ def test_a_folder_that_is_none_is_named(folder, tmp_path, make, message):
 
 class TestSpokenDigits:
     def data(self, compose, *more):
-        return read_data(compose("experiment=speech_commands", "data.tiny=true", *more))
+        return read_data(compose("experiment=spoken_digits", "data.tiny=true", *more))
 
     def test_each_fold_leaves_a_speaker_out(self, compose):
         speakers = []
@@ -166,13 +166,13 @@ class TestSpokenDigits:
     def test_other_files_are_refused(self, compose):
         root = tiny_audio.spoken_digits()
         with pytest.raises(UserError, match="is not the Free Spoken Digit Dataset"):
-            read_data(compose("experiment=speech_commands", f"data.root={root}"))
+            read_data(compose("experiment=spoken_digits", f"data.root={root}"))
 
     def test_it_is_downloaded_once_and_verified(self, compose, tmp_path, monkeypatch):
         source = tiny_audio.spoken_digits()
         packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", source.parent, source.name)
         monkeypatch.setattr(spoken_digits, "URL", f"file://{packed}")
-        words = ("experiment=speech_commands", f"data.root={tmp_path}/root")
+        words = ("experiment=spoken_digits", f"data.root={tmp_path}/root")
         with pytest.raises(UserError, match="could not be downloaded .the archive has another content than expected."):
             read_data(compose(*words))
         assert not list((tmp_path / "root").iterdir())
@@ -185,7 +185,7 @@ class TestSpokenDigits:
     def test_without_a_network_the_line_tells_what_to_do(self, compose, tmp_path, monkeypatch):
         monkeypatch.setattr(spoken_digits, "URL", "file:///none")
         with pytest.raises(UserError, match=r"could not be downloaded .*set data.root=PATH") as error:
-            read_data(compose("experiment=speech_commands", f"data.root={tmp_path}/none"))
+            read_data(compose("experiment=spoken_digits", f"data.root={tmp_path}/none"))
         assert len(str(error.value).splitlines()) == 1
 
 
@@ -238,7 +238,7 @@ class TestAugment:
     length = torch.tensor([2000, 1500, 900, 2000, 100, 1, 1999, 1200])
     waveform = waveform * (torch.arange(2000) < length[:, None])
     index = torch.arange(8)
-    every = AudioAugment(speed=0.2, shift=0.05, noise=True, gain=6, mask_time=0.2, mask_band=0.2)
+    every = AudioAugment(crop=0.22, speed=0.2, shift=0.05, noise=True, gain=6, mask_time=0.2, mask_band=0.2)
 
     def test_nothing_asked_for_changes_nothing(self):
         waveform, length = AudioAugment()(self.waveform, self.length, self.index, 0, 0, RATE)
@@ -264,6 +264,12 @@ class TestAugment:
             assert (length >= 1).all()
             assert waveform.shape[1] >= length.max()
             assert not waveform[torch.arange(waveform.shape[1]) >= length[:, None]].any()
+
+    def test_a_crop_is_a_part_of_a_longer_recording(self):
+        ramp = torch.arange(1.0, 11).repeat(3, 1) * (torch.arange(10) < torch.tensor([[10], [10], [3]]))
+        part, length = cropped(ramp, torch.tensor([10, 10, 3]), 4, torch.tensor([0.0, 0.999, 0.999]))
+        assert part.tolist() == [[1, 2, 3, 4], [7, 8, 9, 10], [1, 2, 3, 0]]
+        assert length.tolist() == [4, 4, 3]
 
     def test_speed_changes_pitch_and_length(self):
         tone = (2 * torch.pi * 400 * torch.arange(8000) / RATE).sin()[None]

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from shutil import which
@@ -11,26 +12,30 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from resuming import outcome, stopped
 
-from lab import runs
+from lab import runs, train
 from lab.data import tiny_audio
 from lab.engine.config.compose import compose_config
+from lab.engine.config.run_overrides import add_run_overrides
 from lab.engine.errors import RunError, UserError
 from lab.features.read_audio import read_audio, wav
+from lab.testing.tasks import same
 from lab.verbs import predictor, report
 from lab.verbs.explain import main as explain
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
 from lab.verbs.serve.server import PAGE, build
 
-WORDS = ("experiment=audio_folder", "data.tiny=true", "data.sample_rate=8000", "net.num_mels=40", "trainer=cpu")
+WORDS = (
+    "experiment=audio_folder", "data.tiny=true", "data.sample_rate=8000", "data.max_seconds=1", "net.num_mels=40",
+    "trainer=cpu",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run on three made-up words, with figures."""
-    from lab import train
-
     folder = tmp_path_factory.mktemp("audio") / "run"
     words = [*WORDS, "trainer.max_epochs=12", "trainer.enable_progress_bar=false", f"run={folder}"]
     train.main(compose_config("train", [*words, "data.batch_size=16", "data.group='([a-z]+)_'"]))
@@ -184,9 +189,21 @@ def test_the_page_sends_what_the_microphone_records(tmp_path):
     np.testing.assert_allclose(clip.waveform, [0, 0.5, -1, 1], atol=1e-4)
 
 
-def test_a_run_with_another_sample_rate_is_not_resumed(folder, tmp_path):
-    from lab import train
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path):
+    """Also with augmentation and with batches of so many seconds."""
 
+    def lab_train(folder):
+        words = [*WORDS, "data.seconds_per_batch=4", "trainer.max_epochs=2", "figures=false", folder]
+        return train.main(compose_config("train", add_run_overrides(words)))
+
+    lab_train(f"run={tmp_path}/whole")
+    stopped(5, signal.SIGTERM, f"run={tmp_path}/cut", start=lab_train)
+    lab_train(f"run={tmp_path}/cut")
+    for part, other in zip(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"), strict=True):
+        assert same(part, other)
+
+
+def test_a_run_with_another_sample_rate_is_not_resumed(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "run")
     with pytest.raises(UserError, match="sample_rate"):
         train.main(compose_config("train", [*WORDS, "data.sample_rate=16000", f"run={copy}", "trainer.max_epochs=13"]))

@@ -37,6 +37,8 @@ class AudioData(Data):
     Args:
         sample_rate: Hz.
         max_seconds: the middle of a longer recording is used.
+        trim: dB; the beginning and the end of a recording are left out where they are quieter than its loudest moment
+            by more than this. Predictions do the same. null: nothing is left out.
         seconds_per_batch: the most seconds in a batch, including padding; replaces `batch_size`. In a step of several
             batches, or processes, each batch has the same weight.
         augment: changes the waveforms of training batches.
@@ -51,6 +53,7 @@ class AudioData(Data):
         self,
         sample_rate: SampleRate,
         max_seconds: Seconds,
+        trim: PositiveFloat | None = None,
         seconds_per_batch: PositiveFloat | None = None,
         augment: AudioAugment | None = None,
         skip_unreadable: bool = False,
@@ -58,7 +61,7 @@ class AudioData(Data):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.sample_rate, self.max_seconds, self.augment = sample_rate, max_seconds, augment
+        self.sample_rate, self.max_seconds, self.trim, self.augment = sample_rate, max_seconds, trim, augment
         self.skip_unreadable, self.cache = skip_unreadable, cache
         self.tokens_per_batch = max(1, int(seconds_per_batch * sample_rate)) if seconds_per_batch else None
 
@@ -80,7 +83,7 @@ class AudioData(Data):
     def read(self) -> tuple[dict[str, Batches], Facts]:
         soundfile()
         found, class_names, root = self.find()
-        audio = Audio(self.sample_rate, self.max_seconds)
+        audio = Audio(self.sample_rate, self.max_seconds, trim=self.trim)
         heard = self._hear([item for each in found.values() for item in each.items], audio, root)
         splits = self.divide({name: each.among(heard) for name, each in found.items()})
         self.names = {name: each.names for name, each in splits.items()}

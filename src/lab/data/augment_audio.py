@@ -22,13 +22,15 @@ NOISY = 0.8  # the share of the recordings that get noise
 
 
 class AudioAugment:
-    """Random speed, shift, noise, gain, and masks of time and frequency, in this order.
+    """Random crop, speed, shift, noise, gain, and masks of time and frequency, in this order.
 
     The numbers are a function of seed, epoch and sample: see `lab.data.augment.uniform_of_epoch`. They depend neither
     on the other recordings of a batch nor on its padding. The masks are those of SpecAugment (Park et al. 2019),
     applied to the waveform: a net need not know the epoch.
 
     Args:
+        crop: seconds; a random part of a longer recording is used. 0: recordings stay whole. A batch is padded to its
+            longest recording before: set `max_seconds` and `seconds_per_batch` too if there are very long ones.
         speed: largest change of the speed, as the logarithm of a factor: 0.2 is 0.82 to 1.22. The recording is
             resampled, so pitch and formants change too, as with another throat.
         shift: up to so many seconds of silence before the recording, half as many after it; or up to a quarter as many
@@ -42,6 +44,7 @@ class AudioAugment:
 
     def __init__(
         self,
+        crop: NonNegativeFloat = 0.0,
         speed: Fraction = 0.0,
         shift: NonNegativeFloat = 0.0,
         noise: bool = False,
@@ -50,7 +53,7 @@ class AudioAugment:
         mask_time: Fraction = 0.0,
         mask_band: Fraction = 0.0,
     ) -> None:
-        self.speed, self.shift, self.noise, self.noise_root = speed, shift, noise, noise_root
+        self.crop, self.speed, self.shift, self.noise, self.noise_root = crop, speed, shift, noise, noise_root
         self.gain, self.mask_time, self.mask_band = gain, mask_time, mask_band
 
     def __call__(
@@ -58,6 +61,9 @@ class AudioAugment:
     ) -> tuple[Tensor, Tensor]:
         """(B, T) waveform, its (B,) length and the (B,) position in the split -> (B, T') waveform and (B,) length."""
         random = uniform_of_epoch(seed, epoch, index, 12)
+        if self.crop:
+            start = uniform_of_epoch(seed, epoch, -1 - index, 1)[:, 0]
+            waveform, length = cropped(waveform, length, max(1, round(self.crop * sample_rate)), start)
         if self.speed:
             factor = torch.exp(self.speed * (2 * random[:, 0] - 1))
             waveform, length = resampled(waveform, length, factor)
@@ -91,6 +97,15 @@ class AudioAugment:
 def inside(waveform: Tensor, length: Tensor) -> Tensor:
     """(B, T) 1 where a waveform has samples, 0 where it has padding."""
     return (torch.arange(waveform.shape[1], device=waveform.device) < length[:, None]).to(waveform.dtype)
+
+
+def cropped(waveform: Tensor, length: Tensor, most: int, random: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep `most` samples of each longer waveform, from a random place."""
+    kept = length.clamp(max=most)
+    first = ((length - kept + 1) * random).long()
+    at = torch.arange(int(kept.max()), device=waveform.device) + first[:, None]
+    part = waveform.gather(1, at.clamp(max=waveform.shape[1] - 1))
+    return part * inside(part, kept), kept
 
 
 def resampled(waveform: Tensor, length: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,7 @@ def download(root: Path) -> None:
         raise UserError(
             f"data: the Free Spoken Digit Dataset is not in {root} and could not be downloaded ({one_line(error)})."
             f" Connect to the network, or get {URL} on another machine, unpack it, and set data.root=PATH to its"
-            " folder; data.tiny=true needs no files."
+            " folder. experiment=speech_commands needs no download."
         ) from error
 
 

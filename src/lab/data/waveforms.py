@@ -14,7 +14,6 @@ from lab.engine.errors import UserError
 from lab.features.audio import Audio
 from lab.features.base import stack
 from lab.features.files import content_of
-from lab.features.read_audio import read_audio
 
 SILENT = 1e-4  # the largest amplitude of a silent recording: -80 dB
 LOUD, CLIPPED = 0.999, 0.001  # a recording is clipped if this share of its samples is at least so loud
@@ -101,7 +100,7 @@ class Decoded(Sequence[np.ndarray]):
         item = self.items[i]
         if isinstance(item, np.ndarray):
             return item
-        return read_audio(content_of(item), self.audio.sample_rate, self.audio.max_seconds).waveform
+        return self.audio.clip(content_of(item)).waveform
 
 
 def key_of(item: Item) -> str | int:
@@ -120,7 +119,7 @@ def hear(item: Item, audio: Audio, keep: bool) -> Heard | str:
     if isinstance(item, np.ndarray):
         return _heard(item, len(item) / audio.sample_rate, audio.sample_rate, False, True)
     try:
-        clip = read_audio(content_of(item), audio.sample_rate, audio.max_seconds)
+        clip = audio.clip(content_of(item))
     except UserError as error:
         return f"{item} is not a readable recording ({error.__cause__ or error})"
     return _heard(clip.waveform, clip.seconds, clip.sample_rate, clip.is_truncated, keep)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from lab.engine.display import say
 from lab.engine.errors import UserError
@@ -30,11 +30,14 @@ class Audio(Feature):
         sample_rate: Hz.
         max_seconds: the middle of a longer recording is used.
         entry: the name of the waveform in a batch.
+        trim: dB; the beginning and the end of a recording are left out where they are quieter than its loudest moment
+            by more than this. null: nothing is left out.
     """
 
     sample_rate: SampleRate
     max_seconds: Seconds
     entry: str = "waveform"
+    trim: PositiveFloat | None = None
 
     fact_names = ("sample_rate",)
     item, column, content_types, in_json, accept = "recording", "path", "audio/", "<base64>", "audio/*"
@@ -55,6 +58,10 @@ class Audio(Feature):
     @property
     def about(self) -> str:
         return f"recordings of up to {self.max_seconds:g} s at {self.sample_rate:,} Hz"
+
+    def clip(self, content: bytes, most: float = MOST) -> Clip:
+        """Decode a file. Arguments and errors are those of `read_audio`."""
+        return read_audio(content, self.sample_rate, self.max_seconds, most, self.trim)
 
     def sample(self, waveform: np.ndarray) -> Sample:
         """Return the entries of a (T,) waveform at `sample_rate`."""
@@ -77,7 +84,7 @@ class Audio(Feature):
 
         def read(path: str) -> Clip | UserError:
             try:
-                return read_audio(content_of(path), self.sample_rate, self.max_seconds)
+                return self.clip(content_of(path))
             except UserError as error:
                 return error
 
@@ -97,7 +104,7 @@ class Audio(Feature):
     def decode(self, content: bytes, max_megapixels: float) -> Sample:
         try:
             most = min(MOST, 1e6 * max_megapixels)
-            return self.sample(read_audio(content, self.sample_rate, self.max_seconds, most).waveform)
+            return self.sample(self.clip(content, most).waveform)
         except TooLargeError as error:
             raise TooLargeError(f"The recording is too long: {error}; send a shorter one.") from error
         except UserError as error:

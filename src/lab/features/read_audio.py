@@ -53,7 +53,9 @@ def soundfile() -> ModuleType:
     return module
 
 
-def read_audio(content: bytes, sample_rate: int, max_seconds: float, most: float = MOST) -> Clip:
+def read_audio(
+    content: bytes, sample_rate: int, max_seconds: float, most: float = MOST, trim: float | None = None
+) -> Clip:
     """Decode a file: the mean of its channels, its middle `max_seconds` if it is longer, resampled to `sample_rate`.
 
     Args:
@@ -61,6 +63,7 @@ def read_audio(content: bytes, sample_rate: int, max_seconds: float, most: float
         sample_rate: of the result, Hz.
         max_seconds: the longest result.
         most: the largest number of samples in the file, all channels together.
+        trim: dB; what is quieter at the beginning and the end is left out first. See `trimmed`.
 
     Raises:
         TooLargeError: the file has more samples than `most`.
@@ -79,8 +82,9 @@ def read_audio(content: bytes, sample_rate: int, max_seconds: float, most: float
         if not np.isfinite(mono).all():
             raise ValueError("it has samples that are NaN or infinite")
         seconds = len(mono) / rate
+        mono = trimmed(mono, rate, trim) if trim else mono
         middle = _middle(mono, max(1, int(max_seconds * rate)))
-        waveform = _middle(_resampled(middle, rate, sample_rate), max(1, int(max_seconds * sample_rate)))
+        waveform = _middle(resampled(middle, rate, sample_rate), max(1, int(max_seconds * sample_rate)))
     return Clip(np.ascontiguousarray(waveform), rate, seconds, _is_truncated(content))
 
 
@@ -99,13 +103,26 @@ def _middle(waveform: np.ndarray, most: int) -> np.ndarray:
     return waveform[start : start + most]
 
 
-def _resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+def resampled(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """(T,) waveform at `rate` -> (T',) at `sample_rate`; a clip of one sample stays one."""
     if rate == sample_rate:
         return waveform
     import soxr  # takes 0.2 s, and few files need it
 
-    resampled: np.ndarray = soxr.resample(waveform, rate, sample_rate)
-    return resampled if len(resampled) else waveform[:1]  # a clip of one sample
+    changed: np.ndarray = soxr.resample(waveform, rate, sample_rate)
+    return changed if len(changed) else waveform[:1]
+
+
+def trimmed(waveform: np.ndarray, sample_rate: int, below: float) -> np.ndarray:
+    """(T,) waveform -> its part from the first to the last loud moment, and 20 ms on both sides.
+
+    A frame of 20 ms is loud if its power is at most `below` dB under that of the loudest frame.
+    """
+    size = max(1, sample_rate // 50)
+    frames = np.pad(waveform, (0, -len(waveform) % size)).reshape(-1, size)
+    power = np.square(frames, dtype=np.float64).mean(1)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (-below / 10))
+    return waveform[max(0, loud[0] - 1) * size : (loud[-1] + 2) * size]
 
 
 def _is_truncated(content: bytes) -> bool:
