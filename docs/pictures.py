@@ -106,7 +106,7 @@ def main() -> None:
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     if given.picture == "detection":
-        return detections(given.run).save(PICTURES / "detection.jpg", quality=85, subsampling=0)  # noise has many colours
+        return detections(given.run).save(PICTURES / "detection.jpg", quality=85)  # noise is smaller as JPEG
 
     def figure(name: str) -> Image.Image:
         return Image.open(given.run / name).convert("RGB")
