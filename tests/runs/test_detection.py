@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor
+from torch import nn
 
 from lab import train
 from lab.data.box_files import write_tiny
@@ -19,6 +20,8 @@ from lab.engine.config.compose import compose_config
 from lab.engine.training.lightning_quirks import filter_warnings
 from lab.features.boxes import COLOURS, EDGES
 from lab.nets.torchvision_detection import TorchvisionDetection
+from lab.testing.base import build as build_task
+from lab.testing.base import compose, read, rows
 from lab.verbs.explain import main as explain
 from lab.verbs.export import main as export
 from lab.verbs.predict import main as predict
@@ -145,3 +148,29 @@ def test_a_detector_of_torchvision():
     assert found.shape == (2, 100, 4)
     assert logits.shape == (2, 100, 2)
     assert ((logits > -torch.inf).sum(-1) <= 1).all()
+
+
+def test_a_detector_of_torchvision_overfits_four_pictures():
+    """Its score stays 0 if classes, sizes or edges are not those of torchvision."""
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    words = ["experiment=detect", "data.tiny=true", "data.image_size=160", "data.augment=null"]
+    words += ["net=torchvision_detection", f"net.name={name}"]
+    data = read(words)
+    task = build_task(compose(*words), data)
+    task.net.model.roi_heads.fg_bg_sampler.batch_size_per_image = 64  # a fifth of the time less
+    batch = rows(data.splits["train"], data, range(4))
+    optimizer = torch.optim.AdamW(task.net.parameters(), lr=0.001)
+    scores = []
+    while (scores or [0])[-1] < 1 and len(scores) < 20:
+        for _ in range(10):
+            optimizer.zero_grad()
+            task.train().step(batch, "train").loss.backward()
+            nn.utils.clip_grad_norm_(task.net.parameters(), 5)
+            optimizer.step()
+        with torch.no_grad():
+            outputs = task.eval().step(batch, "val").outputs
+        task.metrics["val"].reset()
+        task.metrics["val"].update(**outputs)
+        scores.append(float(task.metrics["val"].compute()["map_50"]))
+        print(scores)
+    assert scores[-1] == 1
