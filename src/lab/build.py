@@ -132,7 +132,6 @@ def build_trainer(cfg: DictConfig, folder: Path, from_step: int = 0) -> Trainer:
         profiler.dirpath = folder / profiler.dirpath
     quirks.leave_signals_alone(trainer)
     quirks.skip_empty_hooks(typed(trainer).callbacks)
-    quirks.pass_batch_and_index(trainer)
     return trainer
 
 

@@ -103,7 +103,7 @@ class MuonAdamW(CombinedOptimizer):
 
     Args:
         named_params: (name, parameter) pairs. The output layer is the last matrix or convolution; embeddings have
-            `embed` in their name.
+            `embed` in their name. A convolution of one input channel, such as a depthwise one, is left to AdamW.
         momentum: of Muon.
         weight_decay: decoupled, of both.
     """
@@ -111,7 +111,7 @@ class MuonAdamW(CombinedOptimizer):
     def __init__(self, named_params: Any, lr: float = 1e-3, weight_decay: float = 0.01, momentum: float = 0.95) -> None:
         named: list[tuple[str, Parameter]] = list(named_params)
         matrices = [(name, p) for name, p in named if p.ndim > 1 and "embed" not in name]
-        hidden = {name for name, _ in matrices[:-1]}
+        hidden = {name for name, p in matrices[:-1] if min(p.shape[:2]) > 1}
         if not hidden:
             raise UserError("error: optimizer: the net has no hidden matrix for Muon; use optimizer=adamw.")
         groups: dict[bool, list[tuple[str, Parameter]]] = {True: [], False: []}

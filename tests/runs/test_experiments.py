@@ -21,7 +21,7 @@ TOO_SLOW = {"net": {"torchvision_detection"}}  # test_detection.py
 NEEDS_MORE = {  # test_pretrained.py and test_audio_nets.py run them
     "net": {
         "sentence_encoder": "net: expected an encoder",
-        "audio_encoder": "net.sample_rate: AudioEncoder requires it",  # digits have none
+        "audio_encoder": "net: expected an encoder: set net.weights",  # digits have none
     }
 }
 TWO_PROCESSES = {"trainer": {"ddp_cpu"}}  # test_ddp.py

@@ -94,7 +94,7 @@ def test_the_distance_orders_known_material(digits_run):
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     mean = torch.stack([image[label == c].mean(0) for c in range(10)])
     blurred = torch.nn.AvgPool2d(3, 1, 1)
-    material = [
+    material = [  # weak noise and weak blur: the judge of this test has learned little
         image, (image + 0.05 * noise).clamp(0, 1), blurred(blurred(image)), mean[label],
         image.mean(0, keepdim=True).expand_as(image) + 1e-4 * noise,
     ]  # fmt: skip

@@ -180,36 +180,6 @@ def test_skipped_hooks_are_those_that_lightning_calls_for_a_batch():
     assert callback.on_train_batch_start is None
 
 
-def test_lightning_stores_the_name_of_a_hook_as_any_attribute_of_a_module(tmp_path, monkeypatch):
-    names, set_attribute = [], nn.Module.__setattr__
-    monkeypatch.setattr(nn.Module, "__setattr__", lambda *args: names.append(args[1]) or set_attribute(*args))
-
-    class Quick(quirks.QuickHookNames, Plain):
-        pass
-
-    counts = []
-    for module in (Plain(), Quick()):
-        names.clear()
-        trainer_of(tmp_path).fit(module)
-        counts.append(names.count("_current_fx_name"))
-    assert counts[1] == 0 < counts[0]
-
-
-def test_lightning_inspects_the_signature_of_training_step_in_each_step(tmp_path, monkeypatch):
-    inspected, getfullargspec = [], inspect.getfullargspec
-    monkeypatch.setattr(inspect, "getfullargspec", lambda f: inspected.append(f.__name__) or getfullargspec(f))
-    counts, batches = [], []
-    for quirk in (lambda trainer: None, quirks.pass_batch_and_index):
-        inspected.clear()
-        trainer, module = trainer_of(tmp_path), Plain()
-        quirk(trainer)
-        trainer.fit(module)
-        counts.append(inspected.count("training_step"))
-        batches.append(module.batches)
-    assert counts[0] - counts[1] == 3
-    assert batches[0] == batches[1] == [0, 1, 2]
-
-
 def test_lightning_builds_a_context_manager_without_a_profiler():
     assert PassThroughProfiler().profile("a") is not PassThroughProfiler().profile("a")
     profiler = quirks.NoProfiler()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -56,9 +57,11 @@ class TestAugment:
         assert turned[0] < 1e-5
         assert turned[1] in (1, 3)
 
-    def test_the_grid_of_an_affine_map_is_that_of_torch(self):
-        theta = torch.randn(3, 2, 3)
-        assert _affine_grid(theta, 5, 8).equal(F.affine_grid(theta, [3, 1, 5, 8], align_corners=False))
+    @pytest.mark.parametrize(("height", "width"), [(5, 8), (1, 7), (32, 32)])
+    def test_the_grid_of_an_affine_map_is_that_of_torch(self, height, width):
+        theta = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+        expected = F.affine_grid(theta, [3, 1, height, width], align_corners=False)
+        torch.testing.assert_close(_affine_grid(theta, height, width), expected)
 
     def test_cutout_erases_its_square_and_no_more(self, monkeypatch):
         out = self.augmented(Augment(cutout=0.5), torch.ones(1, 2, 8, 8), torch.full((9,), 0.5), monkeypatch)

@@ -92,13 +92,14 @@ class TestMuon:
     def net(self):
         torch.manual_seed(0)
         layers = {"embed": nn.Embedding(7, 6), "conv": nn.Conv1d(6, 6, 3), "norm": nn.LayerNorm(6)}
-        return nn.ModuleDict(layers | {"hidden": nn.Linear(6, 5), "head": nn.Linear(5, 4)})
+        vectors = {"depthwise": nn.Conv1d(6, 6, 3, groups=6), "scale": nn.ParameterList([torch.ones(6, 1, 1)])}
+        return nn.ModuleDict(layers | vectors | {"hidden": nn.Linear(6, 5), "head": nn.Linear(5, 4)})
 
     def test_touches_hidden_matrices_and_convolutions_only(self):
         optimizer = MuonAdamW(self.net().named_parameters(), lr=1e-3)
         muon, adamw = (group["param_names"] for group in optimizer.param_groups)
         assert muon == ["conv.weight", "hidden.weight"]
-        assert len(adamw) == 7
+        assert len(adamw) == 10
 
     def test_steps_as_its_two_parts_would(self):
         net, twin = self.net(), self.net()

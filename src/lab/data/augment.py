@@ -69,7 +69,7 @@ def _affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
     """(B, 2, 3) matrices -> (B, H, W, 2): the numbers of `F.affine_grid`, whose many small products take longer."""
     x, y = (torch.linspace(-1, 1, side, device=theta.device) * (side - 1) / side for side in (width, height))
     columns, rows, offset = theta[:, :, 0, None] * x, theta[:, :, 1, None] * y, theta[:, :, 2, None, None]
-    return (columns[:, :, None, :] + rows[..., None] + offset).permute(0, 2, 3, 1)  # in this order: the same rounding
+    return (columns[:, :, None, :] + rows[..., None] + offset).permute(0, 2, 3, 1)
 
 
 def _flip(image: Tensor, mirrored: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def draw_boxes(
     for box, kind, name in zip(boxes * scale, label, names, strict=True):
         colour, edges = COLOURS[kind % len(COLOURS)], box.tolist()
         x1, y1, x2, y2 = edges[0], edges[1], max(edges[0], edges[2] - 1), max(edges[1], edges[3] - 1)
-        pencil.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), None, "white", 4)  # seen on any ground
+        pencil.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), None, "white", 4)  # visible on any background
         pencil.rectangle((x1, y1, x2, y2), None, colour, 2)
         text = printable(name)
         place = edges[0] + 2, edges[1] - 15 if edges[1] > 15 else edges[1] + 1

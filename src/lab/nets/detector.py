@@ -23,13 +23,17 @@ class DetectionNet(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, image: Tensor, boxes: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Candidates | None]:
-        """The parts of the loss, each a mean over pictures and objects, and the candidates if they are known then.
+        """The parts of the loss, each a mean of `num_terms` terms, and the candidates if they are known then.
 
         Args:
             image: (B, C, S, S).
             boxes: (B, N, 4) of the objects.
             label: (B, N) classes of the objects; -1 is padding.
         """
+
+    def num_terms(self, label: Tensor) -> Tensor | int:
+        """The number of terms that the loss of a batch is the mean of: the pictures."""
+        return len(label)
 
 
 class AnchorFree(DetectionNet):
@@ -44,6 +48,10 @@ class AnchorFree(DetectionNet):
         """The parts `class` and `box` of `lab.nets.assignment.losses`."""
         found, logits = self(image)
         return assignment.losses(found, logits, centres(image, self.strides), boxes, label), (found, logits)
+
+    def num_terms(self, label: Tensor) -> Tensor | int:
+        """Pictures and objects."""
+        return len(label) + (label >= 0).sum()
 
 
 class Detector(AnchorFree):

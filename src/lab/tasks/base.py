@@ -41,7 +41,7 @@ class Step:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Task(quirks.QuickHookNames, L.LightningModule):
+class Task(L.LightningModule):
     """A net with its loss, its metrics and its optimizer. A subclass defines `step`; everything else has a default.
 
     `step(batch, stage)` computes the loss of a batch, differentiable in training. It runs in train mode for "train",

@@ -53,16 +53,15 @@ class Detection(Task):
         self.max_boxes, self.max_iou, self.threshold = max_boxes, max_iou, threshold
 
     def step(self, batch: Batch, stage: Stage) -> Step:
-        image, true_boxes, crowd = batch["image"], batch["boxes"], batch["box_crowd"]
-        label = batch["box_label"].where(crowd == 0, -1)
-        parts, candidates = self.net.losses(image, true_boxes, label)
+        image, true_boxes = batch["image"], batch["boxes"]
+        parts, candidates = self.net.losses(image, true_boxes, label_without_crowds(batch))
         loss = torch.stack([part * (self.box_weight if name == "box" else 1) for name, part in parts.items()]).sum()
         if stage == "train":
             return Step(loss, parts)
         true = {
             "true_boxes": to_original(true_boxes, batch["original"], image.shape[-1]),
             "true_label": batch["box_label"],
-            "true_crowd": crowd,
+            "true_crowd": batch["box_crowd"],
         }
         known = {name: batch[name] for name in ("original", "index")}
         return Step(loss, parts, self._found(candidates or self(batch), batch) | true | known)
@@ -73,8 +72,7 @@ class Detection(Task):
         return {"found_boxes": to_original(boxes, batch["original"], side), "score": score, "found_label": label}
 
     def size(self, batch: Batch) -> Any:
-        """Pictures and objects."""
-        return len(batch["index"]) + ((batch["box_label"] >= 0) & (batch["box_crowd"] == 0)).sum()
+        return self.net.num_terms(label_without_crowds(batch))
 
     @property
     def input_entries(self) -> Sequence[str]:
@@ -120,6 +118,11 @@ class Detection(Task):
         side = samples[torch.tensor([0])]["image"].shape[-1]
         ratio = fitted_size(outputs["original"], side) / outputs["original"]
         return detection(outputs | {"ratio": ratio}, self.class_names, self.threshold, samples)
+
+
+def label_without_crowds(batch: Batch) -> Tensor:
+    """(B, N) classes of the objects; -1 for padding and for crowds, which are not trained."""
+    return batch["box_label"].where(batch["box_crowd"] == 0, -1)
 
 
 class BestLogits(nn.Module):

@@ -12,7 +12,6 @@ import math
 import os
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path, PurePath
@@ -122,31 +121,6 @@ def skip_empty_hooks(callbacks: Iterable[Callback]) -> None:
         for name in BATCH_HOOKS:
             if getattr(getattr(callback, name), "__func__", None) is getattr(Callback, name):
                 setattr(callback, name, None)
-
-
-class QuickHookNames:
-    """A base class of modules: the name of the current hook is stored without a search for a parameter of this name.
-
-    Lightning assigns it twice for each of 22 calls in a step, and `nn.Module.__setattr__` takes 2 µs each time.
-
-    Saves, together with `pass_batch_and_index`, 5 % of an epoch of the MLP of `make bench` (130 blocks of 10 steps in
-    turn; Lightning 2.6.6).
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
-
-def pass_batch_and_index(trainer: Trainer) -> None:
-    """Pass the batch and its index to `training_step`, whose signature Lightning inspects in each step (2.6.6).
-
-    `QuickHookNames` has the saving.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    loop._build_kwargs = lambda kwargs, batch, batch_idx: OrderedDict(batch=batch, batch_idx=batch_idx)
 
 
 def is_logging_step(trainer: Any) -> bool:

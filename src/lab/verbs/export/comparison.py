@@ -95,7 +95,8 @@ def compare_with_checkpoint(
 def _on_test_split(checkpoint: Predictor, model: Model, size: Arrays, data: Data) -> tuple[Arrays, Arrays, Arrays]:
     """The predictions of the checkpoint and of the file, and the targets; evenly spaced samples if not all."""
     length = len(data.splits["test"])
-    index = range(0, length, -(-length // (checkpoint.most_compared or length)))
+    num = min(length, checkpoint.most_compared or length)
+    index = [i * length // num for i in range(num)]  # evenly spaced
     entries = [name for each in checkpoint.outputs.values() for name in scored(data.facts.features, each)]
     parts = []
     for start in tqdm(range(0, len(index), 64), "Comparing", leave=False, disable=None):
@@ -139,7 +140,7 @@ def some(data: Data, split: str, num: int, size: Arrays) -> Arrays:
     return _padded(_inputs_of_checkpoint(batch, size), size)
 
 
-def _batch(data: Data, split: str, index: range) -> Arrays:
+def _batch(data: Data, split: str, index: Sequence[int]) -> Arrays:
     return {entry: values.cpu().numpy() for entry, values in data.splits[split].__getitems__(list(index)).items()}
 
 
