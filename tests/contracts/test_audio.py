@@ -10,7 +10,7 @@ import pytest
 from lab.engine.errors import UserError
 from lab.features.audio import Audio
 from lab.features.base import TooLargeError, stack
-from lab.features.read_audio import read_audio, wav
+from lab.features.read_audio import read_audio, trimmed, wav
 from lab.testing import FeatureContract
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: lab-template[audio]")
@@ -87,8 +87,14 @@ def test_silence_is_trimmed_before_the_middle_is_taken(quiet):
     feature = Audio(RATE, 1.0, trim=30)
     found = feature.waveform(feature.decode(encoded(noise, subtype="FLOAT"), ALL))
     np.testing.assert_array_equal(found, noise[3 * RATE - 160 : 3 * RATE + 4160])
+    assert not feature.clip(encoded(noise, subtype="FLOAT")).is_cut, "only the silence is longer than a second"
     silence = np.zeros(400, np.float32)
     assert len(feature.waveform(feature.decode(encoded(silence), ALL))) == 400
+
+
+def test_trimming_counts_the_rest_of_the_last_frame():
+    waveform = np.concatenate([np.zeros(RATE, np.float32), np.full(7, 0.5, np.float32)])
+    assert len(trimmed(waveform, RATE, 20)) == 160 + 7
 
 
 @pytest.mark.parametrize("num", [1, 2, 7])

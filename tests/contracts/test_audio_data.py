@@ -101,6 +101,16 @@ def test_the_report_tells_what_is_doubtful(folder, tmp_path):
         assert line in text, text
 
 
+def test_only_recordings_longer_than_max_seconds_without_silence_are_cut(folder, tmp_path):
+    fill(tmp_path, seconds=0.5)
+    path = tmp_path / "a" / "0.wav"
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE // 2)
+    path.write_bytes(wav(np.pad(noise, 6 * RATE), RATE))
+    said = "recordings of which only the middle"
+    assert said not in folder(tmp_path, "data.trim=30").report.full()
+    assert f"1 {said}" in folder(tmp_path, "data.trim=null").report.full()
+
+
 def test_a_long_recording_pads_no_batch_beyond_its_limit(folder, tmp_path):
     fill(tmp_path, num=16)
     (tmp_path / "a/long.wav").write_bytes(wav(np.random.default_rng(0).normal(0, 0.1, 600 * RATE), RATE))

@@ -58,7 +58,7 @@ def test_a_new_process_speaks_the_same_samples():
     (first, again, nothing, other), rate = spoken(requests)
     assert rate == 22050
     assert len(first) > 0.2 * rate
-    assert not np.array_equal(first, again), "a voice goes on with its phase: each set needs a new process"
+    assert not np.array_equal(first, again), "a voice keeps its phase: each set needs a new process"
     assert not nothing.any()
     assert all(np.array_equal(*pair) for pair in zip((first, again, nothing, other), spoken(requests)[0], strict=True))
 
@@ -66,5 +66,31 @@ def test_a_new_process_speaks_the_same_samples():
 @needs_espeak
 def test_a_voice_that_does_not_exist_is_named():
     assert len(espeak.variants()) == 87
-    with pytest.raises(UserError, match=r"^error: data: eSpeak NG does not speak: .*it has no voice none$"):
+    with pytest.raises(UserError, match=r"^error: data: eSpeak NG failed: it has no voice none$"):
         spoken([Request("yes", "none", 175, 50)])
+
+
+@needs_espeak
+def test_a_file_of_the_working_directory_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise ValueError('the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    assert spoken([Request("yes", "en-us", 175, 50)])[1] == 22050
+
+
+def test_a_crash_of_espeak_is_a_line(monkeypatch):
+    monkeypatch.setattr(espeak.sys, "executable", "false")
+    with pytest.raises(UserError, match=r"^error: data: eSpeak NG failed: exit code 1$"):
+        spoken([Request("yes", "en-us", 175, 50)])
+
+
+@needs_espeak
+@pytest.mark.parametrize("name", ["espeak-ng-data", "other"])
+def test_a_missing_data_folder_is_a_line(name, tmp_path, monkeypatch):
+    """The package has no data folder, or one without voices."""
+    import espeakng_loader
+
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(espeakng_loader, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(UserError, match=r"^error: data: eSpeak NG failed: .* pip install --force-reinstall") as error:
+        espeak.variants()
+    assert len(str(error.value).splitlines()) == 1

@@ -121,7 +121,7 @@ class AudioData(Data):
             f"{sum(seconds) / 60:.1f} minutes; a recording has {min(seconds):.2f} to {max(seconds):.2f} s, median"
             f" {median(seconds):.2f} s; {of_rates}; read at {self.sample_rate:,} Hz"
         )
-        cut = [name for each, name in every if each.seconds > self.max_seconds]
+        cut = [name for each, name in every if each.is_cut]
         self.report.leave_out(f"recordings of which only the middle {self.max_seconds:g} s are used", cut)
         for is_so, what in (
             (lambda each: each.is_silent, "are silent"),

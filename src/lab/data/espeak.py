@@ -42,7 +42,7 @@ def variants() -> list[str]:
     """The variants of the voice that sound human.
 
     Raises:
-        UserError: eSpeak NG is not installed.
+        UserError: eSpeak NG is not installed, or its data folder is missing.
     """
     if find_spec("espeakng_loader") is None:
         raise UserError(
@@ -51,7 +51,11 @@ def variants() -> list[str]:
         )
     import espeakng_loader
 
-    names = [path.name for path in Path(espeakng_loader.get_data_path(), "voices", "!v").iterdir()]
+    try:
+        names = [path.name for path in Path(espeakng_loader.get_data_path(), "voices", "!v").iterdir()]
+    except (RuntimeError, OSError) as error:
+        again = "Install it again: pip install --force-reinstall espeakng_loader"
+        raise UserError(f"error: data: eSpeak NG failed: {error}. {again}") from error
     return sorted(name for name in names if not name.startswith(STRANGE))
 
 
@@ -61,11 +65,11 @@ def spoken(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
     Raises:
         UserError: eSpeak NG cannot be loaded, or has no such voice.
     """
-    command = [sys.executable, "-m", "lab.data.espeak"]
+    command = [sys.executable, "-P", "-m", "lab.data.espeak"]  # -P: a json.py in the working directory is not imported
     done = subprocess.run(command, input=json.dumps(requests).encode(), capture_output=True)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise UserError(f"error: data: eSpeak NG does not speak: {reason or done.returncode}")
+        raise UserError(f"error: data: eSpeak NG failed: {reason or f'exit code {done.returncode}'}")
     sample_rate, *sizes = np.frombuffer(done.stdout, "<i4", 1 + len(requests)).tolist()
     samples = np.frombuffer(done.stdout, "<i2", offset=4 * (1 + len(requests)))
     return np.split(samples, np.cumsum(sizes)[:-1]), sample_rate
@@ -76,6 +80,7 @@ def synthesise(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
 
     Raises:
         ValueError: eSpeak NG cannot read its data, or has no such voice.
+        OSError: its library or its data folder is missing.
     """
     import espeakng_loader
 
@@ -107,6 +112,9 @@ def synthesise(requests: Sequence[Request]) -> tuple[list[np.ndarray], int]:
 
 
 if __name__ == "__main__":
-    clips, sample_rate = synthesise([Request(*each) for each in json.load(sys.stdin)])
+    try:
+        clips, sample_rate = synthesise([Request(*each) for each in json.load(sys.stdin)])
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     sizes = np.array([sample_rate, *map(len, clips)], "<i4")
     sys.stdout.buffer.write(sizes.tobytes() + b"".join(clip.tobytes() for clip in clips))

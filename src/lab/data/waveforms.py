@@ -49,8 +49,9 @@ class Heard:
 
     content: bytes  # a digest of the waveform
     length: int  # samples at the sample rate of the data
-    seconds: float  # of the file
+    seconds: float  # of the file, before trimming
     sample_rate: int  # of the file
+    is_cut: bool  # only its middle is used
     is_silent: bool
     is_clipped: bool
     is_truncated: bool
@@ -117,21 +118,24 @@ def hear(item: Item, audio: Audio, keep: bool) -> Heard | str:
         keep: keep the waveform.
     """
     if isinstance(item, np.ndarray):
-        return _heard(item, len(item) / audio.sample_rate, audio.sample_rate, False, True)
+        return _heard(item, len(item) / audio.sample_rate, audio.sample_rate, False, False, True)
     try:
         clip = audio.clip(content_of(item))
     except UserError as error:
         return f"{item} is not a readable recording ({error.__cause__ or error})"
-    return _heard(clip.waveform, clip.seconds, clip.sample_rate, clip.is_truncated, keep)
+    return _heard(clip.waveform, clip.seconds, clip.sample_rate, clip.is_cut, clip.is_truncated, keep)
 
 
-def _heard(waveform: np.ndarray, seconds: float, sample_rate: int, is_truncated: bool, keep: bool) -> Heard:
+def _heard(
+    waveform: np.ndarray, seconds: float, sample_rate: int, is_cut: bool, is_truncated: bool, keep: bool
+) -> Heard:
     loud = np.abs(waveform)
     return Heard(
         digest(waveform.tobytes()),
         len(waveform),
         seconds,
         sample_rate,
+        is_cut,
         bool(loud.max() < SILENT),
         bool((loud >= LOUD).mean() > CLIPPED),
         is_truncated,

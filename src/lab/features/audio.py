@@ -93,7 +93,7 @@ class Audio(Feature):
         clips = [(path, clip) for path, clip in zip(items, answers, strict=True) if isinstance(clip, Clip)]
         limit = f"are longer than {self.max_seconds:g} s; their middle is used"
         for paths, what in (
-            ([path for path, clip in clips if clip.seconds > self.max_seconds], limit),
+            ([path for path, clip in clips if clip.is_cut], limit),
             ([path for path, clip in clips if clip.is_truncated], "are truncated; the part that exists is used"),
         ):
             if paths:

@@ -30,13 +30,15 @@ class Clip:
     Args:
         waveform: (T,) float32, mono, at the sample rate of the run.
         sample_rate: of the file, Hz.
-        seconds: of the file, before it was cut.
+        seconds: of the file, before trimming.
+        is_cut: after trimming it is longer than `max_seconds`, so only its middle is used.
         is_truncated: the header of the file promises more bytes than the file has.
     """
 
     waveform: np.ndarray
     sample_rate: int
     seconds: float
+    is_cut: bool
     is_truncated: bool
 
 
@@ -83,9 +85,10 @@ def read_audio(
             raise ValueError("it has samples that are NaN or infinite")
         seconds = len(mono) / rate
         mono = trimmed(mono, rate, trim) if trim else mono
+        is_cut = len(mono) / rate > max_seconds
         middle = _middle(mono, max(1, int(max_seconds * rate)))
         waveform = _middle(resampled(middle, rate, sample_rate), max(1, int(max_seconds * sample_rate)))
-    return Clip(np.ascontiguousarray(waveform), rate, seconds, _is_truncated(content))
+    return Clip(np.ascontiguousarray(waveform), rate, seconds, is_cut, _is_truncated(content))
 
 
 def _blocks(file: Any, most: float) -> Iterator[np.ndarray]:
@@ -119,8 +122,10 @@ def trimmed(waveform: np.ndarray, sample_rate: int, below: float) -> np.ndarray:
     A frame of 20 ms is loud if its power is at most `below` dB under that of the loudest frame.
     """
     size = max(1, sample_rate // 50)
-    frames = np.pad(waveform, (0, -len(waveform) % size)).reshape(-1, size)
-    power = np.square(frames, dtype=np.float64).mean(1)
+    num = len(waveform) // size
+    frames, rest = waveform[: num * size].reshape(num, size), waveform[num * size :]
+    energy = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)  # converts block by block, so needs no memory
+    power = np.append(energy, np.einsum("i,i", rest, rest, dtype=np.float64))
     loud = np.flatnonzero(power >= power.max() * 10 ** (-below / 10))
     return waveform[max(0, loud[0] - 1) * size : (loud[-1] + 2) * size]
 
