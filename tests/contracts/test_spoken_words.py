@@ -1,5 +1,7 @@
 """Words spoken by eSpeak NG: splits by voice, the same samples in each process, and clear lines without it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_a_file_of_the_working_directory_is_not_imported(tmp_path, monkeypatch):
 
 
 def test_a_crash_of_espeak_is_a_line(monkeypatch):
-    monkeypatch.setattr(espeak.sys, "executable", "false")
+    monkeypatch.setattr(espeak, "sys", SimpleNamespace(executable="false"))
     with pytest.raises(UserError, match=r"^error: data: eSpeak NG failed: exit code 1$"):
         spoken([Request("yes", "en-us", 175, 50)])
 
