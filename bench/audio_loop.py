@@ -1,4 +1,4 @@
-"""What the loop of lab costs for recordings: an epoch of experiment=spoken_digits ÷ the same epoch in a bare loop.
+"""Compare an epoch of experiment=spoken_digits with the same epoch in a bare loop: the cost of lab's loop.
 
     python bench/audio_loop.py ROOT [ROUNDS]        ROOT: the folder of the Free Spoken Digit Dataset
 

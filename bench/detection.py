@@ -1,4 +1,4 @@
-"""What the parts of detection cost, as ratios of CPU time: drawing, loss and assignment, average precision.
+"""Measure the parts of detection as ratios of CPU time: drawing, loss and assignment, average precision.
 
     python bench/detection.py RUN      RUN: the folder of a finished run of experiment=detect_digits
 
